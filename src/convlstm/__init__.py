@@ -1,0 +1,29 @@
+"""Convolutional recurrent networks for sequences of grids, for PyTorch.
+
+Names are loaded when first used: ``import convlstm`` costs nothing, ``convlstm.ConvLSTM`` costs what
+``import torch`` costs.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from convlstm.errors import ConvLSTMError as ConvLSTMError
+
+_HOME = {
+    "ConvLSTMError": "convlstm.errors",
+}
+
+__all__ = ["ConvLSTMError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'convlstm' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

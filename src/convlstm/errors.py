@@ -1,0 +1,43 @@
+"""What goes wrong because of what was passed in: each message says the rule, the value received, the remedy."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConvLSTMError(ValueError):
+    """Base of every error this library raises about its input; the command line turns it into one line."""
+
+
+class ShapeError(ConvLSTMError):
+    """A tensor, array or state has the wrong rank, size, dtype or device."""
+
+
+class OptionError(ConvLSTMError):
+    """An option has a value outside what it allows, or a name that does not exist."""
+
+
+class DataError(ConvLSTMError):
+    """A file or an array of frames is missing, unreadable, too short or holds values that cannot be used."""
+
+
+class RunError(ConvLSTMError):
+    """A run folder, checkpoint or model folder cannot be used as asked."""
+
+
+def check_name(value: str, allowed: Iterable[str], what: str) -> str:
+    """Return ``value`` if it is one of ``allowed``.
+
+    Args:
+        value: the name received.
+        allowed: the names that exist.
+        what: what is being named, to open the message ("loss", "precision").
+
+    Raises:
+        OptionError: with all allowed names and the nearest one.
+    """
+    names = sorted(allowed)
+    if value in names:
+        return value
+    near = get_close_matches(str(value), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise OptionError(f"{what} must be one of {', '.join(names)}; received {value!r}{hint}")

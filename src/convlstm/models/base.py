@@ -1,0 +1,55 @@
+"""The contract of a forecaster: frames in, frames out."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from convlstm.errors import OptionError, ShapeError
+
+
+class Forecaster(nn.Module, ABC):
+    """Forecasts the frames after a past, for any number of steps and any size.
+
+    A subclass writes ``forward(past, steps)`` and never sees a future frame. One that can be trained with
+    teacher forcing takes, as optional keywords, ``future`` (B, steps, C, *S) and ``forced`` (B, steps), bool:
+    where ``forced[b, k]`` is true, frame k of the future takes the place of the forecast of step k as the
+    input of step k + 1.
+    """
+
+    @abstractmethod
+    def forward(self, past: Tensor, steps: int) -> Tensor:
+        """Forecast.
+
+        Args:
+            past: (B, K, C, *S).
+            steps: L, at least 1.
+
+        Returns:
+            (B, L, C, *S), dtype and device of ``past``.
+        """
+
+
+def check_past(past: Tensor, steps: int, *, channels: int | None = None, least: int = 1) -> None:
+    """Check the arguments of a forecaster before any arithmetic.
+
+    Args:
+        past: should be (B, K, C, H, W).
+        steps: should be at least 1.
+        channels: C the forecaster was built for; None if any will do.
+        least: the least K it needs.
+
+    Raises:
+        ShapeError: wrong rank, channels or too few frames.
+        OptionError: ``steps`` below 1.
+    """
+    if past.ndim != 5:
+        hint = "add a batch axis with past[None]" if past.ndim == 4 else "permute the axes to this order"
+        raise ShapeError(f"past must be (B, K, C, H, W); received shape {tuple(past.shape)}: {hint}")
+    if channels is not None and past.shape[2] != channels:
+        raise ShapeError(
+            f"past must have {channels} channel(s) on axis 2 of (B, K, C, H, W); received shape {tuple(past.shape)}"
+        )
+    if past.shape[1] < least:
+        raise ShapeError(f"past must hold at least {least} frame(s); received {past.shape[1]}")
+    if steps < 1:
+        raise OptionError(f"steps must be at least 1; received {steps}")
