@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.errors import ConvLSTMError as ConvLSTMError
+    from convlstm.layers import ConvLSTM as ConvLSTM
+    from convlstm.models import EncoderForecaster as EncoderForecaster
 
 _HOME = {
+    "ConvLSTM": "convlstm.layers",
+    "ConvLSTMCell": "convlstm.cells",
     "ConvLSTMError": "convlstm.errors",
+    "EncoderForecaster": "convlstm.models",
 }
 
-__all__ = ["ConvLSTMError", "__version__"]
+__all__ = ["ConvLSTM", "ConvLSTMCell", "ConvLSTMError", "EncoderForecaster", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from convlstm.errors import OptionError, ShapeError
+from convlstm.pretrained import Pretrained
 
 
-class Forecaster(nn.Module, ABC):
+class Forecaster(Pretrained, ABC):
     """Forecasts the frames after a past, for any number of steps and any size.
 
     A subclass writes ``forward(past, steps)`` and never sees a future frame. One that can be trained with
@@ -47,7 +48,7 @@ def check_past(past: Tensor, steps: int, *, channels: int | None = None, least: 
         raise ShapeError(f"past must be (B, K, C, H, W); received shape {tuple(past.shape)}: {hint}")
     if channels is not None and past.shape[2] != channels:
         raise ShapeError(
-            f"past must have {channels} channel(s) on axis 2 of (B, K, C, H, W); received shape {tuple(past.shape)}"
+            f"past must have {channels} channel(s) on axis 2 of (B, K, C, H, W); received {tuple(past.shape)}"
         )
     if past.shape[1] < least:
         raise ShapeError(f"past must hold at least {least} frame(s); received {past.shape[1]}")

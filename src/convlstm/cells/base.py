@@ -1,0 +1,109 @@
+"""The contract of a cell: everything that whoever writes a recurrence has to write."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from convlstm.errors import OptionError, ShapeError
+
+
+class State(Protocol):
+    """What a cell carries from step to step: a NamedTuple of tensors (B, C, *S), ``h`` the output."""
+
+    @property
+    def h(self) -> Tensor:
+        """The hidden state, which is also the cell's output: (B, hidden_dim, *S)."""
+
+
+#: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
+CellFactory = Callable[[int, int, tuple[int, ...], bool], "Cell"]
+
+
+class Cell(nn.Module, ABC):
+    """One step of a convolutional recurrence.
+
+    A subclass writes `initial_state`, `project` and `step`; stacking, time and everything around them come
+    from the layers. State is passed in and returned, never kept on the module, and no parameter depends on
+    the size of the frames.
+
+    Attributes:
+        input_dim: channels of the input.
+        hidden_dim: channels of the hidden state.
+        kernel_size: one integer for each space axis.
+    """
+
+    def __init__(self, input_dim: int, hidden_dim: int, kernel_size: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.input_dim = check_positive(input_dim, "input_dim")
+        self.hidden_dim = check_positive(hidden_dim, "hidden_dim")
+        self.kernel_size = kernel_tuple(kernel_size)
+
+    @abstractmethod
+    def initial_state(self, x: Tensor) -> Any:
+        """The state before the first frame, with the batch, space, dtype and device of ``x`` (B, C, *S)."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Tensor:
+        """All that depends on the input alone, (N, input_dim, *S) -> (N, ?, *S).
+
+        Called with one frame (N = B) or with all frames of a sequence at once (N = B T).
+        """
+
+    @abstractmethod
+    def step(self, p: Tensor, state: Any) -> Any:
+        """One step of the recurrence: ``p`` is `project`'s result for this frame; returns the new state."""
+
+    def forward(self, input_tensor: Tensor, cur_state: Any = None) -> Any:
+        """One step from a frame (B, input_dim, *S) and a state (None: the initial one) to the new state."""
+        check_frame(self, input_tensor)
+        state = self.initial_state(input_tensor) if cur_state is None else cur_state
+        return self.step(self.project(input_tensor), state)
+
+
+def conv_module(inputs: int, outputs: int, kernel_size: tuple[int, ...], bias: bool) -> _ConvNd:
+    """The parameters of a convolution with as many space axes as the kernel; `same_conv` applies them."""
+    conv: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(kernel_size)]
+    module: _ConvNd = conv(
+        inputs, outputs, kernel_size, padding=tuple(k // 2 for k in kernel_size), bias=bias
+    )
+    return module
+
+
+def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
+    """One integer per space axis; a single integer means a square kernel in two dimensions."""
+    kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+    if not 1 <= len(kernel) <= 3 or any(not isinstance(k, int) or k < 1 for k in kernel):
+        raise OptionError(
+            "kernel_size must be a positive integer or a tuple of one to three of them (one per space axis); "
+            f"received {kernel_size!r}"
+        )
+    return kernel
+
+
+def check_positive(value: int, name: str) -> int:
+    """Return ``value`` if it is an integer of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise OptionError(f"{name} must be an integer of at least 1; received {value!r}")
+    return value
+
+
+def check_frame(cell: Cell, x: Tensor) -> None:
+    """Check that ``x`` is a frame (B, input_dim, *S) for this cell.
+
+    Raises:
+        ShapeError: wrong rank or channels.
+    """
+    axes = ", ".join("DHW"[3 - len(cell.kernel_size) :])
+    if x.ndim != 2 + len(cell.kernel_size):
+        raise ShapeError(
+            f"a frame must be (B, C, {axes}); received shape {tuple(x.shape)}: a cell takes one step of "
+            "time, a layer takes (B, T, ...)"
+        )
+    if x.shape[1] != cell.input_dim:
+        raise ShapeError(
+            f"a frame must have input_dim={cell.input_dim} channels on axis 1 of (B, C, {axes}); "
+            f"received shape {tuple(x.shape)}"
+        )

@@ -1,0 +1,172 @@
+"""The encoder-forecaster: a recurrent network that reads a past and one that unrolls the future from it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convlstm.cells import Cell, CellFactory, ConvLSTMCell
+from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.layers import scan
+from convlstm.models.base import Forecaster, check_past
+
+_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda y: y,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+}
+
+
+def remembering_lstm(input_dim: int, hidden_dim: int, kernel_size: tuple[int, ...], bias: bool) -> Cell:
+    """A ConvLSTM cell whose forget gate starts open, which a forecaster learns from several times faster."""
+    return ConvLSTMCell(input_dim, hidden_dim, kernel_size, bias, forget_bias=1.0 if bias else 0.0)
+
+
+class EncoderForecaster(Forecaster):
+    """Encoder and forecaster of convolutional recurrent layers at several resolutions.
+
+    The structure of Shi et al. (2015, arXiv:1506.04214, section 3.2) with levels of resolution (Shi et al.
+    2017, arXiv:1706.03458) and the feedback of sequence-to-sequence models. Frames are cut into patches
+    (``patch_size``); level 0 works at that resolution and each further level at half of the one before.
+
+    * The **encoder** reads the past, one recurrent layer per level, downsampling between them. It goes on
+      reading during the forecast, where its input is the forecast itself.
+    * The **forecaster** has a layer per level as well, starts from the encoder's states, h *and* c, and runs
+      from the coarsest level up to a convolution that makes the next frame. With ``skip``, a layer also sees
+      the encoder's output of the same level and step.
+
+    Frames of any size are padded by repeating the border to a multiple of what the levels need, and
+    forecasts are cropped back.
+
+    Args:
+        channels: C of the frames.
+        hidden_dim: channels of each level, finest first.
+        kernel_size: of the recurrent layers; one for all levels or one per level.
+        patch_size: pixels along the side of a patch; 1 for none.
+        skip: whether the forecaster sees the encoder's outputs at equal resolution.
+        output: what the last convolution passes through: ``linear``, ``sigmoid`` (values in [0, 1]) or
+            ``relu`` (values of at least 0).
+        cell: what each layer runs; called with (input_dim, hidden_dim, kernel_size, bias). By default a
+            ConvLSTM cell with a forget bias of 1.
+
+    Example:
+        >>> import torch
+        >>> model = EncoderForecaster(hidden_dim=[8, 16])
+        >>> model(torch.rand(2, 10, 1, 50, 60), steps=3).shape
+        torch.Size([2, 3, 1, 50, 60])
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        hidden_dim: Sequence[int] = (64, 64),
+        kernel_size: int | Sequence[int] = 3,
+        patch_size: int = 2,
+        skip: bool = True,
+        output: str = "sigmoid",
+        cell: CellFactory = remembering_lstm,
+    ) -> None:
+        super().__init__()
+        check_name(output, _OUTPUTS, "output")
+        for name, value in (("channels", channels), ("patch_size", patch_size), ("levels", len(hidden_dim))):
+            if value < 1:
+                raise OptionError(f"{name} must be at least 1; received {value}")
+        self.channels, self.patch_size, self.skip, self.output = channels, patch_size, skip, output
+        kernels = [kernel_size] * len(hidden_dim) if isinstance(kernel_size, int) else list(kernel_size)
+        if len(kernels) != len(hidden_dim):
+            raise OptionError(
+                f"kernel_size must have one entry per level ({len(hidden_dim)}); received {kernels}"
+            )
+        patch_channels = channels * patch_size**2
+        inputs = [patch_channels, *hidden_dim[:-1]]
+        from_below = [*hidden_dim[1:], 0]
+        self.encoder = nn.ModuleList(
+            cell(n, h, (k, k), True) for n, h, k in zip(inputs, hidden_dim, kernels, strict=True)
+        )
+        self.down = nn.ModuleList(nn.Conv2d(h, h, 3, stride=2, padding=1) for h in hidden_dim[:-1])
+        self.forecaster = nn.ModuleList(
+            cell(max(below, 0) + (h if skip or not below else 0), h, (k, k), True)
+            for below, h, k in zip(from_below, hidden_dim, kernels, strict=True)
+        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(h, h, 4, stride=2, padding=1) for h in hidden_dim[1:])
+        self.head = nn.Conv2d(hidden_dim[0], patch_channels, 1)
+
+    def forward(
+        self, past: Tensor, steps: int, *, future: Tensor | None = None, forced: Tensor | None = None
+    ) -> Tensor:
+        """Forecast; see `Forecaster` for teacher forcing by ``future`` and ``forced``.
+
+        Args:
+            past: (B, K, C, H, W), any K, H and W of at least 1.
+            steps: L.
+            future: (B, L, C, H, W), the true frames, for training only.
+            forced: (B, L) bool, where the true frame rather than the forecast is fed back.
+
+        Returns:
+            (B, L, C, H, W).
+        """
+        check_past(past, steps, channels=self.channels)
+        if (future is None) != (forced is None):
+            raise ShapeError("future and forced must be given together; received only one of them")
+        size = past.shape[-2:]
+        past = self._pad(past)
+        if future is not None:
+            future = self._pad(future)
+        encoded, features = self._read(past)
+        states = list(encoded)
+        frames = []
+        for k in range(steps):
+            frame, states = self._write(features, states)
+            frames.append(frame)
+            if k + 1 < steps:
+                if future is not None and forced is not None:
+                    frame = torch.where(forced[:, k, None, None, None], future[:, k], frame)
+                features, encoded = self._read_one(frame, encoded)
+        return torch.stack(frames, dim=1)[..., : size[0], : size[1]]
+
+    def _pad(self, frames: Tensor) -> Tensor:
+        """Repeat the bottom and right border until every level has whole pixels."""
+        unit = self.patch_size * 2 ** len(self.down)
+        bottom, right = (-frames.shape[-2] % unit, -frames.shape[-1] % unit)
+        if not bottom and not right:
+            return frames
+        flat = F.pad(frames.flatten(0, 1), (0, right, 0, bottom), mode="replicate")
+        return flat.view(*frames.shape[:2], *flat.shape[1:])
+
+    def _read(self, past: Tensor) -> tuple[list[Any], list[Tensor]]:
+        """Encode a past: the states of all levels, and their last outputs."""
+        x = F.pixel_unshuffle(past, self.patch_size)
+        states: list[Any] = []
+        for level, cell in enumerate(self.encoder):
+            x, state = scan(cast(Cell, cell), x)
+            states.append(state)
+            if level < len(self.down):
+                x = F.leaky_relu(self.down[level](x.flatten(0, 1)), 0.2)
+                x = x.view(*past.shape[:2], *x.shape[1:])
+        return states, [state.h for state in states]
+
+    def _read_one(self, frame: Tensor, states: list[Any]) -> tuple[list[Tensor], list[Any]]:
+        """Encode one more frame: the outputs of all levels, and their states."""
+        x, new = F.pixel_unshuffle(frame, self.patch_size), []
+        for level, cell in enumerate(self.encoder):
+            new.append(cell(x, states[level]))
+            if level < len(self.down):
+                x = F.leaky_relu(self.down[level](new[-1].h), 0.2)
+        return [state.h for state in new], new
+
+    def _write(self, features: list[Tensor], states: list[Any]) -> tuple[Tensor, list[Any]]:
+        """One forecast frame from the encoder's outputs and the forecaster's states, coarsest level first."""
+        x: Tensor | None = None
+        new = list(states)
+        for level in reversed(range(len(states))):
+            if x is None:
+                x = features[level]
+            else:
+                x = F.leaky_relu(self.up[level](x), 0.2)
+                x = torch.cat([x, features[level]], dim=1) if self.skip else x
+            new[level] = self.forecaster[level](x, states[level])
+            x = new[level].h
+        frame = F.pixel_shuffle(self.head(x), self.patch_size)
+        return _OUTPUTS[self.output](frame), new

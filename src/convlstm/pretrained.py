@@ -1,0 +1,223 @@
+"""Model folders: ``config.json`` and ``model.safetensors``, without a line of pickled code.
+
+The arguments of the constructor are kept as plain data, so that `save_pretrained` can write a module and
+`from_pretrained` build it again, as on the Hugging Face hub.
+"""
+
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from convlstm.errors import RunError
+
+SCHEMA = 1
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+
+
+class Pretrained(nn.Module):
+    """A module that can be written to a folder and read back."""
+
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments before the constructor sees them."""
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:
+            return self  # the constructor will say what is wrong; unpickling restores the attribute itself
+        bound.apply_defaults()
+        self.__dict__["_arguments"] = dict(list(bound.arguments.items())[1:])
+        return self
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments, defaults included, as plain data; classes by their dotted path.
+
+        ``cls.rebuild(hyperparameters)`` gives the same architecture again.
+
+        Raises:
+            RunError: an argument that cannot be written down, such as a lambda.
+        """
+        return {name: describe(value) for name, value in self._arguments.items()}
+
+    @classmethod
+    def rebuild(cls, hyperparameters: dict[str, Any]) -> Self:
+        """Build the module from its `hyperparameters`, with fresh weights."""
+        return cls(**{name: resolve(value) for name, value in hyperparameters.items()})
+
+    def save_pretrained(self, folder: str | Path, **notes: Any) -> Path:
+        """Write ``config.json`` and ``model.safetensors``.
+
+        The files are written beside their final place and moved there, so that no reader and no crash ever
+        sees half a model. An existing model in the folder is replaced.
+
+        Args:
+            folder: made if missing.
+            notes: plain data kept in the configuration beside the architecture (what the model was trained
+                on, its scale), returned by `read_config`.
+
+        Returns:
+            The folder.
+        """
+        folder = Path(folder)
+        config = {
+            "schema": SCHEMA,
+            "class": path_of(type(self)),
+            "hyperparameters": self.hyperparameters,
+        } | notes
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                save_file(weights, os.path.join(scratch, _WEIGHTS), metadata={"format": "pt"})
+                Path(scratch, _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+                for name in (_WEIGHTS, _CONFIG):
+                    # mkstemp-made files are private; a model is meant to be read by others.
+                    shutil.copymode(Path(scratch, _CONFIG), Path(scratch, name))
+                    os.replace(Path(scratch, name), folder / name)
+        except OSError as error:
+            raise RunError(
+                f"a model folder must be writable with room for the weights; {folder} gave "
+                f"'{error.strerror or error}': free space or choose another folder"
+            ) from error
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read a model back.
+
+        Args:
+            folder: a folder written by `save_pretrained`, or the name of a repository on the Hugging Face
+                hub (``owner/name``), which is downloaded.
+
+        Raises:
+            RunError: missing or damaged files, a newer schema, or a model of another class.
+        """
+        folder = _local(folder)
+        config = read_config(folder)
+        found = resolve({"class": config["class"]})
+        if not (isinstance(found, type) and issubclass(found, cls)):
+            raise RunError(
+                f"{folder} must hold a {cls.__name__}; it holds a {config['class']}: read it with that class"
+            )
+        model = found.rebuild(config["hyperparameters"])
+        try:
+            model.load_state_dict(load_file(folder / _WEIGHTS))
+        except (OSError, SafetensorError) as error:
+            raise RunError(
+                f"{folder / _WEIGHTS} must be a whole safetensors file; reading gave '{error}': copy it again"
+            ) from error
+        except RuntimeError as error:
+            raise RunError(
+                f"the weights in {folder} must fit its config.json; {str(error).splitlines()[-1].strip()}: "
+                "the two files come from different models"
+            ) from error
+        return model
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """Read and check the ``config.json`` of a model folder.
+
+    Raises:
+        RunError: no such file, not one of ours, or written by a newer version.
+    """
+    path = Path(folder) / _CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(
+            f"a model folder must hold {_CONFIG} and {_WEIGHTS}; {folder} has no {_CONFIG}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} must be readable JSON; reading gave '{error}': copy the folder again"
+        ) from error
+    if not isinstance(config, dict) or not {"schema", "class", "hyperparameters"} <= config.keys():
+        raise RunError(
+            f"{path} must name a schema, a class and hyperparameters; it was not written by convlstm"
+        )
+    if config["schema"] != SCHEMA:
+        raise RunError(
+            f"{path} must have schema {SCHEMA}; it has schema {config['schema']}: "
+            "it was written by a newer convlstm, install that one (pip install -U convlstm)"
+        )
+    return config
+
+
+def describe(value: Any) -> Any:
+    """A class, function or `functools.partial` as plain data; lists are walked, the rest stays as it is."""
+    if isinstance(value, partial):
+        if value.args:
+            raise RunError(f"a factory that is saved must be a partial with keywords only; received {value}")
+        return {
+            "class": path_of(value.func),
+            "arguments": {k: describe(v) for k, v in value.keywords.items()},
+        }
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    return {"class": path_of(value)} if callable(value) and not isinstance(value, nn.Module) else value
+
+
+def resolve(value: Any) -> Any:
+    """The inverse of `describe`.
+
+    Raises:
+        RunError: a class that cannot be imported.
+    """
+    if isinstance(value, list):
+        return [resolve(item) for item in value]
+    if not isinstance(value, dict) or "class" not in value:
+        return value
+    module, _, name = value["class"].rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"the classes a model is made of must be importable; {value['class']} gave '{error}': "
+            "run where that module can be found (PYTHONPATH)"
+        ) from error
+    arguments = {k: resolve(v) for k, v in value.get("arguments", {}).items()}
+    return partial(found, **arguments) if arguments else found
+
+
+def path_of(thing: Any) -> str:
+    """The dotted path under which a class or function can be imported.
+
+    Raises:
+        RunError: a lambda, or something defined inside a function.
+    """
+    name = f"{thing.__module__}.{thing.__qualname__}"
+    if "<" in name:
+        raise RunError(
+            f"a class that is saved must be importable by name; received {name}: define it in a module"
+        )
+    return name
+
+
+def _local(folder: str | Path) -> Path:
+    if Path(folder).exists():
+        return Path(folder)
+    parts = str(folder).split("/")
+    if isinstance(folder, str) and len(parts) == 2 and all(parts) and not parts[0].startswith("."):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(folder, allow_patterns=[_CONFIG, _WEIGHTS]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+            pass
+    raise RunError(
+        f"a model must be an existing folder or a repository of the Hugging Face hub; received {folder}"
+    )

@@ -1,0 +1,174 @@
+"""What happens around the training loop: checkpoints, the table of losses, sample pictures, progress."""
+
+import csv
+import io
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from convlstm.training.run import RunFolder, write_atomically
+
+COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, even if the process or the machine dies while it does."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write and flush a file beside ``path``, then move it there."""
+        from pathlib import Path
+
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_atomically(Path(path), buffer.getvalue())
+
+
+class History(Callback):
+    """The losses of every epoch, in ``metrics.csv`` and, for a resumed run, in the checkpoint.
+
+    Args:
+        run: the folder of the run.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.rows: list[dict[str, float]] = []
+        self._before = 0.0
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, where a resumed run left it."""
+        self._before = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._start = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Add a row."""
+        metrics = trainer.callback_metrics
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "train_loss": float(metrics["train_loss"]),
+            "val_loss": float(metrics["val_loss"]),
+            "val_mse": float(metrics["val_mse"]),
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "teacher": pl_module.curriculum.probability(trainer.global_step),
+            "seconds": round(self._before + time.monotonic() - self._start, 1),
+        }
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomically(self.run.metrics, text.getvalue().encode())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the rows of a checkpoint; later ones, from after it, are dropped."""
+        self.rows = list(state_dict["rows"])
+
+
+class Samples(Callback):
+    """After every validation, a picture of one forecast for TensorBoard: the truth above, the forecast below.
+
+    Args:
+        past: (1, K, C, H, W), the past of one validation window.
+        future: (1, L, C, H, W), what followed.
+    """
+
+    def __init__(self, past: Tensor, future: Tensor) -> None:
+        self.past, self.future = past, future
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw."""
+        logger: Any = trainer.logger
+        if logger is None or not trainer.is_global_zero:
+            return
+        with torch.no_grad():
+            forecast = pl_module(self.past.to(pl_module.device), self.future.shape[1]).float().cpu()
+        rows = [torch.cat([self.past[0], frames[0]]) for frames in (self.future, forecast)]
+        # Frames side by side (C, H, T W), one row under the other; TensorBoard takes one channel or three.
+        picture = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2).clamp(0, 1)
+        picture = picture if len(picture) in (1, 3) else picture[:1]
+        logger.experiment.add_image("past and truth, past and forecast", picture, trainer.global_step)
+
+
+class Progress(Callback):
+    """A bar over the run with losses and the time left; one line per epoch where there is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._start = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._start, self._first_step = time.monotonic(), trainer.global_step
+        console = Console(stderr=True)
+        if not (trainer.is_global_zero and console.is_terminal):
+            return
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("{task.fields[losses]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task(
+            "training",
+            total=int(trainer.estimated_stepping_batches),
+            completed=trainer.global_step,
+            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+            losses="",
+        )
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            losses = f"train {float(outputs['loss']):.4g}"
+            if "val_loss" in trainer.callback_metrics:
+                losses += f"  validation {float(trainer.callback_metrics['val_loss']):.4g}"
+            epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._bar.update(self._task, completed=trainer.global_step, losses=losses, epoch=epoch)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line per epoch where there is no bar."""
+        if self._bar is not None or not trainer.is_global_zero:
+            return
+        spent = time.monotonic() - self._start
+        done = trainer.global_step - self._first_step
+        left = spent / max(done, 1) * (int(trainer.estimated_stepping_batches) - trainer.global_step)
+        metrics = trainer.callback_metrics
+        sys.stderr.write(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train {metrics['train_loss']:.4g}  "
+            f"validation {metrics['val_loss']:.4g}  {spent:.0f} s, {max(left, 0):.0f} s left\n"
+        )
+        sys.stderr.flush()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put the bar away before a message is printed."""
+        self.on_train_end(trainer, pl_module)

@@ -1,0 +1,71 @@
+"""How a forecaster is trained: every setting, its default and its meaning, in one place."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from convlstm.errors import OptionError, check_name
+
+#: Lightning's name of each precision.
+PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+SCHEDULES = ("onecycle", "constant")
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainingConfig:
+    """Settings of a training run.
+
+    Args:
+        loss: what is minimised: mse, mae, mse+mae or ssim (structure mixed with mae, values in [0, 1]).
+        epochs: passes over the training windows (an epoch of generated data is data.train_size windows).
+        batch_size: windows per optimiser step and process; auto finds the largest that fits in memory.
+        learning_rate: highest rate of the optimiser, Adam; auto searches for one.
+        schedule: onecycle (rise, then fall to almost nothing) or constant.
+        gradient_clip: gradients with a larger norm are scaled down to it; 0 for none.
+        curriculum: what the forecaster is fed while it learns: free (its own forecasts), teacher (the
+            truth), or the truth ever more rarely: linear, exponential, sigmoid.
+        curriculum_steps: optimiser steps until the truth is gone.
+        ema: decay of the exponential moving average of the weights, which is what is validated and kept;
+            0 for none.
+        patience: stop after this many epochs without a better validation loss; 0 to never stop early.
+        precision: 32, bf16-mixed or 16-mixed (GPU only).
+        devices: number of processes, each with its own device or share of the CPU.
+        nodes: number of machines.
+        accelerator: cpu, gpu, or auto for a GPU if there is one.
+        workers: processes that prepare windows; 0 prepares them in the training process.
+        seed: of weights, windows and curriculum; two CPU runs with the same seed are equal bit for bit.
+    """
+
+    loss: str = "mse"
+    epochs: int = 20
+    batch_size: int | Literal["auto"] = 16
+    learning_rate: float | Literal["auto"] = 1e-3
+    schedule: str = "onecycle"
+    gradient_clip: float = 1.0
+    curriculum: str = "free"
+    curriculum_steps: int = 10_000
+    ema: float = 0.0
+    patience: int = 0
+    precision: str = "32"
+    devices: int = 1
+    nodes: int = 1
+    accelerator: str = "auto"
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        from convlstm.training.curriculum import CURRICULA
+
+        check_name(self.loss, ("mse", "mae", "mse+mae", "ssim"), "loss")
+        check_name(self.schedule, SCHEDULES, "schedule")
+        check_name(self.curriculum, CURRICULA, "curriculum")
+        check_name(self.precision, PRECISIONS, "precision")
+        check_name(self.accelerator, ("auto", "cpu", "gpu"), "accelerator")
+        for name in ("epochs", "batch_size", "learning_rate", "curriculum_steps", "devices", "nodes"):
+            value = getattr(self, name)
+            if value != "auto" and value <= 0:
+                raise OptionError(f"{name} must be greater than 0; received {value}")
+        for name in ("gradient_clip", "patience", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} must be at least 0; received {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema}")

@@ -1,0 +1,190 @@
+"""Train a forecaster on a source of frames, into a run folder."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from convlstm.data.base import Source, Window
+from convlstm.errors import OptionError, RunError
+from convlstm.models.base import Forecaster
+from convlstm.training.callbacks import AtomicCheckpoints, History, Progress, Samples
+from convlstm.training.config import PRECISIONS, TrainingConfig
+from convlstm.training.loaders import evaluation_loader, training_loader
+from convlstm.training.module import ForecastModule
+from convlstm.training.run import RunFolder
+
+
+def fit(
+    model: Forecaster, data: Source, config: TrainingConfig, run: RunFolder, *, resume: bool = False
+) -> Forecaster:
+    """Train, and write the best weights as a model folder into the run.
+
+    Args:
+        model: what is trained; on return it has the best weights.
+        data: where windows come from.
+        config: how; ``auto`` must have been resolved.
+        run: a folder made by `RunFolder.start`.
+        resume: go on from the run's last checkpoint, if there is one.
+
+    Returns:
+        The model, on the CPU, in evaluation mode.
+
+    Raises:
+        ConvLSTMError: options that do not fit the machine or each other, before training begins; a loss
+            that is no longer finite.
+        KeyboardInterrupt: stopped by the user; the last checkpoint is kept.
+    """
+    check_machine(config)
+    with _quiet():
+        module = ForecastModule(model, config)
+        trainer = _trainer(config, run, data)
+        shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
+        batch = int(config.batch_size)
+        training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
+        validation: DataLoader[Window] = evaluation_loader(data.split("validation"), batch, **shares)
+        checkpoint = run.last if resume and run.last.exists() else None
+        if checkpoint:
+            check_checkpoint(checkpoint, module)
+        try:
+            trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            # Lightning ends the process when it is interrupted; what that means is for the caller to say.
+            raise KeyboardInterrupt from None
+    restore(model, run.best)
+    if trainer.is_global_zero:
+        model.save_pretrained(run.model, past=data.past, steps=data.steps, data=data.describe())
+    return model.cpu().eval()
+
+
+def restore(model: Forecaster, checkpoint: Path) -> None:
+    """Load a checkpoint's weights (the averaged ones, where there are any) into a forecaster."""
+    weights = read_checkpoint(checkpoint)["state_dict"]
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it.
+
+    Raises:
+        RunError: missing, truncated, or not a checkpoint of a forecaster.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"a checkpoint must exist; there is no {path}: train first") from None
+    except Exception as error:
+        raise RunError(
+            f"a checkpoint must be a whole file written by convlstm train; reading {path} gave "
+            f"'{str(error).splitlines()[0]}': delete it to start afresh, or copy it again"
+        ) from error
+    if not isinstance(content, dict) or not {"state_dict", "optimizer_states", "loops"} <= content.keys():
+        raise RunError(f"a checkpoint must be written by convlstm train; {path} holds something else")
+    return content
+
+
+def check_checkpoint(path: Path, module: ForecastModule) -> None:
+    """Check that a checkpoint can be resumed by this module.
+
+    Raises:
+        RunError: unreadable, or of another architecture.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in read_checkpoint(path)["state_dict"].items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if shapes != expected:
+        name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
+        raise RunError(
+            f"a checkpoint must fit the model it resumes; {path} differs at {name} "
+            f"({shapes.get(name)} stored, {expected.get(name)} expected): use the run's own config.yaml"
+        )
+
+
+def check_machine(config: TrainingConfig) -> None:
+    """Check that this machine has what the settings ask for.
+
+    Raises:
+        OptionError: no GPU, fewer GPUs than devices, or a precision the CPU cannot do.
+    """
+    gpus = torch.cuda.device_count()
+    on_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and gpus > 0)
+    if config.accelerator == "gpu" and not gpus:
+        raise OptionError("accelerator=gpu needs a GPU; none was found: use --accelerator cpu")
+    if on_gpu and config.devices > gpus:
+        raise OptionError(f"devices must be at most the number of GPUs ({gpus}); received {config.devices}")
+    cores = _cores()
+    if not on_gpu and config.devices > cores:
+        raise OptionError(
+            f"devices must be at most the number of CPU cores ({cores}); received {config.devices}"
+        )
+    if not on_gpu and config.precision == "16-mixed":
+        raise OptionError("precision=16-mixed needs a GPU; this run is on the CPU: use bf16-mixed or 32")
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _trainer(config: TrainingConfig, run: RunFolder, data: Source) -> Trainer:
+    seed_everything(config.seed, workers=True, verbose=False)
+    window = data.split("validation")[0]
+    callbacks: list[Callback] = [
+        History(run),
+        Samples(window.past[None], window.future[None]),
+        Progress(),
+        ModelCheckpoint(
+            run.checkpoints,
+            filename="best",
+            monitor="val_loss",
+            save_last=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        ),
+    ]
+    if config.ema:
+        callbacks.append(EMAWeightAveraging(decay=config.ema))
+    if config.patience:
+        callbacks.append(EarlyStopping("val_loss", patience=config.patience, check_on_train_epoch_end=True))
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+        precision=PRECISIONS[config.precision],
+        max_epochs=config.epochs,
+        gradient_clip_val=config.gradient_clip or None,
+        logger=TensorBoardLogger(run.path, name="logs", version=""),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run.path,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning from talking about itself: tips, hardware it did not find, workers nobody asked for."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,58 @@
+"""Windows in an order that depends on seed and epoch alone, shared out to any number of processes."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from convlstm.data.base import Window, WindowDataset
+
+
+class EpochSampler(Sampler[int]):
+    """The indices of one epoch for one process.
+
+    Endless data is read on from where the epoch before stopped, stored data in a new order each epoch. Of
+    every group of ``ranks`` neighbouring indices each process takes one, so that the batches of all processes
+    together are the batches of a single one.
+
+    Args:
+        dataset: what is indexed.
+        seed: of the order.
+        rank: this process.
+        ranks: number of processes.
+    """
+
+    def __init__(self, dataset: WindowDataset, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.dataset, self.seed, self.rank, self.ranks = dataset, seed, rank, ranks
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.ranks
+
+    def __iter__(self) -> Iterator[int]:
+        size = len(self.dataset)
+        if self.dataset.endless:
+            order = torch.arange(self.epoch * size, (self.epoch + 1) * size)
+        else:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(size, generator=generator)
+        yield from order[self.rank : len(self) * self.ranks : self.ranks].tolist()
+
+
+def training_loader(
+    dataset: WindowDataset, batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> DataLoader[Window]:
+    """Batches of ``batch_size`` windows per process; a last, smaller batch is left out."""
+    sampler = EpochSampler(dataset, seed, rank, ranks)
+    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True)
+
+
+def evaluation_loader(
+    dataset: WindowDataset, batch_size: int, *, rank: int = 0, ranks: int = 1, workers: int = 0
+) -> DataLoader[Window]:
+    """All windows in their order, each once; process ``rank`` takes every ``ranks``-th."""
+    return DataLoader(dataset, batch_size, sampler=range(rank, len(dataset), ranks), num_workers=workers)

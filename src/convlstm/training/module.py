@@ -1,0 +1,97 @@
+"""A forecaster as Lightning trains it."""
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from convlstm.data.base import Window
+from convlstm.errors import ConvLSTMError, OptionError
+from convlstm.models.base import Forecaster
+from convlstm.training.config import TrainingConfig
+from convlstm.training.curriculum import Curriculum
+from convlstm.training.objectives import LOSSES
+
+
+class ForecastModule(LightningModule):
+    """Loss, curriculum and optimiser around a forecaster.
+
+    Args:
+        model: what is trained.
+        config: how.
+
+    Raises:
+        OptionError: a curriculum that feeds the truth to a forecaster that cannot take it.
+    """
+
+    def __init__(self, model: Forecaster, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.loss = LOSSES[config.loss]
+        self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
+        takes = inspect.signature(model.forward).parameters
+        if config.curriculum != "free" and not {"future", "forced"} <= takes.keys():
+            raise OptionError(
+                f"curriculum={config.curriculum} needs a forecaster whose forward takes future= and forced=; "
+                f"received {type(model).__name__}: use curriculum=free"
+            )
+
+    def forward(self, past: Tensor, steps: int) -> Tensor:
+        """The forecaster's own call."""
+        forecast: Tensor = self.model(past, steps)
+        return forecast
+
+    def on_train_epoch_start(self) -> None:
+        """Seed by epoch, so that whatever is drawn inside a model is drawn again by a resumed run."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
+
+    def training_step(self, batch: Window, batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        past, future = batch
+        if self.curriculum.probability(self.global_step) > 0:
+            forced = self.curriculum.draw(
+                self.global_step,
+                past.shape[0],
+                future.shape[1],
+                seed=self.config.seed,
+                rank=self.global_rank,
+                ranks=self.trainer.world_size,
+            )
+            forecast = self.model(past, future.shape[1], future=future, forced=forced.to(past.device))
+        else:
+            forecast = self.model(past, future.shape[1])
+        loss = self.loss(forecast, future)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(past), sync_dist=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Stop at once when the loss is no longer a number."""
+        loss = float(self.trainer.callback_metrics["train_loss"])
+        if not math.isfinite(loss):
+            raise ConvLSTMError(
+                f"the training loss must stay finite; it is {loss} after step {self.global_step}: "
+                "lower learning_rate or gradient_clip, or use precision 32"
+            )
+
+    def validation_step(self, batch: Window, batch_idx: int) -> None:
+        """Loss and MSE of one batch, always free running."""
+        past, future = batch
+        forecast = self.model(past, future.shape[1])
+        options: dict[str, Any] = {"on_epoch": True, "batch_size": len(past), "sync_dist": True}
+        self.log("val_loss", self.loss(forecast, future), **options)
+        self.log("val_mse", LOSSES["mse"](forecast, future), **options)
+
+    def configure_optimizers(self) -> Any:
+        """Adam, with the learning rate rising to its maximum and falling to almost nothing (Smith 2018)."""
+        rate = float(self.config.learning_rate)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=rate)
+        if self.config.schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.15
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

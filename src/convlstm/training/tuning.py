@@ -1,0 +1,136 @@
+"""What ``auto`` stands for: the largest batch that fits in memory, the learning rate that learns fastest."""
+
+import copy
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils.data import default_collate
+
+from convlstm.data.base import Window, WindowDataset
+from convlstm.errors import OptionError
+from convlstm.models.base import Forecaster
+from convlstm.training.config import TrainingConfig
+from convlstm.training.loaders import training_loader
+from convlstm.training.module import ForecastModule
+from convlstm.training.objectives import LOSSES
+
+_LARGEST = 1024
+_HEADROOM = 0.8
+
+
+def largest_batch(model: Forecaster, dataset: WindowDataset, loss: str, device: torch.device) -> int:
+    """The largest power of two that a training step can take on ``device``.
+
+    What a step keeps for its backward pass grows in proportion to the batch. It is counted, for one window
+    and for two, and the batch is chosen so that it fills at most 80 % of the memory that is free now; on a
+    GPU the step is then run, and the batch halved while it does not fit.
+
+    Args:
+        model: on any device; left as it was.
+        dataset: where windows come from; its length is a limit too.
+        loss: by name.
+        device: where training will run.
+
+    Raises:
+        OptionError: not even one window fits.
+    """
+    model = copy.deepcopy(model).to(device)
+    one, two = (_bytes_held(model, _batch(dataset, n), loss, device) for n in (1, 2))
+    fits = int(_free(device) * _HEADROOM // max(two - one, 1))
+    if fits < 1:
+        raise OptionError(
+            f"one window must fit in memory; a training step needs {two - one:,} bytes and {_free(device):,} "
+            "are free: use smaller frames, fewer steps or a smaller model"
+        )
+    limit = min(fits, len(dataset), _LARGEST)
+    size = 1 << (limit.bit_length() - 1)
+    while device.type == "cuda" and size > 1:
+        try:
+            _bytes_held(model, _batch(dataset, size), loss, device)
+            break
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            size //= 2
+    return size
+
+
+def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: TrainingConfig) -> float:
+    """The learning rate at which the loss falls fastest, by a range test (Smith 2017, arXiv:1506.01186).
+
+    Args:
+        model: left as it was; a copy is trained for 60 steps with a rate rising from 1e-5 to 1e-1.
+        dataset: where windows come from.
+        config: batch size, loss, precision and seed of the run to come.
+
+    Raises:
+        OptionError: the loss never falls.
+    """
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.tuner.tuning import Tuner
+
+    from convlstm.training.config import PRECISIONS
+
+    trial = dataclasses.replace(config, learning_rate=1e-5, schedule="constant", curriculum="free")
+    loader = training_loader(dataset, int(config.batch_size), seed=config.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            accelerator=config.accelerator,
+            devices=1,
+            precision=PRECISIONS[config.precision],
+            max_epochs=-1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            gradient_clip_val=config.gradient_clip or None,
+            default_root_dir=scratch,
+        )
+        finder = Tuner(trainer).lr_find(
+            ForecastModule(copy.deepcopy(model), trial),
+            train_dataloaders=loader,
+            min_lr=1e-5,
+            max_lr=1e-1,
+            num_training=60,
+            update_attr=False,
+        )
+    rate = finder.suggestion() if finder is not None else None
+    if rate is None:
+        raise OptionError(
+            "learning_rate=auto needs a loss that falls as the rate rises; it never did: give a number"
+        )
+    return float(rate)
+
+
+def _batch(dataset: WindowDataset, size: int) -> Window:
+    batch: Window = default_collate([dataset[index] for index in range(size)])
+    return batch
+
+
+def _bytes_held(model: Forecaster, batch: Window, loss: str, device: torch.device) -> int:
+    """Bytes that autograd keeps between forward and backward, each storage counted once."""
+    held: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    past, future = batch.past.to(device), batch.future.to(device)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        value = LOSSES[loss](model(past, future.shape[1]), future)
+    torch.autograd.backward(value)
+    model.zero_grad(set_to_none=True)
+    return sum(held.values())
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
+        return int(available.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,132 @@
+"""The encoder-forecaster: any steps, any size, feedback of its own forecasts, and states that reach it."""
+
+import pytest
+import torch
+
+from convlstm import EncoderForecaster
+from convlstm.errors import ConvLSTMError, OptionError, ShapeError
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return EncoderForecaster(2, [4, 5, 3], [3, 5, 3], patch_size=2).double()
+
+
+def frames(*shape):
+    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (17, 30), (1, 9), (8, 40)])
+@pytest.mark.parametrize(("length", "steps"), [(1, 1), (5, 3), (2, 12)])
+def test_any_number_of_frames_and_any_size(model, height, width, length, steps):
+    forecast = model(frames(2, length, 2, height, width), steps)
+    assert forecast.shape == (2, steps, 2, height, width)
+
+
+def test_more_steps_continue_fewer(model):
+    past = frames(1, 4, 2, 16, 16)
+    torch.testing.assert_close(model(past, 7)[:, :3], model(past, 3))
+
+
+def test_step_k_depends_on_the_forecast_of_step_k_minus_1(model):
+    """Feeding another frame after step 1 changes step 2 on; feeding the forecast itself changes nothing."""
+    past, steps = frames(1, 4, 2, 16, 16), 4
+    free = model(past, steps)
+    forced = torch.tensor([[False, True, False, False]])
+    torch.testing.assert_close(model(past, steps, future=free.detach(), forced=forced), free)
+    other = model(past, steps, future=1 - free.detach(), forced=forced)
+    changed = (other != free).flatten(2).any(dim=2)[0]
+    assert changed.tolist() == [False, False, True, True]
+
+
+def test_no_future_frame_is_seen_before_it_is_fed(model):
+    past, future = frames(1, 4, 2, 16, 16), frames(1, 4, 2, 16, 16).requires_grad_()
+    forecast = model(past, 4, future=future, forced=torch.ones(1, 4, dtype=torch.bool))
+    for k in range(4):
+        (gradient,) = torch.autograd.grad(forecast[:, k].sum(), future, retain_graph=True, allow_unused=True)
+        seen = gradient.flatten(2).abs().sum(dim=2)[0] > 0 if gradient is not None else torch.zeros(4)
+        assert seen.tolist() == [j < k for j in range(4)]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_the_encoders_h_and_c_reach_the_forecaster(skip):
+    torch.manual_seed(0)
+    model = EncoderForecaster(1, [3, 4], skip=skip)
+    states = []
+    for cell in model.encoder:
+        cell.register_forward_hook(lambda cell, inputs, state: states.append(state))
+    forecast = model(torch.rand(1, 3, 1, 16, 16), 1)
+    last = [states[2], states[5]]  # three steps of the fine level, then three of the coarse one
+    for state in last:
+        for name, tensor in state._asdict().items():
+            (gradient,) = torch.autograd.grad(forecast.sum(), tensor, retain_graph=True)
+            assert gradient.abs().sum() > 0, name
+
+
+def test_skip_connects_equal_resolutions():
+    """With nothing coming up from below, the encoder still reaches the forecaster of the same level."""
+    for skip in (True, False):
+        torch.manual_seed(0)
+        model = EncoderForecaster(1, [3, 4], skip=skip)
+        with torch.no_grad():
+            model.up[0].weight.zero_()
+        features = [torch.randn(1, n, size, size, requires_grad=True) for n, size in ((3, 8), (4, 4))]
+        _, (fine, _) = model._write(
+            features, [cell.initial_state(h) for cell, h in zip(model.forecaster, features, strict=True)]
+        )
+        gradients = torch.autograd.grad(fine.h.sum(), features, allow_unused=True)
+        assert [g is not None and bool(g.abs().sum() > 0) for g in gradients] == [skip, False]
+
+
+def test_every_parameter_gets_a_gradient(model):
+    model(frames(2, 3, 2, 16, 16), 3).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("output", "low", "high"), [("linear", -1e9, 1e9), ("sigmoid", 0, 1), ("relu", 0, 1e9)]
+)
+def test_output_bounds(output, low, high):
+    torch.manual_seed(0)
+    model = EncoderForecaster(1, [3], output=output)
+    with torch.no_grad():
+        model.head.weight.mul_(100)
+    forecast = model(torch.randn(2, 3, 1, 8, 8), 2)
+    assert forecast.min() >= low
+    assert forecast.max() <= high
+    assert (forecast.min() < -1) == (output == "linear")
+
+
+def test_arguments_have_an_effect():
+    plain = EncoderForecaster().hyperparameters
+    for name, value in {
+        "hidden_dim": [8],
+        "kernel_size": 5,
+        "patch_size": 4,
+        "skip": False,
+        "channels": 3,
+    }.items():
+        shapes = [p.shape for p in EncoderForecaster(**{name: value}).parameters()]
+        assert shapes != [p.shape for p in EncoderForecaster.rebuild(plain).parameters()], name
+
+
+def test_bad_input_is_named(model):
+    with pytest.raises(
+        ShapeError, match=r"\(B, K, C, H, W\); received shape \(4, 2, 8, 8\): add a batch axis"
+    ):
+        model(frames(4, 2, 8, 8), 1)
+    with pytest.raises(ShapeError, match=r"2 channel\(s\) on axis 2 .* received \(1, 4, 1, 8, 8\)"):
+        model(frames(1, 4, 1, 8, 8), 1)
+    with pytest.raises(ShapeError, match=r"at least 1 frame\(s\); received 0"):
+        model(frames(1, 0, 2, 8, 8), 1)
+    with pytest.raises(OptionError, match="steps must be at least 1; received 0"):
+        model(frames(1, 4, 2, 8, 8), 0)
+    with pytest.raises(ShapeError, match="future and forced must be given together"):
+        model(frames(1, 4, 2, 8, 8), 2, future=frames(1, 2, 2, 8, 8))
+    with pytest.raises(OptionError, match="output must be one of .* did you mean 'sigmoid'"):
+        EncoderForecaster(output="sigmoide")
+    with pytest.raises(ConvLSTMError, match=r"one entry per level \(2\); received \[3\]"):
+        EncoderForecaster(hidden_dim=[4, 4], kernel_size=[3])

@@ -1,0 +1,116 @@
+"""Model folders: round trips, atomic writing, and what is said about damaged ones."""
+
+import functools
+import json
+import os
+
+import pytest
+import torch
+
+from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster
+from convlstm.errors import RunError
+from convlstm.pretrained import Pretrained, describe, read_config, resolve
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return ConvLSTM(2, [3, 4], [3, (1, 5)], 2, cell=functools.partial(ConvLSTMCell, forget_bias=0.5))
+
+
+def test_a_layer_comes_back_with_architecture_and_weights(layer, tmp_path):
+    again = ConvLSTM.from_pretrained(layer.save_pretrained(tmp_path / "layer"))
+    assert again.hyperparameters == layer.hyperparameters
+    assert sorted(os.listdir(tmp_path / "layer")) == ["config.json", "model.safetensors"]
+    x = torch.randn(3, 2, 2, 6, 7)
+    torch.testing.assert_close(again(x)[0], layer(x)[0], rtol=0, atol=0)
+
+
+def test_a_forecaster_comes_back_and_keeps_its_notes(tmp_path):
+    model = EncoderForecaster(hidden_dim=[3, 4], patch_size=1)
+    model.save_pretrained(tmp_path, past=10, data="two digits")
+    again = Pretrained.from_pretrained(tmp_path)
+    past = torch.rand(1, 4, 1, 9, 10)
+    torch.testing.assert_close(again(past, 2), model(past, 2), rtol=0, atol=0)
+    assert read_config(tmp_path)["past"] == 10
+
+
+def test_state_dict_with_hyperparameters_is_plain_data(layer, tmp_path):
+    torch.save(
+        {"hyperparameters": layer.hyperparameters, "weights": layer.state_dict()}, tmp_path / "layer.pt"
+    )
+    stored = torch.load(tmp_path / "layer.pt", weights_only=True)
+    again = ConvLSTM.rebuild(stored["hyperparameters"])
+    again.load_state_dict(stored["weights"])
+    x = torch.randn(3, 2, 2, 6, 7)
+    torch.testing.assert_close(again(x)[0], layer(x)[0], rtol=0, atol=0)
+
+
+def test_saving_again_replaces_and_failing_leaves_the_old(layer, tmp_path, monkeypatch):
+    layer.save_pretrained(tmp_path, note="first")
+    monkeypatch.setattr(os, "replace", _no_space)
+    with pytest.raises(
+        RunError,
+        match="must be writable with room for the weights; .* gave .No space left on device.: free space",
+    ):
+        layer.save_pretrained(tmp_path, note="second")
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors"]
+    assert read_config(tmp_path)["note"] == "first"
+    layer.save_pretrained(tmp_path, note="third")
+    assert read_config(tmp_path)["note"] == "third"
+
+
+def _no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_partial_lists_and_functions_survive_description():
+    factory = functools.partial(ConvLSTMCell, forget_bias=2.0)
+    for value in (ConvLSTMCell, [ConvLSTMCell, factory], 3, [1, 2], "sigmoid", None):
+        back = resolve(json.loads(json.dumps(describe(value))))
+        assert describe(back) == describe(value)
+    assert resolve(describe(factory)).keywords == {"forget_bias": 2.0}
+
+
+def test_a_lambda_runs_but_cannot_be_saved(tmp_path):
+    layer = ConvLSTM(1, 2, 3, 1, cell=lambda *sizes: ConvLSTMCell(*sizes))
+    layer(torch.zeros(1, 1, 1, 4, 4))
+    with pytest.raises(RunError, match="must be importable by name; received .*<lambda>"):
+        layer.save_pretrained(tmp_path / "layer")
+    assert not (tmp_path / "layer").exists()
+
+
+def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
+    with pytest.raises(RunError, match="existing folder or a repository .* received .*nowhere"):
+        ConvLSTM.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        ConvLSTM.from_pretrained(tmp_path)
+    layer.save_pretrained(tmp_path)
+    with pytest.raises(RunError, match=r"must hold a EncoderForecaster; it holds a convlstm\.layers"):
+        EncoderForecaster.from_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole, text = weights.read_bytes(), config.read_text()
+    weights.write_bytes(whole[:-10])
+    with pytest.raises(RunError, match="must be a whole safetensors file"):
+        ConvLSTM.from_pretrained(tmp_path)
+    weights.write_bytes(whole)
+    config.write_text(text.replace('"schema": 1', '"schema": 2'))
+    with pytest.raises(
+        RunError, match="must have schema 1; it has schema 2: it was written by a newer convlstm"
+    ):
+        ConvLSTM.from_pretrained(tmp_path)
+    config.write_text(text.replace("convlstm.layers.convlstm.ConvLSTM", "no.such.Thing"))
+    with pytest.raises(RunError, match=r"must be importable; no\.such\.Thing gave"):
+        ConvLSTM.from_pretrained(tmp_path)
+    other = json.loads(text)
+    other["hyperparameters"]["hidden_dim"] = [5, 5]
+    config.write_text(json.dumps(other))
+    with pytest.raises(RunError, match=r"must fit its config\.json; size mismatch"):
+        ConvLSTM.from_pretrained(tmp_path)
+    config.write_text("{")
+    with pytest.raises(RunError, match="must be readable JSON"):
+        ConvLSTM.from_pretrained(tmp_path)
+    config.write_text('{"architectures": ["Other"]}')
+    with pytest.raises(RunError, match="was not written by convlstm"):
+        ConvLSTM.from_pretrained(tmp_path)
