@@ -6,9 +6,6 @@ The arguments of the constructor are kept as plain data, so that `save_pretraine
 
 import inspect
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -16,10 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from convlstm.errors import RunError
+from convlstm.files import write_atomically, writing
 
 SCHEMA = 1
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -78,20 +76,11 @@ class Pretrained(nn.Module):
             "hyperparameters": self.hyperparameters,
         } | notes
         weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        try:
+        # The configuration last: a folder without one is no model yet.
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                save_file(weights, os.path.join(scratch, _WEIGHTS), metadata={"format": "pt"})
-                Path(scratch, _CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-                for name in (_WEIGHTS, _CONFIG):
-                    # mkstemp-made files are private; a model is meant to be read by others.
-                    shutil.copymode(Path(scratch, _CONFIG), Path(scratch, name))
-                    os.replace(Path(scratch, name), folder / name)
-        except OSError as error:
-            raise RunError(
-                f"a model folder must be writable with room for the weights; {folder} gave "
-                f"'{error.strerror or error}': free space or choose another folder"
-            ) from error
+        write_atomically(folder / _WEIGHTS, save(weights, metadata={"format": "pt"}))
+        write_atomically(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         return folder
 
     @classmethod

@@ -11,7 +11,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from convlstm.training.run import RunFolder, write_atomically
+from convlstm.files import write_atomically
+from convlstm.training.run import RunFolder
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
 

@@ -5,9 +5,7 @@ import os
 import platform
 import shlex
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from convlstm.errors import RunError
+from convlstm.files import write_atomically, writing
 
 
 @dataclass(frozen=True)
@@ -74,42 +73,6 @@ class RunFolder:
     def note(self, name: str, text: str) -> None:
         """Write a text file of the run, whole or not at all."""
         write_atomically(self.path / name, text.encode())
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system says no to into one sentence.
-
-    Raises:
-        RunError: no permission, no space, a file where a folder should be.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{path} must be writable; the system says '{error.strerror or error}': free space, change its "
-            "permissions or choose another place"
-        ) from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it, now or after a crash, sees the old content or the new.
-
-    Raises:
-        RunError: it cannot be written; nothing is left behind.
-    """
-    with writing(path):
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
