@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
+    from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvLSTM as ConvLSTM
     from convlstm.models import EncoderForecaster as EncoderForecaster
@@ -20,9 +21,10 @@ _HOME = {
     "ConvLSTMCell": "convlstm.cells",
     "ConvLSTMError": "convlstm.errors",
     "EncoderForecaster": "convlstm.models",
+    "MovingObjects": "convlstm.data",
 }
 
-__all__ = ["ConvLSTM", "ConvLSTMCell", "ConvLSTMError", "EncoderForecaster", "__version__"]
+__all__ = ["ConvLSTM", "ConvLSTMCell", "ConvLSTMError", "EncoderForecaster", "MovingObjects", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,8 @@ def check_name(value: str, allowed: Iterable[str], what: str) -> str:
     names = sorted(allowed)
     if value in names:
         return value
-    near = get_close_matches(str(value), names, n=1)
+    near = get_close_matches(str(value), names, n=1) or [
+        name for name in names if name.startswith(str(value))
+    ]
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise OptionError(f"{what} must be one of {', '.join(names)}; received {value!r}{hint}")

@@ -1,0 +1,7 @@
+"""Where frames come from: sources of windows, and files of frames."""
+
+from convlstm.data.base import Source, Window, WindowDataset
+from convlstm.data.files import read_frames
+from convlstm.data.moving import MovingObjects
+
+__all__ = ["MovingObjects", "Source", "Window", "WindowDataset", "read_frames"]

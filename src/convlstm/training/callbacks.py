@@ -97,7 +97,7 @@ class Samples(Callback):
             forecast = pl_module(self.past.to(pl_module.device), self.future.shape[1]).float().cpu()
         rows = [torch.cat([self.past[0], frames[0]]) for frames in (self.future, forecast)]
         # Frames side by side (C, H, T W), one row under the other; TensorBoard takes one channel or three.
-        picture = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2).clamp(0, 1)
+        picture = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2).nan_to_num().clamp(0, 1)
         picture = picture if len(picture) in (1, 3) else picture[:1]
         logger.experiment.add_image("past and truth, past and forecast", picture, trainer.global_step)
 

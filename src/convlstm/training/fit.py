@@ -1,9 +1,5 @@
 """Train a forecaster on a source of frames, into a run folder."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from convlstm.training.callbacks import AtomicCheckpoints, History, Progress, Sa
 from convlstm.training.config import PRECISIONS, TrainingConfig
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.module import ForecastModule
+from convlstm.training.quiet import quiet
 from convlstm.training.run import RunFolder
 
 
@@ -44,7 +41,7 @@ def fit(
         KeyboardInterrupt: stopped by the user; the last checkpoint is kept.
     """
     check_machine(config)
-    with _quiet():
+    with quiet():
         module = ForecastModule(model, config)
         trainer = _trainer(config, run, data)
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
@@ -172,19 +169,3 @@ def _trainer(config: TrainingConfig, run: RunFolder, data: Source) -> Trainer:
         enable_model_summary=False,
         default_root_dir=run.path,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning from talking about itself: tips, hardware it did not find, workers nobody asked for."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -16,6 +16,7 @@ from convlstm.training.config import TrainingConfig
 from convlstm.training.loaders import training_loader
 from convlstm.training.module import ForecastModule
 from convlstm.training.objectives import LOSSES
+from convlstm.training.quiet import quiet
 
 _LARGEST = 1024
 _HEADROOM = 0.8
@@ -75,7 +76,7 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
 
     trial = dataclasses.replace(config, learning_rate=1e-5, schedule="constant", curriculum="free")
     loader = training_loader(dataset, int(config.batch_size), seed=config.seed)
-    with tempfile.TemporaryDirectory() as scratch:
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             accelerator=config.accelerator,
             devices=1,
@@ -85,6 +86,7 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            limit_val_batches=0,
             gradient_clip_val=config.gradient_clip or None,
             default_root_dir=scratch,
         )

@@ -1,0 +1,263 @@
+"""Training runs: equal to the bit, resumed after a kill, shared by processes, stopped early, refused."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from convlstm import EncoderForecaster, MovingObjects
+from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.models import Forecaster
+from convlstm.training.config import TrainingConfig
+from convlstm.training.fit import fit, read_checkpoint
+from convlstm.training.run import RunFolder, read_metrics
+from convlstm.training.tuning import fastest_learning_rate, largest_batch
+
+SCRIPT = Path(__file__).with_name("run_small.py")
+DATA = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
+SIZES = {"train_size": 16, "validation_size": 4, "test_size": 4}
+CONFIG = {"epochs": 3, "batch_size": 4, "accelerator": "cpu", "learning_rate": 1e-2}
+
+
+def train(path, *, resume=False, model=None, **options):
+    run = RunFolder(path)
+    if not resume:
+        run.start()
+    torch.manual_seed(0)
+    model = model or EncoderForecaster(hidden_dim=[3, 4])
+    return fit(model, MovingObjects(**DATA, **SIZES), TrainingConfig(**CONFIG | options), run, resume=resume)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def weights(path):
+    return read_checkpoint(RunFolder(path).last)["state_dict"]
+
+
+def test_a_run_learns_and_leaves_its_records(tmp_path):
+    model = train(tmp_path / "run", epochs=6)
+    run = RunFolder(tmp_path / "run")
+    rows = read_metrics(run.metrics)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24]
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert list((run.path / "logs").glob("events.*"))
+    again = EncoderForecaster.from_pretrained(run.model)
+    past = torch.rand(1, 3, 1, 16, 16)
+    torch.testing.assert_close(again(past, 2), model(past, 2), rtol=0, atol=0)
+    best = min(rows, key=lambda row: row["val_loss"])
+    assert read_checkpoint(run.best)["epoch"] + 1 == best["epoch"]
+
+
+def test_two_runs_are_equal_to_the_bit_and_another_seed_is_not(tmp_path):
+    for name, options in {"a": {}, "b": {}, "c": {"seed": 1}, "workers": {"workers": 2}}.items():
+        train(tmp_path / name, curriculum="linear", curriculum_steps=8, **options)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "workers"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+@pytest.mark.long
+def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_weights(tmp_path):
+    """SIGKILL three times, at moments unrelated to epochs, with everything stateful switched on."""
+    command = [sys.executable, str(SCRIPT)]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    killed = tmp_path / "killed"
+    resume, kills = [], 0
+    for attempt in range(8):
+        process = subprocess.Popen([*command, str(killed), *resume])
+        progress = read_metrics(killed / "metrics.csv") if (killed / "metrics.csv").exists() else []
+        if kills < 3 and attempt < 7:
+            _wait_for(killed / "metrics.csv", len(progress) + 1, process)
+            time.sleep(0.05 * attempt)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        process.wait()
+        resume = ["--resume"]
+        if process.returncode == 0:
+            break
+    assert kills == 3
+    assert process.returncode == 0
+    assert equal(weights(killed), weights(tmp_path / "whole"))
+    whole, resumed = (read_checkpoint(RunFolder(path).last) for path in (tmp_path / "whole", killed))
+    assert equal(resumed["current_model_state"], whole["current_model_state"])
+    columns = ("epoch", "step", "train_loss", "val_loss", "learning_rate", "teacher")
+    rows = [
+        [tuple(row[c] for c in columns) for row in read_metrics(path / "metrics.csv")]
+        for path in (killed, tmp_path / "whole")
+    ]
+    assert rows[0] == rows[1]
+
+
+def _wait_for(metrics, rows, process):
+    """Wait until the table of losses has so many rows, or the process is over."""
+    for _ in range(3000):
+        if process.poll() is not None or (metrics.exists() and len(read_metrics(metrics)) >= rows):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the run made no progress")
+
+
+@pytest.mark.long
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    for devices, batch in ((1, 4), (2, 2)):
+        options = [
+            "--devices",
+            str(devices),
+            "--batch",
+            str(batch),
+            "--gradients",
+            str(tmp_path / f"{devices}.pt"),
+        ]
+        subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / f"run{devices}"), *options], check=True)
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    assert len(one) == len(two) == 3
+    for step, (a, b) in enumerate(zip(one, two, strict=True)):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].abs().sum() > 0, name
+            # From the second step on the weights themselves differ by what Adam makes of rounding.
+            torch.testing.assert_close(b[name], a[name], rtol=1e-4 if step == 0 else 5e-2, atol=1e-6)
+
+
+def test_averaged_weights_are_kept_and_validated(tmp_path):
+    model = train(tmp_path / "run", ema=0.9, epochs=2)
+    checkpoint = read_checkpoint(RunFolder(tmp_path / "run").last)
+    assert not equal(checkpoint["state_dict"], checkpoint["current_model_state"])
+    best = read_checkpoint(RunFolder(tmp_path / "run").best)["state_dict"]
+    assert equal({f"model.{name}": tensor for name, tensor in model.state_dict().items()}, best)
+
+
+def test_training_stops_early(tmp_path):
+    train(tmp_path / "run", epochs=30, patience=2, schedule="constant", learning_rate=1e-12)
+    assert len(read_metrics(tmp_path / "run" / "metrics.csv")) < 30
+
+
+def test_bf16_mixed_trains_and_keeps_float32_weights(tmp_path):
+    model = train(tmp_path / "run", precision="bf16-mixed", epochs=2)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    full = train(tmp_path / "full", epochs=2)
+    a, b = (torch.cat([p.flatten() for p in m.parameters()]) for m in (model, full))
+    assert not torch.equal(a, b)
+    torch.testing.assert_close(a, b, rtol=0, atol=0.1)
+
+
+class NeverSeesTheTruth(Forecaster):
+    """A forecaster with the plain call only."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, past, steps):
+        return self.weight * past[:, -1:].expand(-1, steps, -1, -1, -1)
+
+
+def test_any_forecaster_trains_but_teaching_needs_one_that_listens(tmp_path):
+    model = train(tmp_path / "run", model=NeverSeesTheTruth())
+    assert model.weight.item() != 1
+    with pytest.raises(
+        OptionError, match="curriculum=linear needs a forecaster .* received NeverSeesTheTruth"
+    ):
+        train(tmp_path / "other", model=NeverSeesTheTruth(), curriculum="linear")
+
+
+class Explodes(NeverSeesTheTruth):
+    """Gives no number."""
+
+    def forward(self, past, steps):
+        return super().forward(past, steps) * float("nan")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
+    with pytest.raises(
+        ConvLSTMError, match="loss must stay finite; it is nan after step 4: lower learning_rate"
+    ):
+        train(tmp_path / "run", model=Explodes())
+
+
+def test_damaged_foreign_and_unfitting_checkpoints_are_named(tmp_path):
+    train(tmp_path / "run", epochs=1)
+    last = RunFolder(tmp_path / "run").last
+    with pytest.raises(RunError, match=r"must fit the model it resumes; .* expected\): use the run's own"):
+        train(tmp_path / "run", resume=True, model=EncoderForecaster(hidden_dim=[5, 4]))
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RunError, match="must be a whole file written by convlstm train"):
+        train(tmp_path / "run", resume=True)
+    torch.save({"weights": torch.zeros(3)}, last)
+    with pytest.raises(RunError, match="must be written by convlstm train; .* holds something else"):
+        train(tmp_path / "run", resume=True)
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
+    train(tmp_path / "run", epochs=1)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(RunError, match="already holds a run: go on with it .*--resume"):
+        train(tmp_path / "run")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="must be writable; the system says 'Not a directory'"):
+        train(tmp_path / "file" / "run")
+
+
+def test_what_the_machine_lacks_is_named(tmp_path):
+    with pytest.raises(
+        OptionError, match="devices must be at most the number of CPU cores .*; received 4096"
+    ):
+        train(tmp_path / "a", devices=4096)
+    with pytest.raises(OptionError, match="precision=16-mixed needs a GPU"):
+        train(tmp_path / "b", precision="16-mixed")
+    if not torch.cuda.is_available():
+        with pytest.raises(OptionError, match="accelerator=gpu needs a GPU; none was found"):
+            train(tmp_path / "c", accelerator="gpu")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"epochs": 0}, "epochs must be greater than 0; received 0"),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1; received 1.0"),
+        ({"precision": "bf16"}, "precision must be one of .* did you mean 'bf16-mixed'"),
+        ({"gradient_clip": -1.0}, "gradient_clip must be at least 0; received -1.0"),
+        ({"schedule": "cosine"}, "schedule must be one of constant, onecycle; received 'cosine'"),
+    ],
+)
+def test_bad_settings_are_named(option, message):
+    with pytest.raises(OptionError, match=message):
+        TrainingConfig(**option)
+
+
+def test_the_largest_batch_fills_the_memory_it_is_given(monkeypatch):
+    """With memory for ten windows and a bit, what autograd keeps decides: eight."""
+    from convlstm.training import tuning
+
+    model, dataset = EncoderForecaster(hidden_dim=[3, 4]), MovingObjects(**DATA).split("train")
+    one, nine = (
+        tuning._bytes_held(model, tuning._batch(dataset, n), "mse", torch.device("cpu")) for n in (1, 9)
+    )
+    per_window = (nine - one) / 8
+    assert per_window > 50_000
+    monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 10.5 / 0.8))
+    assert largest_batch(model, dataset, "mse", torch.device("cpu")) == 8
+    monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 0.5))
+    with pytest.raises(OptionError, match="one window must fit in memory"):
+        largest_batch(model, dataset, "mse", torch.device("cpu"))
+
+
+def test_the_learning_rate_finder_gives_one_that_learns(tmp_path):
+    torch.manual_seed(0)
+    model = EncoderForecaster(hidden_dim=[3, 4])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = TrainingConfig(**CONFIG | {"learning_rate": "auto"})
+    rate = fastest_learning_rate(model, MovingObjects(**DATA, **SIZES).split("train"), config)
+    assert 1e-5 < rate < 1e-1
+    assert equal(model.state_dict(), before)
