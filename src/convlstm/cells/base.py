@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from convlstm.errors import OptionError, ShapeError
 
@@ -63,13 +62,11 @@ class Cell(nn.Module, ABC):
         return self.step(self.project(input_tensor), state)
 
 
-def conv_module(inputs: int, outputs: int, kernel_size: tuple[int, ...], bias: bool) -> _ConvNd:
-    """The parameters of a convolution with as many space axes as the kernel; `same_conv` applies them."""
-    conv: Any = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[len(kernel_size)]
-    module: _ConvNd = conv(
-        inputs, outputs, kernel_size, padding=tuple(k // 2 for k in kernel_size), bias=bias
-    )
-    return module
+def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
+    """Apply a function of tensors to the corresponding tensors of one or more states of the same kind."""
+    tensors = [function(*group) for group in zip(*states, strict=True)]
+    kind = type(states[0])
+    return kind(*tensors) if hasattr(kind, "_fields") else kind(tensors)
 
 
 def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:

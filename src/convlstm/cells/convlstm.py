@@ -1,14 +1,14 @@
 """The convolutional LSTM."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, conv_module
-from convlstm.errors import OptionError
-from convlstm.functional.conv import same_conv
-from convlstm.functional.gates import lstm_gates
+from convlstm.cells.parts import ConvCell, activation_function
+from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.functional.gates import Activation, lstm_gates
 
 
 class LSTMState(NamedTuple):
@@ -18,25 +18,44 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-class ConvLSTMCell(Cell):
-    """One step of a convolutional LSTM (Shi et al. 2015, arXiv:1506.04214, equation 3, without peepholes).
+class ConvLSTMCell(ConvCell):
+    """One step of a convolutional LSTM (Shi et al. 2015, arXiv:1506.04214, equation 3).
 
-    With ``*`` a convolution that keeps the size and the four gates stacked in the order **i, f, o, g**::
+    With ``*`` a convolution that keeps the size, the four gates stacked in the order **i, f, o, g**, and
+    peepholes w where they are asked for::
 
         i, f, o, g = W * [x, h] + b
-        c' = sigmoid(f) c + sigmoid(i) tanh(g)
-        h' = sigmoid(o) tanh(c')
+        i  = sigmoid(i + w_i c)
+        f  = sigmoid(f + w_f c)
+        c' = f c + i tanh(g)
+        o  = sigmoid(o + w_o c')
+        h' = o tanh(c')
 
     ``conv.weight`` is (4 hidden_dim, input_dim + hidden_dim, *kernel_size) and ``conv.bias`` (4 hidden_dim,):
     the layout of the widely copied single-file ConvLSTM, so that its weights load unchanged.
+
+    Gates are fractions: an unbounded ``gate_activation`` such as leaky ReLU is possible, but f above 1 lets
+    the memory grow without limit over time, and f below 0 flips its sign at every step.
 
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of h and c.
         kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
         bias: whether the gates have a bias.
+        gate_activation: of i, f and o; a name, a function, a module (copied) or a class of modules. What a
+            module learns is saved.
+        candidate_activation: of g.
+        output_activation: of c' on its way to h'.
         forget_bias: added to the initial bias of the forget gate; 1 lets a fresh cell remember (Jozefowicz et
             al. 2015), 0 is the initialisation of the single-file original.
+        peephole: None, ``channel`` (one weight per channel, any frame size) or ``pixel`` (one weight per
+            channel and pixel, as in the paper; frames must then have ``image_size``).
+        image_size: size of the frames, for pixel peepholes only.
+        dilation: distance between the kernel's taps, for all axes or per space axis.
+        padding_mode: zeros, replicate, reflect or circular, for all axes or per space axis.
+        recurrent_init: ``default`` or ``orthogonal``.
+        attention: on the hidden state before the gates: ``spatial``, ``channel``, a module (copied) or what
+            builds one from hidden_dim.
 
     Example:
         >>> import torch
@@ -45,6 +64,8 @@ class ConvLSTMCell(Cell):
         torch.Size([2, 8, 16, 20])
     """
 
+    gates = 4
+
     def __init__(
         self,
         input_dim: int,
@@ -52,10 +73,30 @@ class ConvLSTMCell(Cell):
         kernel_size: int | tuple[int, ...],
         bias: bool = True,
         *,
+        gate_activation: str | Activation = "sigmoid",
+        candidate_activation: str | Activation = "tanh",
+        output_activation: str | Activation = "tanh",
         forget_bias: float = 0.0,
+        peephole: str | None = None,
+        image_size: Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str | Sequence[str] = "zeros",
+        recurrent_init: str = "default",
+        attention: str | nn.Module | Callable[[int], nn.Module] | None = None,
     ) -> None:
-        super().__init__(input_dim, hidden_dim, kernel_size)
-        self.conv = conv_module(input_dim + hidden_dim, 4 * hidden_dim, self.kernel_size, bias)
+        super().__init__(
+            input_dim,
+            hidden_dim,
+            kernel_size,
+            bias,
+            dilation=dilation,
+            padding_mode=padding_mode,
+            recurrent_init=recurrent_init,
+            attention=attention,
+        )
+        self.gate_activation = activation_function(gate_activation, "gate_activation")
+        self.candidate_activation = activation_function(candidate_activation, "candidate_activation")
+        self.output_activation = activation_function(output_activation, "output_activation")
         if forget_bias and not bias:
             raise OptionError(
                 f"forget_bias needs bias=True; received forget_bias={forget_bias} with bias=False"
@@ -63,23 +104,57 @@ class ConvLSTMCell(Cell):
         if self.conv.bias is not None:
             with torch.no_grad():
                 self.conv.bias[hidden_dim : 2 * hidden_dim] += forget_bias
+        self.peephole_weight = self._peepholes(peephole, image_size)
+
+    def _peepholes(self, peephole: str | None, image_size: Sequence[int] | None) -> nn.Parameter | None:
+        axes = len(self.kernel_size)
+        if (image_size is not None) != (peephole == "pixel"):
+            raise OptionError(
+                f"image_size and peephole=pixel go together; received image_size={image_size} with "
+                f"peephole={peephole}: give both, or peephole=channel, which fits any size"
+            )
+        if peephole is None:
+            return None
+        check_name(peephole, ("channel", "pixel"), "peephole")
+        size = (1,) * axes if image_size is None else tuple(image_size)
+        if len(size) != axes:
+            raise OptionError(
+                f"image_size must have one entry per space axis ({axes}); received {image_size!r}"
+            )
+        return nn.Parameter(torch.zeros(3, self.hidden_dim, *size))
 
     def initial_state(self, x: Tensor) -> LSTMState:
         """Zeros, (B, hidden_dim, *S)."""
         zeros = x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
         return LSTMState(zeros, zeros)
 
-    def init_hidden(self, batch_size: int, image_size: tuple[int, ...]) -> LSTMState:
-        """Zeros for a batch and an image size, with the parameters' device and dtype."""
-        zeros = self.conv.weight.new_zeros(batch_size, self.hidden_dim, *image_size)
-        return LSTMState(zeros, zeros)
-
-    def project(self, x: Tensor) -> Tensor:
-        """The input's part of the four gates, (N, 4 hidden_dim, *S)."""
-        return same_conv(x, self.conv.weight[:, : self.input_dim], self.conv.bias)
-
-    def step(self, p: Tensor, state: tuple[Tensor, Tensor]) -> LSTMState:
-        """Add the hidden state's part and update the memory."""
+    def step(self, p: Tensor, state: Any) -> LSTMState:
+        """Add the hidden state's part of the gates and `update`."""
         h, c = state
-        gates = p + same_conv(h, self.conv.weight[:, self.input_dim :])
-        return LSTMState(*lstm_gates(gates, c))
+        return self.update(p + self.recur(h), LSTMState(h, c))
+
+    def update(self, gates: Tensor, state: LSTMState) -> LSTMState:
+        """The new state from the gates' sums (B, 4 hidden_dim, *S), in the order i, f, o, g, and the old one.
+
+        Override this to change the rule; convolutions, layers and everything else stay.
+        """
+        peepholes = None if self.peephole_weight is None else self._checked_peepholes(state.c)
+        h, c = lstm_gates(
+            gates,
+            state.c,
+            peepholes=peepholes,
+            gate=self.gate_activation,
+            candidate=self.candidate_activation,
+            output=self.output_activation,
+        )
+        return LSTMState(h, c)
+
+    def _checked_peepholes(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.peephole_weight is not None
+        w_i, w_f, w_o = self.peephole_weight.unbind()
+        if w_i[0].numel() > 1 and w_i.shape != c.shape[1:]:
+            raise ShapeError(
+                f"peephole=pixel fixes the size of frames to {tuple(w_i.shape[1:])}; received "
+                f"{tuple(c.shape[2:])}: use peephole=channel for frames of any size"
+            )
+        return w_i, w_f, w_o

@@ -3,11 +3,23 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlstm.errors import ShapeError
+
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
+#: What lies beyond the border: zeros, the border's own value, its mirror image, or the opposite border.
+PADDING_MODES = ("zeros", "replicate", "reflect", "circular")
 
-def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve with zero padding to the size of the input.
+
+def same_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dilation: tuple[int, ...] | None = None,
+    padding_mode: tuple[str, ...] | None = None,
+) -> Tensor:
+    """Convolve to the size of the input.
 
     An even kernel reaches one pixel further behind than before.
 
@@ -15,12 +27,38 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x: (N, C_in, *S).
         weight: (C_out, C_in, *kernel), one to three kernel axes.
         bias: (C_out,) or None.
+        dilation: distance between the taps of the kernel, one per space axis; None for 1.
+        padding_mode: one of `PADDING_MODES` per space axis; None for zeros.
 
     Returns:
         (N, C_out, *S).
     """
     kernel = weight.shape[2:]
-    if any(k % 2 == 0 for k in kernel):  # the border is uneven: one more behind than before, on each axis
-        x = F.pad(x, [side for k in reversed(kernel) for side in ((k - 1) // 2, k // 2)])
-        return _CONV[len(kernel)](x, weight, bias)
-    return _CONV[len(kernel)](x, weight, bias, padding=[k // 2 for k in kernel])
+    dilation = dilation or (1,) * len(kernel)
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    modes = padding_mode or ("zeros",) * len(kernel)
+    conv = _CONV[len(kernel)]
+    if all(r % 2 == 0 for r in reach) and all(mode == "zeros" for mode in modes):
+        return conv(x, weight, bias, padding=[r // 2 for r in reach], dilation=dilation)
+    return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
+
+
+def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
+    """Widen each space axis by ``reach``, half before and half behind, each in its own mode."""
+    axes = len(reach)
+    for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
+        if not r:
+            continue
+        before, behind = r // 2, r - r // 2
+        size = x.shape[2 + axis]
+        if mode in ("reflect", "circular") and behind > size - (mode == "reflect"):
+            raise ShapeError(
+                f"padding_mode={mode} needs a frame at least as large as the kernel's reach; received size "
+                f"{size} for a reach of {behind} on space axis {axis}: use larger frames or padding_mode=zeros"
+            )
+        if mode == "zeros":
+            x = F.pad(x, [0, 0] * (axes - 1 - axis) + [before, behind])
+        else:  # torch wants these modes spelt out for all space axes at once
+            widths = [0, 0] * (axes - 1 - axis) + [before, behind] + [0, 0] * axis
+            x = F.pad(x, widths, mode=mode)
+    return x

@@ -47,7 +47,8 @@ class EncoderForecaster(Forecaster):
         patch_size: pixels along the side of a patch; 1 for none.
         skip: whether the forecaster sees the encoder's outputs at equal resolution.
         output: what the last convolution passes through: ``linear``, ``sigmoid`` (values in [0, 1]) or
-            ``relu`` (values of at least 0).
+            ``relu`` (values of at least 0). Linear learns sparse frames several times faster: the other two
+            saturate at the blank forecast.
         cell: what each layer runs; called with (input_dim, hidden_dim, kernel_size, bias). By default a
             ConvLSTM cell with a forget bias of 1.
 
@@ -65,7 +66,7 @@ class EncoderForecaster(Forecaster):
         kernel_size: int | Sequence[int] = 3,
         patch_size: int = 2,
         skip: bool = True,
-        output: str = "sigmoid",
+        output: str = "linear",
         cell: CellFactory = remembering_lstm,
     ) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class EncoderForecaster(Forecaster):
         )
         self.down = nn.ModuleList(nn.Conv2d(h, h, 3, stride=2, padding=1) for h in hidden_dim[:-1])
         self.forecaster = nn.ModuleList(
-            cell(max(below, 0) + (h if skip or not below else 0), h, (k, k), True)
+            cell(below + (h if skip or not below else 0), h, (k, k), True)
             for below, h, k in zip(from_below, hidden_dim, kernels, strict=True)
         )
         self.up = nn.ModuleList(nn.ConvTranspose2d(h, h, 4, stride=2, padding=1) for h in hidden_dim[1:])
@@ -114,16 +115,16 @@ class EncoderForecaster(Forecaster):
         past = self._pad(past)
         if future is not None:
             future = self._pad(future)
-        encoded, features = self._read(past)
-        states = list(encoded)
+        encoder = self._read(past, [None] * len(self.encoder))
+        forecaster = encoder
         frames = []
         for k in range(steps):
-            frame, states = self._write(features, states)
+            frame, forecaster = self._write([state.h for state in encoder], forecaster)
             frames.append(frame)
             if k + 1 < steps:
                 if future is not None and forced is not None:
                     frame = torch.where(forced[:, k, None, None, None], future[:, k], frame)
-                features, encoded = self._read_one(frame, encoded)
+                encoder = self._read(frame[:, None], encoder)
         return torch.stack(frames, dim=1)[..., : size[0], : size[1]]
 
     def _pad(self, frames: Tensor) -> Tensor:
@@ -135,29 +136,19 @@ class EncoderForecaster(Forecaster):
         flat = F.pad(frames.flatten(0, 1), (0, right, 0, bottom), mode="replicate")
         return flat.view(*frames.shape[:2], *flat.shape[1:])
 
-    def _read(self, past: Tensor) -> tuple[list[Any], list[Tensor]]:
-        """Encode a past: the states of all levels, and their last outputs."""
-        x = F.pixel_unshuffle(past, self.patch_size)
-        states: list[Any] = []
+    def _read(self, frames: Tensor, states: list[Any]) -> list[Any]:
+        """The encoder's states after more frames (B, T, C, H, W)."""
+        x, new = F.pixel_unshuffle(frames, self.patch_size), []
         for level, cell in enumerate(self.encoder):
-            x, state = scan(cast(Cell, cell), x)
-            states.append(state)
+            x, state = scan(cast(Cell, cell), x, states[level])
+            new.append(state)
             if level < len(self.down):
                 x = F.leaky_relu(self.down[level](x.flatten(0, 1)), 0.2)
-                x = x.view(*past.shape[:2], *x.shape[1:])
-        return states, [state.h for state in states]
-
-    def _read_one(self, frame: Tensor, states: list[Any]) -> tuple[list[Tensor], list[Any]]:
-        """Encode one more frame: the outputs of all levels, and their states."""
-        x, new = F.pixel_unshuffle(frame, self.patch_size), []
-        for level, cell in enumerate(self.encoder):
-            new.append(cell(x, states[level]))
-            if level < len(self.down):
-                x = F.leaky_relu(self.down[level](new[-1].h), 0.2)
-        return [state.h for state in new], new
+                x = x.view(*frames.shape[:2], *x.shape[1:])
+        return new
 
     def _write(self, features: list[Tensor], states: list[Any]) -> tuple[Tensor, list[Any]]:
-        """One forecast frame from the encoder's outputs and the forecaster's states, coarsest level first."""
+        """One frame from the encoder's outputs and the forecaster's states, coarsest level first."""
         x: Tensor | None = None
         new = list(states)
         for level in reversed(range(len(states))):
@@ -168,5 +159,4 @@ class EncoderForecaster(Forecaster):
                 x = torch.cat([x, features[level]], dim=1) if self.skip else x
             new[level] = self.forecaster[level](x, states[level])
             x = new[level].h
-        frame = F.pixel_shuffle(self.head(x), self.patch_size)
-        return _OUTPUTS[self.output](frame), new
+        return _OUTPUTS[self.output](F.pixel_shuffle(self.head(x), self.patch_size)), new

@@ -1,0 +1,167 @@
+"""What the families of cells are made of: one convolution for all gates, activations, attention."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from convlstm.cells.base import Cell
+from convlstm.errors import OptionError, check_name
+from convlstm.functional.conv import PADDING_MODES, same_conv
+from convlstm.functional.gates import ACTIVATIONS, Activation
+
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class ConvCell(Cell):
+    """A cell whose gates are one convolution over input and hidden state.
+
+    ``conv.weight`` is (gates hidden_dim, input_dim + hidden_dim, *kernel_size), ``conv.bias``
+    (gates hidden_dim,). The part over the input is `project`, the part over the hidden state `recur`.
+
+    Args:
+        input_dim: channels of the input.
+        hidden_dim: channels of the hidden state.
+        kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
+        bias: whether the gates have a bias.
+        dilation: distance between the kernel's taps, for all axes or per space axis.
+        padding_mode: zeros, replicate, reflect or circular, for all axes or per space axis.
+        recurrent_init: ``default`` (that of torch's convolutions) or ``orthogonal`` (each gate's kernel over
+            the hidden state has orthonormal rows, Saxe et al. 2014, arXiv:1312.6120).
+        attention: weighs the hidden state before the gates see it: ``spatial``, ``channel``, a module
+            (copied, so that layers never share one) or what builds a module from hidden_dim.
+    """
+
+    gates: ClassVar[int]
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        kernel_size: int | tuple[int, ...],
+        bias: bool = True,
+        *,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str | Sequence[str] = "zeros",
+        recurrent_init: str = "default",
+        attention: str | nn.Module | Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        axes = len(self.kernel_size)
+        self.dilation = _per_axis(dilation, axes, "dilation", int)
+        if min(self.dilation) < 1:
+            raise OptionError(f"dilation must be at least 1; received {dilation!r}")
+        self.padding_mode = _per_axis(padding_mode, axes, "padding_mode", str)
+        for mode in self.padding_mode:
+            check_name(mode, PADDING_MODES, "padding_mode")
+        # Holds the parameters under the original's names; `project` and `recur` apply them.
+        self.conv: _ConvNd = _CONV[axes](
+            input_dim + hidden_dim,
+            self.gates * hidden_dim,
+            self.kernel_size,
+            padding=tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True)),
+            dilation=self.dilation,
+            bias=bias,
+        )
+        if check_name(recurrent_init, ("default", "orthogonal"), "recurrent_init") == "orthogonal":
+            with torch.no_grad():
+                for kernel in self.conv.weight[:, input_dim:].split(hidden_dim):
+                    kernel.copy_(nn.init.orthogonal_(torch.empty_like(kernel)))
+        self.attention = attention_module(attention, hidden_dim, axes)
+
+    @abstractmethod
+    def initial_state(self, x: Tensor) -> Any:
+        """Zeros, (B, hidden_dim, *S) for each tensor of the state."""
+
+    def init_hidden(self, batch_size: int, image_size: Sequence[int]) -> Any:
+        """The initial state for a batch and an image size, with the parameters' device and dtype."""
+        return self.initial_state(self.conv.weight.new_zeros(batch_size, self.input_dim, *image_size))
+
+    def project(self, x: Tensor) -> Tensor:
+        """The input's part of the gates, (N, gates hidden_dim, *S)."""
+        return self._convolve(x, self.conv.weight[:, : self.input_dim], self.conv.bias)
+
+    def recur(self, h: Tensor, gates: slice = slice(None)) -> Tensor:
+        """The hidden state's part of the gates, or of those whose rows of the weight are given."""
+        h = h if self.attention is None else self.attention(h)
+        return self._convolve(h, self.conv.weight[gates, self.input_dim :], None)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)
+
+
+class SpatialAttention(nn.Module):
+    """One weight per pixel: 1x1 convolution to fewer channels, ReLU, 1x1 convolution to one map, sigmoid.
+
+    Args:
+        channels: C of the hidden state.
+        axes: number of space axes.
+    """
+
+    def __init__(self, channels: int, axes: int = 2) -> None:
+        super().__init__()
+        fewer = max(1, channels // 4)
+        self.reduce = _CONV[axes](channels, fewer, 1)
+        self.map = _CONV[axes](fewer, 1, 1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Weigh ``h`` (B, C, *S)."""
+        return h * torch.sigmoid(self.map(torch.relu(self.reduce(h))))
+
+
+class ChannelAttention(nn.Module):
+    """One weight per channel, from its mean over space (Hu et al. 2018, arXiv:1709.01507).
+
+    Args:
+        channels: C of the hidden state.
+        axes: number of space axes.
+    """
+
+    def __init__(self, channels: int, axes: int = 2) -> None:
+        super().__init__()
+        fewer = max(1, channels // 4)
+        self.squeeze = nn.Linear(channels, fewer)
+        self.excite = nn.Linear(fewer, channels)
+        self.axes = axes
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Weigh ``h`` (B, C, *S)."""
+        weight = torch.sigmoid(self.excite(torch.relu(self.squeeze(h.flatten(2).mean(2)))))
+        return h * weight[(..., *(None,) * self.axes)]
+
+
+def attention_module(
+    attention: str | nn.Module | Callable[[int], nn.Module] | None, channels: int, axes: int
+) -> nn.Module | None:
+    """The attention asked for, as a module of its own."""
+    if attention is None:
+        return None
+    if isinstance(attention, str):
+        named = {"spatial": SpatialAttention, "channel": ChannelAttention}
+        return named[check_name(attention, named, "attention")](channels, axes)
+    return copy.deepcopy(attention) if isinstance(attention, nn.Module) else attention(channels)
+
+
+def activation_function(activation: Any, name: str) -> Activation:
+    """An activation given by name, as a function, a module (copied) or a class of modules (built)."""
+    if isinstance(activation, str):
+        return ACTIVATIONS[check_name(activation, ACTIVATIONS, name)]
+    if isinstance(activation, nn.Module):
+        return copy.deepcopy(activation)
+    made = activation.func if isinstance(activation, partial) else activation
+    built: Activation = activation() if isinstance(made, type) and issubclass(made, nn.Module) else activation
+    if not callable(built):
+        raise OptionError(f"{name} must be a name, a function or a module; received {activation!r}")
+    return built
+
+
+def _per_axis(value: Any, axes: int, name: str, kind: type) -> tuple[Any, ...]:
+    values = (value,) * axes if isinstance(value, kind) else tuple(value)
+    if len(values) != axes:
+        raise OptionError(f"{name} must have one entry per space axis ({axes}); received {value!r}")
+    return values
