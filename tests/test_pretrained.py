@@ -87,7 +87,7 @@ def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
     with pytest.raises(RunError, match=r"has no config\.json"):
         ConvLSTM.from_pretrained(tmp_path)
     layer.save_pretrained(tmp_path)
-    with pytest.raises(RunError, match=r"must hold a EncoderForecaster; it holds a convlstm\.layers"):
+    with pytest.raises(RunError, match=r"must hold a EncoderForecaster; it holds a convlstm\.ConvLSTM"):
         EncoderForecaster.from_pretrained(tmp_path)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     whole, text = weights.read_bytes(), config.read_text()
@@ -100,7 +100,7 @@ def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
         RunError, match="must have schema 1; it has schema 2: it was written by a newer convlstm"
     ):
         ConvLSTM.from_pretrained(tmp_path)
-    config.write_text(text.replace("convlstm.layers.convlstm.ConvLSTM", "no.such.Thing"))
+    config.write_text(text.replace("convlstm.ConvLSTM", "no.such.Thing"))
     with pytest.raises(RunError, match=r"must be importable; no\.such\.Thing gave"):
         ConvLSTM.from_pretrained(tmp_path)
     other = json.loads(text)

@@ -10,21 +10,40 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from convlstm.cells import Cell as Cell
+    from convlstm.cells import ConvGRUCell as ConvGRUCell
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
+    from convlstm.cells import ConvRNNCell as ConvRNNCell
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
+    from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
     from convlstm.models import EncoderForecaster as EncoderForecaster
 
 _HOME = {
+    "Cell": "convlstm.cells",
+    "ConvGRU": "convlstm.layers",
+    "ConvGRUCell": "convlstm.cells",
     "ConvLSTM": "convlstm.layers",
     "ConvLSTMCell": "convlstm.cells",
     "ConvLSTMError": "convlstm.errors",
+    "ConvRNNCell": "convlstm.cells",
     "EncoderForecaster": "convlstm.models",
     "MovingObjects": "convlstm.data",
 }
 
-__all__ = ["ConvLSTM", "ConvLSTMCell", "ConvLSTMError", "EncoderForecaster", "MovingObjects", "__version__"]
+__all__ = [
+    "Cell",
+    "ConvGRU",
+    "ConvGRUCell",
+    "ConvLSTM",
+    "ConvLSTMCell",
+    "ConvLSTMError",
+    "ConvRNNCell",
+    "EncoderForecaster",
+    "MovingObjects",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

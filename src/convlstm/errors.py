@@ -1,4 +1,4 @@
-"""What goes wrong because of what was passed in: each message says the rule, the value received, the remedy."""
+"""What goes wrong because of what was passed in: each message says rule, value received and remedy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -6,6 +6,7 @@ The arguments of the constructor are kept as plain data, so that `save_pretraine
 
 import inspect
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -182,17 +183,20 @@ def resolve(value: Any) -> Any:
 
 
 def path_of(thing: Any) -> str:
-    """The dotted path under which a class or function can be imported.
+    """The shortest dotted path under which a class or function can be imported, so that files may move.
 
     Raises:
         RunError: a lambda, or something defined inside a function.
     """
-    name = f"{thing.__module__}.{thing.__qualname__}"
+    name = thing.__qualname__
     if "<" in name:
         raise RunError(
-            f"a class that is saved must be importable by name; received {name}: define it in a module"
+            f"a class that is saved must be importable by name; received {thing.__module__}.{name}: define "
+            "it in a module"
         )
-    return name
+    parts = thing.__module__.split(".")
+    homes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return next(f"{home}.{name}" for home in homes if getattr(sys.modules.get(home), name, None) is thing)
 
 
 def _local(folder: str | Path) -> Path:

@@ -54,7 +54,7 @@ def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
         if mode in ("reflect", "circular") and behind > size - (mode == "reflect"):
             raise ShapeError(
                 f"padding_mode={mode} needs a frame at least as large as the kernel's reach; received size "
-                f"{size} for a reach of {behind} on space axis {axis}: use larger frames or padding_mode=zeros"
+                f"{size} for a reach of {behind} on space axis {axis}: use padding_mode=zeros"
             )
         if mode == "zeros":
             x = F.pad(x, [0, 0] * (axes - 1 - axis) + [before, behind])

@@ -1,6 +1,7 @@
 """Time and depth: the one loop over time, and the stacks built on it."""
 
-from convlstm.layers.convlstm import ConvLSTM
-from convlstm.layers.scan import scan
+from convlstm.layers.recurrent import ConvGRU, ConvLSTM
+from convlstm.layers.scan import Keep, Timeline, scan
+from convlstm.layers.state import BothDirections, StackState
 
-__all__ = ["ConvLSTM", "scan"]
+__all__ = ["BothDirections", "ConvGRU", "ConvLSTM", "Keep", "StackState", "Timeline", "scan"]

@@ -1,42 +1,153 @@
 """The only loop over time."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from convlstm.cells.base import Cell
+from convlstm.cells.base import Cell, map_state
 
 
-def scan(cell: Cell, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+@dataclass(frozen=True)
+class Timeline:
+    """What is known about the frames of a batch besides their values.
+
+    Attributes:
+        valid: (B, T) bool, which frames are there; None for all. Where one is not, the state is carried
+            through and the output is that of the frame before.
+        starts: (B, T) bool, which frames begin a new sequence, from the initial state; None for none.
+    """
+
+    valid: Tensor | None = None
+    starts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept of a long sequence, in memory and in the graph.
+
+    Attributes:
+        last_only: whether only the output after the last frame is returned, as T = 1.
+        detach_every: steps after which gradients are cut (truncated back-propagation); None for never.
+        recompute_every: steps per segment whose insides are computed again in the backward pass rather than
+            kept; None for never.
+        zoneout: probability with which an element of the state keeps its old value, in training.
+    """
+
+    last_only: bool = False
+    detach_every: int | None = None
+    recompute_every: int | None = None
+    zoneout: float = 0.0
+
+
+def scan(
+    cell: nn.Module,
+    x: Tensor,
+    state: Any = None,
+    timeline: Timeline = Timeline(),
+    *,
+    reverse: bool = False,
+    keep: Keep = Keep(),
+) -> tuple[Tensor, Any]:
     """Run a cell over a sequence.
 
     The input's part of all steps is one call of `Cell.project`; what is left in the loop is `Cell.step`. A
-    cell with hooks or a ``forward`` of its own is called step by step instead, so that these always run.
+    cell with hooks or a ``forward`` of its own, and any module with the single-file original's cell call, is
+    called step by step instead, so that these always run.
 
     Args:
         cell: the recurrence.
-        x: (B, T, C, *S), T at least 1.
-        state: the state before the first frame; None for the cell's initial one.
+        x: (B, T, C, *S), T at least 1. Frames that are not valid may hold anything, NaN too.
+        state: the state before the first frame (the last one, if reversed); None for the initial one.
+        timeline: which frames are there and where sequences begin.
+        reverse: whether to run from the last frame to the first; outputs stay in the order of the frames.
+        keep: what is kept.
 
     Returns:
-        The outputs (B, T, hidden_dim, *S) and the state after the last frame.
+        The outputs (B, T, hidden_dim, *S), each at the place of its frame, and the state at the end.
     """
-    if state is None:
-        state = cell.initial_state(x[:, 0])
-    if _steps_are_enough(cell):
-        projected = cell.project(x.flatten(0, 1))
-        inputs, step = projected.view(*x.shape[:2], *projected.shape[1:]), cell.step
+    if timeline.valid is not None:
+        x = torch.where(timeline.valid[(..., *(None,) * (x.ndim - 2))], x, 0)
+    steps = x.shape[1]
+    initial = _initial_state(cell, x[:, 0])
+    state = initial if state is None else _of_kind(initial, state)
+    starts = timeline.starts
+    if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
+        starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
+    zoneout = keep.zoneout if cell.training else 0.0
+
+    def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
+        """The frames ``x``, of which the first is frame ``begin`` of the sequence."""
+        inputs, step = _inputs_and_step(cell, x)
+        outputs = list(inputs.unbind(1))
+        for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
+            t = begin + place
+            if keep.detach_every and (steps - 1 - t if reverse else t) % keep.detach_every == 0:
+                state = map_state(Tensor.detach, state)
+            if starts is not None:
+                state = map_state(_chooser(starts[:, t]), initial, state)
+            new = step(outputs[place], state)
+            if zoneout:
+                new = map_state(lambda a, b: torch.where(torch.rand_like(a) < zoneout, b, a), new, state)
+            state = new if timeline.valid is None else map_state(_chooser(timeline.valid[:, t]), new, state)
+            outputs[place] = output_of(state)
+        return (output_of(state).unsqueeze(1) if keep.last_only else torch.stack(outputs, dim=1)), state
+
+    if not (keep.recompute_every and torch.is_grad_enabled()):
+        outputs, state = run(x, state, 0)
     else:
-        inputs, step = x, cell.__call__
-    outputs = []
-    for p in inputs.unbind(1):
-        state = step(p, state)
-        outputs.append(state.h)
-    return torch.stack(outputs, dim=1), state
+        pieces = []
+        for begin in range(0, steps, keep.recompute_every)[:: -1 if reverse else 1]:
+            part = x[:, begin : begin + keep.recompute_every]
+            outputs, state = checkpoint(run, part, state, begin, use_reentrant=False)
+            pieces.append(outputs)
+        outputs = pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1)
+    return outputs, state
 
 
-def _steps_are_enough(cell: Cell) -> bool:
-    """Whether `step` may be called directly: nobody listens to the cell's call or has written his own."""
-    hooks = (cell._forward_hooks, cell._forward_pre_hooks, cell._backward_hooks, cell._backward_pre_hooks)
-    return type(cell).forward is Cell.forward and not any(hooks)
+def output_of(state: Any) -> Tensor:
+    """A state's output: its field ``h``, or the first tensor of the plain tuple of a foreign cell."""
+    h: Tensor = state.h if hasattr(state, "h") else state[0]
+    return h
+
+
+def _initial_state(cell: nn.Module, frame: Tensor) -> Any:
+    """The state before the first frame, also of a module with the original's ``init_hidden``."""
+    if isinstance(cell, Cell):
+        return cell.initial_state(frame)
+    foreign: Any = cell
+    h_c = foreign.init_hidden(frame.shape[0], tuple(frame.shape[2:]))
+    return tuple(tensor.to(frame) for tensor in h_c)
+
+
+def _of_kind(initial: Any, state: Any) -> Any:
+    """A state given as a list or tuple, as the kind of state that the cell makes."""
+    kind = type(initial)
+    return kind(*state) if hasattr(kind, "_fields") else kind(state)
+
+
+def _chooser(where_B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """What takes, for each sample, the first of two tensors where the flag is set, else the second."""
+
+    def choose(yes: Tensor, no: Tensor) -> Tensor:
+        return torch.where(where_B[(..., *(None,) * (no.ndim - 1))], yes, no)
+
+    return choose
+
+
+def _inputs_and_step(cell: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:
+    """Projected frames and `Cell.step`; frames and the call itself where somebody listens to that call."""
+    if isinstance(cell, Cell) and type(cell).forward is Cell.forward and not _has_hooks(cell):
+        projected = cell.project(x.flatten(0, 1))
+        return projected.view(*x.shape[:2], *projected.shape[1:]), cell.step
+    if isinstance(cell, Cell):
+        return x, cell.__call__
+    return x, lambda frame, state: _of_kind(state, cell(frame, state))
+
+
+def _has_hooks(cell: nn.Module) -> bool:
+    own = (cell._forward_hooks, cell._forward_pre_hooks, cell._backward_hooks, cell._backward_pre_hooks)
+    return any(own)

@@ -1,0 +1,66 @@
+"""What stands between the layers of a stack: normalisation, dropout, projections, pooling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convlstm.errors import check_name
+
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_POOL: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_RESIZE = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+NormFactory = Callable[[int], nn.Module]
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel (Ba et al. 2016, arXiv:1607.06450), at any size."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalise (N, C, *S)."""
+        return super().forward(input.movedim(1, -1)).movedim(-1, 1)
+
+
+def norm_factory(norm: str | NormFactory) -> NormFactory:
+    """``group`` (of up to 16 channels, Wu and He 2018, arXiv:1803.08494), ``layer``, or one's own."""
+    if not isinstance(norm, str):
+        return norm
+    if check_name(norm, ("group", "layer"), "norm") == "layer":
+        return ChannelNorm
+    return _group_norm
+
+
+def _group_norm(channels: int) -> nn.Module:
+    groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def projection(inputs: int, outputs: int, axes: int) -> nn.Module:
+    """A 1x1 convolution."""
+    module: nn.Module = _CONV[axes](inputs, outputs, 1, bias=False)
+    return module
+
+
+def by_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a function of frames (N, C, *S) to a sequence (B, T, C, *S)."""
+    y = function(x.flatten(0, 1))
+    return y.view(*x.shape[:2], *y.shape[1:])
+
+
+def pool(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Average each frame of (B, T, C, *S) to a size."""
+    return by_frame(lambda frames: _POOL[len(size)](frames, size), x)
+
+
+def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Interpolate each frame of (B, T, C, *S) linearly to a size."""
+    return by_frame(lambda f: F.interpolate(f, size, mode=_RESIZE[len(size)], align_corners=False), x)
+
+
+def dropout_over_time(x: Tensor, probability: float) -> Tensor:
+    """Drop channels of (B, T, C, *S), the same at all times (Gal and Ghahramani 2016, arXiv:1512.05287)."""
+    kept = torch.rand(x.shape[0], 1, x.shape[2], *(1,) * (x.ndim - 3), device=x.device) >= probability
+    return x * kept.to(x.dtype) / (1 - probability)

@@ -1,0 +1,64 @@
+"""The layers: ConvLSTM and ConvGRU."""
+
+from convlstm.cells import ConvGRUCell, ConvLSTMCell
+from convlstm.layers.stack import Stack
+
+
+class ConvLSTM(Stack):
+    """Layers of a convolutional LSTM over a sequence of frames.
+
+    Constructor, call and return value are those of the widely copied single-file ConvLSTM, and weights
+    trained with it load by `load_state_dict`. One thing differs, where the original is wrong: with
+    ``batch_first=False`` time comes first in the input *and* in the output.
+
+    Args:
+        input_dim: channels of the input.
+        hidden_dim: channels of each layer; one integer for all or one per layer.
+        kernel_size: one for all layers or a list with one per layer; each an integer (square, two space
+            axes) or a tuple with one integer per space axis, one to three.
+        num_layers: number of layers; may be left to the lists.
+        batch_first: whether sequences are (B, T, C, *S) rather than (T, B, C, *S).
+        bias: whether the gates have a bias.
+        return_all_layers: whether to return every layer's outputs and state, or the last layer's only.
+        cell: what each layer runs: a cell class, a `functools.partial` of one (for its options), or a list
+            with one per layer; called with (input_dim, hidden_dim, kernel_size, bias).
+        bidirectional: whether a second cell per layer, with weights of its own, reads the sequence from its
+            end; its outputs stand at the place of their frames.
+        merge: of both directions: ``concat`` (hidden_dim doubles), ``sum`` or ``mean``.
+        residual: connection around each layer: True (adds its input; channels must be equal), ``project``
+            (adds a 1x1 convolution of it), or ``dense`` (each layer reads the input and all layers below).
+        norm: of each layer's output: ``group``, ``layer`` (over channels, per pixel), or what builds a
+            module from a number of channels.
+        dropout: probability of dropping a channel between layers, the same at all times; in training only.
+        zoneout: probability with which an element of the state keeps its old value (Krueger et al. 2017,
+            arXiv:1606.01305); in training only.
+        target_size: size to which frames are averaged before the first layer, whatever size they have.
+        restore_size: whether outputs are interpolated back to the size of the input.
+        last_only: whether the last layer returns its output after the last frame only, as T = 1.
+        detach_every: steps after which gradients are cut (truncated back-propagation through time).
+        checkpoint: steps per segment that is computed again in the backward pass rather than kept in memory.
+
+    Example:
+        >>> import torch
+        >>> layer = ConvLSTM(1, [16, 8], 3, batch_first=True)
+        >>> outputs, states = layer(torch.zeros(2, 5, 1, 24, 32))
+        >>> outputs[-1].shape, states[-1].c.shape
+        (torch.Size([2, 5, 8, 24, 32]), torch.Size([2, 8, 24, 32]))
+    """
+
+    default_cell = ConvLSTMCell
+
+
+class ConvGRU(Stack):
+    """Layers of a convolutional GRU over a sequence of frames.
+
+    Everything but the cell is as in `ConvLSTM`; a layer's state is (h,).
+
+    Example:
+        >>> import torch
+        >>> outputs, states = ConvGRU(1, 8, 3, 2, batch_first=True)(torch.zeros(2, 5, 1, 24, 32))
+        >>> outputs[-1].shape, states[-1].h.shape
+        (torch.Size([2, 5, 8, 24, 32]), torch.Size([2, 8, 24, 32]))
+    """
+
+    default_cell = ConvGRUCell
