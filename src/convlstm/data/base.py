@@ -54,3 +54,7 @@ class Source(ABC):
     @abstractmethod
     def split(self, name: Split) -> WindowDataset:
         """The windows of one split; splits share no underlying image, event or moment."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line of text about the data, for reports and model folders."""

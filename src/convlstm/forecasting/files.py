@@ -1,0 +1,175 @@
+"""Forecast files: arrays, animations and film strips, by the ending of their name."""
+
+import io
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from convlstm.data.files import check_finite, from_unit
+from convlstm.errors import OptionError, RunError, ShapeError, check_name
+from convlstm.files import write_atomically, writing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (".gif", ".npy", ".npz", ".png")
+
+_COLUMNS, _LEAST_SIDE, _GAP, _HEAD = 10, 64, 4, 20
+_FRAME_MS = 180
+
+
+def write_frames(
+    path: str | Path,
+    frames: Tensor | NDArray[Any],
+    *,
+    dtype: DTypeLike = np.float32,
+    past: Tensor | NDArray[Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a forecast; the ending of ``path`` says how.
+
+    - ``.npz``: ``frames`` and, if given, ``past``; ``.npy``: the forecast alone. Both (T, C, H, W), in
+      ``dtype``.
+    - ``.gif``: the past, then the forecast, one pixel per pixel. A grey one gives back the values of 8-bit
+      frames exactly; neighbouring frames that are equal are stored once and shown longer.
+    - ``.png``: a film strip, ten frames a row: the past, labelled t-9 ... t, above the forecast, labelled
+      +1, +2 ...
+
+    Pictures show [0, 1] from black to white. If values of the past (without one, of the forecast) lie
+    outside, black and white are the least and the greatest of them.
+
+    Args:
+        path: where to; its folder must exist.
+        frames: the forecast (L, C, H, W) as the model gave it.
+        dtype: of the values in the file, as in the `Frames` that were read: integers are scaled back to
+            their range.
+        past: (K, C, H, W), in the same scale as ``frames``.
+        overwrite: replace a file that exists.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OptionError: an ending that is none of these.
+        ShapeError: not (T, C, H, W), past and forecast that do not fit, or a picture with channels other
+            than 1 or 3.
+        DataError: NaN in the forecast or the past.
+        RunError: the file exists or cannot be written; what was there stays.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite)
+    values = {"frames": _array(frames, "frames")} | ({} if past is None else {"past": _array(past, "past")})
+    if len({array.shape[1:] for array in values.values()}) > 1:
+        raise ShapeError(
+            "past and forecast must have the same channels and size; "
+            f"received {values['past'].shape} and {values['frames'].shape}"
+        )
+    write_atomically(path, _encode(values, path.suffix.lower(), dtype))
+    return path
+
+
+def check_output(path: str | Path, *, overwrite: bool = False) -> None:
+    """Refuse a path that `write_frames` could not write, before any forecast is made.
+
+    Raises:
+        OptionError: an unknown ending.
+        RunError: the folder is missing or no folder, or the file exists and ``overwrite`` is off.
+    """
+    path = Path(path)
+    check_name(path.suffix.lower(), ENDINGS, f"the ending of {path.name}")
+    if not path.parent.is_dir():
+        raise RunError(
+            f"a forecast must go to an existing folder; {path.parent} is none: make it or choose another"
+        )
+    if path.is_dir():
+        raise RunError(f"a forecast must go to a file; {path} is a folder: choose another name")
+    if path.exists() and not overwrite:
+        raise RunError(
+            "a forecast must not replace a file unasked; "
+            f"{path} exists: choose another name or pass overwrite"
+        )
+    # The only sure sign that files can be made in a folder is to make one.
+    with writing(path.parent), tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def _array(frames: Tensor | NDArray[Any], what: str) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = torch.as_tensor(frames).detach().float().cpu().numpy()
+    if array.ndim != 4 or 0 in array.shape:
+        hint = ": take one case, forecast[0]" if array.ndim == 5 else ""
+        raise ShapeError(
+            f"{what} must be (T, C, H, W) with no empty axis; received shape {array.shape}{hint}"
+        )
+    check_finite(array, what, ("frame", "channel", "row", "column"))
+    return array
+
+
+def _encode(values: dict[str, NDArray[np.float32]], ending: str, dtype: DTypeLike) -> bytes:
+    """The content of the file, whole before any of it is written."""
+    file = io.BytesIO()
+    if ending == ".npz":
+        arrays = {name: from_unit(array, dtype) for name, array in values.items()}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    elif ending == ".npy":
+        np.save(file, from_unit(values["frames"], dtype), allow_pickle=False)
+    elif ending == ".gif":
+        pictures = _pictures(values, dtype)
+        first, *rest = pictures.get("past", []) + pictures["frames"]
+        first.save(file, format="GIF", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0)
+    else:
+        _film_strip(_pictures(values, dtype)).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _pictures(values: dict[str, NDArray[np.float32]], dtype: DTypeLike) -> dict[str, list["Image"]]:
+    """Every frame as a picture, grey or red, green and blue."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise OptionError(
+            "pictures need Pillow to be written; it is not installed: pip install pillow, or write .npz"
+        ) from error
+    reference = values.get("past", values["frames"])
+    channels = reference.shape[1]
+    if channels not in (1, 3):
+        raise ShapeError(
+            f"pictures need frames of 1 or 3 channels; received {channels}: write an .npz or .npy file"
+        )
+    low, high = float(reference.min()), float(reference.max())
+    if np.dtype(dtype).kind == "u" or (low >= 0 and high <= 1) or low == high:
+        low, high = 0.0, 1.0
+    pictures = {}
+    for name, array in values.items():
+        pixels = np.rint(np.clip((array - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        pictures[name] = [
+            Image.fromarray(frame.squeeze(-1) if channels == 1 else frame)
+            for frame in np.moveaxis(pixels, 1, -1)
+        ]
+    return pictures
+
+
+def _film_strip(pictures: dict[str, list["Image"]]) -> "Image":
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height = pictures["frames"][0].size
+    times = max(1, math.ceil(_LEAST_SIDE / max(width, height)))
+    width, height = width * times, height * times
+    past = [(f"t-{k}" if k else "t", image) for k, image in enumerate(pictures.get("past", [])[::-1])][::-1]
+    forecast = [(f"+{k}", image) for k, image in enumerate(pictures["frames"], 1)]
+    rows = [part[k : k + _COLUMNS] for part in (past, forecast) for k in range(0, len(part), _COLUMNS)]
+    columns = max(map(len, rows))
+    strip = Image.new("RGB", (_GAP + columns * (width + _GAP), len(rows) * (_HEAD + height) + _GAP), "white")
+    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size=12)
+    for k, row in enumerate(rows):
+        for j, (label, image) in enumerate(row):
+            left, top = _GAP + j * (width + _GAP), k * (_HEAD + height)
+            middle = (left + width // 2, top + _HEAD // 2)
+            pen.text(middle, label, fill=(98, 104, 115), font=font, anchor="mm")
+            strip.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, top + _HEAD))
+    return strip

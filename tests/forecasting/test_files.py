@@ -1,0 +1,198 @@
+import os
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convlstm.data.files import read_frames
+from convlstm.errors import DataError, OptionError, RunError, ShapeError
+from convlstm.forecasting.files import check_output, write_frames
+
+BYTES = np.random.default_rng(2).integers(0, 256, (14, 1, 6, 8), dtype=np.uint8)
+UNIT = torch.from_numpy((BYTES / 255).astype(np.float32))
+PAST, FORECAST = UNIT[:2], UNIT[2:]
+
+
+def test_npz_holds_past_and_forecast_in_the_scale_of_the_input(tmp_path):
+    assert write_frames(tmp_path / "out.npz", FORECAST, dtype=np.uint8, past=PAST) == tmp_path / "out.npz"
+    with np.load(tmp_path / "out.npz") as file:
+        assert set(file) == {"frames", "past"}
+        np.testing.assert_array_equal(file["frames"], BYTES[2:], strict=True)
+        np.testing.assert_array_equal(file["past"], BYTES[:2], strict=True)
+    assert torch.equal(read_frames(tmp_path / "out.npz").values, FORECAST)
+
+
+def test_npy_holds_the_forecast(tmp_path):
+    write_frames(tmp_path / "out.npy", FORECAST, past=PAST)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), FORECAST.numpy(), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+def test_what_is_read_can_be_written_back(tmp_path, dtype):
+    frames = (BYTES if dtype == "uint8" else BYTES * (100 if "int" in dtype else 0.1)).astype(dtype)
+    np.save(tmp_path / "in.npy", frames.astype(np.float32) if dtype == "float64" else frames)
+    read = read_frames(tmp_path / "in.npy")
+    write_frames(tmp_path / "out.npy", read.values, dtype=dtype)
+    expected = np.load(tmp_path / "in.npy").astype(dtype)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected, strict=True)
+
+
+def test_gif_plays_the_past_then_the_forecast_and_can_be_read_back(tmp_path):
+    write_frames(tmp_path / "out.gif", FORECAST, dtype=np.uint8, past=PAST)
+    back = read_frames(tmp_path / "out.gif")
+    assert torch.equal(back.values, UNIT)
+    write_frames(tmp_path / "forecast.GIF", FORECAST, dtype=np.uint8)
+    assert torch.equal(read_frames(tmp_path / "forecast.GIF").values, FORECAST)
+
+
+def test_colour_gif(tmp_path):
+    few = torch.from_numpy((np.random.default_rng(0).integers(0, 2, (3, 3, 6, 8))).astype(np.float32))
+    write_frames(tmp_path / "out.gif", few, dtype=np.uint8)
+    assert torch.equal(read_frames(tmp_path / "out.gif").values, few)
+
+
+def strip_frames(path, rows, columns, height, width):
+    """The frames of a film strip, from where the documented layout puts them."""
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    assert pixels.shape == (rows * (20 + height) + 4, 4 + columns * (width + 4), 3)
+    places = [(20 + r * (20 + height), 4 + c * (width + 4)) for r in range(rows) for c in range(columns)]
+    return pixels, [pixels[top : top + height, left : left + width] for top, left in places]
+
+
+def test_film_strip_shows_the_past_above_and_ten_frames_a_row(tmp_path):
+    write_frames(tmp_path / "out.png", FORECAST, dtype=np.uint8, past=PAST)
+    pixels, places = strip_frames(tmp_path / "out.png", 3, 10, 48, 64)  # enlarged eight times
+    shown = [0, 1, *range(10, 20), 20, 21]
+    for k, place in enumerate(shown):
+        enlarged = BYTES[k, 0].repeat(8, axis=0).repeat(8, axis=1)
+        np.testing.assert_array_equal(places[place], np.stack([enlarged] * 3, axis=-1))
+    assert (places[2] == 255).all()  # nothing beside a short past
+    ink = {
+        (r, c): (pixels[r * 68 : r * 68 + 20, c * 68 + 4 : c * 68 + 68] < 200).any(axis=0).sum()
+        for r in range(3)
+        for c in range(10)
+    }
+    assert [10 * r + c for (r, c), columns in ink.items() if columns] == shown
+    assert ink[0, 0] > 2 * ink[0, 1]  # t-1, then t
+    assert ink[2, 0] > ink[1, 0]  # +11, and +1
+
+
+def test_colour_film_strip(tmp_path):
+    colour = torch.rand(2, 3, 70, 64, generator=torch.Generator().manual_seed(0))
+    write_frames(tmp_path / "out.png", colour)
+    _, places = strip_frames(tmp_path / "out.png", 1, 2, 70, 64)  # large enough as it is
+    for frame, place in zip(colour, places, strict=True):
+        np.testing.assert_array_equal(place, (frame * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def test_pictures_of_other_floats_span_the_past(tmp_path):
+    past = torch.tensor([-10.0, 10.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    forecast = torch.tensor([-20.0, 0.0, 20.0]).reshape(3, 1, 1, 1).expand(3, 1, 4, 4)
+    write_frames(tmp_path / "out.gif", forecast, past=past)
+    values = read_frames(tmp_path / "out.gif").values[:, 0, 0, 0] * 255
+    # -10, then 10; the forecast is cut to that: 0, 128, 255
+    assert values.round().tolist() == [0, 255, 0, 128, 255]
+
+
+def test_a_slight_overshoot_does_not_change_the_grey_of_a_picture(tmp_path):
+    past = torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    write_frames(tmp_path / "out.gif", past[1:] + 0.7, past=past)
+    assert (read_frames(tmp_path / "out.gif").values[:, 0, 0, 0] * 255).round().tolist() == [0, 128, 255]
+
+
+def test_an_existing_file_stays_unless_asked(tmp_path):
+    path = tmp_path / "out.npy"
+    path.write_bytes(b"mine")
+    with pytest.raises(RunError, match="must not replace a file unasked.*exists: choose another name"):
+        write_frames(path, FORECAST)
+    assert path.read_bytes() == b"mine"
+    write_frames(path, FORECAST, overwrite=True)
+    assert np.load(path).shape == (12, 1, 6, 8)
+
+
+def test_unknown_ending_names_the_nearest(tmp_path):
+    with pytest.raises(
+        OptionError, match=r"ending of out.pngg must be one of .gif, .npy.*did you mean '.png'"
+    ):
+        write_frames(tmp_path / "out.pngg", FORECAST)
+    with pytest.raises(OptionError, match="ending of out must be"):
+        check_output(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    with pytest.raises(RunError, match="existing folder.*new is none: make it"):
+        check_output(tmp_path / "new" / "out.npz")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(RunError, match="folder.npz is a folder"):
+        check_output(tmp_path / "folder.npz", overwrite=True)
+    check_output(tmp_path / "out.npz")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder.npz"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
+def test_unwritable_folder():
+    with pytest.raises(RunError, match="/proc must be writable; the system says"):
+        check_output("/proc/out.npz")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits on file sizes are posix")
+@pytest.mark.parametrize("ending", [".npy", ".npz", ".gif", ".png"])
+def test_full_disk_leaves_what_was_there(tmp_path, ending):
+    path = tmp_path / f"out{ending}"
+    path.write_bytes(b"mine")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(RunError, match="must be writable; the system says 'File too large'"):
+            write_frames(path, FORECAST, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"mine"
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "error", "message"),
+    [
+        (UNIT[None], {}, ShapeError, r"take one case, forecast\[0\]"),
+        (UNIT[0], {}, ShapeError, r"received shape \(1, 6, 8\)"),
+        (UNIT[:0], {}, ShapeError, "no empty axis"),
+        (FORECAST, {"past": PAST[..., :4]}, ShapeError, "same channels and size"),
+        (UNIT.expand(-1, 2, -1, -1), {}, ShapeError, "1 or 3 channels; received 2"),
+        (
+            UNIT.where(UNIT < 0.9, torch.nan),
+            {},
+            DataError,
+            r"frames holds \d+ NaN or infinite, the first at frame",
+        ),
+        (FORECAST, {"past": PAST * torch.inf}, DataError, "past holds"),
+    ],
+)
+def test_unfit_frames(tmp_path, frames, options, error, message):
+    with pytest.raises(error, match=message):
+        write_frames(tmp_path / "out.png", frames, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unfit_dtype(tmp_path):
+    with pytest.raises(DataError, match="8 or 16 bits; the file to write holds int64"):
+        write_frames(tmp_path / "out.npy", FORECAST, dtype=np.int64)
+
+
+def test_half_precision_and_gradients_are_taken(tmp_path):
+    frames = FORECAST.bfloat16().requires_grad_()
+    write_frames(tmp_path / "out.npy", frames)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), frames.detach().float().numpy())
+
+
+def test_without_pillow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(OptionError, match="pip install pillow"):
+        write_frames(tmp_path / "out.png", FORECAST)
+    write_frames(tmp_path / "out.npz", FORECAST)
