@@ -1,0 +1,266 @@
+"""Line charts as SVG text: colours are CSS variables of the page, so one picture serves light and dark."""
+
+import io
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+SLOTS = 8
+_WIDTH, _HEIGHT = 5.0, 3.2  # inches of 72 units each
+_AXES = (0.125, 0.155, 0.605, 0.72)  # left, bottom, width, height; names stand at the right
+_NAMES = (-0.12, 1.05)  # lowest and highest middle of a name, in heights of the axes
+_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.5)))
+# matplotlib has no CSS variables: it draws in colours that stand for them, replaced in the text it wrote.
+_COLOURS = {"ink": "#00a001", "muted": "#00a002", "rule": "#00a003", "paper": "#00a004"} | {
+    f"line-{k}": f"#00b00{k}" for k in range(SLOTS)
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        name: stands at its right end.
+        values: a y for every x; those that are not finite leave a gap.
+        slot: which colour; 0 is the model's and drawn heavier, the baselines count from 1.
+    """
+
+    name: str
+    values: Sequence[float]
+    slot: int
+
+
+def number(value: float) -> str:
+    """Four significant digits, as short as they go, a true minus; "n/a" for what is not finite."""
+    if not math.isfinite(value):
+        return "n/a"
+    text = f"{value:.4g}".replace("-", "−")
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{exponent[0].strip('+')}{exponent[1:].lstrip('0')}" if exponent else text
+
+
+def spoken(name: str) -> str:
+    """A forecaster's name as it is read: without underscores."""
+    return str(name).replace("_", " ")
+
+
+def line_chart(
+    x: Sequence[float],
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    reference: tuple[float, str] | None = None,
+    floor: float | None = None,
+    log: bool = False,
+) -> str:
+    """Draw lines over x.
+
+    Args:
+        x: whole numbers, rising.
+        lines: one or more.
+        x_label: what x counts.
+        y_label: what y measures, with its unit; stands above the axis.
+        reference: a y to mark with a thin line, and its name.
+        floor: lowest y to show; lines below it leave the chart.
+        log: make the y axis logarithmic, and say so, where values are positive and span a factor above 25.
+
+    Returns:
+        an ``<svg>`` element for a page that defines ``--ink``, ``--muted``, ``--rule``, ``--paper`` and
+        ``--line-0`` to ``--line-7``.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "convlstm", "text.parse_math": False, "font.size": 11}
+    ):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT))
+        axes = figure.add_axes(_AXES)
+        values = np.array([line.values for line in lines], dtype=np.float64).reshape(len(lines), len(x))
+        finite = values[np.isfinite(values)]
+        logarithmic = bool(log and finite.size and finite.min() > 0 and finite.max() > 25 * finite.min())
+        _style(axes, x, x_label, y_label + (" (log scale)" if logarithmic else ""))
+        if finite.size:
+            _range(axes, finite, logarithmic, reference, floor)
+            _lines(axes, x, lines, values)
+            _names(axes, x, lines, values, reference)
+        else:
+            axes.set_yticks([])
+            axes.text(
+                0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=_COLOURS["muted"]
+            )
+        buffer = io.StringIO()
+        figure.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        )
+    return _inline(buffer.getvalue())
+
+
+def _style(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_COLOURS["rule"])
+    axes.tick_params(length=0, colors=_COLOURS["muted"], pad=6)
+    axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(x_label, color=_COLOURS["muted"], labelpad=5)
+    axes.figure.text(0, 0.975, _clip(y_label, 58), color=_COLOURS["muted"], va="top")
+    first, last = x[0], x[-1]
+    pad = max((last - first) * 0.03, 0.5 if last == first else 0)
+    axes.set_xlim(first - pad, last + pad)
+    axes.set_xticks(_whole_ticks(int(first), int(last)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f}"))
+
+
+def _whole_ticks(first: int, last: int) -> list[int]:
+    """At most about ten whole numbers: the first, then round ones."""
+    step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if (last - first) / (s * 10**p) <= 9)
+    if step == 1:
+        return list(range(first, last + 1))
+    round_ones = range(-(-first // step) * step, last + 1, step)
+    return [first] + [k for k in round_ones if k - first > step / 2]
+
+
+def _range(
+    axes: Any, finite: Any, logarithmic: bool, reference: tuple[float, str] | None, floor: float | None
+) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+    low, high = float(finite.min()), float(finite.max())
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.25, high * 1.25)
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 2000 else (1,)
+        ticks = [s * 10.0**d for d in decades for s in steps if low / 1.25 <= s * 10.0**d <= high * 1.25]
+        axes.yaxis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // 6)]))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        if reference is not None:
+            low, high = min(low, reference[0]), max(high, reference[0])
+        if floor is not None:
+            low, high = max(low, floor), max(high, floor + 0.1)
+        if 0 < low < 0.6 * high:  # A truthful zero, where it costs little room.
+            low = 0.0
+        pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        axes.set_ylim(low - (0 if low == 0 else pad), high + pad)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
+    # A tick at zero may come out as a rounding error.
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: number(v if abs(v) > 1e-9 * max(abs(low), abs(high)) else 0.0))
+    )
+
+
+def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) -> None:
+    for line, y in zip(lines, values, strict=True):
+        dotted = len(x) <= 12 or not np.isfinite(y).all()
+        model = line.slot == 0
+        axes.plot(
+            x,
+            np.where(np.isfinite(y), y, np.nan),
+            color=_colour(line.slot),
+            linewidth=3.0 if model else 1.5,
+            linestyle=_DASHES[line.slot % len(_DASHES)],
+            marker="o" if dotted else "",
+            markersize=5.5 if model else 3.5,
+            markeredgewidth=0,
+            zorder=4 if model else 3,
+            solid_capstyle="round",
+        )
+
+
+def _names(
+    axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any, reference: tuple[float, str] | None
+) -> None:
+    """Write each name beside the end of its line, moved apart where they would touch."""
+    places: list[tuple[float, str, str, str]] = []  # end of the line, name, colour, weight
+    for line, y in zip(lines, values, strict=True):
+        ends = np.flatnonzero(np.isfinite(y))
+        if ends.size and line.name:
+            end = axes.transScale.transform((x[ends[-1]], y[ends[-1]]))
+            height = min(max(float(axes.transLimits.transform(end)[1]), 0.0), 1.0)
+            weight = "bold" if line.slot == 0 else "normal"
+            places.append((height, _in_two(line.name), _colour(line.slot), weight))
+    if reference is not None:
+        height = float(axes.transLimits.transform((0, reference[0]))[1])
+        axes.axhline(reference[0], color=_COLOURS["muted"], linewidth=1.0, zorder=2)
+        places.append((height, reference[1], _COLOURS["muted"], "normal"))
+    places.sort(key=lambda place: place[0])
+    placed = _spread([place[0] for place in places], [0.078 * (1 + p[1].count("\n")) for p in places])
+    for middle, (end, name, colour, weight) in zip(placed, places, strict=True):
+        options = {"transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.005, 1.035], [end, middle], color=colour, linewidth=0.8, **options)
+        for k, part in enumerate(reversed(name.split("\n"))):
+            height = middle + 0.07 * (k - name.count("\n") / 2)
+            axes.text(1.05, height, part, color=colour, va="center_baseline", weight=weight, **options)
+
+
+def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+    """Heights nearest to those wanted (rising) at which names of these sizes do not touch."""
+    if not wanted:
+        return []
+    # Less what lies below each name, heights need only rise: a regression by pooling adjacent violators.
+    below = np.cumsum([0.0, *((low + high) / 2 for low, high in pairwise(sizes))])
+    pools: list[tuple[float, int]] = []
+    for height, offset in zip(wanted, below, strict=True):
+        total, count = float(height - offset), 1
+        while pools and pools[-1][0] / pools[-1][1] >= total / count:
+            total, count = total + pools[-1][0], count + pools[-1][1]
+            pools.pop()
+        pools.append((total, count))
+    free = np.repeat([total / count for total, count in pools], [count for _, count in pools])
+    free = np.maximum(np.minimum(free, _NAMES[1] - below[-1]), _NAMES[0])
+    return [float(height) for height in free + below]
+
+
+def _in_two(name: str, most: int = 14) -> str:
+    """A name on two lines where one is too short for it, cut where two are."""
+    if len(name) <= most:
+        return name
+    cuts = [k for k, letter in enumerate(name[: most + 1]) if letter == " "] or [most]
+    return name[: cuts[-1]] + "\n" + _clip(name[cuts[-1] :].strip(), most)
+
+
+def _colour(slot: int) -> str:
+    return _COLOURS[f"line-{slot if slot < SLOTS else 1 + (slot - 1) % (SLOTS - 1)}"]
+
+
+def _clip(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _inline(svg: str) -> str:
+    """The bare element: no prologue, no size, no identifiers but those referred to, variables for colours."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
+    svg = re.sub(r" font-family: [^;\"]*;", "", svg)
+    # Several charts share a page: what one refers to must not be found in another.
+    mark = f"c{zlib.crc32(svg.encode()):x}"
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{mark}", svg)
+    svg = re.sub(
+        r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
+        r'<svg \1 aria-hidden="true">',
+        svg,
+        count=1,
+        flags=re.DOTALL,
+    )
+    svg = svg.replace("xlink:href", "href")
+    for name, colour in _COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return re.sub(r"\n\s*", "\n", svg).strip()

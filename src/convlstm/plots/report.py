@@ -1,0 +1,354 @@
+"""The report of a run: one HTML file that needs nothing else, sections in the order in which one asks."""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from convlstm.files import write_atomically
+from convlstm.plots import film
+from convlstm.plots.curves import SLOTS, Line, line_chart, number, spoken
+from convlstm.plots.record import Record, read_record
+from convlstm.scores.table import ScoreTable, Verification
+
+_DIRECTION = {True: "higher is better", False: "lower is better", None: ""}
+_ARROW = {True: "↑", False: "↓", None: ""}
+
+
+def write_report(run: Path | str) -> Path:
+    """Write ``report.html`` into a run folder.
+
+    The file holds its pictures and needs no network. A part of the run that is missing is named in the
+    report, with the command that makes it.
+
+    Args:
+        run: the folder.
+
+    Returns:
+        path of the report.
+
+    Raises:
+        RunError: no such folder, neither metrics.csv nor scores.json in it, a file in it that is not what its
+            name says, or a folder that cannot be written; no report is written or replaced then.
+    """
+    record = read_record(Path(run))
+    target = record.path / "report.html"
+    write_atomically(target, render(record).encode())
+    return target
+
+
+def render(record: Record) -> str:
+    """The report as HTML."""
+    title = (
+        f"{spoken(record.verification.model)} on {record.path.resolve().name}"
+        if record.verification
+        else (record.path.resolve().name)
+    )
+    style = files("convlstm.plots").joinpath("report.css").read_text(encoding="utf-8")
+    sections = {
+        "forecasts": ("Forecasts", _forecasts(record)),
+        "scores": ("Scores", _scores(record)),
+        "lead-time": ("Scores by lead time", _by_lead(record)),
+        "training": ("Training", _training(record)),
+        "configuration": ("Configuration", _configuration(record)),
+        "environment": ("Command and environment", _environment(record)),
+    }
+    links = "".join(f'<a href="#{key}">{name}</a>' for key, (name, _) in sections.items())
+    body = "".join(
+        f'<section id="{key}"><h2>{name}</h2>{content}</section>' for key, (name, content) in sections.items()
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
+        f"<style>\n{style}</style></head>\n<body><main>{_headline(record)}<nav>{links}</nav>{body}</main></body></html>\n"
+    )
+
+
+def _missing(record: Record, what: str, command: str) -> str:
+    """The sentence that stands where a part of the run is missing."""
+    line = f"convlstm {command} {shlex.quote(str(record.path))}"
+    return f'<p class="missing">{what}: <code>{escape(line)}</code> makes them.</p>'
+
+
+def _best_baseline(scores: Verification) -> str | None:
+    """The baseline with the lowest overall MSE; None if no baseline has one."""
+    mse = scores.scores["mse"].overall
+    known = [name for name in scores.forecasters if name != scores.model and math.isfinite(mse[name])]
+    return min(known, key=lambda name: mse[name], default=None)
+
+
+def _headline(record: Record) -> str:
+    scores = record.verification
+    if scores is None:
+        epochs = len((record.metrics or {}).get("epoch", ()))
+        heading, tiles = f"Trained for {epochs} epoch{'s' * (epochs != 1)}, not yet verified", ""
+    else:
+        heading, tiles = _verdict(scores), _tiles(scores)
+    data = f'<p class="data">{escape(scores.data)}</p>' if scores and scores.data else ""
+    eyebrow = f'<p class="eyebrow">Forecast report · {escape(record.path.resolve().name)}</p>'
+    return f"<header>{eyebrow}<h1>{heading[:1].upper()}{heading[1:]}</h1>{data}{tiles}</header>"
+
+
+def _forecasts(record: Record) -> str:
+    if not record.cases:
+        return _missing(record, "No forecasts to look at yet", "evaluate")
+    return film.forecasts(record)
+
+
+def _verdict(scores: Verification) -> str:
+    """One sentence: the model's squared error against that of the best baseline."""
+    mse, best = scores.scores["mse"].overall, _best_baseline(scores)
+    model = escape(spoken(scores.model))
+    if best is None or not math.isfinite(mse[scores.model]) or mse[best] <= 0:
+        return f"{model} cannot be compared with a baseline: a mean squared error is not available"
+    ratio, name = mse[scores.model] / mse[best], escape(spoken(best))
+    against = f"{name}, the best baseline"
+    if ratio > 2:
+        return f"{model} makes {number(float(f'{ratio:.3g}'))} times the squared error of {against}"
+    change = round(100 * abs(1 - ratio))
+    if not change:
+        return f"{model} makes as much squared error as {against}"
+    return f"{model} makes {change}\u202f% {'less' if ratio < 1 else 'more'} squared error than {against}"
+
+
+def _tiles(scores: Verification) -> str:
+    best, mse = _best_baseline(scores), scores.scores["mse"].overall
+    tiles = []
+    if best is not None:
+        tiles.append(
+            (
+                "Skill",
+                number(scores.skill[best].overall),
+                f"over {spoken(best)}; 1 is perfect, 0 is no better",
+            )
+        )
+    against = f"per pixel; {spoken(best)} has {number(mse[best])}" if best else "per pixel"
+    tiles.append(("MSE", number(mse[scores.model]), against))
+    if "sharpness" in scores.scores:
+        last = scores.scores["sharpness"].by_lead[scores.model][-1]
+        tiles.append(
+            ("Sharpness", number(last), f"at +{scores.steps}; 1 is as sharp as the truth, less is blur")
+        )
+    frames = f"{_count(scores.past, 'frame')} in, {scores.steps} out"
+    tiles.append(("Cases", f"{scores.cases:,}", frames))
+    cells = "".join(
+        f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in tiles
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _scores(record: Record) -> str:
+    scores = record.verification
+    if scores is None:
+        return _missing(record, "No scores yet", "evaluate")
+    head = "".join(
+        f'<th scope="col"{_hint(table)}>{escape(table.title)}\u202f{_ARROW[table.higher_is_better]}'
+        f"<small>{escape(table.unit)}</small></th>"
+        for table in scores.scores.values()
+    )
+    head += '<th scope="col">Skill<small>of the model over it</small></th>'
+    rows = ""
+    for name in scores.forecasters:
+        cells = "".join(
+            _cell(table.overall, name, table.higher_is_better) for table in scores.scores.values()
+        )
+        skill = scores.skill.get(name) if name != scores.model else None
+        cells += f"<td>{number(skill.overall) if skill else '–'}</td>"
+        kind = ' class="model"' if name == scores.model else ""
+        rows += f'<tr{kind}><th scope="row">{escape(spoken(name))}</th>{cells}</tr>'
+    note = "All lead times together. ↓ lower is better, ↑ higher is better; the best of a column is bold."
+    return f"<p>{note}</p>{_table(head, rows, 'Scores of all forecasters, overall')}"
+
+
+def _hint(table: ScoreTable) -> str:
+    return f' title="{escape(table.formula)}"'
+
+
+def _cell(values: Any, name: str, higher_is_better: bool | None) -> str:
+    known = [v for v in values.values() if math.isfinite(v)]
+    best = None if higher_is_better is None or not known else (max if higher_is_better else min)(known)
+    text = number(values[name])
+    return f"<td><b>{text}</b></td>" if values[name] == best else f"<td>{text}</td>"
+
+
+def _table(head: str, rows: str, label: str) -> str:
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _by_lead(record: Record) -> str:
+    scores = record.verification
+    if scores is None:
+        return _missing(record, "No scores yet", "evaluate")
+    order = sorted(scores.scores, key=lambda key: {"mse": 0, "sharpness": 1}.get(key, 2))
+    charts = [_skill_chart(scores)] if _best_baseline(scores) else []
+    charts += [_score_chart(scores, scores.scores[key]) for key in order]
+    tables = "".join(_lead_table(scores, scores.scores[key]) for key in order)
+    return (
+        f"<p>One line a forecaster, named at its end; {escape(spoken(scores.model))} is the heavy one.</p>"
+        f'<div class="charts">{"".join(charts)}</div>'
+        f"<details><summary>The same as numbers</summary>{tables}</details>"
+    )
+
+
+def _slots(scores: Verification) -> dict[str, int]:
+    """A colour for each forecaster, the same in every chart; the model's is 0."""
+    others = [name for name in scores.forecasters if name != scores.model]
+    return {scores.model: 0} | {name: 1 + k % (SLOTS - 1) for k, name in enumerate(others)}
+
+
+def _score_chart(scores: Verification, table: ScoreTable) -> str:
+    lines = [
+        Line(name=spoken(name), values=table.by_lead[name], slot=slot)
+        for name, slot in _slots(scores).items()
+    ]
+    sharpness = table is scores.scores.get("sharpness")
+    direction = "below 1 is blur" if sharpness else _DIRECTION[table.higher_is_better]
+    return _chart(
+        table.title,
+        direction,
+        table.formula,
+        range(1, scores.steps + 1),
+        lines,
+        x_label="lead time (frames)",
+        y_label=table.unit,
+        log=table.higher_is_better is False,
+        reference=(1.0, "truth") if sharpness else None,
+    )
+
+
+def _skill_chart(scores: Verification) -> str:
+    slots = _slots(scores)
+    lines = [
+        Line(name=spoken(name), values=skill.by_lead, slot=slots[name])
+        for name, skill in scores.skill.items()
+    ]
+    cut = any(value < -1 for line in lines for value in line.values)
+    return _chart(
+        f"Skill of {spoken(scores.model)}",
+        "higher is better",
+        "1 − MSE of the model / MSE of each baseline" + ("; below −1 is cut off" if cut else ""),
+        range(1, scores.steps + 1),
+        lines,
+        x_label="lead time (frames)",
+        y_label="1 is perfect, 0 is no better",
+        reference=(0.0, "no better"),
+        floor=-1.0 if cut else None,
+    )
+
+
+def _chart(
+    title: str, direction: str, note: str, x: Sequence[float], lines: Sequence[Line], **options: Any
+) -> str:
+    alt = f"{title} by {options['x_label']}: " + "; ".join(_in_words(line) for line in lines)
+    aside = f"<span>{escape(direction)}</span>" if direction else ""
+    return (
+        f"<figure><figcaption><b>{escape(title)}</b>{aside}<small>{escape(note)}</small></figcaption>"
+        f'<div role="img" aria-label="{escape(alt)}">{line_chart(x, lines, **options)}</div></figure>'
+    )
+
+
+def _in_words(line: Line) -> str:
+    name = f"{line.name} " if line.name else ""
+    return f"{name}from {number(line.values[0])} to {number(line.values[-1])}"
+
+
+def _lead_table(scores: Verification, table: ScoreTable) -> str:
+    head = "".join(f'<th scope="col">+{k}</th>' for k in range(1, scores.steps + 1))
+    rows = "".join(
+        f'<tr{" class=model" if name == scores.model else ""}><th scope="row">{escape(spoken(name))}</th>'
+        + "".join(f"<td>{number(value)}</td>" for value in table.by_lead[name])
+        + "</tr>"
+        for name in scores.forecasters
+    )
+    return f"<h3>{escape(table.title)}, {escape(table.unit)}</h3>" + _table(head, rows, escape(table.title))
+
+
+def _training(record: Record) -> str:
+    metrics = record.metrics
+    if metrics is None:
+        return '<p class="missing">No training curves: <code>convlstm train</code> writes metrics.csv.</p>'
+    epochs = metrics["epoch"]
+    charts = []
+
+    def add(title: str, note: str, unit: str, direction: str, **columns: str) -> None:
+        found = [(name, metrics[column]) for name, column in columns.items() if column in metrics]
+        named = len(found) > 1
+        # The validation is what counts, and takes the heavy line.
+        lines = [
+            Line(name=name if named else "", values=values, slot=int(name == "training"))
+            for name, values in found
+        ]
+        if lines:
+            charts.append(
+                _chart(
+                    title, direction, note, epochs, lines, x_label="epoch", y_label=unit, log=unit == "loss"
+                )
+            )
+
+    add("Loss", "mean over an epoch", "loss", "lower is better", training="train_loss", validation="val_loss")
+    add(
+        "Validation MSE", "free running, all lead times", "per pixel", "lower is better", validation="val_mse"
+    )
+    add("Learning rate", "at the end of an epoch", "step size of the optimiser", "", rate="learning_rate")
+    if any(value > 0 for value in metrics.get("teacher", ())):
+        add("Teacher forcing", "true frames in place of forecast ones", "probability", "", teacher="teacher")
+    return f'<p>{_training_summary(metrics)}</p><div class="charts">{"".join(charts)}</div>'
+
+
+def _training_summary(metrics: dict[str, list[float]]) -> str:
+    text = _count(len(metrics["epoch"]), "epoch")
+    seconds = metrics.get("seconds", [math.nan])[-1]
+    if math.isfinite(seconds):
+        text += f" in {seconds:.0f} s" if seconds < 120 else f" in {seconds / 60:.1f} min"
+    known = [
+        (v, e)
+        for v, e in zip(metrics.get("val_loss", ()), metrics["epoch"], strict=False)
+        if math.isfinite(v)
+    ]
+    if known:
+        value, epoch = min(known)
+        text += f"; lowest validation loss {number(value)} after epoch {epoch:.0f}"
+    return text + "."
+
+
+def _configuration(record: Record) -> str:
+    if record.config is None:
+        return '<p class="missing">No configuration: <code>convlstm train</code> writes config.yaml.</p>'
+    return f"<p>As <code>--config</code> takes it.</p><pre>{escape(record.config.strip())}</pre>"
+
+
+def _environment(record: Record) -> str:
+    if record.command is None:
+        command = '<p class="missing">No command: <code>convlstm train</code> writes command.txt.</p>'
+    else:
+        command = f"<pre>{escape(record.command.strip())}</pre>"
+    if record.environment is None:
+        return (
+            command
+            + '<p class="missing">No environment: <code>convlstm train</code> writes environment.json.</p>'
+        )
+    rows = "".join(
+        f"<dt>{escape(spoken(name))}</dt><dd>{escape(_plain(value))}</dd>"
+        for name, value in record.environment.items()
+    )
+    return f'{command}<dl class="facts">{rows}</dl>'
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _count(number_of: int, what: str) -> str:
+    return f"{number_of:,} {what}{'s' * (number_of != 1)}"

@@ -1,0 +1,351 @@
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convlstm.errors import RunError
+from convlstm.plots.report import write_report
+
+MakeRun = Callable[..., Path]
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+SECTIONS = ("forecasts", "scores", "lead-time", "training", "configuration", "environment")
+
+
+class Page(HTMLParser):
+    """Reads a page, holds it to closing what it opens, and gives what it holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def report(run: Path) -> Page:
+    return Page(write_report(run).read_text(encoding="utf-8"))
+
+
+def change(run: Path, update: Callable[[dict], object], name: str = "scores.json") -> None:
+    plain = json.loads((run / name).read_text())
+    update(plain)
+    (run / name).write_text(json.dumps(plain))
+
+
+def change_cases(run: Path, **arrays: object) -> None:
+    with np.load(run / "cases.npz") as file:
+        held = {name: file[name] for name in file.files} | arrays
+    np.savez(run / "cases.npz", **{name: array for name, array in held.items() if array is not None})
+
+
+def test_a_report_has_every_section_and_needs_no_network(make_run: MakeRun):
+    page = report(make_run())
+    ids = [attributes.get("id") for tag, attributes in page.tags if tag == "section"]
+    assert ids == list(SECTIONS)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "srcset", "data", "poster", "xlink:href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+
+
+def test_nothing_is_loaded_by_its_styles(make_run: MakeRun):
+    text = write_report(make_run()).read_text()
+    assert "@import" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]*)\)", text))
+    assert "http" not in re.sub(r"base64,[^\"]*", "", text)
+
+
+def test_light_and_dark_and_a_phone_are_provided_for(make_run: MakeRun):
+    text = write_report(make_run()).read_text()
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport" content="width=device-width' in text
+    assert "@media print" in text
+
+
+def test_identifiers_are_unique(make_run: MakeRun):
+    ids = [attributes["id"] for _, attributes in report(make_run()).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
+    run = make_run()
+
+    def update(plain):
+        mse = plain["scores"]["mse"]
+        mse["overall"] = dict.fromkeys(mse["overall"], 0.05) | {
+            "encoder_forecaster": 0.0123,
+            "mean_frame": 0.041,
+        }
+
+    change(run, update)
+    text = report(run).text
+    assert "Encoder forecaster makes 70 % less squared error than mean frame, the best baseline" in text
+    assert "0.7 over mean frame" in text  # 1 - 0.0123 / 0.041
+    assert "0.0123 per pixel; mean frame has 0.041" in text
+    assert "1,000 4 frames in, 3 out" in text
+
+
+@pytest.mark.parametrize(
+    ("mse", "sentence"),
+    [
+        (0.05, "makes 25\u202f% more squared error than"),
+        (0.04, "makes as much squared error as"),
+        (0.5, "makes 12.5 times the squared error of"),
+        (None, "cannot be compared with a baseline"),
+        (1e30, "makes 2.5e31 times the squared error of"),
+    ],
+)
+def test_a_model_that_is_no_better_is_not_praised(make_run: MakeRun, mse, sentence):
+    run = make_run()
+
+    def update(plain):
+        overall = plain["scores"]["mse"]["overall"]
+        overall |= dict.fromkeys(overall, 0.04) | {"encoder_forecaster": mse}
+
+    change(run, update)
+    heading = re.search(r"<h1>(.*?)</h1>", write_report(run).read_text())
+    assert heading
+    assert sentence in heading[1]
+
+
+def test_every_score_stands_in_the_tables(make_run: MakeRun):
+    run = make_run()
+
+    def update(plain):
+        plain["scores"]["ssim"]["overall"]["advection"] = 0.31421
+        plain["scores"]["mae"]["by_lead"]["linear_trend"][1] = 0.27182
+
+    change(run, update)
+    cells = re.findall(r"<td>(?:<b>)?([^<]*)", write_report(run).read_text())
+    assert {"0.3142", "0.2718"} <= set(cells)
+
+
+def test_only_the_best_of_a_column_is_bold(make_run: MakeRun):
+    run = make_run()
+    values = {
+        "encoder_forecaster": 0.2,
+        "persistence": 0.9,
+        "mean_frame": None,
+        "linear_trend": 0.1,
+        "advection": 0.3,
+    }
+    for key in ("mae", "ssim", "sharpness"):  # lower, higher, neither is better
+        change(run, lambda plain, key=key: plain["scores"][key]["overall"].update(values))
+    table = re.search(r"<table>.*?</table>", write_report(run).read_text(), re.DOTALL)
+    assert table
+    rows = re.findall(r"<tr.*?</tr>", table[0])[1:]
+    columns = list(zip(*(re.findall(r"<td>(.*?)</td>", row) for row in rows), strict=True))
+    assert columns[1] == ("0.2", "0.9", "n/a", "<b>0.1</b>", "0.3")
+    assert columns[4] == ("0.2", "<b>0.9</b>", "n/a", "0.1", "0.3")
+    assert columns[5] == ("0.2", "0.9", "n/a", "0.1", "0.3")
+
+
+def test_film_strips_show_the_frames_of_the_cases(make_run: MakeRun):
+    run = make_run(past=4, steps=3)
+    images = [attributes for tag, attributes in report(run).tags if tag == "img"]
+    assert len(images) == 3 * (4 + 4)  # past, truth, forecast, error, four baselines
+    assert all(image["alt"] for image in images)
+    truth = next(image for image in images if image["alt"].startswith("Truth") and "best" in image["alt"])
+    picture = Image.open(io.BytesIO(base64.b64decode(truth["src"].partition(",")[2])))
+    shown = np.asarray(picture.convert("L"))
+    with np.load(run / "cases.npz") as file:
+        expected = np.rint(file["truth"][0, :, 0] * 255)
+    assert shown.shape == (72, 3 * (72 + 4))  # 24 pixels three times as large, and a margin
+    for k in range(3):
+        cell = shown[:, k * 76 + 2 : k * 76 + 74]
+        assert (cell == expected[k].repeat(3, axis=0).repeat(3, axis=1)).all()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"past": 4, "steps": 1, "epochs": 1, "teacher": False},
+        {"past": 10, "steps": 30, "channels": 3, "height": 16, "width": 40},
+        {"channels": 2, "height": 40, "width": 12},
+        {"past": 2, "steps": 2, "height": 200, "width": 400},
+    ],
+)
+def test_any_size_gives_a_report(make_run: MakeRun, sizes):
+    page = report(make_run(**sizes))
+    shown = page.text
+    assert ("Teacher forcing" in shown) == sizes.get("teacher", True)
+    assert ("first of 2 channels" in shown) == (sizes.get("channels") == 2)
+    assert ("shown at 1/3 of their size" in shown) == (sizes.get("width") == 400)
+
+
+def test_twenty_frames_of_64_x_64_take_less_than_3_mb(make_run: MakeRun):
+    run = make_run(past=10, steps=10, height=64, width=64)
+    noise = np.random.default_rng(0).random((3, 10, 1, 64, 64), dtype=np.float32)  # nothing compresses worse
+    change_cases(run, truth=noise, past=noise[:, ::-1], forecast_persistence=noise[::-1])
+    assert write_report(run).stat().st_size < 3e6
+
+
+def test_scores_that_are_not_finite_are_not_available(make_run: MakeRun):
+    run = make_run()
+
+    def update(plain):
+        table = plain["scores"]["psnr"]
+        table["overall"]["persistence"] = float("inf")
+        table["by_lead"]["persistence"] = [None, float("nan"), 1e30]
+        plain["scores"]["mse"]["overall"]["persistence"] = None
+        plain["scores"]["mse"]["by_lead"]["persistence"] = [1e12, 1e30, None]
+
+    change(run, update)
+    change_cases(run, mse=np.array([np.nan, 1e20, np.inf]))
+    text = report(run).text
+    assert "n/a" in text
+    assert "1e30" in text
+    assert "nan" not in text.lower().replace("n/a", "")
+
+
+def test_hostile_text_stays_text(make_run: MakeRun):
+    run = make_run()
+    hostile = "<script>alert('x')</script>&\"</pre>" + "x" * 5000
+    (run / "config.yaml").write_text(f"name: {hostile}\n")
+    (run / "command.txt").write_text(hostile)
+    (run / "environment.json").write_text(json.dumps({hostile: {hostile: [hostile]}}))
+
+    def update(plain):
+        old, new = "encoder_forecaster", hostile[:40]
+        plain["data"] = hostile
+        plain["model"] = new
+        plain["forecasters"][0] = new
+        for table in plain["scores"].values():
+            table |= {"title": hostile[:40], "unit": hostile[:40], "formula": hostile}
+            for part in ("by_lead", "overall"):
+                table[part][new] = table[part].pop(old)
+
+    change(run, update)
+    (run / "cases.npz").unlink()  # its forecasts are those of another model now
+    page = report(run)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count(hostile) >= 4
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("scores.json", "No scores yet: convlstm evaluate {run} makes them."),
+        ("cases.npz", "No forecasts to look at yet: convlstm evaluate {run} makes them."),
+        ("metrics.csv", "No training curves: convlstm train writes metrics.csv."),
+        ("config.yaml", "No configuration: convlstm train writes config.yaml."),
+        ("command.txt", "No command: convlstm train writes command.txt."),
+        ("environment.json", "No environment: convlstm train writes environment.json."),
+    ],
+)
+def test_a_missing_part_is_named_with_its_command(make_run: MakeRun, name: str, sentence: str):
+    run = make_run()
+    sentence = sentence.format(run=run)
+    assert sentence not in report(run).text.replace(" :", ":")
+    (run / name).unlink()
+    page = report(run)
+    assert sentence in page.text.replace(" :", ":")
+    assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == list(SECTIONS)
+
+
+def test_a_run_not_yet_verified_says_so(make_run: MakeRun):
+    run = make_run(epochs=5)
+    (run / "scores.json").unlink()
+    (run / "cases.npz").unlink()
+    text = report(run).text
+    assert "Trained for 5 epochs, not yet verified" in text
+    assert "5 epochs in 62 s; lowest validation loss" in text
+
+
+def bad(name: str, content: str | bytes) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (bad("scores.json", "{"), "scores.json must be a readable JSON"),
+        (bad("scores.json", "[]"), "scores must be as a verification writes them"),
+        (lambda run: change(run, lambda s: s.update(schema=2)), "schema 1 or older; received 2"),
+        (
+            lambda run: change(run, lambda s: s["scores"]["mae"]["overall"].update(advection="x")),
+            "numbers as scores",
+        ),
+        (lambda run: change(run, lambda s: s["scores"].pop("mse")), "must hold the mse"),
+        (lambda run: change(run, lambda s: s.update(steps=7)), "7 values by lead time; received 3"),
+        (lambda run: change(run, lambda s: s.update(model="other")), "mse of its model"),
+        (bad("cases.npz", b"PK\x03\x04 nonsense"), "cases.npz must be a readable .npz"),
+        (bad("cases.npz", b""), "cases.npz must be a readable .npz"),
+        (
+            lambda run: bad("cases.npz", (run / "cases.npz").read_bytes()[:-200])(run),
+            "must be a readable .npz",
+        ),
+        (lambda run: change_cases(run, truth=None), "received none of truth"),
+        (
+            lambda run: change_cases(run, forecast_encoder_forecaster=None),
+            "received none of forecast_encoder",
+        ),
+        (
+            lambda run: change_cases(run, truth=np.zeros((3, 2, 1, 24, 24))),
+            r"received .*truth \(3, 2, 1, 24, 24\)",
+        ),
+        (lambda run: change_cases(run, past=np.full((3, 4, 1, 24, 24), "x")), "must hold numbers"),
+        (bad("metrics.csv", "epoch,train_loss\n1,0.5\n2,abc\n"), "received 'abc' as train_loss on line 3"),
+        (bad("metrics.csv", "a,b\n1,2\n"), "a column epoch that rises"),
+        (
+            bad("metrics.csv", "epoch,val_loss\n1,2\n2,2\n2,2\n"),
+            r"rises from row to row; received \[1.0, 2.0, 2.0\]",
+        ),
+        (bad("metrics.csv", ""), "a column epoch that rises"),
+        (bad("config.yaml", b"\xff\xfe\x00"), "readable text in UTF-8"),
+        (bad("environment.json", "{"), "must be JSON"),
+        (bad("environment.json", "[1]"), "names and values; received a list"),
+    ],
+)
+def test_a_malformed_file_is_one_sentence_and_writes_nothing(make_run: MakeRun, spoil, message: str):
+    run = make_run()
+    (run / "report.html").write_text("the one before")
+    spoil(run)
+    before = sorted(file.name for file in run.iterdir())
+    with pytest.raises(RunError, match=message) as caught:
+        write_report(run)
+    assert "\n" not in str(caught.value)
+    assert (run / "report.html").read_text() == "the one before"
+    assert sorted(file.name for file in run.iterdir()) == before
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(RunError, match="holds neither"):
+        write_report(tmp_path)
+    with pytest.raises(RunError, match="is not a folder"):
+        write_report(tmp_path / "none")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_that_is_empty_or_cut_short_is_a_gap(make_run: MakeRun):
+    run = make_run()
+    (run / "metrics.csv").write_text("epoch,train_loss,val_loss,seconds\n1,0.5,,3\n2,0.4,0.45,6\n3,0.3\n")
+    assert "3 epochs; lowest validation loss 0.45 after epoch 2." in report(run).text
