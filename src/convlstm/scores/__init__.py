@@ -1,0 +1,21 @@
+"""How good a forecast is: by lead time and overall, added up batch by batch."""
+
+from convlstm.scores.base import Score, ScoreState
+from convlstm.scores.image import SSIM, Sharpness
+from convlstm.scores.pixel import MAE, MSE, PSNR, AbsoluteErrorSum, SquaredErrorSum
+from convlstm.scores.standard import standard_scores
+from convlstm.scores.table import Verification
+
+__all__ = [
+    "MAE",
+    "MSE",
+    "PSNR",
+    "SSIM",
+    "AbsoluteErrorSum",
+    "Score",
+    "ScoreState",
+    "Sharpness",
+    "SquaredErrorSum",
+    "Verification",
+    "standard_scores",
+]

@@ -1,0 +1,138 @@
+"""The contract of a score: sums by lead time that can be added up batch by batch and process by process."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convlstm.errors import DataError, ShapeError
+
+
+class ScoreState(NamedTuple):
+    """What a score has gathered; its size depends on neither the number nor the size of frames.
+
+    Attributes:
+        cases: (), float64, cases seen.
+        sums: (N, L), float64, each of the score's N terms summed over cases, on the CPU.
+    """
+
+    cases: Tensor
+    sums: Tensor
+
+
+class Score(ABC):
+    """How good forecasts are, by lead time and overall.
+
+    A subclass says what to add up for every frame (``terms``) and what the totals mean (``value``); from
+    these follow init / update / merge / compute, and any split of the cases into batches or processes gives
+    the same result.
+
+    Attributes:
+        name: key in files, in lower case.
+        title: heading of a table or an axis.
+        unit: what a value is measured in.
+        formula: one line.
+        higher_is_better: None where neither direction is and a target is named in ``unit``.
+        count: N, the number of terms.
+    """
+
+    name: str
+    title: str
+    unit: str
+    formula: str
+    higher_is_better: bool | None
+    count: int = 1
+
+    @abstractmethod
+    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """What every frame adds.
+
+        Args:
+            forecast: (B, L, C, H, W), float32 or better.
+            truth: as ``forecast``.
+
+        Returns:
+            (N, B, L).
+        """
+
+    @abstractmethod
+    def value(self, sums: Tensor, frames: Tensor) -> Tensor:
+        """The score from totals.
+
+        Args:
+            sums: (N, ...), terms summed over frames, float64.
+            frames: (), how many frames.
+
+        Returns:
+            (...), the axes of ``sums`` after the first.
+        """
+
+    def init(self, steps: int) -> ScoreState:
+        """The state before the first case, for L = ``steps``."""
+        return ScoreState(
+            torch.zeros((), dtype=torch.float64), torch.zeros(self.count, steps, dtype=torch.float64)
+        )
+
+    def update(self, state: ScoreState, forecast: Tensor, truth: Tensor) -> ScoreState:
+        """Add a batch of cases.
+
+        Args:
+            state: from ``init``, ``update`` or ``merge``; not changed.
+            forecast: (B, L, C, H, W).
+            truth: as ``forecast``.
+
+        Raises:
+            ShapeError: shapes differ from each other or from L.
+            DataError: a value is not finite, or too large for the score to be.
+        """
+        if forecast.shape != truth.shape or forecast.ndim != 5 or forecast.shape[1] != state.sums.shape[1]:
+            raise ShapeError(
+                f"forecast and truth must both be (B, {state.sums.shape[1]}, C, H, W); received "
+                f"{tuple(forecast.shape)} and {tuple(truth.shape)}: forecast every true frame"
+            )
+        dtype = torch.promote_types(torch.promote_types(forecast.dtype, truth.dtype), torch.float32)
+        terms_NBL = self.terms(forecast.to(dtype), truth.to(dtype)).cpu().double()
+        finite_BL = terms_NBL.isfinite().all(0)
+        if not finite_BL.all():
+            case, lead = (~finite_BL).nonzero()[0].tolist()
+            raise DataError(
+                f"forecast and truth must be finite; {self.name} of case {int(state.cases) + case} at lead "
+                f"{lead + 1} is not: look for NaN, infinity or very large values there"
+            )
+        return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
+
+    def merge(self, a: ScoreState, b: ScoreState) -> ScoreState:
+        """The state that has seen the cases of both."""
+        return ScoreState(a.cases + b.cases, a.sums + b.sums)
+
+    def compute(self, state: ScoreState) -> Tensor:
+        """The score by lead time, (L,), float64.
+
+        Raises:
+            DataError: no case has been seen.
+        """
+        return self.value(state.sums, self._seen(state))
+
+    def overall(self, state: ScoreState) -> float:
+        """The score over the frames of all lead times.
+
+        Raises:
+            DataError: no case has been seen.
+        """
+        return float(self.value(state.sums.sum(1), self._seen(state) * state.sums.shape[1]))
+
+    def _seen(self, state: ScoreState) -> Tensor:
+        if state.cases == 0:
+            raise DataError(
+                f"{self.name} needs at least one case; received none: update it with a batch first"
+            )
+        return state.cases
+
+
+class MeanScore(Score):
+    """A score that is the mean over frames of its single term."""
+
+    def value(self, sums: Tensor, frames: Tensor) -> Tensor:
+        """Total over number."""
+        return sums[0] / frames
