@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvGRUCell as ConvGRUCell
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
+    from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
@@ -30,6 +31,7 @@ _HOME = {
     "ConvRNNCell": "convlstm.cells",
     "EncoderForecaster": "convlstm.models",
     "MovingObjects": "convlstm.data",
+    "SAConvLSTMCell": "convlstm.cells",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "ConvRNNCell",
     "EncoderForecaster",
     "MovingObjects",
+    "SAConvLSTMCell",
     "__version__",
 ]
 

@@ -3,6 +3,8 @@
 from convlstm.cells.base import Cell, CellFactory, State, map_state
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
+from convlstm.cells.self_attention import SAConvLSTMCell, SAState
+from convlstm.cells.weights import lstm_weights
 
 __all__ = [
     "Cell",
@@ -12,6 +14,9 @@ __all__ = [
     "ConvRNNCell",
     "GRUState",
     "LSTMState",
+    "SAConvLSTMCell",
+    "SAState",
     "State",
+    "lstm_weights",
     "map_state",
 ]

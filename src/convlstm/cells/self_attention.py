@@ -1,0 +1,86 @@
+"""The convolutional LSTM with a self-attention memory."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from convlstm.cells.base import Cell, check_positive
+from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
+from convlstm.functional.attention import attend, remember
+
+
+class SAState(NamedTuple):
+    """State of `SAConvLSTMCell`: output, LSTM memory and attention memory, each (B, hidden_dim, *S)."""
+
+    h: Tensor
+    c: Tensor
+    m: Tensor
+
+
+class SAConvLSTMCell(Cell):
+    """One step of a self-attention ConvLSTM (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819).
+
+    A `ConvLSTMCell` gives h and c'. Every pixel of h then looks at every pixel of h and of the memory m, with
+    queries, keys and values from 1x1 convolutions, and what it finds updates m and the output::
+
+        z_h = softmax(q(h) k(h)^T) v(h)
+        z_m = softmax(q(h) k_m(m)^T) v_m(m)
+        i, g, o = W * [U * [z_h, z_m], h] + b
+        m' = (1 - sigmoid(i)) m + sigmoid(i) tanh(g)
+        h' = sigmoid(o) m'
+
+    Time and memory of a step grow with the square of the number of pixels: use it on small maps.
+
+    Args:
+        input_dim: channels of the input.
+        hidden_dim: channels of h, c and m.
+        kernel_size: of the LSTM's convolution.
+        bias: whether the LSTM's gates have a bias.
+        attention_dim: channels of queries and keys; a quarter of hidden_dim (at least 1) if None.
+        options: further options of `ConvLSTMCell`, such as ``peephole="channel"`` (the paper has peepholes).
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        kernel_size: int | tuple[int, ...],
+        bias: bool = True,
+        *,
+        attention_dim: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        width = (
+            max(1, hidden_dim // 4)
+            if attention_dim is None
+            else check_positive(attention_dim, "attention_dim")
+        )
+        self.lstm = ConvLSTMCell(input_dim, hidden_dim, kernel_size, bias, **options)
+        self.query = nn.Conv1d(hidden_dim, width, 1)
+        self.key, self.key_m = nn.Conv1d(hidden_dim, width, 1), nn.Conv1d(hidden_dim, width, 1)
+        self.value, self.value_m = nn.Conv1d(hidden_dim, hidden_dim, 1), nn.Conv1d(hidden_dim, hidden_dim, 1)
+        self.mix = nn.Conv1d(2 * hidden_dim, hidden_dim, 1)
+        self.gates = nn.Conv1d(2 * hidden_dim, 3 * hidden_dim, 1)
+
+    def initial_state(self, x: Tensor) -> SAState:
+        """Zeros, (B, hidden_dim, *S)."""
+        h, c = self.lstm.initial_state(x)
+        return SAState(h, c, h)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The input's part of the LSTM's gates."""
+        return self.lstm.project(x)
+
+    def step(self, p: Tensor, state: Any) -> SAState:
+        """The LSTM's step, then attention to h and to the memory."""
+        h, c, m = state
+        h, c = self.lstm.step(p, LSTMState(h, c))
+        h_BCN, m_BCN = h.flatten(2), m.flatten(2)
+        query = self.query(h_BCN)
+        z_h = attend(query, self.key(h_BCN), self.value(h_BCN))
+        z_m = attend(query, self.key_m(m_BCN), self.value_m(m_BCN))
+        z = self.mix(torch.cat([z_h, z_m], dim=1))
+        h_BCN, m_BCN = remember(self.gates(torch.cat([z, h_BCN], dim=1)), m_BCN)
+        return SAState(h_BCN.view_as(h), c, m_BCN.view_as(m))

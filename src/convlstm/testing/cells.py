@@ -1,0 +1,121 @@
+"""What every cell owes the layers, and what the layers then give it."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from convlstm.cells.base import CellFactory
+from convlstm.layers import ConvLSTM
+from convlstm.testing.layers import check_layer
+
+_SIZES: tuple[int, int, tuple[int, ...], bool] = (2, 3, (3, 3), True)
+
+
+def _cell(make: CellFactory) -> Any:
+    torch.manual_seed(0)
+    return make(*_SIZES).double().eval()
+
+
+def _frame(batch: int = 2, size: tuple[int, int] = (5, 4)) -> Tensor:
+    return torch.randn(batch, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def state_is_named_and_fits(make: CellFactory) -> None:
+    """The state is a NamedTuple with the output as ``h``, of the batch and size of the frame."""
+    cell, x = _cell(make), _frame()
+    for state in (cell.initial_state(x), cell(x)):
+        assert "h" in getattr(state, "_fields", ()), "the state must be a NamedTuple with a field h"
+        assert state.h.shape == (2, 3, 5, 4), f"h must be (B, hidden_dim, *S), not {tuple(state.h.shape)}"
+    assert [t.shape for t in cell.initial_state(x)] == [t.shape for t in cell(x)]
+
+
+def projection_is_frame_by_frame(make: CellFactory) -> None:
+    """`project` of many frames at once is that of each, and a call is a `step` of it."""
+    cell, x = _cell(make), _frame(4)
+    together = cell.project(x)
+    assert_close(together, torch.cat([cell.project(frame[None]) for frame in x]))
+    assert_close(tuple(cell.step(together, cell.initial_state(x))), tuple(cell(x)))
+
+
+def output_depends_on_input_and_state(make: CellFactory) -> None:
+    """Both the frame and every tensor of the state reach the new state."""
+    cell, x = _cell(make), _frame().requires_grad_()
+    state = [torch.rand_like(t, requires_grad=True) for t in cell.initial_state(x.detach())]
+    new = cell(x, type(cell.initial_state(x.detach()))(*state))
+    gradients = torch.autograd.grad(sum(t.square().sum() for t in new), [x, *state], allow_unused=True)
+    for name, gradient in zip(("the frame", *new._fields), gradients, strict=True):
+        assert gradient is not None, f"{name} has no effect"
+        assert gradient.any(), f"{name} has no effect"
+
+
+def any_size_without_new_parameters(make: CellFactory) -> None:
+    """One cell takes frames of any size."""
+    cell = _cell(make)
+    for size in ((1, 1), (3, 8), (10, 6)):
+        assert cell(_frame(size=size)).h.shape[2:] == size
+
+
+def layers_of_it_keep_their_contract(make: CellFactory) -> None:
+    """Stacks of it, one way and both ways, pass `check_layer`."""
+    for bidirectional in (False, True):
+        if not bidirectional:
+            check_layer(lambda n: ConvLSTM(n, 3, 3, 2, True, True, True, cell=make))
+    both = ConvLSTM(2, 3, 3, 2, True, True, True, cell=make, bidirectional=True).double().eval()
+    x = torch.randn(2, 4, 2, 5, 4, dtype=torch.float64)
+    lengths = torch.tensor([4, 2])
+    outputs, _ = both(x, lengths=lengths)
+    assert_close(outputs[-1][1:, :2], both(x[1:, :2])[0][-1])
+
+
+def layers_of_it_can_be_saved(make: CellFactory) -> None:
+    """A layer of it is written to a folder and read back; the cell must be importable for that."""
+    layer = ConvLSTM(2, 3, 3, 2, cell=make)
+    with tempfile.TemporaryDirectory() as folder:
+        again = ConvLSTM.from_pretrained(layer.save_pretrained(folder))
+    x = torch.randn(3, 1, 2, 5, 4)
+    assert_close(again.eval()(x)[0], layer.eval()(x)[0], rtol=0, atol=0)
+
+
+CELL_CHECKS: tuple[Callable[[CellFactory], None], ...] = (
+    state_is_named_and_fits,
+    projection_is_frame_by_frame,
+    output_depends_on_input_and_state,
+    any_size_without_new_parameters,
+    layers_of_it_keep_their_contract,
+    layers_of_it_can_be_saved,
+)
+
+
+def check_cell(make: CellFactory, options: Mapping[str, Any] | None = None) -> None:
+    """Run every check of `CELL_CHECKS` on a cell, and see that each of its options has an effect.
+
+    Args:
+        make: a cell class or factory, called with (input_dim, hidden_dim, kernel_size, bias).
+        options: for each keyword option a value other than its default; with it, the cell must have other
+            parameters or give another state.
+
+    Raises:
+        AssertionError: the first check that fails, by name.
+    """
+    for check in CELL_CHECKS:
+        try:
+            check(make)
+        except AssertionError as error:
+            raise AssertionError(f"{check.__name__}: {error}") from error
+    for name, value in (options or {}).items():
+        assert _differs(make, partial(make, **{name: value})), f"{name}={value!r} has no effect"
+
+
+def _differs(make: CellFactory, other: CellFactory) -> bool:
+    """Whether two cells built from one seed have other parameters or give other states after two steps."""
+    cells, x = (_cell(make), _cell(other)), _frame(size=(9, 8))
+    weights = [{name: t.shape for name, t in cell.state_dict().items()} for cell in cells]
+    if weights[0] != weights[1]:
+        return True
+    ends = [cell(x, cell(x)) for cell in cells]
+    return len(ends[0]) != len(ends[1]) or any(not torch.equal(a, b) for a, b in zip(*ends, strict=True))

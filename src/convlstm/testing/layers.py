@@ -1,0 +1,205 @@
+"""What every layer over a sequence owes its users."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+#: Builds a layer with ``batch_first=True`` and ``return_all_layers=True`` from its number of input channels.
+LayerFactory = Callable[[int], nn.Module]
+
+_INPUTS = 2
+
+
+def _layer(make: LayerFactory) -> Any:
+    torch.manual_seed(0)
+    return make(_INPUTS).double().eval()
+
+
+def _frames(batch: int = 3, length: int = 5, size: tuple[int, ...] = (6, 5)) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(batch, length, _INPUTS, *size, dtype=torch.float64, generator=generator)
+
+
+def _flat(states: Any) -> list[Tensor]:
+    return [states] if isinstance(states, Tensor) else [t for part in states for t in _flat(part)]
+
+
+def shapes_follow_the_input(make: LayerFactory) -> None:
+    """Outputs have the batch, length and size of the input, for several of each."""
+    layer = _layer(make)
+    for batch, length, size in ((1, 1, (4, 4)), (3, 7, (5, 9)), (2, 2, (8, 3))):
+        outputs, _ = layer(_frames(batch, length, size))
+        shape = outputs[-1].shape
+        assert (*shape[:2], *shape[3:]) == (batch, length, *size), (
+            f"{tuple(shape)} for {(batch, length, *size)}"
+        )
+
+
+def samples_do_not_touch_each_other(make: LayerFactory) -> None:
+    """A batch gives what its samples give alone, in their order."""
+    layer, x = _layer(make), _frames()
+    together = layer(x)[0][-1]
+    assert_close(together, torch.cat([layer(x[b : b + 1])[0][-1] for b in range(len(x))]))
+
+
+def a_state_resumes_the_sequence(make: LayerFactory) -> None:
+    """T calls of one frame, each with the state of the one before, are one call of T frames."""
+    layer, x = _layer(make), _frames()
+    whole, end = layer(x)
+    state, pieces = None, []
+    for t in range(x.shape[1]):
+        outputs, state = layer(x[:, t : t + 1], state)
+        pieces.append(outputs[-1])
+    assert_close(torch.cat(pieces, dim=1), whole[-1])
+    assert_close(_flat(state), _flat(end))
+
+
+def nothing_is_remembered_between_calls(make: LayerFactory) -> None:
+    """The same input gives the same output, whatever was seen in between."""
+    layer, x = _layer(make), _frames()
+    before = layer(x)[0][-1]
+    layer(_frames(2, 3))
+    assert_close(layer(x)[0][-1], before, rtol=0, atol=0)
+
+
+def a_missing_frame_is_not_read(make: LayerFactory) -> None:
+    """A masked frame may hold NaN: neither outputs nor gradients change, and the state is carried through."""
+    layer, x = _layer(make), _frames()
+    mask = torch.ones(x.shape[:2], dtype=torch.bool)
+    mask[0, 2] = mask[1, 0] = mask[2, 4] = False
+    results = []
+    for fill in (0.0, torch.nan):
+        filled = torch.where(mask[..., None, None, None], x, fill).requires_grad_()
+        outputs, _ = layer(filled, mask=mask)
+        gradients = torch.autograd.grad(outputs[-1].square().sum(), [filled, *layer.parameters()])
+        results.append((outputs[-1], *gradients))
+    assert_close(results[0], results[1])
+    alone = layer(x[:1, [0, 1, 3, 4]])[0][-1]
+    if not getattr(layer, "bidirectional", False):
+        assert_close(results[0][0][0, [0, 1, 3, 4]], alone[0])
+
+
+def each_length_is_its_own_sequence(make: LayerFactory) -> None:
+    """With lengths, each sample gives what it gives alone at that length."""
+    layer, x = _layer(make), _frames()
+    lengths = torch.tensor([2, 5, 3])
+    together, states = layer(x, lengths=lengths)
+    for b, n in enumerate(lengths.tolist()):
+        alone, end = layer(x[b : b + 1, :n])
+        assert_close(together[-1][b : b + 1, :n], alone[-1])
+        assert_close([t[b : b + 1] for t in _flat(states)], _flat(end))
+
+
+def a_reset_starts_afresh(make: LayerFactory) -> None:
+    """A frame marked by reset begins a sequence that nothing before it reaches."""
+    layer, x = _layer(make), _frames()
+    reset = torch.zeros(x.shape[:2], dtype=torch.bool)
+    reset[:, 3] = True
+    outputs = layer(x, reset=reset)[0][-1]
+    assert_close(outputs, torch.cat([layer(x[:, :3])[0][-1], layer(x[:, 3:])[0][-1]], dim=1))
+
+
+def every_parameter_learns(make: LayerFactory) -> None:
+    """Every parameter gets a gradient that is not zero."""
+    learns: set[str] = set()
+    # Drawn anew, as a weight that starts at zero or a unit that is off hides those behind it.
+    for seed in range(8):
+        layer = _layer(make)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        layer(_frames())[0][-1].square().sum().backward()
+        learns |= {n for n, p in layer.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    silent = {name for name, _ in layer.named_parameters()} - learns
+    assert not silent, f"no gradient reaches {sorted(silent)}"
+
+
+def gradients_are_right(make: LayerFactory) -> None:
+    """Gradients agree with finite differences, first and second order."""
+    layer = make(_INPUTS).double().eval()
+    x = 0.5 * _frames(1, 2, (3, 2))
+    x.requires_grad_()
+    torch.autograd.gradcheck(lambda x: layer(x)[0][-1], (x,), fast_mode=True)
+    torch.autograd.gradgradcheck(lambda x: layer(x)[0][-1], (x,), fast_mode=True)
+
+
+def copies_are_equal(make: LayerFactory) -> None:
+    """deepcopy, pickle and a state dict give the same function again."""
+    layer, x = _layer(make), _frames()
+    expected = layer(x)[0][-1]
+    assert_close(copy.deepcopy(layer)(x)[0][-1], expected, rtol=0, atol=0)
+    assert_close(pickle.loads(pickle.dumps(layer))(x)[0][-1], expected, rtol=0, atol=0)
+    torch.manual_seed(99)
+    other = make(_INPUTS).double().eval()
+    other.load_state_dict(layer.state_dict())
+    assert_close(other(x)[0][-1], expected, rtol=0, atol=0)
+
+
+def every_dtype_runs(make: LayerFactory) -> None:
+    """float64, float32, bfloat16 and float16 stay what they are; autocast stays close to float32."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        layer = _layer(make).to(dtype)
+        outputs, states = layer(_frames().to(dtype))
+        assert {t.dtype for t in (outputs[-1], *_flat(states))} == {dtype}, f"{dtype} is not kept"
+    layer, x = _layer(make).float(), _frames().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = layer(x)[0][-1]
+    assert_close(mixed.float(), layer(x)[0][-1], rtol=0.05, atol=0.05)
+
+
+def it_can_be_built_without_memory(make: LayerFactory) -> None:
+    """On the meta device the layer has shapes and no values."""
+    with torch.device("meta"):
+        layer = make(_INPUTS)
+        outputs, _ = layer(torch.empty(2, 3, _INPUTS, 4, 4))
+    assert outputs[-1].device.type == "meta"
+    assert all(parameter.is_meta for parameter in layer.parameters())
+
+
+def it_can_be_exported(make: LayerFactory) -> None:
+    """torch.export gives the same numbers at another batch and another size."""
+    layer = _layer(make)
+    free = torch.export.Dim.AUTO
+    program = torch.export.export(layer, (_frames(),), dynamic_shapes=({0: free, 3: free, 4: free},))
+    x = _frames(2, 5, (9, 7))
+    assert_close(_flat(program.module()(x)), _flat(layer(x)))
+
+
+LAYER_CHECKS: tuple[Callable[[LayerFactory], None], ...] = (
+    shapes_follow_the_input,
+    samples_do_not_touch_each_other,
+    a_state_resumes_the_sequence,
+    nothing_is_remembered_between_calls,
+    a_missing_frame_is_not_read,
+    each_length_is_its_own_sequence,
+    a_reset_starts_afresh,
+    every_parameter_learns,
+    gradients_are_right,
+    copies_are_equal,
+    every_dtype_runs,
+    it_can_be_built_without_memory,
+    it_can_be_exported,
+)
+
+
+def check_layer(make: LayerFactory) -> None:
+    """Run every check of `LAYER_CHECKS` on a layer.
+
+    Args:
+        make: builds the layer from its number of input channels, two space axes, with ``batch_first=True``
+            and ``return_all_layers=True``: ``lambda n: ConvLSTM(n, 4, 3, 2, True, True, True)``.
+
+    Raises:
+        AssertionError: the first check that fails, by name.
+    """
+    for check in LAYER_CHECKS:
+        try:
+            check(make)
+        except AssertionError as error:
+            raise AssertionError(f"{check.__name__}: {error}") from error
