@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster
+from convlstm.arguments import describe, resolve
 from convlstm.errors import RunError
-from convlstm.pretrained import Pretrained, describe, read_config, resolve
+from convlstm.pretrained import Pretrained, read_config
 
 
 @pytest.fixture
@@ -79,6 +80,28 @@ def test_a_lambda_runs_but_cannot_be_saved(tmp_path):
     with pytest.raises(RunError, match="must be importable by name; received .*<lambda>"):
         layer.save_pretrained(tmp_path / "layer")
     assert not (tmp_path / "layer").exists()
+
+
+class Keyworded(Pretrained):
+    """Takes what else there is by keyword."""
+
+    def __init__(self, size, **more):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(size, *more.values()))
+
+
+def test_keywords_beyond_the_named_ones_are_remembered():
+    assert Keyworded(2, b=3).hyperparameters == {"size": 2, "b": 3}
+    assert Keyworded.rebuild(Keyworded(2, b=3).hyperparameters).weight.shape == (2, 3)
+
+
+def test_a_module_as_an_argument_runs_but_is_not_plain_data():
+    activated = functools.partial(ConvLSTMCell, gate_activation=torch.nn.Sigmoid())
+    layer = ConvLSTM(1, 2, 3, 1, cell=activated)
+    with pytest.raises(RunError, match="plain data or a class; received a Sigmoid object: give its class"):
+        layer.hyperparameters  # noqa: B018
+    layer = ConvLSTM(1, 2, 3, 1, cell=functools.partial(ConvLSTMCell, gate_activation=torch.nn.Sigmoid))
+    assert ConvLSTM.rebuild(layer.hyperparameters).hyperparameters == layer.hyperparameters
 
 
 def test_damaged_and_foreign_folders_are_named(layer, tmp_path):

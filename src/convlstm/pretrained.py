@@ -4,12 +4,7 @@ The arguments of the constructor are kept as plain data, so that `save_pretraine
 `from_pretrained` build it again, as on the Hugging Face hub.
 """
 
-import inspect
 import json
-import sys
-from collections.abc import Callable
-from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from convlstm.arguments import RemembersArguments, path_of, resolve
 from convlstm.errors import RunError
 from convlstm.files import write_atomically, writing
 
@@ -24,32 +20,8 @@ SCHEMA = 1
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
-class Pretrained(nn.Module):
+class Pretrained(RemembersArguments, nn.Module):
     """A module that can be written to a folder and read back."""
-
-    _arguments: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments before the constructor sees them."""
-        self = super().__new__(cls)
-        try:
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
-        except TypeError:
-            return self  # the constructor will say what is wrong; unpickling restores the attribute itself
-        bound.apply_defaults()
-        self.__dict__["_arguments"] = dict(list(bound.arguments.items())[1:])
-        return self
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """The constructor's arguments, defaults included, as plain data; classes by their dotted path.
-
-        ``cls.rebuild(hyperparameters)`` gives the same architecture again.
-
-        Raises:
-            RunError: an argument that cannot be written down, such as a lambda.
-        """
-        return {name: describe(value) for name, value in self._arguments.items()}
 
     @classmethod
     def rebuild(cls, hyperparameters: dict[str, Any]) -> Self:
@@ -144,59 +116,6 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             "it was written by a newer convlstm, install that one (pip install -U convlstm)"
         )
     return config
-
-
-def describe(value: Any) -> Any:
-    """A class, function or `functools.partial` as plain data; lists are walked, the rest stays as it is."""
-    if isinstance(value, partial):
-        if value.args:
-            raise RunError(f"a factory that is saved must be a partial with keywords only; received {value}")
-        return {
-            "class": path_of(value.func),
-            "arguments": {k: describe(v) for k, v in value.keywords.items()},
-        }
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    return {"class": path_of(value)} if callable(value) and not isinstance(value, nn.Module) else value
-
-
-def resolve(value: Any) -> Any:
-    """The inverse of `describe`.
-
-    Raises:
-        RunError: a class that cannot be imported.
-    """
-    if isinstance(value, list):
-        return [resolve(item) for item in value]
-    if not isinstance(value, dict) or "class" not in value:
-        return value
-    module, _, name = value["class"].rpartition(".")
-    try:
-        found: Callable[..., Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RunError(
-            f"the classes a model is made of must be importable; {value['class']} gave '{error}': "
-            "run where that module can be found (PYTHONPATH)"
-        ) from error
-    arguments = {k: resolve(v) for k, v in value.get("arguments", {}).items()}
-    return partial(found, **arguments) if arguments else found
-
-
-def path_of(thing: Any) -> str:
-    """The shortest dotted path under which a class or function can be imported, so that files may move.
-
-    Raises:
-        RunError: a lambda, or something defined inside a function.
-    """
-    name = thing.__qualname__
-    if "<" in name:
-        raise RunError(
-            f"a class that is saved must be importable by name; received {thing.__module__}.{name}: define "
-            "it in a module"
-        )
-    parts = thing.__module__.split(".")
-    homes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    return next(f"{home}.{name}" for home in homes if getattr(sys.modules.get(home), name, None) is thing)
 
 
 def _local(folder: str | Path) -> Path:

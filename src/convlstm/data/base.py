@@ -6,6 +6,8 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from convlstm.arguments import RemembersArguments
+
 Split = Literal["train", "validation", "test"]
 
 
@@ -38,7 +40,7 @@ class WindowDataset(Dataset[Window], ABC):
     def __getitem__(self, index: int) -> Window: ...
 
 
-class Source(ABC):
+class Source(RemembersArguments, ABC):
     """Where frames come from.
 
     Attributes:

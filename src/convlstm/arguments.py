@@ -1,0 +1,102 @@
+"""The arguments of a constructor as plain data, so that what was built can be built again."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any, Self
+
+from torch import nn
+
+from convlstm.errors import RunError
+
+
+class RemembersArguments:
+    """A class whose instances know what they were built from."""
+
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the arguments before the constructor sees them."""
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:
+            return self  # the constructor will say what is wrong; unpickling restores the attribute itself
+        bound.apply_defaults()
+        arguments = dict(list(bound.arguments.items())[1:])
+        for name, parameter in bound.signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(name)
+        self.__dict__["_arguments"] = arguments
+        return self
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments, defaults included, as plain data; classes by their dotted path.
+
+        ``cls.rebuild(hyperparameters)`` gives the same architecture again.
+
+        Raises:
+            RunError: an argument that cannot be written down, such as a lambda or a module.
+        """
+        return {name: describe(value) for name, value in self._arguments.items()}
+
+
+def describe(value: Any) -> Any:
+    """A class, function or `functools.partial` as plain data; lists are walked, the rest stays as it is."""
+    if isinstance(value, partial):
+        if value.args:
+            raise RunError(f"a factory that is saved must be a partial with keywords only; received {value}")
+        return {
+            "class": path_of(value.func),
+            "arguments": {k: describe(v) for k, v in value.keywords.items()},
+        }
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if isinstance(value, nn.Module):
+        raise RunError(
+            f"an argument that is saved must be plain data or a class; received a {type(value).__name__} "
+            "object: give its class, or a functools.partial of it"
+        )
+    return {"class": path_of(value)} if callable(value) else value
+
+
+def resolve(value: Any) -> Any:
+    """The inverse of `describe`.
+
+    Raises:
+        RunError: a class that cannot be imported.
+    """
+    if isinstance(value, list):
+        return [resolve(item) for item in value]
+    if not isinstance(value, dict) or "class" not in value:
+        return value
+    module, _, name = value["class"].rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RunError(
+            f"the classes a model is made of must be importable; {value['class']} gave '{error}': "
+            "run where that module can be found (PYTHONPATH)"
+        ) from error
+    arguments = {k: resolve(v) for k, v in value.get("arguments", {}).items()}
+    return partial(found, **arguments) if arguments else found
+
+
+def path_of(thing: Any) -> str:
+    """The shortest dotted path under which a class or function can be imported, so that files may move.
+
+    Raises:
+        RunError: a lambda, or something defined inside a function.
+    """
+    name = thing.__qualname__
+    if "<" in name:
+        raise RunError(
+            f"a class that is saved must be importable by name; received {thing.__module__}.{name}: define "
+            "it in a module"
+        )
+    parts = thing.__module__.split(".")
+    homes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return next(f"{home}.{name}" for home in homes if getattr(sys.modules.get(home), name, None) is thing)
