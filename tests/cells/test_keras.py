@@ -1,0 +1,63 @@
+"""Keras's ConvLSTM layers, run here on their torch backend, against ours with their weights."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from convlstm import ConvLSTM
+from convlstm.cells import lstm_weights
+from convlstm.errors import OptionError, ShapeError
+
+SCRIPT = """
+import sys, numpy as np, keras
+axes, path = int(sys.argv[1]), sys.argv[3]
+kernel = tuple(map(int, sys.argv[2].split(",")))
+keras.utils.set_random_seed(0)
+Layer = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D, 3: keras.layers.ConvLSTM3D}[axes]
+layer = Layer(3, kernel, padding="same", return_sequences=True, bias_initializer="random_normal",
+              data_format="channels_last")
+x = np.random.default_rng(0).normal(size=(2, 4, *(5, 4, 3)[:axes], 2)).astype("float32")
+y = keras.ops.convert_to_numpy(layer(x))
+weights = {f"w{k}": np.asarray(keras.ops.convert_to_numpy(w)) for k, w in enumerate(layer.weights)}
+np.savez(path, x=x, y=y, **weights)
+"""
+
+
+@pytest.mark.parametrize(("axes", "kernel"), [(1, (3,)), (2, (3, 5)), (2, (2, 4)), (3, (3, 1, 3))])
+def test_equal_to_keras_with_its_weights(axes, kernel, tmp_path):
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("keras is not installed")
+    path = tmp_path / "keras.npz"
+    # In a process of its own: Keras reads its backend when it is imported.
+    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(axes), ",".join(map(str, kernel)), str(path)]
+    subprocess.run(words, check=True, env=os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""})
+    stored = np.load(path)
+    layer = ConvLSTM(2, 3, kernel, 1, batch_first=True)
+    weights = lstm_weights(stored["w0"], stored["w1"], stored["w2"], gates="ifgo", channels_last=True)
+    layer.cell_list[0].load_state_dict(weights)
+    (outputs,), _ = layer(torch.from_numpy(stored["x"]).movedim(-1, 2))
+    expected = torch.from_numpy(stored["y"]).movedim(-1, 2)
+    torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-5)
+
+
+def test_gate_orders_and_offsets():
+    """Each gate's rows carry its letter's number: whatever the order, ours is i, f, o, g."""
+    number = {"i": 1.0, "f": 2.0, "o": 3.0, "g": 4.0}
+    for gates in ("ifog", "ifgo", "igfo", "gofi"):
+        rows = torch.tensor([number[gate] for gate in gates]).repeat_interleave(2)
+        kernels = rows.view(8, 1, 1, 1).expand(8, 3, 1, 1), rows.view(8, 1, 1, 1).expand(8, 2, 1, 1)
+        state = lstm_weights(*kernels, rows, gates=gates, forget_offset=1.0)
+        assert state["conv.weight"][:, 0, 0, 0].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
+        assert state["conv.bias"].tolist() == [1, 1, 3, 3, 3, 3, 4, 4]
+
+
+def test_unfit_kernels_are_named():
+    with pytest.raises(OptionError, match="permutation of 'ifog'; received 'ifco'"):
+        lstm_weights(np.zeros((8, 1, 3)), np.zeros((8, 2, 3)), gates="ifco")
+    with pytest.raises(ShapeError, match=r"received \(8, 1, 3\) and \(3, 2, 8\): channels_last says"):
+        lstm_weights(np.zeros((8, 1, 3)), np.zeros((3, 2, 8)), gates="ifgo")
