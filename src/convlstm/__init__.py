@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
+    from convlstm.cli.evaluate import evaluate as evaluate
+    from convlstm.cli.forecast import forecast as forecast
+    from convlstm.cli.report import report as report
+    from convlstm.cli.train import train as train
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
     from convlstm.models import EncoderForecaster as EncoderForecaster
+    from convlstm.models import Forecaster as Forecaster
+    from convlstm.training.config import TrainingConfig as TrainingConfig
 
 _HOME = {
     "Cell": "convlstm.cells",
@@ -30,8 +36,14 @@ _HOME = {
     "ConvLSTMError": "convlstm.errors",
     "ConvRNNCell": "convlstm.cells",
     "EncoderForecaster": "convlstm.models",
+    "Forecaster": "convlstm.models",
     "MovingObjects": "convlstm.data",
     "SAConvLSTMCell": "convlstm.cells",
+    "TrainingConfig": "convlstm.training.config",
+    "evaluate": "convlstm.cli.evaluate",
+    "forecast": "convlstm.cli.forecast",
+    "report": "convlstm.cli.report",
+    "train": "convlstm.cli.train",
 }
 
 __all__ = [
@@ -43,9 +55,15 @@ __all__ = [
     "ConvLSTMError",
     "ConvRNNCell",
     "EncoderForecaster",
+    "Forecaster",
     "MovingObjects",
     "SAConvLSTMCell",
+    "TrainingConfig",
     "__version__",
+    "evaluate",
+    "forecast",
+    "report",
+    "train",
 ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.errors import ConvLSTMError, OptionError, RunError
@@ -48,7 +49,12 @@ def test_a_run_learns_and_leaves_its_records(tmp_path):
     assert [row["step"] for row in rows] == [4, 8, 12, 16, 20, 24]
     assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
-    assert list((run.path / "logs").glob("events.*"))
+    logs = EventAccumulator(str(run.path / "logs")).Reload()
+    assert len(logs.Scalars("val_loss")) == 6
+    (picture,) = logs.Tags()["images"]
+    drawn = logs.Images(picture)[-1]
+    # Three frames of past and three of future side by side, the truth above the forecast.
+    assert (drawn.width, drawn.height, drawn.step) == (6 * 16, 2 * 16, 24)
     again = EncoderForecaster.from_pretrained(run.model)
     past = torch.rand(1, 3, 1, 16, 16)
     torch.testing.assert_close(again(past, 2), model(past, 2), rtol=0, atol=0)

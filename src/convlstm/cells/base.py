@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -28,11 +28,18 @@ class Cell(nn.Module, ABC):
     from the layers. State is passed in and returned, never kept on the module, and no parameter depends on
     the size of the frames.
 
+    A recurrence with a second memory that climbs from layer to layer within a step, and enters the lowest
+    layer of the next step from the top (as in PredRNN), sets ``climbs`` and has
+    ``step(p, state, memory) -> (state, memory)``.
+
     Attributes:
         input_dim: channels of the input.
         hidden_dim: channels of the hidden state.
         kernel_size: one integer for each space axis.
+        climbs: whether a memory climbs the layers.
     """
+
+    climbs: ClassVar[bool] = False
 
     def __init__(self, input_dim: int, hidden_dim: int, kernel_size: int | tuple[int, ...]) -> None:
         super().__init__()
@@ -55,11 +62,22 @@ class Cell(nn.Module, ABC):
     def step(self, p: Tensor, state: Any) -> Any:
         """One step of the recurrence: ``p`` is `project`'s result for this frame; returns the new state."""
 
-    def forward(self, input_tensor: Tensor, cur_state: Any = None) -> Any:
-        """One step from a frame (B, input_dim, *S) and a state (None: the initial one) to the new state."""
+    def initial_memory(self, x: Tensor) -> Tensor:
+        """The climbing memory before the first frame; only where ``climbs``."""
+        return x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
+
+    def forward(self, input_tensor: Tensor, cur_state: Any = None, memory: Tensor | None = None) -> Any:
+        """One step from a frame (B, input_dim, *S) and a state (None: the initial one) to the new state.
+
+        A cell that ``climbs`` also takes the memory from below and returns (state, memory).
+        """
         check_frame(self, input_tensor)
         state = self.initial_state(input_tensor) if cur_state is None else cur_state
-        return self.step(self.project(input_tensor), state)
+        if not self.climbs:
+            return self.step(self.project(input_tensor), state)
+        climbing_step: Any = self.step
+        memory = self.initial_memory(input_tensor) if memory is None else memory
+        return climbing_step(self.project(input_tensor), state, memory)
 
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:

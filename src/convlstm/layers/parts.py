@@ -60,7 +60,24 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return by_frame(lambda f: F.interpolate(f, size, mode=_RESIZE[len(size)], align_corners=False), x)
 
 
-def dropout_over_time(x: Tensor, probability: float) -> Tensor:
-    """Drop channels of (B, T, C, *S), the same at all times (Gal and Ghahramani 2016, arXiv:1512.05287)."""
-    kept = torch.rand(x.shape[0], 1, x.shape[2], *(1,) * (x.ndim - 3), device=x.device) >= probability
-    return x * kept.to(x.dtype) / (1 - probability)
+def dropout_mask(x: Tensor, channels: int, probability: float) -> Tensor:
+    """What drops channels of (B, T, channels, *S), the same at all times (Gal and Ghahramani 2016).
+
+    Zero or 1 / (1 - probability), (B, 1, channels, 1, ...), with the batch, dtype and device of ``x``.
+    """
+    shape = (x.shape[0], 1, channels, *(1,) * (x.ndim - 3))
+    return (torch.rand(shape, device=x.device) >= probability).to(x.dtype) / (1 - probability)
+
+
+def spread(flags_BT: Tensor, x: Tensor) -> Tensor:
+    """Flags of frames (B, T), in the rank of a sequence (B, T, C, *S)."""
+    return flags_BT[(..., *(None,) * (x.ndim - 2))]
+
+
+def last_frame(x: Tensor, valid: Tensor | None) -> Tensor:
+    """The last valid frame of each sequence (B, T, C, *S), as T = 1."""
+    if valid is None:
+        return x[:, -1:]
+    steps = torch.arange(x.shape[1], device=x.device)
+    last = torch.where(valid, steps, 0).amax(dim=1)
+    return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)

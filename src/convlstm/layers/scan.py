@@ -24,6 +24,12 @@ class Timeline:
     valid: Tensor | None = None
     starts: Tensor | None = None
 
+    def at(self, t: int) -> "Timeline":
+        """The timeline of frame ``t`` alone."""
+        return Timeline(
+            *(None if flags is None else flags[:, t : t + 1] for flags in (self.valid, self.starts))
+        )
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -106,6 +112,39 @@ def scan(
             pieces.append(outputs)
         outputs = pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1)
     return outputs, state
+
+
+def climb(
+    cell: nn.Module, x: Tensor, state: Any, memory: Tensor | None, timeline: Timeline, *, lowest: bool
+) -> tuple[Tensor, Any, Tensor | None]:
+    """One step of a layer in a stack where a memory climbs the layers.
+
+    Args:
+        cell: one that ``climbs``, or any other, past which the memory goes unchanged.
+        x: (B, 1, C, *S), one frame.
+        state: before it; None for the initial one.
+        memory: from the layer below, or for the lowest layer from the top of the step before; None for the
+            initial one.
+        timeline: of the one frame.
+        lowest: whether this is the lowest layer, where a new sequence starts with a new memory.
+
+    Returns:
+        The output (B, 1, hidden_dim, *S), the state, and the memory for the layer above.
+    """
+    if not isinstance(cell, Cell) or not cell.climbs:
+        return *scan(cell, x, state, timeline), memory
+    frame = x[:, 0]
+    initial, bottom = cell.initial_state(frame), cell.initial_memory(frame)
+    state = initial if state is None else _of_kind(initial, state)
+    memory = bottom if memory is None else memory
+    if timeline.starts is not None:
+        choose = _chooser(timeline.starts[:, 0])
+        state, memory = map_state(choose, initial, state), choose(bottom, memory) if lowest else memory
+    new, risen = cell(frame, state, memory)
+    if timeline.valid is not None:
+        choose = _chooser(timeline.valid[:, 0])
+        new, risen = map_state(choose, new, state), choose(risen, memory)
+    return output_of(new).unsqueeze(1), new, risen
 
 
 def output_of(state: Any) -> Tensor:

@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, CellFactory, kernel_tuple
-from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.errors import OptionError, check_name
+from convlstm.layers.checks import check_input, count, fraction, number_of_layers, per_layer, timeline_of
 from convlstm.layers.parts import (
     NormFactory,
     by_frame,
-    dropout_over_time,
+    dropout_mask,
+    last_frame,
     norm_factory,
     pool,
     projection,
     resize,
+    spread,
 )
-from convlstm.layers.scan import Keep, Timeline, scan
+from convlstm.layers.scan import Keep, Timeline, climb, scan
 from convlstm.layers.state import BothDirections, StackState, check_states
 from convlstm.pretrained import Pretrained
 
@@ -56,12 +59,12 @@ class Stack(Pretrained):
     ) -> None:
         super().__init__()
         cell = type(self).default_cell if cell is None else cell
-        self.num_layers = _number_of_layers(
+        self.num_layers = number_of_layers(
             num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell
         )
         self.input_dim = input_dim
-        self.hidden_dim: list[int] = _per_layer(hidden_dim, self.num_layers, "hidden_dim")
-        self.kernel_size = [kernel_tuple(k) for k in _per_layer(kernel_size, self.num_layers, "kernel_size")]
+        self.hidden_dim: list[int] = per_layer(hidden_dim, self.num_layers, "hidden_dim")
+        self.kernel_size = [kernel_tuple(k) for k in per_layer(kernel_size, self.num_layers, "kernel_size")]
         if len({len(kernel) for kernel in self.kernel_size}) > 1:
             raise OptionError(
                 f"kernel_size must have the same number of axes in all layers; received {kernel_size}"
@@ -73,7 +76,7 @@ class Stack(Pretrained):
         self.residual = "add" if residual is True else residual
         if self.residual:
             check_name(self.residual, ("add", "project", "dense"), "residual")
-        self.dropout = _fraction(dropout, "dropout")
+        self.dropout = fraction(dropout, "dropout")
         if dropout and self.num_layers == 1:
             raise OptionError(
                 f"dropout acts between layers and needs two at least; received {dropout} with one"
@@ -90,11 +93,11 @@ class Stack(Pretrained):
         self.restore_size = restore_size
         self.keep = Keep(
             last_only=last_only,
-            detach_every=_count(detach_every, "detach_every"),
-            recompute_every=_count(checkpoint, "checkpoint"),
-            zoneout=_fraction(zoneout, "zoneout"),
+            detach_every=count(detach_every, "detach_every"),
+            recompute_every=count(checkpoint, "checkpoint"),
+            zoneout=fraction(zoneout, "zoneout"),
         )
-        self._build(_per_layer(cell, self.num_layers, "cell"), norm)
+        self._build(per_layer(cell, self.num_layers, "cell"), norm)
 
     def _build(self, cells: list[CellFactory], norm: str | NormFactory | None) -> None:
         twice = 2 if self.bidirectional and self.merge == "concat" else 1
@@ -117,7 +120,14 @@ class Stack(Pretrained):
                 )
             )
 
+        self.inputs = inputs
         self.cell_list = layers()
+        self.climbs = any(getattr(cell, "climbs", False) for cell in self.cell_list)
+        if self.climbs and (self.bidirectional or self.keep.recompute_every):
+            raise OptionError(
+                "a memory that climbs the layers goes one way and is kept; received such a cell with "
+                f"bidirectional={self.bidirectional}, checkpoint={self.keep.recompute_every}: leave these out"
+            )
         self.reverse_cell_list = layers() if self.bidirectional else None
         self.norm_list = None if norm is None else nn.ModuleList(norm_factory(norm)(n) for n in outputs)
         self.skip_list = (
@@ -157,152 +167,90 @@ class Stack(Pretrained):
                 not fit. Raised before any arithmetic.
         """
         x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
-        self._check(input_tensor)
-        timeline, within = _timeline(x, mask, lengths, reset)
-        states = check_states(x, hidden_state, list(self.cell_list), self.bidirectional)
-        if timeline.valid is not None:
-            x = torch.where(timeline.valid[(..., *(None,) * (x.ndim - 2))], x, 0)
+        check_input(self, input_tensor, self.input_dim, self.axes, self.batch_first)
+        timeline, within = timeline_of(x, mask, lengths, reset)
         size = tuple(x.shape[3:])
+        states = check_states(
+            x, self.target_size or size, hidden_state, list(self.cell_list), self.bidirectional
+        )
+        if timeline.valid is not None:
+            x = torch.where(spread(timeline.valid, x), x, 0)
         if self.target_size is not None:
             x = pool(x, self.target_size)
-        features, ends = [x], []
-        for layer in range(self.num_layers):
-            x = torch.cat(features, dim=2) if self.residual == "dense" else features[-1]
-            x, state = self._layer(layer, x, states[layer], timeline)
-            features.append(x)
-            ends.append(state)
-        outputs = features[1:] if self.return_all_layers else features[-1:]
-        if within is not None:
-            outputs = [torch.where(within[(..., *(None,) * (x.ndim - 2))], x, 0) for x in outputs]
+        memory = hidden_state.memory if isinstance(hidden_state, StackState) else None
+        run = self._by_frame if self.climbs else self._by_layer
+        outputs, ends, memory = run(x, states, memory, timeline, self._drops(x))
+        outputs = outputs if self.return_all_layers else outputs[-1:]
+        if within is not None:  # the single frame that last_only leaves lies within
+            outputs = [torch.where(spread(within, y), y, 0) if y.shape[1] > 1 else y for y in outputs]
         if self.restore_size:
-            outputs = [resize(x, size) for x in outputs]
+            outputs = [resize(y, size) for y in outputs]
         if not self.batch_first:
-            outputs = [x.transpose(0, 1) for x in outputs]
-        return outputs, StackState(ends, ends if self.return_all_layers else ends[-1:])
+            outputs = [y.transpose(0, 1) for y in outputs]
+        return outputs, StackState(ends, len(outputs), memory)
 
-    def _layer(self, layer: int, x: Tensor, state: Any, timeline: Timeline) -> tuple[Tensor, Any]:
+    def _drops(self, x: Tensor) -> list[Tensor | None]:
+        """By what the input of each layer is multiplied, at all times alike; nothing for the first."""
+        if not (self.training and self.dropout):
+            return [None] * self.num_layers
+        return [None, *(dropout_mask(x, channels, self.dropout) for channels in self.inputs[1:])]
+
+    def _by_layer(
+        self,
+        x: Tensor,
+        states: list[Any],
+        memory: Tensor | None,
+        timeline: Timeline,
+        drops: list[Tensor | None],
+    ) -> tuple[list[Tensor], list[Any], Tensor | None]:
+        """Each layer reads the whole sequence before the next: outputs and states of all layers, memory."""
+        features, ends = [x], []
+        for layer, (state, drop) in enumerate(zip(states, drops, strict=True)):
+            x = torch.cat(features, dim=2) if self.residual == "dense" else features[-1]
+            y, end, memory = self._layer(layer, x if drop is None else x * drop, state, memory, timeline)
+            features.append(y)
+            ends.append(end)
+        return features[1:], ends, memory
+
+    def _by_frame(
+        self,
+        x: Tensor,
+        states: list[Any],
+        memory: Tensor | None,
+        timeline: Timeline,
+        drops: list[Tensor | None],
+    ) -> tuple[list[Tensor], list[Any], Tensor | None]:
+        """All layers read each frame before the next: what a memory that climbs the layers needs."""
+        frames: list[list[Tensor]] = []
+        for t in range(x.shape[1]):
+            if t and self.keep.detach_every and t % self.keep.detach_every == 0:
+                before = StackState(states, self.num_layers, memory).detach()
+                states, memory = before.all_layers, before.memory
+            outputs, states, memory = self._by_layer(x[:, t : t + 1], states, memory, timeline.at(t), drops)
+            frames.append(outputs)
+        joined = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
+        return ([*joined[:-1], frames[-1][-1]] if self.keep.last_only else joined), states, memory
+
+    def _layer(
+        self, layer: int, x: Tensor, state: Any, memory: Tensor | None, timeline: Timeline
+    ) -> tuple[Tensor, Any, Tensor | None]:
         """One layer: both directions, merged and normalised, with its connection around them."""
-        last = layer + 1 == self.num_layers
-        keep = self.keep if last else replace(self.keep, last_only=False)
-        if layer and self.dropout and self.training:
-            x = dropout_over_time(x, self.dropout)
-        if self.reverse_cell_list is None:
-            y, end = scan(self.cell_list[layer], x, state, timeline, keep=keep)
+        cell = self.cell_list[layer]
+        keep = self.keep if layer + 1 == self.num_layers else replace(self.keep, last_only=False)
+        end: Any
+        if self.climbs:
+            y, end, memory = climb(cell, x, state, memory, timeline, lowest=not layer)
+        elif self.reverse_cell_list is None:
+            y, end = scan(cell, x, state, timeline, keep=keep)
         else:
             there, back = (None, None) if state is None else state
-            y, there = scan(self.cell_list[layer], x, there, timeline, keep=keep)
+            y, there = scan(cell, x, there, timeline, keep=keep)
             z, back = scan(self.reverse_cell_list[layer], x, back, timeline, reverse=True, keep=keep)
             y = torch.cat([y, z], dim=2) if self.merge == "concat" else y + z
             y, end = (y / 2 if self.merge == "mean" else y), BothDirections(there, back)
         if self.norm_list is not None:
             y = by_frame(self.norm_list[layer], y)
         if self.residual in ("add", "project"):
-            x = _last_frame(x, timeline.valid) if keep.last_only else x
+            x = x if y.shape[1] == x.shape[1] else last_frame(x, timeline.valid)
             y = y + (x if self.skip_list is None else by_frame(self.skip_list[layer], x))
-        return y, end
-
-    def _check(self, x: Tensor) -> None:
-        """Raise what is wrong with the input tensor, before any arithmetic."""
-        layout = ", ".join(["B, T" if self.batch_first else "T, B", "C", *"DHW"[3 - self.axes :]])
-        if x.ndim != 3 + self.axes:
-            raise ShapeError(
-                f"input_tensor must be ({layout}); received shape {tuple(x.shape)}: "
-                + (
-                    "add the missing batch or time axis"
-                    if x.ndim == 2 + self.axes
-                    else "permute it to this order"
-                )
-            )
-        if x.shape[2] != self.input_dim:
-            places = [axis for axis, size in enumerate(x.shape) if size == self.input_dim and axis > 2]
-            hint = f": channels seem to be on axis {places[0]}, use movedim({places[0]}, 2)" if places else ""
-            raise ShapeError(
-                f"input_tensor must have input_dim={self.input_dim} channels on axis 2 of ({layout}); "
-                f"received shape {tuple(x.shape)}{hint}"
-            )
-        if 0 in x.shape:
-            raise ShapeError(f"input_tensor must hold at least one frame; received shape {tuple(x.shape)}")
-        weight = next(self.parameters(), None)
-        if weight is not None and (weight.device != x.device or _clash(weight, x)):
-            raise ShapeError(
-                f"input_tensor must have the layer's dtype and device, {weight.dtype} on {weight.device}; "
-                f"received {x.dtype} on {x.device}: use input_tensor.to(...) or layer.to(...)"
-            )
-
-
-def _clash(weight: Tensor, x: Tensor) -> bool:
-    """Whether two tensors cannot enter one convolution."""
-    return weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type)
-
-
-def _timeline(
-    x: Tensor, mask: Tensor | None, lengths: Tensor | None, reset: Tensor | None
-) -> tuple[Timeline, Tensor | None]:
-    """What mask, lengths and reset say of the frames of ``x``; and (B, T), which lie within the lengths."""
-    shape = tuple(x.shape[:2])
-    for name, flags in (("mask", mask), ("reset", reset)):
-        if flags is not None and (tuple(flags.shape) != shape or flags.dtype != torch.bool):
-            raise ShapeError(
-                f"{name} must be bool (B, T) = {shape}, batch first; received {flags.dtype} "
-                f"{tuple(flags.shape)}"
-            )
-    within = None
-    if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=x.device)
-        if tuple(lengths.shape) != shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ShapeError(
-                f"lengths must be integers (B,) = ({shape[0]},); received {lengths.dtype} "
-                f"{tuple(lengths.shape)}"
-            )
-        if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > shape[1]):
-            raise ShapeError(f"lengths must lie between 1 and T = {shape[1]}; received {lengths.tolist()}")
-        within = torch.arange(shape[1], device=x.device) < lengths[:, None]
-    valid = within if mask is None else mask if within is None else mask & within
-    return Timeline(valid, reset), within
-
-
-def _last_frame(x: Tensor, valid: Tensor | None) -> Tensor:
-    """The last valid frame of each sequence (B, T, C, *S), as T = 1."""
-    if valid is None:
-        return x[:, -1:]
-    steps = torch.arange(x.shape[1], device=x.device)
-    last = torch.where(valid, steps, 0).amax(dim=1)
-    return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
-
-
-def _number_of_layers(num_layers: int | None, **values: Any) -> int:
-    """The number of layers, given or read off the lists."""
-    if num_layers is not None:
-        if num_layers < 1:
-            raise OptionError(f"num_layers must be at least 1; received {num_layers}")
-        return num_layers
-    lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
-    if len(set(lengths.values())) > 1:
-        raise OptionError(f"lists must have one entry per layer; received lengths {lengths}")
-    return next(iter(lengths.values()), 1)
-
-
-def _is_per_layer(value: Any, name: str) -> bool:
-    """Whether a value holds one entry per layer: a list; or a tuple that is not one layer's kernel."""
-    if isinstance(value, tuple) and name == "kernel_size":
-        return any(not isinstance(entry, int) for entry in value)
-    return isinstance(value, Sequence)
-
-
-def _per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
-    values = list(value) if _is_per_layer(value, name) else [value] * num_layers
-    if len(values) != num_layers:
-        raise OptionError(f"{name} must hold one entry per layer ({num_layers}); received {value!r}")
-    return values
-
-
-def _fraction(value: float, name: str) -> float:
-    if not 0 <= value < 1:
-        raise OptionError(f"{name} must be at least 0 and below 1; received {value}")
-    return value
-
-
-def _count(value: int | None, name: str) -> int | None:
-    if value is not None and value < 1:
-        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
-    return value
+        return y, end, memory

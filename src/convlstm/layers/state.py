@@ -26,13 +26,16 @@ class StackState(list[Any]):
     so that ``states[-1][0]`` is the last h. Passed back as ``hidden_state`` it resumes the whole stack in
     either case.
 
-    Attributes:
+    Args:
         all_layers: one state per layer.
+        shown: how many of them, counted from the last, are the list.
+        memory: what climbed out of the top layer, (B, C, *S), where cells have such a memory.
     """
 
-    def __init__(self, all_layers: Sequence[Any], shown: Sequence[Any]) -> None:
-        super().__init__(shown)
+    def __init__(self, all_layers: Sequence[Any], shown: int, memory: Tensor | None = None) -> None:
         self.all_layers = list(all_layers)
+        self.memory = memory
+        super().__init__(self.all_layers[len(self.all_layers) - shown :])
 
     def detach(self) -> "StackState":
         """The same values, cut from the graph that computed them."""
@@ -41,7 +44,7 @@ class StackState(list[Any]):
     def map(self, function: Callable[[Tensor], Tensor]) -> "StackState":
         """Apply a function to every tensor."""
         layers = [_map_layer(function, state) for state in self.all_layers]
-        return StackState(layers, layers[len(layers) - len(self) :])
+        return StackState(layers, len(self), None if self.memory is None else function(self.memory))
 
 
 def _map_layer(function: Callable[[Tensor], Tensor], state: Any) -> Any:
@@ -53,19 +56,24 @@ def _map_layer(function: Callable[[Tensor], Tensor], state: Any) -> Any:
 # torch.compile and torch.export take containers apart; this is how one of ours is taken apart and rebuilt.
 _pytree.register_pytree_node(
     StackState,
-    lambda state: (state.all_layers, len(state)),
-    lambda layers, shown: StackState(list(layers), list(layers)[len(list(layers)) - shown :]),
+    lambda state: ([state.all_layers, state.memory], len(state)),
+    lambda parts, shown: StackState((content := list(parts))[0], shown, content[1]),
     serialized_type_name="convlstm.layers.StackState",
 )
 
 
 def check_states(
-    x: Tensor, given: Sequence[Any] | None, cells: Sequence[nn.Module], bidirectional: bool
+    x: Tensor,
+    size: tuple[int, ...],
+    given: Sequence[Any] | None,
+    cells: Sequence[nn.Module],
+    bidirectional: bool,
 ) -> list[Any]:
     """One state per layer (None for the initial one), checked against the input and the cells.
 
     Args:
-        x: (B, T, C, *S), after pooling.
+        x: (B, T, C, *S).
+        size: of the frames that reach the first layer.
         given: what the caller passed.
         cells: one per layer.
         bidirectional: whether a layer's state is a pair.
@@ -88,13 +96,13 @@ def check_states(
             raise ShapeError(f"the state of bidirectional layer {layer} must be a pair, forward and backward")
         for half in state if bidirectional else (state,):
             for tensor in half:
-                _check_tensor(tensor, x, cell, layer)
+                _check_tensor(tensor, x, size, cell, layer)
     return states
 
 
-def _check_tensor(tensor: Tensor, x: Tensor, cell: nn.Module, layer: int) -> None:
+def _check_tensor(tensor: Tensor, x: Tensor, size: tuple[int, ...], cell: nn.Module, layer: int) -> None:
     hidden = getattr(cell, "hidden_dim", tensor.shape[1])
-    expected = (x.shape[0], hidden, *x.shape[3:])
+    expected = (x.shape[0], hidden, *size)
     if tensor.ndim != len(expected) or tuple(tensor.shape[:2]) != expected[:2]:
         raise ShapeError(
             f"the state of layer {layer} must be (B, hidden_dim, *S) = {expected}; received "

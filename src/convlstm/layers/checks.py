@@ -1,0 +1,111 @@
+"""What is checked before a stack is built, and before it does any arithmetic."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convlstm.errors import OptionError, ShapeError
+from convlstm.layers.scan import Timeline
+
+
+def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_first: bool) -> None:
+    """Check the rank, channels, dtype and device of a layer's input.
+
+    Raises:
+        ShapeError: what is wrong, before any arithmetic.
+    """
+    layout = ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
+    if x.ndim != 3 + axes:
+        raise ShapeError(
+            f"input_tensor must be ({layout}); received shape {tuple(x.shape)}: "
+            + ("add the missing batch or time axis" if x.ndim == 2 + axes else "permute it to this order")
+        )
+    if x.shape[2] != input_dim:
+        places = [axis for axis, size in enumerate(x.shape) if size == input_dim and axis > 2]
+        hint = f": channels seem to be on axis {places[0]}, use movedim({places[0]}, 2)" if places else ""
+        raise ShapeError(
+            f"input_tensor must have input_dim={input_dim} channels on axis 2 of ({layout}); "
+            f"received shape {tuple(x.shape)}{hint}"
+        )
+    if 0 in x.shape:
+        raise ShapeError(f"input_tensor must hold at least one frame; received shape {tuple(x.shape)}")
+    weight = next(layer.parameters(), None)
+    if weight is not None and (weight.device != x.device or _clash(weight, x)):
+        raise ShapeError(
+            f"input_tensor must have the layer's dtype and device, {weight.dtype} on {weight.device}; "
+            f"received {x.dtype} on {x.device}: use input_tensor.to(...) or layer.to(...)"
+        )
+
+
+def _clash(weight: Tensor, x: Tensor) -> bool:
+    """Whether two tensors cannot enter one convolution."""
+    return weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type)
+
+
+def timeline_of(
+    x: Tensor, mask: Tensor | None, lengths: Tensor | None, reset: Tensor | None
+) -> tuple[Timeline, Tensor | None]:
+    """What mask, lengths and reset say of the frames of ``x``; and (B, T), which lie within the lengths."""
+    shape = tuple(x.shape[:2])
+    for name, flags in (("mask", mask), ("reset", reset)):
+        if flags is not None and (tuple(flags.shape) != shape or flags.dtype != torch.bool):
+            raise ShapeError(
+                f"{name} must be bool (B, T) = {shape}, batch first; received {flags.dtype} "
+                f"{tuple(flags.shape)}"
+            )
+    within = None
+    if lengths is not None:
+        lengths = torch.as_tensor(lengths, device=x.device)
+        if tuple(lengths.shape) != shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
+            raise ShapeError(
+                f"lengths must be integers (B,) = ({shape[0]},); received {lengths.dtype} "
+                f"{tuple(lengths.shape)}"
+            )
+        if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > shape[1]):
+            raise ShapeError(f"lengths must lie between 1 and T = {shape[1]}; received {lengths.tolist()}")
+        within = torch.arange(shape[1], device=x.device) < lengths[:, None]
+    valid = within if mask is None else mask if within is None else mask & within
+    return Timeline(valid, reset), within
+
+
+def number_of_layers(num_layers: int | None, **values: Any) -> int:
+    """The number of layers, given or read off the lists."""
+    if num_layers is not None:
+        if num_layers < 1:
+            raise OptionError(f"num_layers must be at least 1; received {num_layers}")
+        return num_layers
+    lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
+    if len(set(lengths.values())) > 1:
+        raise OptionError(f"lists must have one entry per layer; received lengths {lengths}")
+    return next(iter(lengths.values()), 1)
+
+
+def _is_per_layer(value: Any, name: str) -> bool:
+    """Whether a value holds one entry per layer: a list; or a tuple that is not one layer's kernel."""
+    if isinstance(value, tuple) and name == "kernel_size":
+        return any(not isinstance(entry, int) for entry in value)
+    return isinstance(value, Sequence)
+
+
+def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
+    """One value per layer, whether one was given for all or a list."""
+    values = list(value) if _is_per_layer(value, name) else [value] * num_layers
+    if len(values) != num_layers:
+        raise OptionError(f"{name} must hold one entry per layer ({num_layers}); received {value!r}")
+    return values
+
+
+def fraction(value: float, name: str) -> float:
+    """Return a probability that leaves something over."""
+    if not 0 <= value < 1:
+        raise OptionError(f"{name} must be at least 0 and below 1; received {value}")
+    return value
+
+
+def count(value: int | None, name: str) -> int | None:
+    """Return a number of steps, or None."""
+    if value is not None and value < 1:
+        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
+    return value

@@ -1,0 +1,161 @@
+"""Memories that climb the layers, and foreign modules in the list of cells."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import nn
+
+from convlstm import Cell, ConvGRUCell, ConvLSTM, ConvLSTMCell
+from convlstm.errors import OptionError
+from convlstm.functional.conv import same_conv
+
+
+class ZigZagState(NamedTuple):
+    h: torch.Tensor
+
+
+class ZigZagCell(Cell):
+    """A toy with the memory of an ST-LSTM: it enters from below, is changed, and leaves upwards."""
+
+    climbs = True
+
+    def __init__(self, input_dim, hidden_dim, kernel_size, bias=True):
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        self.weight = nn.Parameter(0.3 * torch.randn(hidden_dim, input_dim, *self.kernel_size))
+        self.gain = nn.Parameter(torch.rand(hidden_dim, 1, 1))
+
+    def initial_state(self, x):
+        return ZigZagState(x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:]))
+
+    def project(self, x):
+        return same_conv(x, self.weight)
+
+    def step(self, p, state, memory):
+        memory = torch.tanh(memory * self.gain + p)
+        return ZigZagState(0.5 * state.h + memory), memory
+
+
+def zig_zag(layer, x):
+    """The schedule by hand: frame by frame, and within a frame layer by layer."""
+    states = [cell.initial_state(x[:, 0]) for cell in layer.cell_list]
+    memory = layer.cell_list[0].initial_memory(x[:, 0])
+    outputs = []
+    for t in range(x.shape[1]):
+        h = x[:, t]
+        for n, cell in enumerate(layer.cell_list):
+            states[n], memory = cell.step(cell.project(h), states[n], memory)
+            h = states[n].h
+        outputs.append(h)
+    return torch.stack(outputs, dim=1), states, memory
+
+
+@pytest.fixture
+def stack():
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 3, 3, 3, batch_first=True, cell=ZigZagCell).double()
+    return layer, torch.randn(2, 5, 2, 4, 4, dtype=torch.float64)
+
+
+def test_the_memory_climbs_and_returns_to_the_bottom(stack):
+    layer, x = stack
+    (outputs,), states = layer(x)
+    expected, by_hand, memory = zig_zag(layer, x)
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close([tuple(s) for s in states.all_layers], [tuple(s) for s in by_hand])
+    torch.testing.assert_close(states.memory, memory)
+
+
+def test_its_state_resumes_the_sequence(stack):
+    layer, x = stack
+    (whole,), _ = layer(x)
+    (first,), states = layer(x[:, :2])
+    (second,), _ = layer(x[:, 2:], states)
+    torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
+
+
+def test_masks_lengths_and_resets_reach_the_memory(stack):
+    layer, x = stack
+    mask = torch.tensor([[True, False, True, True, True], [True] * 5])
+    (outputs,), _ = layer(torch.where(mask[..., None, None, None], x, torch.nan), mask=mask)
+    torch.testing.assert_close(outputs[0, [0, 2, 3, 4]], layer(x[:1, [0, 2, 3, 4]])[0][0][0])
+    (outputs,), states = layer(x, lengths=torch.tensor([3, 5]))
+    (alone,), end = layer(x[:1, :3])
+    torch.testing.assert_close(outputs[:1, :3], alone)
+    torch.testing.assert_close(states.memory[:1], end.memory)
+    reset = torch.zeros(2, 5, dtype=torch.bool)
+    reset[:, 2] = True
+    (outputs,), _ = layer(x, reset=reset)
+    torch.testing.assert_close(outputs, torch.cat([layer(x[:, :2])[0][0], layer(x[:, 2:])[0][0]], dim=1))
+
+
+def test_gradients_are_cut_where_asked(stack):
+    _, x = stack
+    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=ZigZagCell, detach_every=2).double()
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x)[0][0][:, 3].sum(), x)
+    assert gradient.abs().sum((0, 2, 3, 4)).gt(0).tolist() == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "options", [{"residual": "dense", "norm": "layer"}, {"residual": "project"}, {"last_only": True}]
+)
+def test_both_schedules_give_equal_numbers_for_every_other_cell(options):
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, [3, 4], 3, None, True, cell=[ConvLSTMCell, ConvGRUCell], **options).double()
+    x = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64)
+    flags = {
+        "lengths": torch.tensor([5, 2, 4]),
+        "reset": torch.rand(3, 5) < 0.3,
+        "mask": torch.rand(3, 5) < 0.7,
+    }
+    by_layer, states = layer(x, **flags)
+    layer.climbs = True
+    by_frame, others = layer(x, **flags)
+    torch.testing.assert_close(by_frame, by_layer)
+    torch.testing.assert_close([tuple(s) for s in others.all_layers], [tuple(s) for s in states.all_layers])
+
+
+def test_what_cannot_climb_is_named():
+    with pytest.raises(OptionError, match="a memory that climbs the layers goes one way"):
+        ConvLSTM(2, 3, 3, 2, cell=ZigZagCell, bidirectional=True)
+
+
+class ForeignCell(nn.Module):
+    """A module with the single-file original's cell call, written by somebody else."""
+
+    def __init__(self, input_dim, hidden_dim):
+        super().__init__()
+        self.hidden = hidden_dim
+        self.conv = nn.Conv2d(input_dim + hidden_dim, 2 * hidden_dim, 3, padding=1)
+
+    def forward(self, input_tensor, cur_state):
+        h, c = cur_state
+        a, b = self.conv(torch.cat([input_tensor, h], dim=1)).chunk(2, dim=1)
+        c = 0.5 * c + torch.tanh(a)
+        return torch.sigmoid(b) * c, c
+
+    def init_hidden(self, batch_size, image_size):
+        zeros = torch.zeros(batch_size, self.hidden, *image_size)
+        return zeros, zeros
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_foreign_cells_in_the_list_run_as_they_are(bidirectional):
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, bidirectional=bidirectional, merge="sum")
+    layer.cell_list[1] = foreign = ForeignCell(3, 3)
+    x = torch.randn(2, 4, 2, 5, 5)
+    below = ConvLSTM(2, 3, 3, 1, batch_first=True)
+    below.cell_list[0] = layer.cell_list[0]
+    outputs, states = layer(x)
+    if not bidirectional:
+        h = c = torch.zeros(2, 3, 5, 5)
+        for t, frame in enumerate(below(x)[0][0].unbind(1)):
+            h, c = foreign(frame, (h, c))
+            torch.testing.assert_close(outputs[0][:, t], h)
+        torch.testing.assert_close(states[-1][0], h)
+        again, _ = layer(x[:, 3:], layer(x[:, :3])[1])
+        torch.testing.assert_close(again[0][:, 0], outputs[0][:, 3])
+    lengths = torch.tensor([4, 2])
+    torch.testing.assert_close(layer(x, lengths=lengths)[0][0][1:, :2], layer(x[1:, :2])[0][0])
