@@ -17,10 +17,6 @@ class State(Protocol):
         """The hidden state, which is also the cell's output: (B, hidden_dim, *S)."""
 
 
-#: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
-CellFactory = Callable[[int, int, tuple[int, ...], bool], "Cell"]
-
-
 class Cell(nn.Module, ABC):
     """One step of a convolutional recurrence.
 
@@ -78,6 +74,10 @@ class Cell(nn.Module, ABC):
         climbing_step: Any = self.step
         memory = self.initial_memory(input_tensor) if memory is None else memory
         return climbing_step(self.project(input_tensor), state, memory)
+
+
+#: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
+CellFactory = Callable[[int, int, tuple[int, ...], bool], Cell]
 
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:

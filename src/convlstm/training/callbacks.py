@@ -114,7 +114,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._start, self._first_step = time.monotonic(), trainer.global_step
         console = Console(stderr=True)
@@ -125,9 +125,8 @@ class Progress(Callback):
             BarColumn(),
             TextColumn("step {task.completed}/{task.total}"),
             TextColumn("{task.fields[losses]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=console,
         )
         self._task = self._bar.add_task(
@@ -146,7 +145,7 @@ class Progress(Callback):
         if self._bar is not None:
             losses = f"train {float(outputs['loss']):.4g}"
             if "val_loss" in trainer.callback_metrics:
-                losses += f"  validation {float(trainer.callback_metrics['val_loss']):.4g}"
+                losses += f"  val {float(trainer.callback_metrics['val_loss']):.4g}"
             epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
             self._bar.update(self._task, completed=trainer.global_step, losses=losses, epoch=epoch)
 

@@ -1,5 +1,8 @@
 """Train a forecaster on a source of frames, into a run folder."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,8 @@ def fit(
             that is no longer finite.
         KeyboardInterrupt: stopped by the user; the last checkpoint is kept.
     """
-    check_machine(config)
-    with quiet():
+    check(config, data)
+    with quiet(), _interruptible():
         module = ForecastModule(model, config)
         trainer = _trainer(config, run, data)
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
@@ -51,11 +54,7 @@ def fit(
         checkpoint = run.last if resume and run.last.exists() else None
         if checkpoint:
             check_checkpoint(checkpoint, module)
-        try:
-            trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:
-            # Lightning ends the process when it is interrupted; what that means is for the caller to say.
-            raise KeyboardInterrupt from None
+        trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
     restore(model, run.best)
     if trainer.is_global_zero:
         model.save_pretrained(run.model, past=data.past, steps=data.steps, data=data.describe())
@@ -104,12 +103,38 @@ def check_checkpoint(path: Path, module: ForecastModule) -> None:
         )
 
 
-def check_machine(config: TrainingConfig) -> None:
-    """Check that this machine has what the settings ask for.
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C mean what it means in Python.
+
+    Lightning ends the process when it is interrupted, and ignores the signal from then on.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def check(config: TrainingConfig, data: Source) -> None:
+    """Check that machine and data have what the settings ask for.
 
     Raises:
-        OptionError: no GPU, fewer GPUs than devices, or a precision the CPU cannot do.
+        OptionError: no GPU, fewer devices than asked for, a precision the CPU cannot do, or a batch larger
+            than what there is for each process.
     """
+    _check_machine(config)
+    share = len(data.split("train")) // (config.devices * config.nodes)
+    if (1 if config.batch_size == "auto" else config.batch_size) > share:
+        raise OptionError(
+            f"batch_size must be at most the training windows of each process, {share}; received "
+            f"{config.batch_size}: lower it or give more data"
+        )
+
+
+def _check_machine(config: TrainingConfig) -> None:
     gpus = torch.cuda.device_count()
     on_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and gpus > 0)
     if config.accelerator == "gpu" and not gpus:

@@ -5,7 +5,6 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -98,10 +97,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def command_line(arguments: Sequence[str] | None = None) -> str:
+def command_line() -> str:
     """The command that is running, quoted so that a shell takes it."""
-    program, *rest = sys.argv if arguments is None else arguments
-    return shlex.join([Path(program).name, *rest])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["convlstm" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def _version(name: str) -> str | None:

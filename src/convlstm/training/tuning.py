@@ -2,8 +2,11 @@
 
 import copy
 import dataclasses
+import io
 import os
+import sys
 import tempfile
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -76,7 +79,9 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
 
     trial = dataclasses.replace(config, learning_rate=1e-5, schedule="constant", curriculum="free")
     loader = training_loader(dataset, int(config.batch_size), seed=config.seed)
-    with quiet(), tempfile.TemporaryDirectory() as scratch:
+    # The search shows a bar of its own, which belongs on a screen only.
+    screen = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    with quiet(), redirect_stderr(screen), tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             accelerator=config.accelerator,
             devices=1,

@@ -1,0 +1,154 @@
+"""``convlstm evaluate``."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convlstm.cli.train import check_channels, load
+from convlstm.data.base import Source, Window
+from convlstm.errors import OptionError, RunError
+from convlstm.models.base import Forecaster
+from convlstm.training.run import RunFolder
+
+
+def evaluate(
+    model: Path, *, data: Source | None = None, batch_size: int = 16, out: Path | None = None
+) -> Any:
+    """Score a trained model beside the baselines on test windows.
+
+    Prints tables by lead time and writes scores.json, scores.csv and cases.npz, the best, the median and the
+    worst case.
+
+    Args:
+        model: a run folder or a model folder.
+        data: whose test split is forecast; that of the run itself unless given. An option of it alone, such
+            as --data.test_size, changes that option of the run's data.
+        batch_size: windows forecast at once.
+        out: the folder that scores are written to; the run itself unless given.
+
+    Returns:
+        The `Verification`.
+    """
+    import torch
+
+    from convlstm.forecasting.verification import verify, write_cases, write_scores
+    from convlstm.training.loaders import evaluation_loader
+
+    forecaster = load_model(model)
+    run = run_of(model)
+    if data is None and run is None:
+        raise OptionError(
+            f"a model folder needs data to be evaluated on; {model} is no run: add --data CLASS"
+        )
+    if out is None and run is None:
+        raise OptionError(f"scores need a folder to go to; {model} is no run: add --out FOLDER")
+    if batch_size < 1:
+        raise OptionError(f"batch_size must be at least 1; received {batch_size}")
+    source: Source = load(run.config)["data"] if data is None and run is not None else data  # type: ignore[assignment]
+    check_channels(forecaster, source.channels)
+    folder = Path(out) if out is not None else run.path  # type: ignore[union-attr]
+    make_folder(folder)
+    forecaster = forecaster.to("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = source.split("test")
+    batches = _watched(evaluation_loader(dataset, batch_size), len(dataset))
+    name = spoken_name(forecaster)
+    verification, cases = verify(forecaster, batches, name=name, data=source.describe())
+    write_cases(folder, cases, dataset, forecaster, name=name)
+    write_scores(folder, verification)
+    _show(verification)
+    print(f"scores in {folder}/scores.json, scores.csv; cases in cases.npz")
+    print(f"next: convlstm report {folder}")
+    return verification
+
+
+def settings(arguments: list[str]) -> dict[str, Any]:
+    """What options of the data start from: the data of the run that is evaluated."""
+    from convlstm.cli.configuration import read_settings
+
+    run = run_of(Path(arguments[0])) if arguments else None
+    return {} if run is None else {"data": read_settings(run.config)["data"]}
+
+
+def run_of(path: Path) -> RunFolder | None:
+    """The run that a folder is, or whose model it is."""
+    path = Path(path)
+    for folder in (path, path.parent):
+        if (folder / "config.yaml").exists() and (folder == path or RunFolder(folder).model == path):
+            return RunFolder(folder)
+    return None
+
+
+def load_model(path: Path) -> Forecaster:
+    """The trained model of a run folder, or that of a model folder.
+
+    Raises:
+        RunError: no such folder, no model in it, or a damaged one.
+    """
+    run = run_of(path)
+    if run is not None and not run.model.exists():
+        raise RunError(
+            f"a run must have finished before its model is used; {run.path} holds none yet: go on with "
+            f"convlstm train --resume {run.path}"
+        )
+    model: Forecaster = Forecaster.from_pretrained(str(path if run is None else run.model))
+    return model.eval()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and see that files can be written into it, before any work is done."""
+    import tempfile
+
+    from convlstm.files import writing
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def spoken_name(model: Forecaster) -> str:
+    """The name of a model in tables: its class, written as the baselines are."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(model).__name__).lower()
+
+
+def _watched(batches: Any, cases: int) -> Iterator[Window]:
+    """Batches, with a bar on the screen as they go by."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(f"evaluating {cases} cases", file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"evaluating {cases} cases", total=cases)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch.past))
+
+
+def _show(verification: Any) -> None:
+    from rich.console import Console
+
+    console = Console()
+    shown = [name for name in ("mse", "sharpness") if name in verification.scores]
+    if not console.is_terminal:
+        print(verification.to_markdown(*shown))
+        return
+    for table in verification.to_rich(*shown).renderables:
+        _narrow(table, console)
+        console.print(table)
+        console.print()
+
+
+def _narrow(table: Any, console: Any) -> None:
+    """Make a table fit the terminal: headings of two words on two lines, then fewer lead times."""
+    table.padding, table.show_edge = (0, 1, 0, 0), False
+    for column in table.columns[1:]:
+        column.header = str(column.header).replace("_", " ")
+        column.no_wrap = " " not in column.header
+    unbounded = console.options.update(width=1000)
+    # The first and the last lead time and the column over all of them stay.
+    while console.measure(table, options=unbounded).minimum > console.width - 2 and len(table.columns) > 4:
+        del table.columns[len(table.columns) // 2]

@@ -1,0 +1,123 @@
+"""The ``convlstm`` command: finds the command, turns what goes wrong into one sentence and an exit status."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from convlstm import __version__
+from convlstm.errors import ConvLSTMError, OptionError
+
+#: What the overview says; nothing is imported before a command is chosen.
+COMMANDS = {
+    "train": "train a forecaster into a run folder",
+    "evaluate": "score a trained model beside the baselines",
+    "forecast": "forecast the frames that follow those in a file",
+    "report": "write a run's report, one HTML file",
+    "demo": "learn to forecast moving digits, verify, report: a few minutes",
+}
+
+# What installs a library that is only needed by some commands.
+_EXTRAS = {
+    "train": ("jsonargparse", "docstring_parser", "yaml", "lightning", "torchmetrics", "tensorboard", "rich"),
+    "data": ("sklearn", "xarray", "zarr"),
+    "plots": ("PIL", "matplotlib", "plotly"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: what follows ``convlstm``; that of this process if None.
+
+    Returns:
+        0, or 2 after an error in what was given, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _run([word for word in words if word != "--debug"])
+    except KeyboardInterrupt as stop:
+        # A command that can be taken up again says how.
+        after_echo = "\n" if sys.stderr.isatty() else ""
+        print(f"{after_echo}convlstm: {stop or 'stopped'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has gone, as in `convlstm evaluate RUN | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"convlstm: error: {' '.join(sentence.split())}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview(), end="")
+        return 0
+    if words[0] == "--version":
+        print(f"convlstm {__version__}")
+        return 0
+    name = words[0]
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see convlstm --help"
+        raise OptionError(f"a command must be one of {', '.join(COMMANDS)}; received {name!r}: {hint}")
+    # The user's own models and cells may lie where the command is given.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    module = import_module(f"convlstm.cli.{name}")
+    from convlstm.cli.options import call
+
+    call(getattr(module, name), words[1:], getattr(module, "settings", None))
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    commands = "\n".join(f"  {name:{width}}{line}" for name, line in COMMANDS.items())
+    return f"""\
+usage: convlstm COMMAND [OPTIONS]
+
+Convolutional recurrent networks that forecast sequences of frames.
+
+commands:
+{commands}
+
+options:
+  -h, --help     this page, or that of a command: convlstm train --help
+  --version      the version
+  --debug        with any command: the traceback of an error
+
+examples:
+  convlstm train --out runs/a --data.canvas 32 --epochs 5
+  convlstm forecast runs/a frames.npy --steps 10 --out forecast.gif
+"""
+
+
+def _sentence(error: Exception) -> str | None:
+    """What went wrong, if it comes from what was given or from the machine; None for a defect."""
+    if isinstance(error, ConvLSTMError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        missing = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, names in _EXTRAS.items() if missing in names), None)
+        if extra is None:
+            return None
+        return f"this command needs {missing}, which is not installed: pip install 'convlstm[{extra}]'"
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the batch must fit in memory, and it does not: lower --batch_size, or use --batch_size auto"
+    if isinstance(error, OSError) and error.strerror:
+        place = (
+            f"{error.filename} must be usable" if error.filename else "files must be readable and writable"
+        )
+        return f"{place}; the system says '{error.strerror}': free space, change permissions or the path"
+    return None

@@ -1,0 +1,48 @@
+"""What was typed after a command, taken apart into arguments and options."""
+
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+from convlstm.cli.names import type_in_words
+from convlstm.errors import OptionError
+
+#: A name, with underscores, and what was given as its value.
+Option = tuple[str, str | None]
+
+
+def split(function: Callable[..., Any], words: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """Arguments, and options with their values; hyphens in names become underscores."""
+    flags = {name for name, hint in get_type_hints(function).items() if hint is bool}
+    flags |= {"help", "h", "print_config"}
+    arguments: list[str] = []
+    options: list[tuple[str, str | None]] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            arguments.append(word)
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("--") and word != "-h":
+            raise OptionError(f"options must begin with two hyphens; received {word}: write --{name}")
+        name = name.replace("-", "_").replace(".init_args.", ".").removesuffix(".class_path")
+        if equals:
+            options.append((name, value))
+        elif rest and (rest[0].lower() in ("true", "false") if name in flags else rest[0][:2] != "--"):
+            options.append((name, rest.pop(0)))
+        else:
+            options.append((name, None))
+    return arguments, options
+
+
+def needed(name: str, value: str | None, hint: Any) -> str:
+    """The value of an option, or ``true`` for a switch.
+
+    Raises:
+        OptionError: none was typed.
+    """
+    if value is not None:
+        return value
+    if hint is bool:
+        return "true"
+    raise OptionError(f"--{name} needs a value, {type_in_words(hint)}; received none")

@@ -1,0 +1,272 @@
+"""The commands on real, tiny runs, typed and called from Python."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convlstm import EncoderForecaster, MovingObjects
+from convlstm.cli.evaluate import evaluate
+from convlstm.cli.main import main
+from convlstm.cli.train import train
+from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.training.config import TrainingConfig
+
+DATA = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
+SIZES = {"train_size": 8, "validation_size": 4, "test_size": 5}
+CONFIG = {"epochs": 1, "batch_size": 4, "accelerator": "cpu"}
+TYPED = [f"--data.{name}={value}" for name, value in (DATA | SIZES).items()]
+TYPED += [f"--{name}={value}" for name, value in CONFIG.items()] + ["--model.hidden_dim=[4]"]
+
+
+def weights(run):
+    return (Path(run) / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    path = tmp_path_factory.mktemp("runs") / "a"
+    assert main(["train", *TYPED, "--out", str(path)]) == 0
+    return path
+
+
+def test_a_run_folder_holds_what_made_it(run):
+    names = {"config.yaml", "command.txt", "environment.json", "metrics.csv", "logs", "checkpoints", "model"}
+    assert names <= {path.name for path in run.iterdir()}
+    assert json.loads((run / "environment.json").read_text())["packages"]["torch"]
+    assert (run / "command.txt").read_text().strip()
+
+
+def test_a_run_repeated_from_its_configuration_gives_equal_weights(run, tmp_path):
+    assert main(["train", "--config", str(run / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
+    assert weights(tmp_path / "b") == weights(run)
+    assert (tmp_path / "b" / "config.yaml").read_text() == (run / "config.yaml").read_text()
+    other = ["--config", str(run / "config.yaml"), "--seed", "1", "--out", str(tmp_path / "c")]
+    assert main(["train", *other]) == 0
+    assert weights(tmp_path / "c") != weights(run)
+
+
+def test_python_and_the_command_line_are_one(run, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = EncoderForecaster(hidden_dim=[4])
+    path = train(
+        data=MovingObjects(**DATA, **SIZES), model=model, config=TrainingConfig(**CONFIG), out=tmp_path / "b"
+    )
+    assert path == tmp_path / "b"
+    assert weights(path) == weights(run)
+    assert (path / "config.yaml").read_text() == (run / "config.yaml").read_text()
+    shown = capsys.readouterr().out
+    assert f"trained 1 of 1 epochs into {path}; best validation loss" in shown
+    assert f"next: convlstm evaluate {path}\n      convlstm report {path}\n" in shown
+
+
+def test_auto_is_a_number_in_the_configuration(tmp_path, capsys):
+    words = ["--batch_size", "auto", "--learning_rate", "auto", "--out", str(tmp_path / "a")]
+    assert main(["train", *TYPED, *words]) == 0
+    shown = capsys.readouterr().out
+    assert "batch_size auto: 8\n" in shown
+    text = (tmp_path / "a" / "config.yaml").read_text()
+    assert "batch_size: 8\n" in text
+    assert "auto" not in text
+    assert main(["train", "--config", str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
+    assert weights(tmp_path / "b") == weights(tmp_path / "a")
+
+
+def test_folders_are_found_by_themselves_and_never_taken_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train", "train-2"):
+        assert main(["train", *TYPED]) == 0
+        assert (tmp_path / "runs" / name / "model").is_dir()
+    before = weights("runs/train")
+    assert main(["train", *TYPED, "--seed", "1", "--out", "runs/train"]) == 2
+    assert (
+        "already holds a run: go on with it (convlstm train --resume runs/train)" in capsys.readouterr().err
+    )
+    assert weights("runs/train") == before
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    settings = CONFIG | {"learning_rate": 1e30, "schedule": "constant", "epochs": 3}
+    parts = {"data": MovingObjects(**DATA, **SIZES), "config": TrainingConfig(**settings)}
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "notes.txt").touch()
+    for name in ("new", "kept"):
+        with pytest.raises(ConvLSTMError, match="loss must stay finite"):
+            train(model=EncoderForecaster(hidden_dim=[4]), out=tmp_path / name, **parts)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "kept",
+        "kept/notes.txt",
+    ]
+
+
+def test_resume_takes_no_other_option(run):
+    with pytest.raises(OptionError, match="--resume takes every option from the run itself"):
+        train(config=TrainingConfig(), resume=run)
+    with pytest.raises(RunError, match="must hold a config.yaml"):
+        train(resume=run / "model")
+
+
+def test_evaluate_shows_tables_and_writes_scores(run, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    shown = capsys.readouterr()
+    for text in (
+        "encoder_forecaster",
+        "persistence",
+        "mean_frame",
+        "MSE",
+        "skill",
+        f"next: convlstm report {run}",
+    ):
+        assert text in shown.out
+    assert "evaluating 5 cases" in shown.err
+    scores = json.loads((run / "scores.json").read_text())
+    assert (scores["cases"], scores["past"], scores["steps"]) == (5, 3, 3)
+    assert scores["model"] == "encoder_forecaster"
+    with (run / "scores.csv").open(newline="") as file:
+        assert {row["forecaster"] for row in csv.DictReader(file)} == set(scores["forecasters"])
+    with np.load(run / "cases.npz") as cases:
+        assert cases["forecast_encoder_forecaster"].shape == (3, 3, 1, 16, 16)
+
+
+def test_evaluate_on_other_data_and_into_another_folder(run, tmp_path):
+    for name, words in {
+        "changed": [str(run), "--data.test_size", "3"],
+        "of the run": [str(run / "model"), "--data.test_size=3"],
+        "whole": [str(run), "--data", "MovingObjects", *TYPED[:7], "--data.test_size", "3"],
+    }.items():
+        assert main(["evaluate", *words, "--batch_size", "2", "--out", str(tmp_path / name)]) == 0
+        assert json.loads((tmp_path / name / "scores.json").read_text())["cases"] == 3
+    same = evaluate(
+        run, data=MovingObjects(**DATA, **SIZES | {"test_size": 3}), batch_size=2, out=tmp_path / "python"
+    )
+    written = json.loads((tmp_path / "changed" / "scores.json").read_text())
+    assert same.to_dict() == written
+
+
+def test_a_model_folder_alone_needs_data_and_a_place(tmp_path):
+    EncoderForecaster(hidden_dim=[4]).save_pretrained(tmp_path / "m")
+    with pytest.raises(OptionError, match="a model folder needs data to be evaluated on"):
+        evaluate(tmp_path / "m")
+    data = MovingObjects(**DATA, **SIZES)
+    with pytest.raises(OptionError, match="add --out FOLDER"):
+        evaluate(tmp_path / "m", data=data)
+    assert evaluate(tmp_path / "m", data=data, out=tmp_path / "s").cases == 5
+
+
+def test_an_unfinished_run_has_no_model_yet(run, tmp_path):
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
+    with pytest.raises(RunError, match="must have finished before its model is used; .* --resume"):
+        evaluate(tmp_path)
+
+
+def test_forecast_gives_frames_of_any_size_in_the_scale_of_the_input(run, tmp_path, capsys):
+    past = np.random.default_rng(0).integers(0, 256, (5, 20, 26), dtype=np.uint8)
+    np.save(tmp_path / "past.npy", past)
+    words = ["forecast", str(run), str(tmp_path / "past.npy"), "--steps", "4", "--out"]
+    assert main([*words, str(tmp_path / "f.npy")]) == 0
+    assert f"4 frames after the last of {tmp_path / 'past.npy'} are in" in capsys.readouterr().out
+    frames = np.load(tmp_path / "f.npy")
+    assert (frames.shape, frames.dtype) == ((4, 1, 20, 26), np.uint8)
+    model = EncoderForecaster.from_pretrained(run / "model").eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(past[-3:, None]).float()[None] / 255, 4)[0]
+    np.testing.assert_allclose(frames, (expected.numpy().clip(0, 1) * 255).round(), atol=1)
+    for ending in ("npz", "gif", "png"):
+        assert main([*words, str(tmp_path / f"f.{ending}")]) == 0
+        assert (tmp_path / f"f.{ending}").stat().st_size
+    assert main([*words, str(tmp_path / "f.npy")]) == 2
+    assert "exists" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "f.npy"), "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "sentence"),
+    [
+        (np.zeros((2, 20, 20)), "must hold the 3 frames that the model was trained with; {path} holds 2"),
+        (np.zeros((5, 2, 20, 20)), "must have the channels of the model, 1; {path} has 2"),
+        (np.full((5, 20, 20), np.nan), "values must be finite; {path} holds 2000 NaN or infinite"),
+        (np.zeros((5, 20, 20), complex), "complex128"),
+        (np.zeros(7), "has shape (7,)"),
+    ],
+)
+def test_a_past_that_does_not_fit_is_named(run, tmp_path, capsys, frames, sentence):
+    path = tmp_path / "past.npy"
+    np.save(path, frames)
+    assert main(["forecast", str(run), str(path), "--steps", "2", "--out", str(tmp_path / "f.npy")]) == 2
+    assert sentence.format(path=path) in capsys.readouterr().err
+    assert not (tmp_path / "f.npy").exists()
+
+
+def test_damaged_models_and_files_are_named(run, tmp_path, capsys):
+    model = EncoderForecaster(hidden_dim=[4])
+    model.save_pretrained(tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    (tmp_path / "new" / "config.json").write_text(json.dumps(config | {"schema": config["schema"] + 1}))
+    model.save_pretrained(tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"x")
+    np.save(tmp_path / "past.npy", np.zeros((5, 20, 20)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "past.npy").read_bytes()[:200])
+    out = ["--steps", "2", "--out", str(tmp_path / "f.npy")]
+    for words, sentence in (
+        ((tmp_path / "new", tmp_path / "past.npy"), "newer convlstm"),
+        ((tmp_path / "cut", tmp_path / "past.npy"), "must be a whole safetensors file"),
+        ((run, tmp_path / "cut.npy"), "must be a whole, readable .npy"),
+        ((run, tmp_path / "none.npy"), "none.npy"),
+    ):
+        assert main(["forecast", *map(str, words), *out]) == 2
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "f.npy").exists()
+
+
+def test_report_writes_a_page(run, tmp_path, capsys):
+    assert main(["report", str(run)]) == 0
+    assert f"the report is {run / 'report.html'}" in capsys.readouterr().out
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_the_demonstration_does_everything_once(tmp_path, monkeypatch, capsys):
+    from convlstm.cli import demo
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "DATA", DATA | SIZES)
+    monkeypatch.setattr(demo, "MODEL", {"hidden_dim": (4,)})
+    monkeypatch.setattr(demo, "TRAINING", CONFIG)
+    assert main(["demo"]) == 0
+    assert "the report is runs/demo/report.html" in capsys.readouterr().out
+    for name in ("scores.json", "cases.npz", "report.html", "forecast.gif", "forecast.png"):
+        assert (tmp_path / "runs" / "demo" / name).exists()
+    assert demo.demo() == Path("runs/demo-2")
+
+
+def test_the_settings_of_the_demonstration_are_valid():
+    from convlstm.cli import demo
+
+    data, config = MovingObjects(**demo.DATA), TrainingConfig(**demo.TRAINING)
+    model = EncoderForecaster(**demo.MODEL)
+    assert config.epochs >= 1
+    assert model(data.split("test")[0].past[None], data.steps).shape[1] == data.steps
+
+
+@pytest.mark.long
+def test_two_processes_share_a_run_and_what_auto_stands_for(tmp_path):
+    words = ["train", *TYPED, "--batch_size", "auto", "--data.train_size", "16", "--devices", "2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "convlstm", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("trained 1 of 1 epochs into runs/train") == 1
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["train"]
+    config = (tmp_path / "runs" / "train" / "config.yaml").read_text()
+    assert "devices: 2\n" in config
+    assert "batch_size: 8\n" in config

@@ -1,0 +1,260 @@
+"""What is typed reaches the objects, and what cannot be understood is answered with one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convlstm.cli.main import main
+from convlstm.cli.names import nearest, placeholder, type_in_words
+from convlstm.cli.options import parse
+from convlstm.cli.pages import page
+from convlstm.cli.train import load, train
+from convlstm.cli.words import split
+
+OWN = '''
+import torch
+
+from convlstm.cells import ConvLSTMCell
+from convlstm.models import Forecaster
+
+
+class MyModel(Forecaster):
+    """Dims the last frame.
+
+    Args:
+        width: how many weights.
+        channels: of the frames.
+    """
+
+    def __init__(self, width: int, channels: int = 1):
+        super().__init__()
+        self.width, self.channels = width, channels
+        self.weight = torch.nn.Parameter(torch.rand(width))
+
+    def forward(self, past, steps):
+        return self.weight.mean() * past[:, -1:].expand(-1, steps, -1, -1, -1)
+
+
+class MyCell(ConvLSTMCell):
+    def __init__(self, input_dim, hidden_dim, kernel_size, bias, *, width: int = 3):
+        super().__init__(input_dim, hidden_dim, kernel_size, bias)
+        self.width = width
+
+
+constant = 3
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with a module of the user's, which is where the command is given."""
+    (tmp_path / "own_code.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("own_code", None)
+    sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path)]
+
+
+def build(line):
+    arguments, options = split(train, line.split())
+    sys.path.append(str(Path.cwd()))
+    return parse(train, arguments, options).build()
+
+
+def test_options_reach_the_objects_with_hyphens_and_underscores(own):
+    line = "--batch-size 4 --learning_rate=auto --loss mse+mae --gradient_clip -0 --data.canvas [20,24] "
+    line += "--data.object-size 8 --model.hidden-dim [4,8] --model.skip false --out runs/x"
+    objects = build(line)
+    config, data, model = objects["config"], objects["data"], objects["model"]
+    assert (config.batch_size, config.learning_rate, config.loss) == (4, "auto", "mse+mae")
+    assert (data.canvas, data.object_size, data.count) == ((20, 24), 8, 2)
+    assert model.hyperparameters["hidden_dim"] == [4, 8]
+    assert model.hyperparameters["skip"] is False
+    assert objects["out"] == Path("runs/x")
+
+
+def test_what_is_not_mentioned_is_left_to_the_function():
+    assert build("--out a") == {"out": Path("a"), "resume": None}
+
+
+def test_models_and_cells_of_the_users_own(own):
+    model = build("--model own_code.MyModel --model.width 8")["model"]
+    assert (type(model).__name__, model.width) == ("MyModel", 8)
+    model = build("--model.hidden_dim [4] --model.cell own_code.MyCell --model.cell.width 5")["model"]
+    assert [(type(cell).__name__, cell.width) for cell in model.encoder] == [("MyCell", 5)]
+    assert model.hyperparameters["cell"] == {"class": "own_code.MyCell", "arguments": {"width": 5}}
+    short = build("--model EncoderForecaster --model.cell ConvLSTMCell --model.hidden_dim [4]")["model"]
+    assert type(short.encoder[0]).__name__ == "ConvLSTMCell"
+
+
+def test_a_file_gives_options_and_what_is_typed_counts(own):
+    (own / "a.yaml").write_text(
+        "learning-rate: 1e-4\nepochs: 7\nmodel:\n  class_path: own_code.MyModel\n  init_args: {width: 2}\n"
+    )
+    objects = build("--config a.yaml --epochs 3")
+    assert (objects["config"].learning_rate, objects["config"].epochs) == (1e-4, 3)
+    assert objects["model"].width == 2
+    assert build("--config a.yaml --model.width 5")["model"].width == 5
+    replaced = build("--config a.yaml --model EncoderForecaster")["model"]
+    assert type(replaced).__name__ == "EncoderForecaster"
+
+
+def test_the_printed_configuration_is_what_config_takes(own, capsys):
+    line = (
+        "--epochs 3 --data.canvas 16 --data.object_size 8 --model.hidden_dim [4] --model.cell own_code.MyCell"
+    )
+    assert main(["train", *line.split(), "--print_config"]) == 0
+    printed = capsys.readouterr().out
+    (own / "c.yaml").write_text(printed)
+    objects = load(own / "c.yaml")
+    assert objects["config"].epochs == 3
+    assert objects["data"].canvas == (16, 16)
+    assert objects["model"].encoder[0].width == 3
+    assert main(["train", "--config", "c.yaml", "--print_config"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+WRONG = {
+    "train --data.canvs 32": "convlstm train has no option --data.canvs; did you mean --data.canvas?",
+    "train --canvas 32": "no option --canvas; did you mean --data.canvas?",
+    "train --epoch 3": "no option --epoch; did you mean --epochs?",
+    "train --batchsize 3": "no option --batchsize; did you mean --batch_size?",
+    "train --xyzzy 3": "no option --xyzzy; see convlstm train --help",
+    "train --model.cell own_code.MyCell --model.cell.widht 3": "did you mean --model.cell.width?",
+    "train -e 3": "options must begin with two hyphens; received -e",
+    "train extra": "convlstm train takes options only; received 'extra' as well",
+    "train --epochs": "--epochs needs a value, a whole number; received none",
+    "train --epochs x": "--epochs must be a whole number; received 'x'",
+    "train --epochs 1.5": "--epochs must be a whole number; received '1.5'",
+    "train --epochs 0": "epochs must be greater than 0; received 0",
+    "train --batch-size big": "--batch_size must be a whole number or auto; received 'big'",
+    "train --model.hidden_dim 3": "must be a list of whole numbers such as [8,16]; received '3'",
+    "train --model.skip maybe": "--model.skip must be true or false; received 'maybe'",
+    "train --model.cell own_code.MyCell --model.cell.width x": "--model.cell.width must be a whole number",
+    "train --loss mes": "loss must be one of",
+    "train --data.canvas 20": "object_size must be at most the canvas, 20 x 20; received 28",
+    "train --data.test_file no.npy": "no.npy does not exist",
+    "train --data.images nowhere": "nowhere",
+    "train --model own_code.MyModle": "importing 'own_code.MyModle' gave 'AttributeError: ",
+    "train --model nothing.Here": "--model must be the dotted path of a Forecaster; importing 'nothing.Here'",
+    "train --model EncoderForecster": "received 'EncoderForecster': did you mean EncoderForecaster?",
+    "train --model torch.nn.Linear": "received 'torch.nn.Linear', which is none: derive it from Forecaster",
+    "train --model convlstm.models.Forecaster": "which is abstract: give a class derived from it",
+    "train --model own_code.constant": "which holds 3",
+    "train --model.cell torch.nn.Linear": "--model.cell must be the dotted path of a Cell; received",
+    "train --model own_code.MyModel": "MyModel needs --model.width, a whole number; received none",
+    "train --model.channels 3": "channels of the model must be those of the frames, 1; received 3",
+    "train --config no.yaml": "must be a readable YAML file; no.yaml gave 'No such file or directory'",
+    "train --config own_code.py": "a configuration must be",
+    "train --config typo.yaml": "no option epoch in the configuration; did you mean epochs?",
+    "train --config wrong.yaml": "epochs in the configuration must be a whole number; received 'many'",
+    "train --config part.yaml": "data in the configuration must hold class_path and init_args; received",
+    "train --config list.yaml": "must be a mapping of options to values; list.yaml holds something else",
+    "train --batch_size 16 --data.train_size 15": "training windows of each process, 15; received 16",
+    "train --devices 4096": "devices must be at most the number of",
+    "train --out file/run": "must be writable; the system says 'Not a directory'",
+    "train --resume .": "a run to go on with must hold a config.yaml; . holds none",
+    "train --resume . --epochs 3": "--resume takes every option from the run itself",
+    "evaluate": "convlstm evaluate needs MODEL, a path; received none",
+    "evaluate nowhere": "received nowhere",
+    "evaluate . --data.canvs 3": "convlstm evaluate has no option --data.canvs; did you mean --data.canvas?",
+    "forecast a": "needs PAST, a path; received none: convlstm forecast MODEL PAST --steps N",
+    "forecast a b": "convlstm forecast needs --steps, a whole number; received none",
+    "forecast a b --steps 0 --out c.npy": "steps must be at least 1; received 0",
+    "forecast a b --steps 3 --out c.mp4": "the ending of c.mp4 must be one of .gif, .npy, .npz, .png",
+    "forecast a b --steps 3 --out own_code.npy": "own_code.npy exists",
+    "report nowhere": "nowhere is not a folder",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_cannot_be_used_is_answered_in_one_sentence(own, capsys, line):
+    (own / "typo.yaml").write_text("epoch: 3\n")
+    (own / "wrong.yaml").write_text("epochs: many\n")
+    (own / "part.yaml").write_text("data: {canvas: 3}\n")
+    (own / "list.yaml").write_text("- 3\n")
+    (own / "own_code.npy").touch()
+    (own / "file").touch()
+    before = sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
+    assert main(line.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("convlstm: error: ")
+    assert shown.err.count("\n") == 1
+    assert WRONG[line] in shown.err
+    assert before == sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
+
+
+def test_help_shows_every_option_in_its_group(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    groups = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["options:", "training:", "data:", "model:"]
+    assert max(map(len, shown.splitlines())) <= 80
+    for text in (
+        "--batch_size N|auto",
+        "--data.canvas N|[N,N]",
+        "--model.hidden_dim [N,...]",
+        "[default: 20]",
+    ):
+        assert text in shown
+    for noise in ("Union", "typing", "class '", "null", "NoneType", "``", "init_args"):
+        assert noise not in shown
+
+
+def test_help_is_about_the_classes_that_were_chosen(own, capsys):
+    assert main(["train", "--model", "own_code.MyModel", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "own_code.MyModel: Dims the last frame." in shown
+    assert "--model.width N           how many weights" in shown
+    assert "--model.hidden_dim" not in shown
+
+
+@pytest.mark.parametrize("name", ["evaluate", "forecast", "report", "demo"])
+def test_every_command_has_a_page(name, capsys):
+    assert main([name, "-h"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: convlstm {name}")
+
+
+def test_switches_take_a_value_or_none():
+    from convlstm.cli.forecast import forecast
+
+    for line in ("--overwrite m p", "m --overwrite true p", "m p --overwrite"):
+        arguments, options = split(forecast, line.split())
+        assert arguments == ["m", "p"]
+        command = parse(forecast, arguments, [*options, ("steps", "2"), ("out", "o.npy")])
+        assert command.build()["overwrite"] is True
+
+
+def test_types_and_names_in_words():
+    assert (
+        type_in_words(int | tuple[int, int]) == "a whole number or a list of 2 whole numbers such as [8,16]"
+    )
+    assert type_in_words(Path | None) == "a path"
+    assert placeholder(str | None) == "NAME"
+    assert nearest("data.canvs", ["data.canvas", "data.count"]) == "data.canvas"
+    assert nearest("xyzzy", ["data.canvas", "epochs"]) is None
+
+
+def test_a_page_needs_no_terminal():
+    from convlstm.cli.options import command_of
+
+    assert "usage: convlstm train" in page(command_of(train, {}, {}))
+
+
+def test_a_missing_optional_library_is_named_before_anything_else(tmp_path):
+    """A real process in which jsonargparse cannot be imported."""
+    code = (
+        "import sys; sys.modules['jsonargparse'] = None; from convlstm.cli.main import main; sys.exit(main())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "train"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 2
+    assert (
+        "this command needs jsonargparse, which is not installed: pip install 'convlstm[train]'"
+        in result.stderr
+    )
+    assert not list(tmp_path.iterdir())
