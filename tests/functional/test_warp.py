@@ -6,7 +6,7 @@ from scipy.ndimage import shift
 from skimage.registration import phase_cross_correlation
 
 from convlstm.errors import ShapeError
-from convlstm.functional.warp import phase_correlation, translate
+from convlstm.functional.warp import carry, phase_correlation, translate
 
 
 def blob(size=(32, 40), seed=0):
@@ -117,3 +117,27 @@ def test_refuses_other_shapes():
         phase_correlation(x, x[:1])
     with pytest.raises(ShapeError, match=r"displacement \(B, 2\); received"):
         translate(x, torch.zeros(1, 2))
+
+
+def test_carrying_by_one_weight_is_a_shift():
+    """All weight on one neighbour moves the frame, the border's values coming in from outside."""
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    weights = torch.zeros(1, 9, 3, 4)
+    weights[:, 3] = 1  # the left one of the middle row
+    moved = carry(torch.cat([x, -x], dim=1), weights)
+    assert moved[0, 0].tolist() == [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]
+    assert torch.equal(moved[0, 1], -moved[0, 0])
+
+
+def test_carrying_equals_plain_loops():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    weights = torch.rand(2, 25, 4, 5, generator=generator, dtype=torch.float64)
+    expected = torch.zeros_like(x)
+    for row in range(4):
+        for column in range(5):
+            for k in range(25):
+                y = min(max(row + k // 5 - 2, 0), 3)
+                z = min(max(column + k % 5 - 2, 0), 4)
+                expected[:, :, row, column] += weights[:, k, row, column, None] * x[:, :, y, z]
+    torch.testing.assert_close(carry(x, weights), expected)

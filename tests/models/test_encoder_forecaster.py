@@ -73,7 +73,9 @@ def test_skip_connects_equal_resolutions():
             model.up[0].weight.zero_()
         features = [torch.randn(1, n, size, size, requires_grad=True) for n, size in ((3, 8), (4, 4))]
         _, (fine, _) = model._write(
-            features, [cell.initial_state(h) for cell, h in zip(model.forecaster, features, strict=True)]
+            torch.zeros(1, 1, 16, 16),
+            features,
+            [cell.initial_state(h) for cell, h in zip(model.forecaster, features, strict=True)],
         )
         gradients = torch.autograd.grad(fine.h.sum(), features, allow_unused=True)
         assert [g is not None and bool(g.abs().sum() > 0) for g in gradients] == [skip, False]
@@ -107,6 +109,7 @@ def test_arguments_have_an_effect():
         "kernel_size": 5,
         "patch_size": 4,
         "skip": False,
+        "transport": 3,
         "channels": 3,
     }.items():
         shapes = [p.shape for p in EncoderForecaster(**{name: value}).parameters()]
@@ -130,3 +133,14 @@ def test_bad_input_is_named(model):
         EncoderForecaster(output="sigmoide")
     with pytest.raises(ConvLSTMError, match=r"one entry per level \(2\); received \[3\]"):
         EncoderForecaster(hidden_dim=[4, 4], kernel_size=[3])
+
+
+def test_a_fresh_model_mostly_carries_the_last_frame_on():
+    """Before any training, transport keeps what was there; without it there is nothing to keep."""
+    past = torch.rand(2, 3, 1, 16, 16)
+    torch.manual_seed(0)
+    errors = [
+        (EncoderForecaster(hidden_dim=[4, 4], transport=n)(past, 1)[:, 0] - past[:, -1]).square().mean()
+        for n in (2, 0)
+    ]
+    assert errors[0] < 0.3 * errors[1]

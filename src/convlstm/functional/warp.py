@@ -1,6 +1,9 @@
 """Motion of whole frames: finding a displacement, and moving a frame by one."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import ShapeError
@@ -109,3 +112,20 @@ def _shift(x: Tensor, displacement_B: Tensor, axis: int) -> Tensor:
 
     part = (source - below).to(x.dtype).view(shape)
     return (1 - part) * take(below) + part * take(below + 1)
+
+
+def carry(x: Tensor, weights: Tensor) -> Tensor:
+    """Each pixel as a weighted sum of its square neighbourhood, with weights of its own.
+
+    Args:
+        x: (B, C, H, W); beyond the border its values are repeated.
+        weights: (B, K, H, W), K = (2 r + 1)^2 weights per pixel, row by row of the neighbourhood; the same
+            for all channels.
+
+    Returns:
+        (B, C, H, W).
+    """
+    side = math.isqrt(weights.shape[1])
+    wide = F.pad(x, (side // 2,) * 4, mode="replicate")
+    near = F.unfold(wide, side).view(x.shape[0], x.shape[1], side * side, *x.shape[2:])
+    return (near * weights.unsqueeze(1)).sum(dim=2)
