@@ -240,7 +240,7 @@ def test_the_demonstration_does_everything_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "TRAINING", CONFIG)
     assert main(["demo"]) == 0
     assert "the report is runs/demo/report.html" in capsys.readouterr().out
-    for name in ("scores.json", "cases.npz", "report.html", "forecast.gif", "forecast.png"):
+    for name in ("scores.json", "cases.npz", "report.html", "strip.png", "forecast.gif", "forecast.png"):
         assert (tmp_path / "runs" / "demo" / name).exists()
     assert demo.demo() == Path("runs/demo-2")
 

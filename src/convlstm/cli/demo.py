@@ -12,13 +12,13 @@ DATA: dict[str, Any] = {
     "validation_size": 100,
     "test_size": 500,
 }
-MODEL: dict[str, Any] = {"hidden_dim": (32, 32), "patch_size": 4}
+MODEL: dict[str, Any] = {"hidden_dim": (24, 32), "patch_size": 4, "transport": 2}
 TRAINING: dict[str, Any] = {
-    "epochs": 8,
+    "epochs": 9,
     "batch_size": 8,
-    "learning_rate": 4e-3,
+    "learning_rate": 6e-3,
     "curriculum": "linear",
-    "curriculum_steps": 500,
+    "curriculum_steps": 550,
     "accelerator": "cpu",
 }
 
@@ -52,8 +52,21 @@ def demo(out: Path | None = None) -> Path:
     torch.manual_seed(config.seed)
     run = train(data=data, model=EncoderForecaster(**MODEL), config=config, out=folder)
     evaluate(run)
+    _strip(run)
     np.save(run / "past.npy", data.split("test")[0].past.numpy())
     for ending in ("gif", "png"):
         forecast(run, run / "past.npy", steps=2 * data.steps, out=run / f"forecast.{ending}")
     report(run)
     return run
+
+
+def _strip(run: Path) -> None:
+    """The median test case as one picture: what was given, what followed, what was forecast."""
+    import numpy as np
+
+    from convlstm.plots.strips import film_strip
+
+    with np.load(run / "cases.npz") as cases:
+        median = list(cases["label"]).index("median")
+        rows = {"truth": cases["truth"][median], "forecast": cases["forecast_encoder_forecaster"][median]}
+        film_strip(rows, past=cases["past"][median]).save(run / "strip.png")
