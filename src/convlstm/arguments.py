@@ -21,11 +21,11 @@ class RemembersArguments:
         """Note the arguments before the constructor sees them."""
         self = super().__new__(cls)
         try:
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound = _signature(cls).bind(self, *args, **kwargs)
         except TypeError:
             return self  # the constructor will say what is wrong; unpickling restores the attribute itself
         bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
+        arguments = {name: copy(value) for name, value in list(bound.arguments.items())[1:]}
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name)
@@ -42,6 +42,20 @@ class RemembersArguments:
             RunError: an argument that cannot be written down, such as a lambda or a module.
         """
         return {name: describe(value) for name, value in self._arguments.items()}
+
+
+def _signature(kind: type) -> inspect.Signature:
+    """Of the constructor; of the one below where it only hands its arguments on by ``*args``."""
+    signatures = [
+        inspect.signature(vars(base)["__init__"]) for base in kind.__mro__ if "__init__" in vars(base)
+    ]
+    named = [s for s in signatures if all(p.kind is not p.VAR_POSITIONAL for p in s.parameters.values())]
+    return named[0]
+
+
+def copy(value: Any) -> Any:
+    """A list or dictionary of its own, which the caller cannot change; anything else as it is."""
+    return value.copy() if isinstance(value, list | dict) else value
 
 
 def describe(value: Any) -> Any:
@@ -91,7 +105,7 @@ def path_of(thing: Any) -> str:
     Raises:
         RunError: a lambda, or something defined inside a function.
     """
-    name = thing.__qualname__
+    name = thing.__qualname__.removeprefix("_VariableFunctionsClass.")  # as torch's own functions are called
     if "<" in name:
         raise RunError(
             f"a class that is saved must be importable by name; received {thing.__module__}.{name}: define "

@@ -1,9 +1,10 @@
 """The contract of a cell: everything that whoever writes a recurrence has to write."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from convlstm.errors import OptionError, ShapeError
@@ -68,7 +69,8 @@ class Cell(nn.Module, ABC):
         A cell that ``climbs`` also takes the memory from below and returns (state, memory).
         """
         check_frame(self, input_tensor)
-        state = self.initial_state(input_tensor) if cur_state is None else cur_state
+        initial = self.initial_state(input_tensor)
+        state = initial if cur_state is None else check_state(cur_state, initial, "the state")
         if not self.climbs:
             return self.step(self.project(input_tensor), state)
         climbing_step: Any = self.step
@@ -105,11 +107,66 @@ def check_positive(value: int, name: str) -> int:
     return value
 
 
+def check_state(state: Any, initial: Any, what: str) -> Any:
+    """A state as the kind of state that a cell makes.
+
+    Args:
+        state: what the caller passed, any sequence of tensors.
+        initial: the cell's initial state for the same frame.
+        what: which state, to open the message.
+
+    Raises:
+        ShapeError: the number of tensors, or their shape, dtype or device differs.
+    """
+    kind = type(initial)
+    names = getattr(kind, "_fields", tuple(range(len(initial))))
+    if not isinstance(state, Sequence) or [type(t) for t in state] != [type(t) for t in initial]:
+        received = len(state) if isinstance(state, Sequence) else type(state).__name__
+        raise ShapeError(
+            f"{what} must hold the tensors {', '.join(map(str, names))} of a {kind.__name__}; received "
+            f"{received}: pass what the call before returned"
+        )
+    for name, tensor, like in zip(names, state, initial, strict=True):
+        if tensor.shape != like.shape:
+            raise ShapeError(
+                f"{what} must fit batch, cell and frames, {name} {tuple(like.shape)}; received "
+                f"{tuple(tensor.shape)}: it belongs to another batch, stack or size, start from None"
+            )
+        mixed = _autocast(like) and tensor.is_floating_point()
+        if tensor.device != like.device or not (tensor.dtype == like.dtype or mixed):
+            raise ShapeError(
+                f"{what} must have the dtype and device of the frames, {like.dtype} on {like.device}; "
+                f"received {tensor.dtype} on {tensor.device}: convert it with to(...)"
+            )
+    return kind(*state) if hasattr(kind, "_fields") else kind(state)
+
+
+def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
+    """Check that a tensor can meet a module's parameters.
+
+    Raises:
+        ShapeError: another dtype (outside autocast) or device.
+    """
+    weight = next(module.parameters(), None)
+    if weight is None:
+        return
+    mixed = _autocast(x) and x.is_floating_point()
+    if weight.device != x.device or not (weight.dtype == x.dtype or mixed):
+        raise ShapeError(
+            f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
+            f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
+        )
+
+
+def _autocast(x: Tensor) -> bool:
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
 def check_frame(cell: Cell, x: Tensor) -> None:
     """Check that ``x`` is a frame (B, input_dim, *S) for this cell.
 
     Raises:
-        ShapeError: wrong rank or channels.
+        ShapeError: wrong rank, channels, dtype or device.
     """
     axes = ", ".join("DHW"[3 - len(cell.kernel_size) :])
     if x.ndim != 2 + len(cell.kernel_size):
@@ -122,3 +179,4 @@ def check_frame(cell: Cell, x: Tensor) -> None:
             f"a frame must have input_dim={cell.input_dim} channels on axis 1 of (B, C, {axes}); "
             f"received shape {tuple(x.shape)}"
         )
+    check_same_kind(cell, x, "a frame")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.functional.gates import Activation, gru_update
@@ -14,6 +15,9 @@ class GRUState(NamedTuple):
     """State of a GRU or a plain recurrence: the output ``h``, (B, hidden_dim, *S)."""
 
     h: Tensor
+
+
+_pytree._register_namedtuple(GRUState, serialized_type_name="convlstm.cells.GRUState")
 
 
 class ConvGRUCell(ConvCell):

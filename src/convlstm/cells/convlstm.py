@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.errors import OptionError, ShapeError, check_name
@@ -16,6 +17,9 @@ class LSTMState(NamedTuple):
 
     h: Tensor
     c: Tensor
+
+
+_pytree._register_namedtuple(LSTMState, serialized_type_name="convlstm.cells.LSTMState")
 
 
 class ConvLSTMCell(ConvCell):
@@ -105,6 +109,7 @@ class ConvLSTMCell(ConvCell):
             with torch.no_grad():
                 self.conv.bias[hidden_dim : 2 * hidden_dim] += forget_bias
         self.peephole_weight = self._peepholes(peephole, image_size)
+        self.image_size = None if image_size is None else tuple(image_size)
 
     def _peepholes(self, peephole: str | None, image_size: Sequence[int] | None) -> nn.Parameter | None:
         axes = len(self.kernel_size)
@@ -121,12 +126,14 @@ class ConvLSTMCell(ConvCell):
             raise OptionError(
                 f"image_size must have one entry per space axis ({axes}); received {image_size!r}"
             )
+        if any(not isinstance(n, int) or n < 1 for n in size):
+            raise OptionError(f"image_size must hold integers of at least 1; received {image_size!r}")
         return nn.Parameter(torch.zeros(3, self.hidden_dim, *size))
 
     def initial_state(self, x: Tensor) -> LSTMState:
         """Zeros, (B, hidden_dim, *S)."""
-        zeros = x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
-        return LSTMState(zeros, zeros)
+        shape = (x.shape[0], self.hidden_dim, *x.shape[2:])
+        return LSTMState(x.new_zeros(shape), x.new_zeros(shape))
 
     def step(self, p: Tensor, state: Any) -> LSTMState:
         """Add the hidden state's part of the gates and `update`."""
@@ -138,7 +145,11 @@ class ConvLSTMCell(ConvCell):
 
         Override this to change the rule; convolutions, layers and everything else stay.
         """
-        peepholes = None if self.peephole_weight is None else self._checked_peepholes(state.c)
+        peepholes = None
+        if self.peephole_weight is not None:
+            self._check_image_size(state.c.shape[2:])
+            w_i, w_f, w_o = self.peephole_weight.unbind()
+            peepholes = (w_i, w_f, w_o)
         h, c = lstm_gates(
             gates,
             state.c,
@@ -149,12 +160,14 @@ class ConvLSTMCell(ConvCell):
         )
         return LSTMState(h, c)
 
-    def _checked_peepholes(self, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert self.peephole_weight is not None
-        w_i, w_f, w_o = self.peephole_weight.unbind()
-        if w_i[0].numel() > 1 and w_i.shape != c.shape[1:]:
+    def check_size(self, size: Sequence[int]) -> None:
+        """Check that frames of a size fit the padding and the peepholes."""
+        super().check_size(size)
+        self._check_image_size(size)
+
+    def _check_image_size(self, size: Sequence[int]) -> None:
+        if self.image_size is not None and tuple(size) != self.image_size:
             raise ShapeError(
-                f"peephole=pixel fixes the size of frames to {tuple(w_i.shape[1:])}; received "
-                f"{tuple(c.shape[2:])}: use peephole=channel for frames of any size"
+                f"peephole=pixel fixes the size of frames to {self.image_size}; received {tuple(size)}: "
+                "use peephole=channel for frames of any size"
             )
-        return w_i, w_f, w_o

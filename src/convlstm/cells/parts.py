@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from convlstm.cells.base import Cell
 from convlstm.errors import OptionError, check_name
-from convlstm.functional.conv import PADDING_MODES, same_conv
+from convlstm.functional.conv import PADDING_MODES, check_reach, same_conv
 from convlstm.functional.gates import ACTIVATIONS, Activation
 
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -54,8 +54,8 @@ class ConvCell(Cell):
         super().__init__(input_dim, hidden_dim, kernel_size)
         axes = len(self.kernel_size)
         self.dilation = _per_axis(dilation, axes, "dilation", int)
-        if min(self.dilation) < 1:
-            raise OptionError(f"dilation must be at least 1; received {dilation!r}")
+        if any(not isinstance(d, int) or d < 1 for d in self.dilation):
+            raise OptionError(f"dilation must be at least 1; received {dilation!r}: use integers")
         self.padding_mode = _per_axis(padding_mode, axes, "padding_mode", str)
         for mode in self.padding_mode:
             check_name(mode, PADDING_MODES, "padding_mode")
@@ -77,6 +77,15 @@ class ConvCell(Cell):
     @abstractmethod
     def initial_state(self, x: Tensor) -> Any:
         """Zeros, (B, hidden_dim, *S) for each tensor of the state."""
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Check that frames of a size can be convolved.
+
+        Raises:
+            ShapeError: they are smaller than what a padding mode has to repeat.
+        """
+        reach = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        check_reach(tuple(size), reach, self.padding_mode)
 
     def init_hidden(self, batch_size: int, image_size: Sequence[int]) -> Any:
         """The initial state for a batch and an image size, with the parameters' device and dtype."""
@@ -141,6 +150,10 @@ def attention_module(
     """The attention asked for, as a module of its own."""
     if attention is None:
         return None
+    if not callable(attention) and not isinstance(attention, str):
+        raise OptionError(
+            f"attention must be spatial, channel, a module or what builds one; received {attention!r}"
+        )
     if isinstance(attention, str):
         named = {"spatial": SpatialAttention, "channel": ChannelAttention}
         return named[check_name(attention, named, "attention")](channels, axes)
@@ -161,7 +174,7 @@ def activation_function(activation: Any, name: str) -> Activation:
 
 
 def _per_axis(value: Any, axes: int, name: str, kind: type) -> tuple[Any, ...]:
-    values = (value,) * axes if isinstance(value, kind) else tuple(value)
-    if len(values) != axes:
+    values = (value,) * axes if isinstance(value, kind) else value
+    if not isinstance(values, Sequence) or len(values) != axes:
         raise OptionError(f"{name} must have one entry per space axis ({axes}); received {value!r}")
-    return values
+    return tuple(values)

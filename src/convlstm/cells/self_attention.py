@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from convlstm.cells.base import Cell, check_positive
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
@@ -16,6 +17,9 @@ class SAState(NamedTuple):
     h: Tensor
     c: Tensor
     m: Tensor
+
+
+_pytree._register_namedtuple(SAState, serialized_type_name="convlstm.cells.SAState")
 
 
 class SAConvLSTMCell(Cell):
@@ -67,7 +71,7 @@ class SAConvLSTMCell(Cell):
     def initial_state(self, x: Tensor) -> SAState:
         """Zeros, (B, hidden_dim, *S)."""
         h, c = self.lstm.initial_state(x)
-        return SAState(h, c, h)
+        return SAState(h, c, h.clone())
 
     def project(self, x: Tensor) -> Tensor:
         """The input's part of the LSTM's gates."""

@@ -43,19 +43,34 @@ def same_conv(
     return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
 
 
+def check_reach(size: tuple[int, ...], reach: list[int], modes: tuple[str, ...]) -> None:
+    """Check that a border can be taken from inside the frame.
+
+    Args:
+        size: of the frame.
+        reach: by how much a convolution widens each axis.
+        modes: one of `PADDING_MODES` per axis.
+
+    Raises:
+        ShapeError: a frame smaller than what is to be mirrored or wrapped.
+    """
+    for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
+        behind = r - r // 2
+        if mode in ("reflect", "circular") and behind > size[axis] - (mode == "reflect"):
+            raise ShapeError(
+                f"padding_mode={mode} needs a frame at least as large as the kernel's reach; received size "
+                f"{size[axis]} for a reach of {behind} on space axis {axis}: use padding_mode=zeros"
+            )
+
+
 def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
     """Widen each space axis by ``reach``, half before and half behind, each in its own mode."""
     axes = len(reach)
+    check_reach(tuple(x.shape[2:]), reach, modes)
     for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
         if not r:
             continue
         before, behind = r // 2, r - r // 2
-        size = x.shape[2 + axis]
-        if mode in ("reflect", "circular") and behind > size - (mode == "reflect"):
-            raise ShapeError(
-                f"padding_mode={mode} needs a frame at least as large as the kernel's reach; received size "
-                f"{size} for a reach of {behind} on space axis {axis}: use padding_mode=zeros"
-            )
         if mode == "zeros":
             x = F.pad(x, [0, 0] * (axes - 1 - axis) + [before, behind])
         else:  # torch wants these modes spelt out for all space axes at once

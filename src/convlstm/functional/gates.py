@@ -8,6 +8,12 @@ from torch import Tensor
 
 Activation = Callable[[Tensor], Tensor]
 
+
+def identity(x: Tensor) -> Tensor:
+    """No nonlinearity."""
+    return x
+
+
 #: Activations that may be given by name.
 ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": torch.sigmoid,
@@ -20,7 +26,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "softsign": F.softsign,
-    "identity": lambda x: x,
+    "identity": identity,
 }
 
 

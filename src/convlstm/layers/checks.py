@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convlstm.cells.base import check_same_kind
+from convlstm.cells.parts import ConvCell
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.scan import Timeline
 
@@ -23,25 +25,28 @@ def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_fi
             + ("add the missing batch or time axis" if x.ndim == 2 + axes else "permute it to this order")
         )
     if x.shape[2] != input_dim:
-        places = [axis for axis, size in enumerate(x.shape) if size == input_dim and axis > 2]
-        hint = f": channels seem to be on axis {places[0]}, use movedim({places[0]}, 2)" if places else ""
+        places = [axis for axis, size in enumerate(x.shape) if size == input_dim and axis != 2]
+        place = next((axis for axis in (1, x.ndim - 1, *places) if axis in places), None)
+        hint = "" if place is None else f": channels seem to be on axis {place}, use movedim({place}, 2)"
         raise ShapeError(
             f"input_tensor must have input_dim={input_dim} channels on axis 2 of ({layout}); "
             f"received shape {tuple(x.shape)}{hint}"
         )
     if 0 in x.shape:
         raise ShapeError(f"input_tensor must hold at least one frame; received shape {tuple(x.shape)}")
-    weight = next(layer.parameters(), None)
-    if weight is not None and (weight.device != x.device or _clash(weight, x)):
-        raise ShapeError(
-            f"input_tensor must have the layer's dtype and device, {weight.dtype} on {weight.device}; "
-            f"received {x.dtype} on {x.device}: use input_tensor.to(...) or layer.to(...)"
-        )
+    check_same_kind(layer, x, "input_tensor")
 
 
-def _clash(weight: Tensor, x: Tensor) -> bool:
-    """Whether two tensors cannot enter one convolution."""
-    return weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type)
+def check_sizes(cells: Sequence[nn.Module], size: tuple[int, ...]) -> None:
+    """Check the size of the frames against each cell, up to the first that may change it.
+
+    Raises:
+        ShapeError: pixel peepholes of another size, or a border that cannot be taken from inside the frame.
+    """
+    for cell in cells:
+        if not isinstance(cell, ConvCell) or type(cell).project is not ConvCell.project:
+            return
+        cell.check_size(size)
 
 
 def timeline_of(
@@ -63,20 +68,25 @@ def timeline_of(
                 f"lengths must be integers (B,) = ({shape[0]},); received {lengths.dtype} "
                 f"{tuple(lengths.shape)}"
             )
-        if not torch.compiler.is_compiling() and (lengths.min() < 1 or lengths.max() > shape[1]):
+        readable = not torch.compiler.is_compiling() and not lengths.is_meta
+        if readable and (lengths.min() < 1 or lengths.max() > shape[1]):
             raise ShapeError(f"lengths must lie between 1 and T = {shape[1]}; received {lengths.tolist()}")
         within = torch.arange(shape[1], device=x.device) < lengths[:, None]
     valid = within if mask is None else mask if within is None else mask & within
-    return Timeline(valid, reset), within
+    starts = reset if reset is None or within is None else reset & within
+    return Timeline(valid, starts), within
 
 
 def number_of_layers(num_layers: int | None, **values: Any) -> int:
     """The number of layers, given or read off the lists."""
     if num_layers is not None:
-        if num_layers < 1:
-            raise OptionError(f"num_layers must be at least 1; received {num_layers}")
+        if not isinstance(num_layers, int) or num_layers < 1:
+            raise OptionError(f"num_layers must be an integer of at least 1; received {num_layers}")
         return num_layers
     lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
+    for name, length in lengths.items():
+        if not length:
+            raise OptionError(f"{name} must hold one entry per layer; received {values[name]!r}")
     if len(set(lengths.values())) > 1:
         raise OptionError(f"lists must have one entry per layer; received lengths {lengths}")
     return next(iter(lengths.values()), 1)
@@ -106,6 +116,24 @@ def fraction(value: float, name: str) -> float:
 
 def count(value: int | None, name: str) -> int | None:
     """Return a number of steps, or None."""
-    if value is not None and value < 1:
+    if value is not None and (not isinstance(value, int) or value < 1):
         raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
+    return value
+
+
+def space(value: Any, axes: int, name: str) -> tuple[int, ...] | None:
+    """Return a size, one integer per space axis, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or len(value) != axes:
+        raise OptionError(f"{name} must have one entry per space axis ({axes}); received {value!r}")
+    if any(not isinstance(n, int) or n < 1 for n in value):
+        raise OptionError(f"{name} must hold integers of at least 1; received {value!r}")
+    return tuple(value)
+
+
+def factory(value: Any, name: str) -> Any:
+    """Return what builds modules: something that can be called."""
+    if not callable(value):
+        raise OptionError(f"{name} must be a class or a factory; received {value!r}")
     return value

@@ -33,9 +33,16 @@ def norm_factory(norm: str | NormFactory) -> NormFactory:
     return _group_norm
 
 
+class _GroupNorm(nn.GroupNorm):
+    """Group normalisation that takes a single value too, as a stream of small frames needs it."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def _group_norm(channels: int) -> nn.Module:
     groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels)
+    return _GroupNorm(groups, channels)
 
 
 def projection(inputs: int, outputs: int, axes: int) -> nn.Module:
@@ -74,10 +81,9 @@ def spread(flags_BT: Tensor, x: Tensor) -> Tensor:
     return flags_BT[(..., *(None,) * (x.ndim - 2))]
 
 
-def last_frame(x: Tensor, valid: Tensor | None) -> Tensor:
-    """The last valid frame of each sequence (B, T, C, *S), as T = 1."""
-    if valid is None:
-        return x[:, -1:]
+def fill_forward(x: Tensor, valid: Tensor) -> Tensor:
+    """In place of each missing frame of (B, T, C, *S) the last one that was there; zeros before the first."""
     steps = torch.arange(x.shape[1], device=x.device)
-    last = torch.where(valid, steps, 0).amax(dim=1)
-    return x[torch.arange(len(x), device=x.device), last].unsqueeze(1)
+    last = torch.where(valid, steps, -1).cummax(dim=1).values
+    filled = x[torch.arange(len(x), device=x.device)[:, None], last.clamp(min=0)]
+    return torch.where(spread(last >= 0, x), filled, 0)

@@ -37,6 +37,9 @@ class ConvLSTM(Stack):
         last_only: whether the last layer returns its output after the last frame only, as T = 1.
         detach_every: steps after which gradients are cut (truncated back-propagation through time).
         checkpoint: steps per segment that is computed again in the backward pass rather than kept in memory.
+        engine: what does the arithmetic, with the same numbers: ``reference`` (the loop over time as it is
+            written), ``fused`` (one function for the whole sequence with its backward pass by hand; an error
+            says why where it cannot serve a call) or ``auto`` (fused where it can serve the call).
 
     Example:
         >>> import torch

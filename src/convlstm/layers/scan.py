@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convlstm.cells.base import Cell, map_state
+from convlstm.engines import fused, select
+from convlstm.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def scan(
     *,
     reverse: bool = False,
     keep: Keep = Keep(),
+    engine: str = "reference",
 ) -> tuple[Tensor, Any]:
     """Run a cell over a sequence.
 
@@ -71,43 +74,62 @@ def scan(
         timeline: which frames are there and where sequences begin.
         reverse: whether to run from the last frame to the first; outputs stay in the order of the frames.
         keep: what is kept.
+        engine: what does the arithmetic, one of `convlstm.engines.ENGINES`.
 
     Returns:
         The outputs (B, T, hidden_dim, *S), each at the place of its frame, and the state at the end.
+
+    Raises:
+        OptionError: an engine named that cannot serve this call.
     """
-    if timeline.valid is not None:
-        x = torch.where(timeline.valid[(..., *(None,) * (x.ndim - 2))], x, 0)
+    valid, starts = timeline.valid, timeline.starts
+    if valid is not None:
+        x = torch.where(valid[(..., *(None,) * (x.ndim - 2))], x, 0)
     steps = x.shape[1]
-    initial = _initial_state(cell, x[:, 0])
-    state = initial if state is None else _of_kind(initial, state)
-    starts = timeline.starts
+    initial = initial_state(cell, x[:, 0])
+    state = initial if state is None else of_kind(initial, state)
+    cuts = _cuts(valid, keep.detach_every, reverse)
     if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
         starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
     zoneout = keep.zoneout if cell.training else 0.0
+    recompute_every = keep.recompute_every if torch.is_grad_enabled() else None
+    special = {"zoneout": zoneout, "detach_every": keep.detach_every, "checkpoint": recompute_every}
+    if select(engine, cell, x, state, special) == "fused":
+        return fused.run(cell, x, state, valid, starts, reverse=reverse, last_only=keep.last_only)
+
+    weights = [id(parameter) for parameter in cell.parameters()]
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
         """The frames ``x``, of which the first is frame ``begin`` of the sequence."""
+        if weights != [id(parameter) for parameter in cell.parameters()]:
+            raise OptionError(
+                "checkpoint computes steps again with the module's own weights; these were swapped since, as "
+                "torch.func.functional_call does: leave checkpoint out there"
+            )
         inputs, step = _inputs_and_step(cell, x)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
             t = begin + place
-            if keep.detach_every and (steps - 1 - t if reverse else t) % keep.detach_every == 0:
+            done = steps - 1 - t if reverse else t
+            if cuts is not None:
+                state = map_state(_chooser(cuts[:, t]), map_state(Tensor.detach, state), state)
+            elif keep.detach_every and done and done % keep.detach_every == 0:
                 state = map_state(Tensor.detach, state)
             if starts is not None:
                 state = map_state(_chooser(starts[:, t]), initial, state)
             new = step(outputs[place], state)
             if zoneout:
                 new = map_state(lambda a, b: torch.where(torch.rand_like(a) < zoneout, b, a), new, state)
-            state = new if timeline.valid is None else map_state(_chooser(timeline.valid[:, t]), new, state)
+            state = new if valid is None else map_state(_chooser(valid[:, t]), new, state)
             outputs[place] = output_of(state)
         return (output_of(state).unsqueeze(1) if keep.last_only else torch.stack(outputs, dim=1)), state
 
-    if not (keep.recompute_every and torch.is_grad_enabled()):
+    if not recompute_every:
         outputs, state = run(x, state, 0)
     else:
         pieces = []
-        for begin in range(0, steps, keep.recompute_every)[:: -1 if reverse else 1]:
-            part = x[:, begin : begin + keep.recompute_every]
+        for begin in range(0, steps, recompute_every)[:: -1 if reverse else 1]:
+            part = x[:, begin : begin + recompute_every]
             outputs, state = checkpoint(run, part, state, begin, use_reentrant=False)
             pieces.append(outputs)
         outputs = pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1)
@@ -135,7 +157,7 @@ def climb(
         return *scan(cell, x, state, timeline), memory
     frame = x[:, 0]
     initial, bottom = cell.initial_state(frame), cell.initial_memory(frame)
-    state = initial if state is None else _of_kind(initial, state)
+    state = initial if state is None else of_kind(initial, state)
     memory = bottom if memory is None else memory
     if timeline.starts is not None:
         choose = _chooser(timeline.starts[:, 0])
@@ -147,13 +169,23 @@ def climb(
     return output_of(new).unsqueeze(1), new, risen
 
 
+def _cuts(valid: Tensor | None, every: int | None, reverse: bool) -> Tensor | None:
+    """(B, T), where gradients are cut if frames are missing: before one that follows ``every`` others."""
+    if valid is None or not every:
+        return None
+    order = valid.flip(1) if reverse else valid
+    done = order.cumsum(dim=1) - order.long()
+    cuts = order & (done > 0) & (done % every == 0)
+    return cuts.flip(1) if reverse else cuts
+
+
 def output_of(state: Any) -> Tensor:
     """A state's output: its field ``h``, or the first tensor of the plain tuple of a foreign cell."""
     h: Tensor = state.h if hasattr(state, "h") else state[0]
     return h
 
 
-def _initial_state(cell: nn.Module, frame: Tensor) -> Any:
+def initial_state(cell: nn.Module, frame: Tensor) -> Any:
     """The state before the first frame, also of a module with the original's ``init_hidden``."""
     if isinstance(cell, Cell):
         return cell.initial_state(frame)
@@ -162,7 +194,7 @@ def _initial_state(cell: nn.Module, frame: Tensor) -> Any:
     return tuple(tensor.to(frame) for tensor in h_c)
 
 
-def _of_kind(initial: Any, state: Any) -> Any:
+def of_kind(initial: Any, state: Any) -> Any:
     """A state given as a list or tuple, as the kind of state that the cell makes."""
     kind = type(initial)
     return kind(*state) if hasattr(kind, "_fields") else kind(state)
@@ -184,7 +216,7 @@ def _inputs_and_step(cell: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tens
         return projected.view(*x.shape[:2], *projected.shape[1:]), cell.step
     if isinstance(cell, Cell):
         return x, cell.__call__
-    return x, lambda frame, state: _of_kind(state, cell(frame, state))
+    return x, lambda frame, state: of_kind(state, cell(frame, state))
 
 
 def _has_hooks(cell: nn.Module) -> bool:

@@ -8,13 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, CellFactory, kernel_tuple
+from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
-from convlstm.layers.checks import check_input, count, fraction, number_of_layers, per_layer, timeline_of
+from convlstm.layers.checks import (
+    check_input,
+    check_sizes,
+    count,
+    factory,
+    fraction,
+    number_of_layers,
+    per_layer,
+    space,
+    timeline_of,
+)
 from convlstm.layers.parts import (
     NormFactory,
     by_frame,
     dropout_mask,
-    last_frame,
+    fill_forward,
     norm_factory,
     pool,
     projection,
@@ -56,6 +67,7 @@ class Stack(Pretrained):
         last_only: bool = False,
         detach_every: int | None = None,
         checkpoint: int | None = None,
+        engine: str = "reference",
     ) -> None:
         super().__init__()
         cell = type(self).default_cell if cell is None else cell
@@ -81,23 +93,25 @@ class Stack(Pretrained):
             raise OptionError(
                 f"dropout acts between layers and needs two at least; received {dropout} with one"
             )
-        self.target_size = None if target_size is None else tuple(target_size)
-        if self.target_size is not None and len(self.target_size) != self.axes:
-            raise OptionError(
-                f"target_size must have one entry per space axis ({self.axes}); received {target_size}"
-            )
+        self.target_size = space(target_size, self.axes, "target_size")
         if restore_size and target_size is None:
             raise OptionError(
                 "restore_size undoes target_size; received restore_size=True without target_size"
             )
         self.restore_size = restore_size
+        self.engine = check_name(engine, ENGINES, "engine")
         self.keep = Keep(
             last_only=last_only,
             detach_every=count(detach_every, "detach_every"),
             recompute_every=count(checkpoint, "checkpoint"),
             zoneout=fraction(zoneout, "zoneout"),
         )
-        self._build(per_layer(cell, self.num_layers, "cell"), norm)
+        self._build([factory(make, "cell") for make in per_layer(cell, self.num_layers, "cell")], norm)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data; kernels by layer, as JSON knows no tuples."""
+        return super().hyperparameters | {"kernel_size": [list(kernel) for kernel in self.kernel_size]}
 
     def _build(self, cells: list[CellFactory], norm: str | NormFactory | None) -> None:
         twice = 2 if self.bidirectional and self.merge == "concat" else 1
@@ -129,7 +143,8 @@ class Stack(Pretrained):
                 f"bidirectional={self.bidirectional}, checkpoint={self.keep.recompute_every}: leave these out"
             )
         self.reverse_cell_list = layers() if self.bidirectional else None
-        self.norm_list = None if norm is None else nn.ModuleList(norm_factory(norm)(n) for n in outputs)
+        make_norm = None if norm is None else factory(norm_factory(norm), "norm")
+        self.norm_list = None if make_norm is None else nn.ModuleList(make_norm(n) for n in outputs)
         self.skip_list = (
             nn.ModuleList(projection(n, m, self.axes) for n, m in zip(inputs, outputs, strict=True))
             if self.residual == "project"
@@ -166,13 +181,13 @@ class Stack(Pretrained):
             ShapeError: wrong rank, channels or dtype; an empty sequence; a mask, lengths or states that do
                 not fit. Raised before any arithmetic.
         """
-        x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
         check_input(self, input_tensor, self.input_dim, self.axes, self.batch_first)
+        x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
         timeline, within = timeline_of(x, mask, lengths, reset)
         size = tuple(x.shape[3:])
-        states = check_states(
-            x, self.target_size or size, hidden_state, list(self.cell_list), self.bidirectional
-        )
+        inner = self.target_size or size
+        check_sizes(list(self.cell_list), inner)
+        states = check_states(x, inner, hidden_state, list(self.cell_list), self.inputs, self.bidirectional)
         if timeline.valid is not None:
             x = torch.where(spread(timeline.valid, x), x, 0)
         if self.target_size is not None:
@@ -237,20 +252,23 @@ class Stack(Pretrained):
         """One layer: both directions, merged and normalised, with its connection around them."""
         cell = self.cell_list[layer]
         keep = self.keep if layer + 1 == self.num_layers else replace(self.keep, last_only=False)
+        how: Any = {"keep": keep, "engine": self.engine}
         end: Any
         if self.climbs:
             y, end, memory = climb(cell, x, state, memory, timeline, lowest=not layer)
         elif self.reverse_cell_list is None:
-            y, end = scan(cell, x, state, timeline, keep=keep)
+            y, end = scan(cell, x, state, timeline, **how)
         else:
             there, back = (None, None) if state is None else state
-            y, there = scan(cell, x, there, timeline, keep=keep)
-            z, back = scan(self.reverse_cell_list[layer], x, back, timeline, reverse=True, keep=keep)
+            y, there = scan(cell, x, there, timeline, **how)
+            z, back = scan(self.reverse_cell_list[layer], x, back, timeline, reverse=True, **how)
             y = torch.cat([y, z], dim=2) if self.merge == "concat" else y + z
             y, end = (y / 2 if self.merge == "mean" else y), BothDirections(there, back)
         if self.norm_list is not None:
             y = by_frame(self.norm_list[layer], y)
         if self.residual in ("add", "project"):
-            x = x if y.shape[1] == x.shape[1] else last_frame(x, timeline.valid)
+            # At a missing frame, what was added at the frame before is added again.
+            x = x if timeline.valid is None else fill_forward(x, timeline.valid)
+            x = x[:, -y.shape[1] :]
             y = y + (x if self.skip_list is None else by_frame(self.skip_list[layer], x))
         return y, end, memory

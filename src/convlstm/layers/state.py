@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from convlstm.cells.base import map_state
-from convlstm.cells.parts import ConvCell
+from convlstm.cells.base import check_state, map_state
 from convlstm.errors import ShapeError
+from convlstm.layers.scan import initial_state, output_of
 
 
 class BothDirections(NamedTuple):
@@ -53,12 +53,17 @@ def _map_layer(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     return map_state(function, state)
 
 
-# torch.compile and torch.export take containers apart; this is how one of ours is taken apart and rebuilt.
+# torch.compile and torch.export take containers apart; this is how ours are taken apart and rebuilt.
+_pytree._register_namedtuple(BothDirections, serialized_type_name="convlstm.layers.BothDirections")
 _pytree.register_pytree_node(
     StackState,
     lambda state: ([state.all_layers, state.memory], len(state)),
     lambda parts, shown: StackState((content := list(parts))[0], shown, content[1]),
     serialized_type_name="convlstm.layers.StackState",
+    flatten_with_keys_fn=lambda state: (
+        [(_pytree.GetAttrKey("all_layers"), state.all_layers), (_pytree.GetAttrKey("memory"), state.memory)],
+        len(state),
+    ),
 )
 
 
@@ -67,6 +72,7 @@ def check_states(
     size: tuple[int, ...],
     given: Sequence[Any] | None,
     cells: Sequence[nn.Module],
+    widths: Sequence[int],
     bidirectional: bool,
 ) -> list[Any]:
     """One state per layer (None for the initial one), checked against the input and the cells.
@@ -76,6 +82,7 @@ def check_states(
         size: of the frames that reach the first layer.
         given: what the caller passed.
         cells: one per layer.
+        widths: channels into each layer.
         bidirectional: whether a layer's state is a pair.
 
     Raises:
@@ -89,33 +96,21 @@ def check_states(
             f"hidden_state must hold one state per layer ({len(cells)}); received {len(states)}: pass the "
             "list that the call returned, which resumes the whole stack"
         )
-    for layer, (state, cell) in enumerate(zip(states, cells, strict=True)):
+    if torch.compiler.is_compiling():
+        return states
+    for layer, (state, cell, width) in enumerate(zip(states, cells, widths, strict=True)):
+        initial = initial_state(cell, x.new_empty(x.shape[0], width, *size))
+        size = tuple(output_of(initial).shape[2:])
         if state is None:
             continue
-        if bidirectional and (not isinstance(state, tuple | list) or len(state) != 2):
-            raise ShapeError(f"the state of bidirectional layer {layer} must be a pair, forward and backward")
+        what = f"the state of layer {layer}"
+        if bidirectional != isinstance(state, BothDirections) and not (
+            bidirectional and isinstance(state, tuple | list) and len(state) == 2
+        ):
+            raise ShapeError(
+                f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
+                f"received a {type(state).__name__}: pass what a layer of this kind returned"
+            )
         for half in state if bidirectional else (state,):
-            for tensor in half:
-                _check_tensor(tensor, x, size, cell, layer)
+            check_state(half, initial, what)
     return states
-
-
-def _check_tensor(tensor: Tensor, x: Tensor, size: tuple[int, ...], cell: nn.Module, layer: int) -> None:
-    hidden = getattr(cell, "hidden_dim", tensor.shape[1])
-    expected = (x.shape[0], hidden, *size)
-    if tensor.ndim != len(expected) or tuple(tensor.shape[:2]) != expected[:2]:
-        raise ShapeError(
-            f"the state of layer {layer} must be (B, hidden_dim, *S) = {expected}; received "
-            f"{tuple(tensor.shape)}: it belongs to another batch or stack"
-        )
-    if isinstance(cell, ConvCell) and tuple(tensor.shape) != expected:
-        raise ShapeError(
-            f"the state of layer {layer} must have the size of the frames, {expected[2:]}; received "
-            f"{tuple(tensor.shape[2:])}: start from None when the size changes"
-        )
-    same = tensor.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
-    if not same or tensor.device != x.device:
-        raise ShapeError(
-            f"the state of layer {layer} must have the input's dtype and device, {x.dtype} on {x.device}; "
-            f"received {tensor.dtype} on {tensor.device}: use state.map(lambda t: t.to(...))"
-        )

@@ -1,0 +1,5 @@
+"""The same recurrences, faster: exchangeable implementations of the loop over time, never another model."""
+
+from convlstm.engines.table import ENGINES, available, select
+
+__all__ = ["ENGINES", "available", "select"]

@@ -1,0 +1,369 @@
+"""The fused engine is the reference: outputs, states, gradients, whatever the options and the dtype."""
+
+import gc
+import tracemalloc
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
+from convlstm.engines import available, fused, lstm
+from convlstm.errors import OptionError, ShapeError
+
+
+def flat(states):
+    if isinstance(states, torch.Tensor):
+        return [states]
+    return [t for part in getattr(states, "all_layers", states) for t in flat(part)]
+
+
+def results(layer, x, states, flags, seed=3):
+    """Outputs and states; and gradients of a random loss of all of them, by everything that goes in."""
+    outputs, ends = layer(x, states, **flags)
+    found = [*outputs, *flat(ends)]
+    generator = torch.Generator().manual_seed(seed)
+    loss = sum((t.double() * torch.randn(t.shape, generator=generator)).sum() for t in found)
+    inputs = [x, *layer.parameters(), *flat(states)]
+    return found, torch.autograd.grad(loss, inputs)
+
+
+def draw_case(draw, dtype):
+    axes = draw(st.integers(1, 3))
+    size = tuple(draw(st.integers(3, 5)) for _ in range(axes))
+    kernel = tuple(draw(st.integers(1, 3)) for _ in range(axes))
+    peephole = draw(st.sampled_from([None, "channel", "pixel"]))
+    cell = partial(
+        ConvLSTMCell,
+        peephole=peephole,
+        image_size=size if peephole == "pixel" else None,
+        dilation=draw(st.sampled_from([1, 1, 2])),
+        padding_mode=draw(st.sampled_from(["zeros", "zeros", "replicate", "circular"])),
+    )
+    hidden = [draw(st.integers(1, 4)) for _ in range(draw(st.integers(1, 2)))]
+    layer = ConvLSTM(
+        draw(st.integers(1, 3)),
+        hidden,
+        [kernel] * len(hidden),
+        batch_first=draw(st.booleans()),
+        bias=draw(st.booleans()),
+        return_all_layers=True,
+        cell=cell,
+        bidirectional=draw(st.booleans()),
+        last_only=draw(st.booleans()),
+        engine="fused",
+    )
+    return layer.to(dtype), size
+
+
+@st.composite
+def cases(draw, dtype):
+    """A layer with random weights, frames, states and flags."""
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    layer, size = draw_case(draw, dtype)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    batch, steps = draw(st.integers(1, 3)), draw(st.integers(1, 5))
+    shape = (batch, steps) if layer.batch_first else (steps, batch)
+    x = torch.randn(*shape, layer.input_dim, *size, dtype=dtype).requires_grad_()
+    flags = {}
+    if draw(st.booleans()):
+        flags["mask"] = torch.rand(batch, steps) > 0.3
+    if draw(st.booleans()):
+        flags["reset"] = torch.rand(batch, steps) > 0.7
+    if draw(st.booleans()):
+        flags["lengths"] = torch.randint(1, steps + 1, (batch,))
+    with torch.no_grad():
+        states = layer(x, None)[1].map(torch.randn_like).map(torch.Tensor.requires_grad_)
+    return layer, x, states, flags, draw(st.sampled_from([1, 2000, 1 << 20]))
+
+
+def compare(case, rtol, atol):
+    layer, x, states, flags, chunk = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(fused._CHUNK_BYTES, "cpu", chunk)
+        ours = results(layer, x, states, flags)
+    layer.engine = "reference"
+    theirs = results(layer, x, states, flags)
+    assert_close(ours, theirs, rtol=rtol, atol=atol)
+    for a, b in zip(ours[0], theirs[0], strict=True):
+        assert a.stride() == b.stride()  # who calls view() on an output may go on doing so
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(torch.float64))
+def test_float64_is_the_reference(case):
+    """To the accuracy of torch's sigmoid."""
+    compare(case, 1e-9, 1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases(torch.float32))
+def test_float32_is_the_reference(case):
+    compare(case, 2e-5, 2e-5)
+
+
+def layer_and_frames(engine="fused", steps=6, size=(9, 8), dtype=torch.float32, **options):
+    torch.manual_seed(0)
+    layer = ConvLSTM(3, [8, 6], 3, batch_first=True, return_all_layers=True, engine=engine, **options)
+    return layer.to(dtype), torch.randn(2, steps, 3, *size, dtype=dtype)
+
+
+@pytest.mark.parametrize("peephole", [None, "channel"])
+def test_bfloat16_autocast_errs_no_more_than_the_loop(peephole):
+    """Against the reference in float64: each tensor's relative error, the mean over ten seeds."""
+    cell = partial(ConvLSTMCell, peephole=peephole)
+    errors = {"fused": [], "reference": []}
+    for seed in range(10):
+        layer, _ = layer_and_frames(steps=8, cell=cell)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        x = torch.randn(2, 8, 3, 9, 8).requires_grad_()
+        for engine, found in errors.items():
+            layer.engine = engine
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                mixed = _without_states(layer, x)
+            exact = ConvLSTM(
+                3, [8, 6], 3, batch_first=True, return_all_layers=True, cell=cell, engine="reference"
+            ).double()
+            exact.load_state_dict(layer.state_dict())
+            truth = _without_states(exact, x.detach().double().requires_grad_())
+            assert [t.dtype for t in mixed] == [torch.float32] * len(mixed)
+            found.append(
+                [((a.double() - b).norm() / b.norm()).item() for a, b in zip(mixed, truth, strict=True)]
+            )
+    ours, theirs = (torch.tensor(found).mean(dim=0) for found in errors.values())
+    assert ours.mean() <= theirs.mean()
+    assert (ours <= 1.25 * theirs).all(), (ours / theirs).tolist()
+
+
+def _without_states(layer, x):
+    outputs, ends = layer(x)
+    found = [*outputs, *flat(ends)]
+    loss = sum(t.double().sin().sum() for t in found)
+    return [*(t.detach() for t in found), *torch.autograd.grad(loss, [x, *layer.parameters()])]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_layers_keep_their_dtype_and_stay_close(dtype):
+    layer, x = layer_and_frames(dtype=dtype)
+    ours = _without_states(layer, x.requires_grad_())
+    assert {t.dtype for t in ours} == {dtype}
+    exact, _ = layer_and_frames("reference", dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
+    truth = _without_states(exact, x.detach().double().requires_grad_())
+    for a, b in zip(ours, truth, strict=True):
+        assert (a.double() - b).abs().max() < 0.04 * b.abs().max()
+
+
+def test_gradients_agree_with_finite_differences():
+    layer, x = layer_and_frames(
+        steps=3, size=(3, 2), dtype=torch.float64, cell=partial(ConvLSTMCell, peephole="channel")
+    )
+    with torch.no_grad():
+        for cell in layer.cell_list:
+            cell.peephole_weight.normal_()
+    names = [name for name, _ in layer.named_parameters()]
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+
+    def function(x, *weights):
+        for name, weight in zip(names, weights, strict=True):
+            module, _, last = name.rpartition(".")
+            owner = layer.get_submodule(module)
+            owner._parameters.pop(last, None)
+            setattr(owner, last, weight)
+        outputs, ends = layer(x, mask=mask)
+        return (*outputs, *flat(ends))
+
+    weights = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    assert torch.autograd.gradcheck(function, (x.requires_grad_(), *weights), fast_mode=True)
+
+
+def test_only_the_gradients_asked_for():
+    layer, x = layer_and_frames()
+    whole = _without_states(layer, x.requires_grad_())
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name.endswith("0.conv.bias"))
+    outputs, ends = layer(x.detach())
+    loss = sum(t.double().sin().sum() for t in [*outputs, *flat(ends)])
+    (gradient,) = torch.autograd.grad(loss, [layer.cell_list[0].conv.bias])
+    index = [n for n, _ in layer.named_parameters()].index("cell_list.0.conv.bias")
+    assert_close(gradient, whole[-len(list(layer.parameters())) :][index])
+
+
+def test_no_grad_and_inference_mode_give_the_same_numbers():
+    layer, x = layer_and_frames()
+    expected = layer(x)[0]
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            assert_close(layer(x)[0], expected, rtol=0, atol=0)
+    assert expected[0].requires_grad
+
+
+def test_the_same_call_gives_the_same_bits_and_a_graph_serves_twice():
+    layer, x = layer_and_frames()
+    first, second = (_without_states(layer, x.requires_grad_()) for _ in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+    loss = layer(x)[0][-1].sum()
+    gradients = [torch.autograd.grad(loss, x, retain_graph=True)[0] for _ in range(2)]
+    assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_outputs_may_be_changed_in_place():
+    """As nn.ReLU(inplace=True) behind a layer does."""
+    gradients = []
+    for engine in ("fused", "reference"):
+        layer, x = layer_and_frames(engine)
+        y = layer(x.requires_grad_())[0][-1]
+        y.relu_()
+        gradients.append(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]))
+    assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_derivative_is_refused_and_the_engine_that_has_it_named():
+    layer, x = layer_and_frames("auto")
+    (gradient,) = torch.autograd.grad(layer(x.requires_grad_())[0][-1].sum(), x, create_graph=True)
+    with pytest.raises(OptionError, match=r"differentiated once by engine='fused'.*engine='reference'"):
+        gradient.square().sum().backward()
+
+
+def test_auto_leaves_float64_to_the_reference():
+    layer, x = layer_and_frames("auto", dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(layer(x.requires_grad_())[0][-1].sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert x.grad.any()
+
+
+def ran_fused(layer, call, monkeypatch):
+    """Whether a call ran the fused engine, for each of its layers."""
+    calls = []
+    inner = fused.forward
+    monkeypatch.setattr(fused, "forward", lambda *a, **k: calls.append(1) or inner(*a, **k))
+    call()
+    monkeypatch.undo()
+    return len(calls)
+
+
+def test_auto_runs_the_fused_engine_where_it_can(monkeypatch):
+    layer, x = layer_and_frames("auto")
+    assert ran_fused(layer, lambda: layer(x), monkeypatch) == 2
+    layer, x = layer_and_frames("reference")
+    assert ran_fused(layer, lambda: layer(x), monkeypatch) == 0
+
+
+class Doubled(ConvLSTMCell):
+    def update(self, gates, state):
+        return super().update(2 * gates, state)
+
+
+def test_an_update_of_ones_own_runs_under_auto(monkeypatch):
+    layer, x = layer_and_frames("auto", cell=Doubled)
+    assert ran_fused(layer, lambda: layer(x), monkeypatch) == 0
+    plain, _ = layer_and_frames("auto")
+    plain.load_state_dict(layer.state_dict())
+    assert not torch.equal(layer(x)[0][-1], plain(x)[0][-1])
+
+
+def test_hooks_run_under_auto(monkeypatch):
+    layer, x = layer_and_frames("auto")
+    seen = []
+    handle = layer.cell_list[0].register_forward_hook(lambda *_: seen.append(1))
+    assert ran_fused(layer, lambda: layer(x), monkeypatch) == 1
+    assert len(seen) == x.shape[1]
+    handle.remove()
+    assert ran_fused(layer, lambda: layer(x), monkeypatch) == 2
+
+
+REFUSALS = {
+    "its activations": ({"cell": partial(ConvLSTMCell, gate_activation="relu")}, None),
+    "no attention": ({"cell": partial(ConvLSTMCell, attention="channel")}, None),
+    "Doubled has a update of its own": ({"cell": Doubled}, None),
+    "no zoneout": ({"zoneout": 0.5}, None),
+    "no detach_every": ({"detach_every": 2}, None),
+    "no checkpoint": ({"checkpoint": 2}, None),
+    "hooks": ({}, lambda layer, x: layer.cell_list[0].register_forward_hook(lambda *_: None) and layer(x)),
+    "torch.func": ({}, lambda layer, x: torch.func.grad(lambda x: layer(x)[0][-1].sum())(x)),
+    "meta": ({}, lambda layer, x: layer.to("meta")(x.to("meta"))),
+    "exported": ({}, lambda layer, x: torch.export.export(layer, (x,))),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_a_call_it_cannot_serve_says_why_and_auto_serves_it(reason):
+    options, call = REFUSALS[reason]
+    call = call or (lambda layer, x: layer(x))
+    layer, x = layer_and_frames("fused", **options)
+    with pytest.raises(Exception, match=f"engine='fused', which cannot because .*{reason}"):
+        call(layer, x)
+    call(*layer_and_frames("auto", **options))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
+def test_forward_mode_runs_under_auto():
+    layer, x = layer_and_frames("auto")
+    _, tangent = torch.func.jvp(lambda x: layer(x)[0][-1], (x,), (torch.ones_like(x),))
+    assert tangent.any()
+    with torch.autograd.forward_ad.dual_level():
+        y = layer(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))[0][-1]
+        assert_close(torch.autograd.forward_ad.unpack_dual(y).tangent, tangent)
+
+
+def test_engines_by_name():
+    assert available() == {"fused": None, "reference": None}
+    with pytest.raises(OptionError, match="engine must be one of auto, fused, reference; received 'fast'"):
+        ConvLSTM(1, 1, 1, engine="fast")
+    layer = ConvGRU(1, 1, 1, batch_first=True, engine="fused")
+    with pytest.raises(OptionError, match="knows ConvLSTMCell, not ConvGRUCell: use engine='auto'"):
+        layer(torch.zeros(1, 1, 1, 2, 2))
+
+
+def test_frames_that_do_not_fit_pixel_peepholes_are_refused():
+    layer = ConvLSTM(1, 1, 1, cell=partial(ConvLSTMCell, peephole="pixel", image_size=(3, 3)))
+    with pytest.raises(ShapeError, match="peephole=pixel fixes the size"):
+        layer(torch.zeros(1, 1, 1, 2, 2))
+
+
+def test_three_hundred_calls_leave_nothing_behind():
+    layer, x = layer_and_frames(steps=3, size=(6, 6))
+    x.requires_grad_()
+
+    def calls(count):
+        for _ in range(count):
+            layer(x)[0][-1].sum().backward()
+            x.grad = None
+            layer.zero_grad()
+        gc.collect()
+        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+
+    tracemalloc.start()
+    tensors = calls(300)  # Python's free lists fill up first
+    before = tracemalloc.get_traced_memory()[0]
+    assert calls(300) == tensors
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 300 * 56  # less than one small object per call
+
+
+def test_the_gates_and_the_memory_are_all_that_is_kept():
+    """5 C numbers per pixel and step; the outputs belong to whoever holds them."""
+    layer, x = layer_and_frames(steps=10, size=(16, 16))
+    kept = []
+    own = {p.untyped_storage().data_ptr() for p in [*layer.parameters(), x]}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        outputs, _ = layer(x)
+    own |= {y.untyped_storage().data_ptr() for y in outputs}
+    sizes = {t.untyped_storage().data_ptr(): t.numel() for t in kept}
+    extra = sum(n for pointer, n in sizes.items() if pointer not in own)
+    states = sum(2 * 2 * hidden * 16 * 16 for hidden in layer.hidden_dim)
+    assert extra == sum(10 * 5 * 2 * hidden * 16 * 16 for hidden in layer.hidden_dim) + states
+
+
+def test_the_quick_tanh_is_a_tanh():
+    x = torch.linspace(-12, 12, 10001)
+    assert_close(lstm._tanh(x, out=torch.empty_like(x)), torch.tanh(x), rtol=0, atol=1e-6)
