@@ -327,7 +327,7 @@ def test_the_input_is_left_as_it_was():
     layer = ConvLSTM(1, 2, 3, 2, bidirectional=True, residual="project", norm="layer", batch_first=True)
     x, mask = torch.randn(2, 3, 1, 4, 4), torch.tensor([[True, False, True]] * 2)
     x[:, 1] = torch.nan
-    states = layer(x, mask=mask)[1]
+    states = layer(x.clone(), mask=mask.clone())[1]
     before = [t.clone() for t in (x, mask, *flat(states))]
     layer(x, states, mask=mask, lengths=torch.tensor([2, 3]))
     for a, b in zip(before, (x, mask, *flat(states)), strict=True):
