@@ -14,11 +14,11 @@ DATA: dict[str, Any] = {
 }
 MODEL: dict[str, Any] = {"hidden_dim": (24, 32), "patch_size": 4, "transport": 2}
 TRAINING: dict[str, Any] = {
-    "epochs": 9,
+    "epochs": 6,
     "batch_size": 8,
     "learning_rate": 6e-3,
     "curriculum": "linear",
-    "curriculum_steps": 550,
+    "curriculum_steps": 400,
     "accelerator": "cpu",
 }
 
