@@ -29,6 +29,8 @@ class RemembersArguments:
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name)
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                del arguments[name]  # nothing but those of a module without a constructor of its own
         self.__dict__["_arguments"] = arguments
         return self
 
@@ -50,7 +52,7 @@ def _signature(kind: type) -> inspect.Signature:
         inspect.signature(vars(base)["__init__"]) for base in kind.__mro__ if "__init__" in vars(base)
     ]
     named = [s for s in signatures if all(p.kind is not p.VAR_POSITIONAL for p in s.parameters.values())]
-    return named[0]
+    return (named or signatures)[0]
 
 
 def copy(value: Any) -> Any:
