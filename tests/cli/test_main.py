@@ -116,6 +116,8 @@ def test_ctrl_c_keeps_the_last_checkpoint_says_how_to_go_on_and_a_resumed_run_en
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background may have Ctrl-C ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     for _ in range(1200):
