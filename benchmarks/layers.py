@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks import Figure
 from convlstm import ConvLSTM
+from convlstm.engines import available
 
 REPETITIONS = 3
 
@@ -34,12 +35,10 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case(batch=8, steps=20, inputs=16, hidden=[32], kernel=3, size=32),
     Case(batch=4, steps=10, inputs=1, hidden=[64, 64, 64], kernel=3, size=64),
-)
-LARGE_CASES = (
+    Case(batch=8, steps=20, inputs=16, hidden=[32], kernel=3, size=32),
     Case(batch=1, steps=12, inputs=32, hidden=[32], kernel=3, size=256),
-    Case(batch=16, steps=19, inputs=16, hidden=[128, 128, 128, 128], kernel=5, size=16),
+    Case(batch=16, steps=19, inputs=16, hidden=[128, 128, 128, 128], kernel=5, size=16),  # OpenSTL's
 )
 
 
@@ -72,8 +71,8 @@ class TextbookLSTM(nn.Module):
 class BareConvolutions(nn.Module):
     """The convolutions of a ConvLSTM and nothing else, each in its best layout and already in its dtype.
 
-    Of the input for all steps at once, of the hidden state step by step; backwards the gradient of each
-    hidden state step by step, that of weights and inputs at once.
+    Step by step, of input and hidden state, so that results stay in the cache; backwards the gradients of
+    each step's input and hidden state, and those of the weights at once.
     """
 
     def __init__(self, case: Case, dtype: torch.dtype) -> None:
@@ -98,17 +97,20 @@ class BareConvolutions(nn.Module):
     def forward(self) -> None:
         """Convolutions of the forward pass."""
         for layer in self.layers:
-            F.conv2d(layer["x"], layer["w_x"], padding=self.padding)
-            for h in layer["h"].chunk(self.steps):
+            for x, h in zip(layer["x"].chunk(self.steps), layer["h"].chunk(self.steps), strict=True):
+                F.conv2d(x, layer["w_x"], padding=self.padding)
                 F.conv2d(h, layer["w_h"], padding=self.padding)
 
     def backward(self) -> None:
         """Convolutions of the backward pass; none for the frames themselves, whose gradient nobody asks."""
         for n, layer in enumerate(self.layers):
-            for h, gates in zip(layer["h"].chunk(self.steps), layer["gates"].chunk(self.steps), strict=True):
+            steps = (layer[name].chunk(self.steps) for name in ("x", "h", "gates"))
+            for x, h, gates in zip(*steps, strict=True):
                 self._gradient(gates, h, layer["w_h"], [True, False, False])
+                if n:
+                    self._gradient(gates, x, layer["w_x"], [True, False, False])
             self._gradient(layer["gates"], layer["h"], layer["w_h"], [False, True, False])
-            self._gradient(layer["gates"], layer["x"], layer["w_x"], [n > 0, True, True])
+            self._gradient(layer["gates"], layer["x"], layer["w_x"], [False, True, True])
 
     def _gradient(self, gates: Tensor, x: Tensor, weight: Tensor, needed: list[bool]) -> None:
         pair, ones, zeros = [self.padding] * 2, [1, 1], [0, 0]
@@ -120,18 +122,10 @@ class BareConvolutions(nn.Module):
 def rivals(case: Case, mixed: bool, train: bool) -> dict[str, Callable[[], object]]:
     """What is timed, by name."""
     x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size)
-    layers: dict[str, nn.Module] = {"textbook loop": TextbookLSTM(case)}
-    for engine in ("reference", "fused"):
-        layers[engine] = ConvLSTM(case.inputs, case.hidden, case.kernel, batch_first=True, engine=engine)
     bare = BareConvolutions(case, torch.bfloat16 if mixed else torch.float32)
 
     def run(layer: nn.Module) -> None:
-        precision: AbstractContextManager[object] = (
-            torch.autocast("cpu", dtype=torch.bfloat16) if mixed else nullcontext()
-        )
-        with torch.set_grad_enabled(train), precision:
-            result = layer(x)
-        outputs = result if isinstance(result, Tensor) else result[0][-1]
+        outputs = _forward(layer, x, mixed, train)
         if train:
             layer.zero_grad()
             outputs.sum().backward()
@@ -142,13 +136,31 @@ def rivals(case: Case, mixed: bool, train: bool) -> dict[str, Callable[[], objec
             if train:
                 bare.backward()
 
-    return {name: lambda layer=layer: run(layer) for name, layer in layers.items()} | {
-        "bare convolutions": floor
-    }
+    works = {name: lambda layer=layer: run(layer) for name, layer in _layers(case).items()}
+    return works | {"bare convolutions": floor}
+
+
+def _layers(case: Case) -> dict[str, nn.Module]:
+    layers: dict[str, nn.Module] = {"textbook loop": TextbookLSTM(case)}
+    for engine in ("reference", "fused", "compiled"):
+        if available()[engine] is None:
+            layers[engine] = ConvLSTM(
+                case.inputs, case.hidden, case.kernel, len(case.hidden), batch_first=True, engine=engine
+            )
+    return layers
+
+
+def _forward(layer: nn.Module, x: Tensor, mixed: bool, train: bool) -> Tensor:
+    precision: AbstractContextManager[object] = (
+        torch.autocast("cpu", dtype=torch.bfloat16) if mixed else nullcontext()
+    )
+    with torch.set_grad_enabled(train), precision:
+        result = layer(x)
+    return result if isinstance(result, Tensor) else result[0][-1]
 
 
 def compare(case: Case, mixed: bool, train: bool) -> list[Figure]:
-    """Seconds of each rival, and how many times faster than the textbook loop it is in each repetition."""
+    """Seconds of each rival, and in each repetition its ratios to the textbook loop and to the floor."""
     works = rivals(case, mixed, train)
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(REPETITIONS + 1):
@@ -159,18 +171,50 @@ def compare(case: Case, mixed: bool, train: bool) -> list[Figure]:
                 seconds[name].append(time.perf_counter() - start)
     what = f"{case}, {'forward+backward' if train else 'forward'}, {'bf16 autocast' if mixed else 'fp32'}"
     figures = []
-    for name, values in seconds.items():
-        figures.append(Figure(f"{what}: {name}", "s", values))
-        if name != "textbook loop":
-            ratios = [loop / own for loop, own in zip(seconds["textbook loop"], values, strict=True)]
-            figures.append(Figure(f"{what}: {name}", "times the textbook loop's speed", ratios))
+    for name, own in seconds.items():
+        figures.append(Figure(f"{what}: {name}", "s", own))
+        for rival, unit in (
+            ("textbook loop", "times the textbook loop's speed"),
+            ("bare convolutions", "times the bare convolutions' time"),
+        ):
+            pairs = zip(seconds[rival], own, strict=True)
+            ratios = [a / b if rival == "textbook loop" else b / a for a, b in pairs]
+            if name != rival:
+                figures.append(Figure(f"{what}: {name}", unit, ratios))
+    return figures
+
+
+def memory(case: Case, mixed: bool) -> list[Figure]:
+    """What each rival holds between the forward and the backward pass, besides its parameters and frames."""
+    x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size)
+    layers = _layers(case)
+    if "compiled" in layers:
+        layers["compiled, save=state"] = ConvLSTM(
+            case.inputs, case.hidden, case.kernel, len(case.hidden), batch_first=True, save="state"
+        )
+    figures = []
+    for name, layer in layers.items():
+        held: dict[int, int] = {}
+
+        def note(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs = _forward(layer, x, mixed, train=True)
+        for tensor in (x, *layer.parameters()):
+            held.pop(tensor.untyped_storage().data_ptr(), None)
+        del outputs
+        what = f"{case}, {'bf16 autocast' if mixed else 'fp32'}: {name}"
+        figures.append(Figure(what, "MiB held for the backward pass", [sum(held.values()) / 2**20]))
     return figures
 
 
 def run(cases: tuple[Case, ...] = CASES) -> list[Figure]:
-    """The smaller two of the four cases; the larger take minutes: ``run(LARGE_CASES)``."""
+    """Times of every case, and what is held in memory."""
     torch.manual_seed(0)
-    return [
+    figures = [figure for case in cases for mixed in (False, True) for figure in memory(case, mixed)]
+    return figures + [
         figure
         for case in cases
         for mixed in (False, True)

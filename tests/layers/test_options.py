@@ -162,12 +162,13 @@ STACK_CHANGES = {
     "last_only": ({}, {"last_only": True}),
     "detach_every": ({}, {"detach_every": 2}),
     "checkpoint": ({}, {"checkpoint": 2}),
-    "engine": ({}, {"engine": "fused"}),  # steps of its own; refused for a GRU
+    "engine": ({}, {"engine": "fused"}),  # steps of its own
+    "save": ({"engine": "fused"}, {"save": "state"}),  # keeps less
 }
 
 
 def fingerprint(make, base, monkeypatch):
-    """All that can be seen of a stack: shapes, values, gradients and how often its cells step."""
+    """All that can be seen of a stack: shapes, values, gradients, how often its cells step, what it keeps."""
     torch.manual_seed(0)
     layer = make(**base).train()
     counted = Counter()
@@ -176,8 +177,10 @@ def fingerprint(make, base, monkeypatch):
         monkeypatch.setattr(kind, "step", lambda *a, step=step: (counted.update(["step"]), step(*a))[1])
     torch.manual_seed(1)
     x = torch.randn(3, 4, base["input_dim"], 4, 5, requires_grad=True)
+    kept = []
     try:
-        outputs, states = layer(x)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            outputs, states = layer(x)
     except OptionError as error:
         return str(error)
     # The end alone, so that gradients show how far back they reach.
@@ -188,7 +191,7 @@ def fingerprint(make, base, monkeypatch):
     monkeypatch.undo()
     tensors = [*outputs, *(t for state in states for t in nested(state)), x.grad]
     tensors += [p.grad for p in layer.parameters()]
-    return [t.detach().tolist() for t in tensors], counted["step"]
+    return [t.detach().tolist() for t in tensors], counted["step"], sum(kept)
 
 
 def nested(state):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from random_stacks import CELLS, SMOOTH, cases
 from torch.testing import assert_close
 
-from convlstm import ConvLSTM, ConvLSTMCell
+from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.layers import BothDirections, Keep, StackState, Timeline, scan
 
 QUICK = settings(max_examples=30, deadline=None)
@@ -347,3 +347,12 @@ def test_the_scan_alone_runs_any_cell_and_reads_its_timeline():
     forth, last = scan(cell, x.flip(1))
     assert_close(back, forth.flip(1))
     assert_close(first.h, last.h)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("stack", [ConvLSTM, ConvGRU])
+def test_under_autocast_memories_have_32_bits_whatever_the_frames_have(stack, engine):
+    layer = stack(1, 2, 3, 2, batch_first=True, return_all_layers=True, engine=engine)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, states = layer(torch.randn(1, 3, 1, 4, 4).bfloat16())
+    assert {t.dtype for state in states for t in state} == {torch.float32}

@@ -35,8 +35,9 @@ RICH = {
         dropout=0.3,
         zoneout=0.2,
     ),
+    # Of eight channels: a norm over two magnifies the last digit, in which engines may differ.
     "both ways": lambda: ConvGRU(
-        1, 2, 3, 2, True, bidirectional=True, merge="mean", residual="project", norm="layer"
+        1, 8, 3, 2, True, bidirectional=True, merge="mean", residual="project", norm="layer"
     ),
     "pooled": lambda: ConvLSTM(1, 2, 3, 2, True, target_size=(3, 2), restore_size=True, last_only=True),
     "mixed": lambda: ConvLSTM(
@@ -339,6 +340,9 @@ def test_compiles_as_one_graph_with_every_option(name):
 @pytest.mark.parametrize("name", ["plain", "time first", "options", "both ways"])
 def test_exported_once_runs_at_other_batches_and_sizes(name):
     layer = RICH[name]().eval()
+    layer.engine = (
+        "reference"  # which is what an export holds; a norm over two channels magnifies the last digit
+    )
     free = torch.export.Dim.DYNAMIC
     batch = 0 if layer.batch_first else 1
     program = torch.export.export(layer, (frames(layer),), dynamic_shapes=({batch: free, 3: free, 4: free},))

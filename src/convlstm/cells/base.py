@@ -132,7 +132,7 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
                 f"{what} must fit batch, cell and frames, {name} {tuple(like.shape)}; received "
                 f"{tuple(tensor.shape)}: it belongs to another batch, stack or size, start from None"
             )
-        mixed = _autocast(like) and tensor.is_floating_point()
+        mixed = autocast(like) and tensor.is_floating_point()
         if tensor.device != like.device or not (tensor.dtype == like.dtype or mixed):
             raise ShapeError(
                 f"{what} must have the dtype and device of the frames, {like.dtype} on {like.device}; "
@@ -150,7 +150,7 @@ def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
     weight = next(module.parameters(), None)
     if weight is None:
         return
-    mixed = _autocast(x) and x.is_floating_point()
+    mixed = autocast(x) and x.is_floating_point()
     if weight.device != x.device or not (weight.dtype == x.dtype or mixed):
         raise ShapeError(
             f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
@@ -158,7 +158,8 @@ def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
         )
 
 
-def _autocast(x: Tensor) -> bool:
+def autocast(x: Tensor) -> bool:
+    """Whether operations on a tensor choose their own dtypes."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 

@@ -1,15 +1,27 @@
-"""The convolution of `convlstm.functional.conv` with its gradients by hand, as they are needed in parts."""
+"""The convolution of `convlstm.functional.conv` over rows (..., *S, C), in place, and its gradients."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convlstm.functional.conv import _pad, same_conv
 
+# oneDNN's convolution that adds to what is there; without it, every convolution is fresh memory. It is not
+# public: a version of torch without it takes the longer way.
+_ADD: Any = getattr(getattr(torch.ops.mkldnn, "_convolution_pointwise_", None), "binary", None)
+
+
+def _adds_in_place(room: Tensor) -> bool:
+    if _ADD is None or room.device.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    if room.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return room.dtype == torch.float32
+
 
 class SameConv(NamedTuple):
-    """A convolution that keeps the size of its input.
+    """A convolution that keeps the size of its input; two or three space axes.
 
     Attributes:
         dilation: distance between the kernel's taps, one per space axis.
@@ -19,9 +31,46 @@ class SameConv(NamedTuple):
     dilation: tuple[int, ...]
     padding_mode: tuple[str, ...]
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(N, C_in, *S) -> (N, C_out, *S)."""
-        return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)
+    def into(self, room: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution of rows (..., *S, C_in), written into ``room``, rows (..., *S, C_out)."""
+        if _adds_in_place(room):
+            return self.add(room.zero_(), x, weight, bias)
+        return room.copy_(self._apply(x, weight, bias))
+
+    def add(self, room: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``room``, rows (..., *S, C_out), with the convolution of rows (..., *S, C_in) added in place."""
+        if not _adds_in_place(room):
+            return room.add_(self._apply(x, weight, bias))
+        image, padding = self._padded(_images(x, weight), weight)
+        to, ones = _images(room, weight), [1] * len(padding)
+        _ADD(to, image, weight, bias, padding, ones, self.dilation, 1, "add", 1.0, None, [], None)
+        return room
+
+    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y = same_conv(
+            _images(x, weight), weight, bias, dilation=self.dilation, padding_mode=self.padding_mode
+        )
+        return _rows(y, x)
+
+    def _padded(self, image: Tensor, weight: Tensor) -> tuple[Tensor, list[int]]:
+        """An image with what the convolution does not pad by itself, and by how much it pads each axis."""
+        reach = self._reach(weight)
+        if self._pads_by_itself(reach):
+            return image, [r // 2 for r in reach]
+        return _pad(image, reach, self.padding_mode), [0] * len(reach)
+
+    def _reach(self, weight: Tensor) -> list[int]:
+        return [d * (k - 1) for d, k in zip(self.dilation, weight.shape[2:], strict=True)]
+
+    def _pads_by_itself(self, reach: list[int]) -> bool:
+        return all(r % 2 == 0 for r in reach) and set(self.padding_mode) == {"zeros"}
+
+    def turned(self, weight: Tensor) -> Tensor | None:
+        """The weight of the convolution that is the gradient of this one by its input, where that is one."""
+        if not self._pads_by_itself(self._reach(weight)):
+            return None
+        layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+        return weight.flip(tuple(range(2, weight.ndim))).transpose(0, 1).contiguous(memory_format=layout)
 
     def gradients(
         self, gradient: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
@@ -29,19 +78,17 @@ class SameConv(NamedTuple):
         """Gradients of the input, the weight and the bias: those needed, None for the others.
 
         Args:
-            gradient: of the result, (N, C_out, *S).
-            x: the input (N, C_in, *S); where only its own gradient is needed, anything of its shape.
+            gradient: of the result, rows (..., *S, C_out).
+            x: the input, rows (..., *S, C_in); where only its own gradient is needed, anything of its shape.
             weight: (C_out, C_in, *kernel).
             needed: of input, weight, bias.
         """
-        axes = x.ndim - 2
-        reach = [d * (k - 1) for d, k in zip(self.dilation, weight.shape[2:], strict=True)]
-        inside = all(r % 2 == 0 for r in reach) and set(self.padding_mode) == {"zeros"}
-        padding = [r // 2 for r in reach] if inside else [0] * axes
-        padded = x if inside else _pad(x, reach, self.padding_mode)
+        axes = weight.ndim - 2
+        image = _images(x, weight)
+        padded, padding = self._padded(image, weight)
         ones, zeros = [1] * axes, [0] * axes
         dx, dw, db = torch.ops.aten.convolution_backward(
-            gradient,
+            _images(gradient, weight),
             padded,
             weight,
             [weight.shape[0]],
@@ -53,8 +100,20 @@ class SameConv(NamedTuple):
             1,
             list(needed),
         )
-        if dx is not None and not inside:
+        if dx is not None and padded is not image:
             with torch.enable_grad():  # padding is linear: its gradient does not depend on what is padded
-                probe = torch.zeros_like(x).requires_grad_()
-                (dx,) = torch.autograd.grad(_pad(probe, reach, self.padding_mode), probe, dx)
-        return dx, dw, db
+                probe = torch.zeros_like(image).requires_grad_()
+                (dx,) = torch.autograd.grad(self._padded(probe, weight)[0], probe, dx)
+        return None if dx is None else _rows(dx, x), dw, db
+
+
+def _images(rows: Tensor, weight: Tensor) -> Tensor:
+    """Rows (..., *S, C) as images (N, C, *S), as many space axes as the weight has."""
+    first = rows.ndim - weight.ndim + 1
+    return rows.flatten(0, first - 1).movedim(-1, 1) if first > 1 else rows.movedim(-1, 1)
+
+
+def _rows(images: Tensor, like: Tensor) -> Tensor:
+    """Images (N, C, *S) as rows (..., *S, C) with the leading axes of other rows."""
+    rows = images.movedim(1, -1).contiguous()
+    return rows.view(*like.shape[:-1], rows.shape[-1])

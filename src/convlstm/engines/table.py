@@ -5,24 +5,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convlstm.engines.fused import refusal
+import convlstm.engines.fused as fused
+import convlstm.engines.native as native
+from convlstm.cells.base import Cell
 from convlstm.errors import OptionError, check_name
 
-#: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.fused`; ``auto``: the
-#: fastest that serves the call.
-ENGINES = ("auto", "fused", "reference")
+#: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.fused` in torch's own
+#: operations; ``compiled``: the same with kernels that the machine's compiler makes; ``auto``: the fastest
+#: that serves the call.
+ENGINES = ("auto", "compiled", "fused", "reference")
 
 
 def available() -> dict[str, str | None]:
     """For each engine None if it runs on this machine, or else the reason why it does not."""
-    return {"reference": None, "fused": None}
+    return {"reference": None, "fused": None, "compiled": native.unavailable()}
 
 
 def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str:
-    """The engine that runs a call: ``reference`` or ``fused``.
+    """The engine that runs a call: ``reference``, ``fused`` or ``compiled``.
 
-    ``auto`` leaves float64 to the reference: who asks for that dtype checks numbers, and the reference can be
-    differentiated twice.
+    A cell of another family than the engines know keeps its own ``step`` under any engine, with the input's
+    part of all steps as one convolution: that is the reference. ``auto`` leaves float64 to the reference as
+    well: who asks for that dtype checks numbers, and the reference can be differentiated twice.
 
     Args:
         engine: one of `ENGINES`.
@@ -36,13 +40,29 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
     """
     if check_name(engine, ENGINES, "engine") == "reference":
         return engine
-    names = [name for name, value in special.items() if value]
-    reason = f"it has no {', '.join(names)}" if names else refusal(cell, x, state)
-    if reason is None:
-        return "reference" if engine == "auto" and x.dtype == torch.float64 else "fused"
-    if engine == "fused":
+    reason = _refusal(engine, cell, x, state, special)
+    if reason is not None and engine != "auto":
         raise OptionError(
-            f"engine must be able to serve the call; received engine='fused', which cannot because {reason}: "
-            "use engine='auto'"
+            f"engine must be able to serve the call; received engine='{engine}', which cannot because "
+            f"{reason}: use engine='auto'"
         )
-    return "reference"
+    if reason is not None or fused.other_cell(cell) or (engine == "auto" and x.dtype == torch.float64):
+        return "reference"
+    if engine == "auto":
+        return "fused" if native.unavailable() else "compiled"
+    return engine
+
+
+def _refusal(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str | None:
+    name = type(cell).__name__
+    if engine == "compiled" and (missing := native.unavailable()):
+        return missing
+    if names := [option for option, value in special.items() if value]:
+        return f"it has no {', '.join(names)}"
+    if not isinstance(cell, Cell):
+        return f"{name} is no convlstm.cells.Cell"
+    if type(cell).forward is not Cell.forward:
+        return f"{name} has a forward of its own"
+    if fused.has_hooks(cell):
+        return f"{name} has hooks"
+    return None if fused.other_cell(cell) else fused.refusal(cell, x, state)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from convlstm.cells.base import Cell, map_state
+from convlstm.cells.base import Cell, autocast, map_state
 from convlstm.engines import fused, select
 from convlstm.errors import OptionError
 
@@ -43,12 +43,14 @@ class Keep:
         recompute_every: steps per segment whose insides are computed again in the backward pass rather than
             kept; None for never.
         zoneout: probability with which an element of the state keeps its old value, in training.
+        save: what a fast engine keeps of each step for the backward pass, one of `convlstm.engines.SAVES`.
     """
 
     last_only: bool = False
     detach_every: int | None = None
     recompute_every: int | None = None
     zoneout: float = 0.0
+    save: str = "auto"
 
 
 def scan(
@@ -60,6 +62,7 @@ def scan(
     reverse: bool = False,
     keep: Keep = Keep(),
     engine: str = "reference",
+    inner: bool = False,
 ) -> tuple[Tensor, Any]:
     """Run a cell over a sequence.
 
@@ -75,6 +78,8 @@ def scan(
         reverse: whether to run from the last frame to the first; outputs stay in the order of the frames.
         keep: what is kept.
         engine: what does the arithmetic, one of `convlstm.engines.ENGINES`.
+        inner: whether only another cell reads the outputs, which a fast engine may then hand on as it holds
+            them: in another memory layout, under autocast in 16 bits.
 
     Returns:
         The outputs (B, T, hidden_dim, *S), each at the place of its frame, and the state at the end.
@@ -93,10 +98,12 @@ def scan(
         starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
     zoneout = keep.zoneout if cell.training else 0.0
     recompute_every = keep.recompute_every if torch.is_grad_enabled() else None
-    special = {"zoneout": zoneout, "detach_every": keep.detach_every, "checkpoint": recompute_every}
-    if select(engine, cell, x, state, special) == "fused":
-        return fused.run(cell, x, state, valid, starts, reverse=reverse, last_only=keep.last_only)
-
+    special = {
+        "zoneout": zoneout,
+        "detach_every together with missing frames or checkpoint": keep.detach_every
+        and (valid is not None or recompute_every),
+    }
+    chosen = select(engine, cell, x, state, special)
     weights = [id(parameter) for parameter in cell.parameters()]
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
@@ -106,6 +113,10 @@ def scan(
                 "checkpoint computes steps again with the module's own weights; these were swapped since, as "
                 "torch.func.functional_call does: leave checkpoint out there"
             )
+        if chosen != "reference":
+            flags = [None if f is None else f[:, begin : begin + x.shape[1]] for f in (valid, starts)]
+            how: Any = {"reverse": reverse, "last_only": keep.last_only, "inner": inner, "save": keep.save}
+            return fused.run(cell, x, state, *flags, compiled=chosen == "compiled", **how)
         inputs, step = _inputs_and_step(cell, x)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
@@ -124,16 +135,19 @@ def scan(
             outputs[place] = output_of(state)
         return (output_of(state).unsqueeze(1) if keep.last_only else torch.stack(outputs, dim=1)), state
 
-    if not recompute_every:
-        outputs, state = run(x, state, 0)
-    else:
-        pieces = []
-        for begin in range(0, steps, recompute_every)[:: -1 if reverse else 1]:
-            part = x[:, begin : begin + recompute_every]
+    length = recompute_every or (keep.detach_every if chosen != "reference" else None)
+    if not length:
+        return run(x, state, 0)
+    pieces: list[Tensor] = []
+    for done in range(0, steps, length):
+        begin = max(0, steps - done - length) if reverse else done
+        part = x[:, begin : steps - done if reverse else done + length]
+        if recompute_every:
             outputs, state = checkpoint(run, part, state, begin, use_reentrant=False)
-            pieces.append(outputs)
-        outputs = pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1)
-    return outputs, state
+        else:
+            outputs, state = run(part, map_state(Tensor.detach, state) if pieces else state, begin)
+        pieces.append(outputs)
+    return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
 
 
 def climb(
@@ -186,7 +200,12 @@ def output_of(state: Any) -> Tensor:
 
 
 def initial_state(cell: nn.Module, frame: Tensor) -> Any:
-    """The state before the first frame, also of a module with the original's ``init_hidden``."""
+    """The state before the first frame, also of a module with the original's ``init_hidden``.
+
+    Under autocast it has 32 bits also where frames have 16, as memories add up many small numbers.
+    """
+    if frame.is_floating_point() and frame.itemsize < 4 and autocast(frame):
+        frame = frame.float()
     if isinstance(cell, Cell):
         return cell.initial_state(frame)
     foreign: Any = cell
@@ -211,14 +230,9 @@ def _chooser(where_B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _inputs_and_step(cell: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:
     """Projected frames and `Cell.step`; frames and the call itself where somebody listens to that call."""
-    if isinstance(cell, Cell) and type(cell).forward is Cell.forward and not _has_hooks(cell):
+    if isinstance(cell, Cell) and type(cell).forward is Cell.forward and not fused.has_hooks(cell):
         projected = cell.project(x.flatten(0, 1))
         return projected.view(*x.shape[:2], *projected.shape[1:]), cell.step
     if isinstance(cell, Cell):
         return x, cell.__call__
     return x, lambda frame, state: of_kind(state, cell(frame, state))
-
-
-def _has_hooks(cell: nn.Module) -> bool:
-    own = (cell._forward_hooks, cell._forward_pre_hooks, cell._backward_hooks, cell._backward_pre_hooks)
-    return any(own)

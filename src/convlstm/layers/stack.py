@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, CellFactory, kernel_tuple
-from convlstm.engines import ENGINES
+from convlstm.engines import ENGINES, SAVES
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.checks import (
     check_input,
@@ -67,7 +67,8 @@ class Stack(Pretrained):
         last_only: bool = False,
         detach_every: int | None = None,
         checkpoint: int | None = None,
-        engine: str = "reference",
+        engine: str = "auto",
+        save: str = "auto",
     ) -> None:
         super().__init__()
         cell = type(self).default_cell if cell is None else cell
@@ -105,6 +106,7 @@ class Stack(Pretrained):
             detach_every=count(detach_every, "detach_every"),
             recompute_every=count(checkpoint, "checkpoint"),
             zoneout=fraction(zoneout, "zoneout"),
+            save=check_name(save, SAVES, "save"),
         )
         self._build([factory(make, "cell") for make in per_layer(cell, self.num_layers, "cell")], norm)
 
@@ -252,7 +254,10 @@ class Stack(Pretrained):
         """One layer: both directions, merged and normalised, with its connection around them."""
         cell = self.cell_list[layer]
         keep = self.keep if layer + 1 == self.num_layers else replace(self.keep, last_only=False)
-        how: Any = {"keep": keep, "engine": self.engine}
+        # Between two layers with nothing in between, outputs need not be as the caller wants them.
+        between = (self.return_all_layers, self.residual, self.norm_list, self.bidirectional, self.dropout)
+        inner = layer + 1 < self.num_layers and not any(between)
+        how: Any = {"keep": keep, "engine": self.engine, "inner": inner}
         end: Any
         if self.climbs:
             y, end, memory = climb(cell, x, state, memory, timeline, lowest=not layer)

@@ -1,0 +1,130 @@
+"""What the engine knows of each family of cells: how many gates, which kernels, what its own parameter is."""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from convlstm.engines.plain import PlainKernels
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """A ConvLSTM: the memory is c; the parameter of its own are the peepholes (3, C, *S) or (3, C, 1, ...).
+
+    Attributes:
+        kernels: that run it.
+        extra: its own parameter as the kernels take it.
+        gates: convolved, in units of C channels.
+        kept: sums, in the same units, from which the memory can be replayed.
+        one_sum: whether the input's and the hidden state's parts of the gates are only added, so that one
+            room holds both.
+    """
+
+    kernels: PlainKernels
+    extra: Tensor | None = None
+
+    gates: ClassVar[int] = 4
+    kept: ClassVar[int] = 4
+    one_sum: ClassVar[bool] = True
+
+    def prepared(self, extra: Tensor | None, dtype: torch.dtype) -> Self:
+        """With its own parameter."""
+        if extra is None:
+            return self
+        return replace(self, extra=extra.flatten(2).transpose(1, 2).to(dtype).contiguous())
+
+    def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
+        """One step from the sums, of which ``a`` and ``b`` are one; see `PlainKernels.lstm_forward`."""
+        kept = None if kept is None else _gates(kept, 4)
+        self.kernels.lstm_forward(_gates(a, 4), _flat(memory), _flat(h), kept, self.extra)
+
+    def replay(self, sums: Tensor, memory: Tensor, new: Tensor) -> None:
+        """The memory after a step; see `PlainKernels.lstm_replay`."""
+        self.kernels.lstm_replay(_gates(sums, 4), _flat(memory), _flat(new), self.extra)
+
+    def backward(
+        self,
+        sums: Tensor,
+        memory: Tensor,
+        d_output: Tensor,
+        d_h: Tensor,
+        d_memory: Tensor,
+        d_a: Tensor,
+        d_b: Tensor,
+    ) -> None:
+        """The gradients of one step; see `PlainKernels.lstm_backward`."""
+        m, d_out, d_h, d_m = map(_flat, (memory, d_output, d_h, d_memory))
+        self.kernels.lstm_backward(_gates(sums, 4), m, d_out, d_h, d_m, _gates(d_a, 4), self.extra)
+
+    def add_extra(self, total: Tensor, sums: Tensor, memory: Tensor, d_sums: Tensor) -> None:
+        """Add to the gradient of the peepholes what steps (T, B, *S, ?) contribute."""
+        new = torch.empty_like(memory)
+        for before, after, step_sums in zip(memory, new, sums, strict=True):
+            self.replay(step_sums, before, after)
+        extra: Any = self.extra
+        d = d_sums.view(-1, extra.shape[1], 4, extra.shape[2])
+        for n, seen in enumerate((memory, memory, new)):
+            products = d[:, :, n] * seen.view(-1, *extra.shape[1:])
+            total[n] += products.sum(dim=0).t().reshape(total.shape[1:])
+
+
+@dataclass(frozen=True)
+class GRU:
+    """A ConvGRU whose reset gate acts after the convolution: the memory is h.
+
+    Its own parameter is the bias of the hidden state's part of the candidate, (C,). Attributes as of `LSTM`.
+    """
+
+    kernels: PlainKernels
+    extra: Tensor | None = None
+
+    gates: ClassVar[int] = 3
+    kept: ClassVar[int] = 4
+    one_sum: ClassVar[bool] = False
+
+    def prepared(self, extra: Tensor | None, dtype: torch.dtype) -> Self:
+        """With its own parameter."""
+        return self if extra is None else replace(self, extra=extra.to(dtype).contiguous())
+
+    def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
+        """One step from the two parts of the sums; see `PlainKernels.gru_forward`."""
+        kept = None if kept is None else _gates(kept, 4)
+        bias = memory.new_zeros(memory.shape[-1]) if self.extra is None else self.extra
+        self.kernels.gru_forward(_gates(a, 3), _gates(b, 3), bias, _flat(memory), _flat(h), kept)
+
+    def replay(self, sums: Tensor, memory: Tensor, new: Tensor) -> None:
+        """The memory after a step; see `PlainKernels.gru_replay`."""
+        self.kernels.gru_replay(_gates(sums, 4), _flat(memory), _flat(new))
+
+    def backward(
+        self,
+        sums: Tensor,
+        memory: Tensor,
+        d_output: Tensor,
+        d_h: Tensor,
+        d_memory: Tensor,
+        d_a: Tensor,
+        d_b: Tensor,
+    ) -> None:
+        """The gradients of one step; see `PlainKernels.gru_backward`."""
+        m, d_out, d_h, d_m = map(_flat, (memory, d_output, d_h, d_memory))
+        self.kernels.gru_backward(_gates(sums, 4), m, d_out, d_h, d_m, _gates(d_a, 3), _gates(d_b, 3))
+
+    def add_extra(self, total: Tensor, sums: Tensor, memory: Tensor, d_b: Tensor) -> None:
+        """Add to the gradient of the bias what steps (T, B, *S, ?) contribute."""
+        total += _gates(d_b, 3)[:, 2].sum(dim=0, dtype=total.dtype)
+
+
+Family = LSTM | GRU
+
+
+def _flat(rows: Tensor) -> Tensor:
+    """Rows (..., C) as (P, C)."""
+    return rows.view(-1, rows.shape[-1])
+
+
+def _gates(rows: Tensor, gates: int) -> Tensor:
+    """Rows (..., gates C) as (P, gates, C)."""
+    return rows.view(-1, gates, rows.shape[-1] // gates)

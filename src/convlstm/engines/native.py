@@ -1,0 +1,237 @@
+"""Kernels of ``kernels.cpp``, compiled by the machine's C++ compiler when first used, and kept on disk."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convlstm.engines.plain import PlainKernels
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+#: Dtypes that the kernels store, by their names there.
+STORED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
+_FOR_THIS_CPU: tuple[list[str], ...] = (
+    ["-march=native", "-mprefer-vector-width=512"],
+    ["-march=native"],
+    ["-mcpu=native"],
+    [],
+)
+
+
+def unavailable() -> str | None:
+    """Why nothing can be compiled here, or None."""
+    if sys.platform == "win32":
+        return "it knows no compiler on Windows"
+    return None if _compiler() else "there is no C++ compiler on the PATH (c++, g++ or clang++), nor in $CXX"
+
+
+@cache
+def library(gate: str, candidate: str, output: str) -> Any | None:
+    """The kernels for a choice of activations by name, or None, after one warning, if they do not compile.
+
+    The first call in a process takes some milliseconds, on a new machine the seconds that the compiler takes.
+    """
+    reason = unavailable()
+    if reason is None:
+        try:
+            return _load(_build([f"-DGATE={gate}", f"-DCANDIDATE={candidate}", f"-DOUTPUT={output}"]))
+        except (OSError, subprocess.SubprocessError) as error:
+            lines = (getattr(error, "stderr", None) or repr(error)).strip().splitlines()
+            reason = f"the C++ compiler failed: {lines[-1]}"
+    _warn_once(f"convlstm runs without compiled kernels, slower and with the same numbers, because {reason}")
+    return None
+
+
+@cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def _compiler() -> str | None:
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((path for name in wanted if (path := shutil.which(name))), None)
+
+
+@cache
+def _command() -> tuple[list[str], str]:
+    """The compiler with the flags that it takes, and what tells its results from those of another.
+
+    The macros that a compiler defines spell out its version and the processor's instructions, so that a home
+    folder shared by different machines holds a library for each.
+    """
+    compiler = _compiler()
+    assert compiler is not None
+    for flags in _FOR_THIS_CPU:
+        command = [compiler, *_FLAGS, *flags]
+        macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull], check=False)
+        if macros.returncode == 0:
+            return command, macros.stdout
+    raise OSError(f"{compiler} takes none of the flags {_FOR_THIS_CPU}")
+
+
+def _run(command: list[str], check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=check)
+
+
+def _build(defines: list[str]) -> Path:
+    """The compiled library, from disk if it is there; whole or not at all, whoever else builds it."""
+    command, macros = _command()
+    openmp = _openmp()
+    inputs = [_SOURCE.read_text(), *command, *openmp, *defines, macros]
+    name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
+    library = _folder() / f"{name}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=library.parent) as work:
+            made = Path(work) / library.name
+            try:
+                _run([*command, *defines, str(_SOURCE), *openmp, "-o", str(made)])
+            except subprocess.CalledProcessError:
+                if not openmp:
+                    raise
+                _run([*command, *defines, str(_SOURCE), "-o", str(made)])  # one thread is better than none
+            made.replace(library)
+    return library
+
+
+@cache
+def _openmp() -> list[str]:
+    """Flags for threads out of the pool that torch has already: two pools would fight for the cores."""
+    if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
+        return []
+    own = sorted(Path(torch.__file__).with_name("lib").glob("libgomp*.so*"))
+    return ["-fopenmp", *map(str, own[:1])]
+
+
+@cache
+def _folder() -> Path:
+    """Where libraries are kept, closed to others as they are run; a temporary folder if there is no home."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home) / "convlstm"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="convlstm-"))
+
+
+def _load(path: Path) -> Any:
+    found = ctypes.CDLL(str(path))
+    pointer, size, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    for name in STORED.values():
+        for kernel, pointers, sizes in (
+            ("lstm_forward", 5, 3),
+            ("lstm_replay", 4, 3),
+            ("lstm_backward", 7, 3),
+            ("gru_forward", 6, 2),
+            ("gru_replay", 3, 2),
+            ("gru_backward", 7, 2),
+        ):
+            function = getattr(found, f"{kernel}_{name}")
+            function.argtypes, function.restype = [pointer] * pointers + [size] * sizes + [threads], None
+        for other in STORED.values():
+            function = getattr(found, f"transpose_{name}_{other}")
+            function.argtypes, function.restype = [pointer] * 2 + [size] * 5 + [threads], None
+    return found
+
+
+class NativeKernels(PlainKernels):
+    """The same passes over all pixels, compiled; a tensor that they do not take goes the plain way.
+
+    Args:
+        activations: names of those of the gates, the candidate and the output.
+        library: what `library` gave for them.
+        dtype: of the sums, one of `STORED`.
+    """
+
+    def __init__(self, activations: tuple[str, str, str], library: Any, dtype: torch.dtype) -> None:
+        super().__init__(activations)
+        self._library, self._dtype = library, STORED[dtype]
+
+    def _call(self, kernel: str, tensors: Sequence[Tensor | None], *sizes: int) -> None:
+        function = getattr(self._library, f"{kernel}_{self._dtype}")
+        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        function(*pointers, *sizes, torch.get_num_threads())
+
+    def lstm_forward(
+        self, sums: Tensor, c: Tensor, h: Tensor, kept: Tensor | None, peepholes: Tensor | None
+    ) -> None:
+        """See `PlainKernels.lstm_forward`."""
+        self._call("lstm_forward", (sums, c, h, kept, peepholes), _pixels(peepholes), *c.shape)
+
+    def lstm_replay(self, sums: Tensor, c: Tensor, new_c: Tensor, peepholes: Tensor | None) -> None:
+        """See `PlainKernels.lstm_replay`."""
+        self._call("lstm_replay", (sums, c, new_c, peepholes), _pixels(peepholes), *c.shape)
+
+    def lstm_backward(
+        self,
+        sums: Tensor,
+        c: Tensor,
+        d_output: Tensor,
+        d_h: Tensor,
+        d_c: Tensor,
+        d_sums: Tensor,
+        peepholes: Tensor | None,
+    ) -> None:
+        """See `PlainKernels.lstm_backward`."""
+        tensors = (sums, c, d_output, d_h, d_c, d_sums, peepholes)
+        self._call("lstm_backward", tensors, _pixels(peepholes), *c.shape)
+
+    def gru_forward(
+        self, a: Tensor, b: Tensor, bias: Tensor, m: Tensor, h: Tensor, kept: Tensor | None
+    ) -> None:
+        """See `PlainKernels.gru_forward`; ``b`` is left as it is."""
+        self._call("gru_forward", (a, b, bias, m, h, kept), *m.shape)
+
+    def gru_replay(self, sums: Tensor, m: Tensor, new_m: Tensor) -> None:
+        """See `PlainKernels.gru_replay`."""
+        self._call("gru_replay", (sums, m, new_m), *m.shape)
+
+    def gru_backward(
+        self,
+        sums: Tensor,
+        m: Tensor,
+        d_output: Tensor,
+        d_h: Tensor,
+        d_m: Tensor,
+        d_a: Tensor,
+        d_b: Tensor,
+    ) -> None:
+        """See `PlainKernels.gru_backward`."""
+        self._call("gru_backward", (sums, m, d_output, d_h, d_m, d_a, d_b), *m.shape)
+
+    def to_rows(self, frames: Tensor, rows: Tensor) -> None:
+        """See `PlainKernels.to_rows`."""
+        if not self._transpose(frames, rows, frames.shape[1]):
+            super().to_rows(frames, rows)
+
+    def to_frames(self, rows: Tensor, frames: Tensor) -> None:
+        """See `PlainKernels.to_frames`."""
+        if not self._transpose(rows, frames, frames[0, 0].numel()):
+            super().to_frames(rows, frames)
+
+    def _transpose(self, x: Tensor, y: Tensor, rows: int) -> bool:
+        """Whether matrices of so many rows, each dense, whatever is between them, could be transposed."""
+        known = x.dtype in STORED and y.dtype in STORED
+        if not known or not x[0].is_contiguous() or not y[0].is_contiguous():
+            return False
+        function = getattr(self._library, f"transpose_{STORED[x.dtype]}_{STORED[y.dtype]}")
+        sizes = (len(x), rows, x[0].numel() // rows, x.stride(0), y.stride(0))
+        function(x.data_ptr(), y.data_ptr(), *sizes, torch.get_num_threads())
+        return True
+
+
+def _pixels(peepholes: Tensor | None) -> int:
+    return 1 if peepholes is None else peepholes.shape[1]
