@@ -486,25 +486,30 @@ def test_five_hundred_calls_leave_nothing_behind(engine):
     assert grown < 500 * 100  # less than one object of a tensor's kind per call
 
 
-def test_large_buffers_are_used_again_and_given_up_with_their_tensors():
-    gc.collect()
-    rooms._free.clear()
+@pytest.fixture
+def shelf(monkeypatch):
+    monkeypatch.setattr(rooms, "_shelf", rooms._Shelf())
+    return rooms._shelf
+
+
+def test_large_buffers_are_used_again_and_given_up_with_their_tensors(shelf):
     first = rooms.room((1 << 18,), torch.float32, torch.device("cpu"))
     place = first.data_ptr()
     assert place % 64 == 0
     view = first[5:].view(-1)
     del first
-    assert rooms.free_bytes() == 0  # somebody still sees it
+    assert shelf.bytes_waiting() == 0  # somebody still sees it
     del view
-    assert rooms.free_bytes() == 1 << 20
+    assert shelf.bytes_waiting() == 1 << 20
     assert rooms.room((1 << 19,), torch.bfloat16, torch.device("cpu")).data_ptr() == place
 
 
-def test_buffers_of_many_sizes_do_not_pile_up(monkeypatch):
-    monkeypatch.setattr(rooms, "_KEPT", 5 << 20)
+def test_buffers_never_take_more_than_once_were_lent_together(shelf):
     for n in range(9):
-        rooms.room(((1 << 20) + 64 * n,), torch.uint8, torch.device("cpu"))
-        assert rooms.free_bytes() <= 5 << 20
+        pair = [rooms.room(((1 << 20) << n, k), torch.uint8, torch.device("cpu")) for k in (1, 2)]
+        lent = sum(t.numel() for t in pair)
+        assert shelf.bytes_waiting() + shelf.lent <= shelf.most == lent
+        del pair
 
 
 @pytest.mark.parametrize(("save", "sums"), [("gates", 4), ("state", 0)])

@@ -2,19 +2,56 @@
 
 import math
 import weakref
-from collections import defaultdict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 # Fresh memory comes from the system page by page, which on a CPU costs as much as the arithmetic on it.
-# Buffers of at least _LARGE bytes are therefore kept when nobody holds them any more, _KEPT bytes at most.
+# Buffers of at least _LARGE bytes are therefore lent again when nobody holds them any more. Those that wait,
+# with those that are lent, never take more than were lent at once before: what a call needed, the next needs.
 _LARGE = 1 << 20
-_KEPT = 1 << 30
 _ALIGNED = 64  # bytes, a vector register of the widest kind
 
-_free: dict[int, list[np.ndarray]] = defaultdict(list)
+
+class _Shelf:
+    """Buffers that wait, the one that came back first in front."""
+
+    def __init__(self) -> None:
+        self.waiting: list[np.ndarray] = []
+        self.lent = self.most = 0
+
+    def lend(self, size: int) -> np.ndarray:
+        """The smallest buffer of at least ``size`` bytes that does not waste half of itself, or a new one."""
+        fitting = [n for n, memory in enumerate(self.waiting) if size <= memory.size <= 2 * size]
+        if fitting:
+            memory = self.waiting.pop(min(fitting, key=lambda n: self.waiting[n].size))
+        else:
+            whole = np.empty(size + _ALIGNED, dtype=np.uint8)
+            begin = -whole.ctypes.data % _ALIGNED
+            memory = whole[begin : begin + size]
+        self.lent += memory.size
+        self.most = max(self.most, self.lent)
+        self._give_up()
+        lent = memory[:size]  # lives as long as a tensor's storage, whoever holds that: graphs, views, users
+        weakref.finalize(lent, self._take_back, memory).atexit = False
+        return lent
+
+    def _take_back(self, memory: np.ndarray) -> None:
+        self.lent -= memory.size
+        self.waiting.append(memory)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        while self.waiting and self.bytes_waiting() + self.lent > self.most:
+            self.waiting.pop(0)
+
+    def bytes_waiting(self) -> int:
+        """How much memory is kept for the next call."""
+        return sum(memory.size for memory in self.waiting)
+
+
+_shelf = _Shelf()
 
 
 def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -22,25 +59,4 @@ def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Te
     size = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or size < _LARGE:
         return torch.empty(shape, dtype=dtype, device=device)
-    try:
-        memory = _free[size].pop()
-    except IndexError:
-        whole = np.empty(size + _ALIGNED, dtype=np.uint8)
-        begin = -whole.ctypes.data % _ALIGNED
-        memory = whole[begin : begin + size]
-    lent = memory[:]  # lives as long as the storage of the tensor, whoever holds that: graphs, views, users
-    weakref.finalize(lent, _take_back, memory).atexit = False
-    return torch.from_numpy(lent).view(dtype).view(shape)
-
-
-def _take_back(memory: np.ndarray) -> None:
-    if free_bytes() + memory.size <= _KEPT:
-        _free[memory.size].append(memory)
-    else:  # sizes that are no longer asked for make place for one that was
-        _free.clear()
-        _free[memory.size].append(memory)
-
-
-def free_bytes() -> int:
-    """How much memory is kept for the next call."""
-    return sum(size * len(buffers) for size, buffers in list(_free.items()))
+    return torch.from_numpy(_shelf.lend(size)).view(dtype).view(shape)
