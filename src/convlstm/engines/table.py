@@ -24,9 +24,9 @@ def available() -> dict[str, str | None]:
 def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str:
     """The engine that runs a call: ``reference``, ``fused`` or ``compiled``.
 
-    A cell of another family than the engines know keeps its own ``step`` under any engine, with the input's
-    part of all steps as one convolution: that is the reference. ``auto`` leaves float64 to the reference as
-    well: who asks for that dtype checks numbers, and the reference can be differentiated twice.
+    A cell of another family than the engines know keeps its own ``step`` under any engine: that is the
+    reference. ``auto`` leaves float64 to the reference as well: who asks for that dtype checks numbers, and
+    the reference can be differentiated twice.
 
     Args:
         engine: one of `ENGINES`.

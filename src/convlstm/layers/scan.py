@@ -66,9 +66,9 @@ def scan(
 ) -> tuple[Tensor, Any]:
     """Run a cell over a sequence.
 
-    The input's part of all steps is one call of `Cell.project`; what is left in the loop is `Cell.step`. A
-    cell with hooks or a ``forward`` of its own, and any module with the single-file original's cell call, is
-    called step by step instead, so that these always run.
+    The input's part of all steps is one call of `Cell.project` where that is faster; what is left in the loop
+    is `Cell.step`. A cell with hooks or a ``forward`` of its own, and any module with the single-file
+    original's cell call, is called step by step instead, so that these always run.
 
     Args:
         cell: the recurrence.
@@ -231,6 +231,8 @@ def _chooser(where_B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 def _inputs_and_step(cell: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:
     """Projected frames and `Cell.step`; frames and the call itself where somebody listens to that call."""
     if isinstance(cell, Cell) and type(cell).forward is Cell.forward and not fused.has_hooks(cell):
+        if x.device.type == "cpu":  # where the memory of one large result costs more than many calls
+            return x, lambda frame, state: cell.step(cell.project(frame), state)
         projected = cell.project(x.flatten(0, 1))
         return projected.view(*x.shape[:2], *projected.shape[1:]), cell.step
     if isinstance(cell, Cell):
