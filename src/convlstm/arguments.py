@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from convlstm.errors import RunError
+from convlstm.errors import RunError, check_name
 
 
 class RemembersArguments:
@@ -18,10 +18,19 @@ class RemembersArguments:
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments before the constructor sees them."""
+        """Note the arguments before the constructor sees them.
+
+        Raises:
+            OptionError: a keyword that the constructor does not have, with the nearest that it has.
+        """
         self = super().__new__(cls)
+        signature = _signature(cls)
+        _, *known = signature.parameters.values()
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known):
+            for name in kwargs:
+                check_name(name, [parameter.name for parameter in known], f"an argument of {cls.__name__}")
         try:
-            bound = _signature(cls).bind(self, *args, **kwargs)
+            bound = signature.bind(self, *args, **kwargs)
         except TypeError:
             return self  # the constructor will say what is wrong; unpickling restores the attribute itself
         bound.apply_defaults()

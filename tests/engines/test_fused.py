@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import available, fused, native, plain, rooms
+from convlstm.engines import available, fused, gpu, native, plain, plans, rooms
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 
@@ -106,8 +106,8 @@ def in_pieces(case):
     """The results of a fast engine that works in chunks of a drawn size."""
     layer, x, states, flags, chunk = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(fused._CHUNK_BYTES, "cpu", chunk)
-        patch.setitem(fused._PIECE_BYTES, "cpu", chunk // 2)
+        patch.setitem(plans._CHUNK_BYTES, "cpu", chunk)
+        patch.setitem(plans._PIECE_BYTES, "cpu", chunk // 2)
         return results(layer, x, states, flags)
 
 
@@ -399,7 +399,7 @@ def test_engines_by_name():
 def without_libraries(monkeypatch, tmp_path):
     """As on a new machine: nothing compiled yet, in memory or on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (native.library, native._command, native._folder, native._warn_once, fused._family)
+    caches = (native.library, native._command, native._folder, native.warn_once, plans._family)
     for function in caches:
         function.cache_clear()
     yield
@@ -430,6 +430,16 @@ def test_without_a_compiler_the_engine_says_so_and_auto_does_without(monkeypatch
         layer(x)
     layer.engine = "auto"
     assert layer(x)[0][0].isfinite().all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here Triton works")
+def test_triton_that_fails_is_told_once_and_done_without():
+    """Here for want of the package, or of a driver."""
+    gpu.kernels.cache_clear()
+    with pytest.warns(RuntimeWarning, match="because Triton failed: "):
+        kernels = gpu.kernels(CHOICES[0])
+    assert type(kernels) is plain.PlainKernels
+    assert gpu.kernels(CHOICES[0]) is kernels
 
 
 @pytest.mark.skipif("compiled" not in FAST, reason="no compiler")
@@ -516,7 +526,7 @@ def test_buffers_never_take_more_than_once_were_lent_together(shelf):
 def test_what_is_kept_of_each_step(save, sums, monkeypatch):
     """Outputs h, the sums of the gates if asked for, and the memory once a chunk."""
     monkeypatch.setitem(
-        fused._CHUNK_BYTES, "cpu", 5 * 4 * 2 * 8 * 16 * 16 * 4
+        plans._CHUNK_BYTES, "cpu", 5 * 4 * 2 * 8 * 16 * 16 * 4
     )  # five steps of the first layer
     layer, x = layer_and_frames(steps=10, size=(16, 16), save=save)
     kept = []

@@ -143,7 +143,9 @@ class ForeignCell(nn.Module):
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_foreign_cells_in_the_list_run_as_they_are(bidirectional):
     torch.manual_seed(0)
-    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, bidirectional=bidirectional, merge="sum")
+    layer = ConvLSTM(
+        2, 3, 3, 2, batch_first=True, bidirectional=bidirectional, merge="sum" if bidirectional else "concat"
+    )
     layer.cell_list[1] = foreign = ForeignCell(3, 3)
     x = torch.randn(2, 4, 2, 5, 5)
     below = ConvLSTM(2, 3, 3, 1, batch_first=True)

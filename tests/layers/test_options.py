@@ -330,6 +330,11 @@ def refused(make, error, message):
             "dropout acts between layers and needs two at least; received 0.5 with one",
         ),
         ({"target_size": (2,)}, r"target_size must have one entry per space axis \(2\); received \(2,\)"),
+        (
+            {"residul": True},
+            "an argument of ConvLSTM must be one of .*; received 'residul'; did you mean 'residual'",
+        ),
+        ({"merge": "sum"}, "merge joins both directions; received 'sum' without bidirectional=True"),
         ({"restore_size": True}, "restore_size undoes target_size; received restore_size=True without"),
         ({"detach_every": 0}, "detach_every must be at least 1 step, or None for never; received 0"),
         ({"checkpoint": -1}, "checkpoint must be at least 1 step, or None for never; received -1"),

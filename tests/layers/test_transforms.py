@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from random_stacks import cases
 from torch import nn
+from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
@@ -429,3 +430,27 @@ def test_any_memory_format_of_the_input(make):
     assert_close([*layer(strided)[0]], [*expected[0]])
     wide = torch.stack([x, x], dim=-1)[..., 0]
     same(layer(wide), expected)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_a_pruned_convolution_learns_and_stays_pruned(engine):
+    torch.manual_seed(0)
+    layer = ConvLSTM(1, 4, 3, batch_first=True, engine=engine)
+    conv, x = layer.cell_list[0].conv, torch.randn(2, 3, 1, 5, 5)
+    prune.l1_unstructured(conv, "weight", amount=0.5)
+    gone = conv.weight_mask == 0
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    session = layer.stream(2, (5, 5))
+    for _ in range(2):
+        plain = ConvLSTM(1, 4, 3, batch_first=True, engine="reference")
+        plain.cell_list[0].conv.weight.data = torch.where(gone, 0, conv.weight_orig.detach())
+        plain.cell_list[0].conv.bias.data = conv.bias.detach()
+        outputs = layer(x)[0][0]
+        session.state = None
+        assert_close(outputs, plain(x)[0][0])
+        assert_close(session(x[:, 0]), outputs[:, 0].detach())
+        optimizer.zero_grad()
+        outputs.square().sum().backward()
+        assert not conv.weight_orig.grad[gone].any()
+        assert conv.weight_orig.grad[~gone].any()
+        optimizer.step()

@@ -156,7 +156,8 @@ def cases(
     size = tuple(draw(st.integers(smallest, 4 if axes < 3 else 2)) for _ in range(axes))
     residual = fixed.get("residual", draw(st.sampled_from([False, False, True, "project", "dense"])))
     bidirectional = fixed.get("bidirectional", draw(st.booleans()))
-    merge = draw(st.sampled_from(["sum", "mean"] if residual is True else ["concat", "sum", "mean"]))
+    merges = ["sum", "mean"] if residual is True else ["concat", "sum", "mean"]
+    merge = draw(st.sampled_from(merges if bidirectional else ["concat"]))
     target_size = fixed.get("target_size", draw(st.none() | st.tuples(*[st.integers(1, 3)] * axes)))
     inner = size if target_size is None else target_size
     kernels = [per_axis(draw, axes, [1, 2, 3, 4] if axes < 3 else [1, 2, 3]) for _ in range(layers)]

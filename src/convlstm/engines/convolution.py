@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.functional.conv import _pad, same_conv
+from convlstm.functional.conv import _pad, _pad_gradient, same_conv
 
 # oneDNN's convolution that adds to what is there; without it, every convolution is fresh memory. It is not
 # public: a version of torch without it takes the longer way.
 _ADD: Any = getattr(getattr(torch.ops.mkldnn, "_convolution_pointwise_", None), "binary", None)
 
 
-def _adds_in_place(room: Tensor) -> bool:
+def adds_in_place(room: Tensor) -> bool:
+    """Whether a convolution can be added to what a tensor holds, without memory of its own."""
     if _ADD is None or room.device.type != "cpu" or not torch._C._has_mkldnn:
         return False
     if room.dtype == torch.bfloat16:
@@ -31,15 +32,17 @@ class SameConv(NamedTuple):
     dilation: tuple[int, ...]
     padding_mode: tuple[str, ...]
 
-    def into(self, room: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The convolution of rows (..., *S, C_in), written into ``room``, rows (..., *S, C_out)."""
-        if _adds_in_place(room):
+    def into(self, room: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution of rows (..., *S, C_in), written into ``room``, rows (..., *S, C_out), or new."""
+        if room is None:
+            return self._apply(x, weight, bias)
+        if adds_in_place(room):
             return self.add(room.zero_(), x, weight, bias)
         return room.copy_(self._apply(x, weight, bias))
 
     def add(self, room: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``room``, rows (..., *S, C_out), with the convolution of rows (..., *S, C_in) added in place."""
-        if not _adds_in_place(room):
+        if not adds_in_place(room):
             return room.add_(self._apply(x, weight, bias))
         image, padding = self._padded(_images(x, weight), weight)
         to, ones = _images(room, weight), [1] * len(padding)
@@ -101,9 +104,7 @@ class SameConv(NamedTuple):
             list(needed),
         )
         if dx is not None and padded is not image:
-            with torch.enable_grad():  # padding is linear: its gradient does not depend on what is padded
-                probe = torch.zeros_like(image).requires_grad_()
-                (dx,) = torch.autograd.grad(self._padded(probe, weight)[0], probe, dx)
+            dx = _pad_gradient(dx, self._reach(weight), self.padding_mode)
         return None if dx is None else _rows(dx, x), dw, db
 
 

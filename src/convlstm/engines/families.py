@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from convlstm.engines.plain import PlainKernels
+from convlstm.engines.convolution import SameConv
+from convlstm.engines.plain import PlainKernels, by_gate, flat
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,28 @@ class LSTM:
             return self
         return replace(self, extra=extra.flatten(2).transpose(1, 2).to(dtype).contiguous())
 
+    def step(
+        self,
+        conv: SameConv,
+        a: Tensor,
+        b: Tensor | None,
+        h: Tensor,
+        weight: Tensor,
+        memory: Tensor,
+        new_h: Tensor,
+        kept: Tensor | None,
+    ) -> None:
+        """One step; see `PlainKernels.lstm_step`. ``b`` is not read."""
+        self.kernels.lstm_step(conv, a, h, weight, memory, new_h, kept, self.extra)
+
     def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
         """One step from the sums, of which ``a`` and ``b`` are one; see `PlainKernels.lstm_forward`."""
-        kept = None if kept is None else _gates(kept, 4)
-        self.kernels.lstm_forward(_gates(a, 4), _flat(memory), _flat(h), kept, self.extra)
+        kept = None if kept is None else by_gate(kept, 4)
+        self.kernels.lstm_forward(by_gate(a, 4), flat(memory), flat(h), kept, self.extra)
 
     def replay(self, sums: Tensor, memory: Tensor, new: Tensor) -> None:
         """The memory after a step; see `PlainKernels.lstm_replay`."""
-        self.kernels.lstm_replay(_gates(sums, 4), _flat(memory), _flat(new), self.extra)
+        self.kernels.lstm_replay(by_gate(sums, 4), flat(memory), flat(new), self.extra)
 
     def backward(
         self,
@@ -55,8 +70,8 @@ class LSTM:
         d_b: Tensor,
     ) -> None:
         """The gradients of one step; see `PlainKernels.lstm_backward`."""
-        m, d_out, d_h, d_m = map(_flat, (memory, d_output, d_h, d_memory))
-        self.kernels.lstm_backward(_gates(sums, 4), m, d_out, d_h, d_m, _gates(d_a, 4), self.extra)
+        m, d_out, d_h, d_m = map(flat, (memory, d_output, d_h, d_memory))
+        self.kernels.lstm_backward(by_gate(sums, 4), m, d_out, d_h, d_m, by_gate(d_a, 4), self.extra)
 
     def add_extra(self, total: Tensor, sums: Tensor, memory: Tensor, d_sums: Tensor) -> None:
         """Add to the gradient of the peepholes what steps (T, B, *S, ?) contribute."""
@@ -88,15 +103,29 @@ class GRU:
         """With its own parameter."""
         return self if extra is None else replace(self, extra=extra.to(dtype).contiguous())
 
+    def step(
+        self,
+        conv: SameConv,
+        a: Tensor,
+        b: Tensor | None,
+        h: Tensor,
+        weight: Tensor,
+        memory: Tensor,
+        new_h: Tensor,
+        kept: Tensor | None,
+    ) -> None:
+        """One step, with the convolution of h in ``b`` if that is given."""
+        self.forward(a, conv.into(b, h, weight), memory, new_h, kept)
+
     def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
         """One step from the two parts of the sums; see `PlainKernels.gru_forward`."""
-        kept = None if kept is None else _gates(kept, 4)
+        kept = None if kept is None else by_gate(kept, 4)
         bias = memory.new_zeros(memory.shape[-1]) if self.extra is None else self.extra
-        self.kernels.gru_forward(_gates(a, 3), _gates(b, 3), bias, _flat(memory), _flat(h), kept)
+        self.kernels.gru_forward(by_gate(a, 3), by_gate(b, 3), bias, flat(memory), flat(h), kept)
 
     def replay(self, sums: Tensor, memory: Tensor, new: Tensor) -> None:
         """The memory after a step; see `PlainKernels.gru_replay`."""
-        self.kernels.gru_replay(_gates(sums, 4), _flat(memory), _flat(new))
+        self.kernels.gru_replay(by_gate(sums, 4), flat(memory), flat(new))
 
     def backward(
         self,
@@ -109,22 +138,12 @@ class GRU:
         d_b: Tensor,
     ) -> None:
         """The gradients of one step; see `PlainKernels.gru_backward`."""
-        m, d_out, d_h, d_m = map(_flat, (memory, d_output, d_h, d_memory))
-        self.kernels.gru_backward(_gates(sums, 4), m, d_out, d_h, d_m, _gates(d_a, 3), _gates(d_b, 3))
+        m, d_out, d_h, d_m = map(flat, (memory, d_output, d_h, d_memory))
+        self.kernels.gru_backward(by_gate(sums, 4), m, d_out, d_h, d_m, by_gate(d_a, 3), by_gate(d_b, 3))
 
     def add_extra(self, total: Tensor, sums: Tensor, memory: Tensor, d_b: Tensor) -> None:
         """Add to the gradient of the bias what steps (T, B, *S, ?) contribute."""
-        total += _gates(d_b, 3)[:, 2].sum(dim=0, dtype=total.dtype)
+        total += by_gate(d_b, 3)[:, 2].sum(dim=0, dtype=total.dtype)
 
 
 Family = LSTM | GRU
-
-
-def _flat(rows: Tensor) -> Tensor:
-    """Rows (..., C) as (P, C)."""
-    return rows.view(-1, rows.shape[-1])
-
-
-def _gates(rows: Tensor, gates: int) -> Tensor:
-    """Rows (..., gates C) as (P, gates, C)."""
-    return rows.view(-1, gates, rows.shape[-1] // gates)

@@ -50,12 +50,13 @@ def library(gate: str, candidate: str, output: str) -> Any | None:
         except (OSError, subprocess.SubprocessError) as error:
             lines = (getattr(error, "stderr", None) or repr(error)).strip().splitlines()
             reason = f"the C++ compiler failed: {lines[-1]}"
-    _warn_once(f"convlstm runs without compiled kernels, slower and with the same numbers, because {reason}")
+    warn_once(f"convlstm runs without compiled kernels, slower and with the same numbers, because {reason}")
     return None
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Say what is done without, once in a process."""
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 

@@ -4,11 +4,13 @@ Everything is stored by pixel, channels last: P pixels of the whole batch, C cha
 dtype of the memory, at least 32 bits; sums of gates have that of the convolutions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from convlstm.engines.convolution import SameConv
 from convlstm.functional.gates import ACTIVATIONS
 
 
@@ -21,6 +23,40 @@ class PlainKernels:
 
     def __init__(self, activations: tuple[str, str, str]) -> None:
         self.gate, self.candidate, self.output = activations
+
+    #: Whether `lstm_step` may write the new output where the old one is.
+    in_place = True
+
+    def packed(self, conv: SameConv, weight: Tensor, h: Tensor) -> Tensor:
+        """The weight over h, channels last, as `lstm_step` reads it for a convolution and the size of h."""
+        return weight
+
+    def lstm_step(
+        self,
+        conv: SameConv,
+        a: Tensor,
+        h: Tensor,
+        weight: Tensor,
+        c: Tensor,
+        new_h: Tensor,
+        kept: Tensor | None,
+        peepholes: Tensor | None,
+    ) -> None:
+        """One step with its convolution; ``a``, the input's part of the sums, may be written to.
+
+        Args:
+            conv: of h.
+            a: (B, *S, 4 C), of h's dtype.
+            h: (B, *S, C).
+            weight: over h, as `packed` gave it.
+            c: (B, *S, C), the memory; becomes the new one.
+            new_h: (B, *S, C), written to: the new output; h itself only where ``in_place``.
+            kept: (B, *S, 4 C), written to: the sums; or None.
+            peepholes: as in `lstm_forward`.
+        """
+        sums = by_gate(conv.add(a, h, weight), 4)
+        kept = None if kept is None else by_gate(kept, 4)
+        self.lstm_forward(sums, flat(c), flat(new_h), kept, peepholes)
 
     def lstm_forward(
         self, sums: Tensor, c: Tensor, h: Tensor, kept: Tensor | None, peepholes: Tensor | None
@@ -162,6 +198,16 @@ class PlainKernels:
         frames.copy_(rows.movedim(-1, 1))
 
 
+def flat(rows: Tensor) -> Tensor:
+    """Rows (..., C) as (P, C)."""
+    return rows.view(-1, rows.shape[-1])
+
+
+def by_gate(rows: Tensor, number: int) -> Tensor:
+    """Rows (..., gates C) as (P, gates, C)."""
+    return rows.view(-1, number, rows.shape[-1] // number)
+
+
 def value(name: str, x: Tensor) -> Tensor:
     """An activation at x, in a tensor of its own."""
     if name == "tanh":  # to within 1e-6; torch's own takes four times as long on a CPU
@@ -172,16 +218,24 @@ def value(name: str, x: Tensor) -> Tensor:
 
 def through(name: str, gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The gradient of y = activation(x) into that of x."""
-    result: Tensor
-    if name == "sigmoid":
-        result = torch.ops.aten.sigmoid_backward(gradient, y)
-    elif name == "tanh":
-        result = torch.ops.aten.tanh_backward(gradient, y)
-    else:
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            (result,) = torch.autograd.grad(value(name, leaf), leaf, gradient)
+    result: Tensor = _BACKWARD[name](gradient, x, y)
     return result
+
+
+# Torch's own, which autograd calls; not autograd itself, which is asleep inside an operator.
+_BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
+    "sigmoid": lambda d, x, y: torch.ops.aten.sigmoid_backward(d, y),
+    "hard_sigmoid": lambda d, x, y: torch.ops.aten.hardsigmoid_backward(d, x),
+    "tanh": lambda d, x, y: torch.ops.aten.tanh_backward(d, y),
+    "hard_tanh": lambda d, x, y: torch.ops.aten.hardtanh_backward(d, x, -1, 1),
+    "relu": lambda d, x, y: torch.ops.aten.threshold_backward(d, y, 0),
+    "leaky_relu": lambda d, x, y: torch.ops.aten.leaky_relu_backward(d, x, 0.01, False),
+    "elu": lambda d, x, y: torch.ops.aten.elu_backward(d, 1, 1, 1, False, x),
+    "silu": lambda d, x, y: torch.ops.aten.silu_backward(d, x),
+    "gelu": lambda d, x, y: torch.ops.aten.gelu_backward(d, x),
+    "softsign": lambda d, x, y: d * (1 - y.abs()).square(),
+    "identity": lambda d, x, y: d,
+}
 
 
 def _peek(x: Tensor, weight: Tensor, c: Tensor) -> Tensor:

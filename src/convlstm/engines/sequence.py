@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.engines.convolution import SameConv
+from convlstm.engines.convolution import SameConv, adds_in_place
 from convlstm.engines.families import Family
 from convlstm.engines.rooms import room
 
@@ -113,6 +113,16 @@ class Given(NamedTuple):
     valid: Tensor | None
     starts: Tensor | None
 
+    def tensors(self) -> list[Tensor | None]:
+        """All of them: flags, frames, parameters, states."""
+        return [self.valid, self.starts, self.x, self.weight, self.bias, self.extra, *self.states]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any]) -> "Given":
+        """From what `tensors` returned."""
+        valid, starts, x, weight, bias, extra, *states = tensors
+        return cls(x, weight, bias, extra, tuple(states), valid, starts)
+
 
 def forward(plan: Plan, given: Given, *, keep: bool) -> tuple[Tensor | None, tuple[Tensor, ...], Kept | None]:
     """Outputs (B, T, C, *S), the states at the end, and what the backward pass needs."""
@@ -123,7 +133,9 @@ def forward(plan: Plan, given: Given, *, keep: bool) -> tuple[Tensor | None, tup
     family = plan.family.prepared(given.extra, plan.exact)
     memory = plan.rows(given.states[-1], plan.exact)
     shape = tuple(memory.shape)
-    slots = steps + 1 if keep or plan.inner else 2
+    # On a GPU every output is handed on at once at the end, which takes fewer and larger kernels.
+    whole = keep or plan.inner or (device.type != "cpu" and not plan.last_only)
+    slots = steps + 1 if whole else 2
     h = room((slots, *shape), plan.compute, device)
     family.kernels.to_rows(given.states[0], h[plan.slots(steps - 1 if plan.reverse else 0)[0] % slots])
     keep_sums = keep and plan.keep_sums
@@ -132,29 +144,38 @@ def forward(plan: Plan, given: Given, *, keep: bool) -> tuple[Tensor | None, tup
     outputs = None
     if not (plan.last_only or plan.inner):
         outputs = room((batch, steps, shape[-1], *shape[1:-1]), plan.result, device)
-    done, length = 0, min(plan.piece, steps)
-    a = room((length, *shape[:-1], family.gates * shape[-1]), plan.compute, device)
-    b = None if family.one_sum else room((1, *a.shape[1:]), plan.compute, device)[0]
+    done = 0
+    # Where convolutions cannot write in place, what they return is used.
+    gates = (*shape[:-1], family.gates * shape[-1])
+    in_place = adds_in_place(h)
+    inputs = room((min(plan.piece, steps), *gates), plan.compute, device) if in_place else None
+    b = room(gates, plan.compute, device) if in_place and not family.one_sum else None
+    w_h = w_h if keep else family.kernels.packed(plan.conv, w_h, memory)
     for part in plan.parts(steps, plan.piece):
         first = min(part)
-        plan.conv.into(a[: len(part)], plan.sequence_rows(x, first, max(part) + 1), w_x, bias)
+        rows = plan.sequence_rows(x, first, max(part) + 1)
+        a = plan.conv.into(None if inputs is None else inputs[: len(part)], rows, w_x, bias)
         for t in part:
             if marks is not None and done % plan.chunk == 0:
                 marks[done // plan.chunk].copy_(memory)
             before, after = (slot % slots for slot in plan.slots(t))
             kept = None if sums is None else sums[t]
-            _step(plan, family, given, t, (a[t - first], b), w_h, h[before], memory, h[after], kept)
-            if outputs is not None:
+            step(plan, family, given, t, (a[t - first], b), w_h, h[before], memory, h[after], kept)
+            if outputs is not None and device.type == "cpu":  # while h is near
                 family.kernels.to_frames(h[after], outputs[:, t])
             done += 1
     ends = (memory,) if len(given.states) == 1 else (h[after], memory)
-    if plan.inner and not plan.last_only:
-        outputs = (h[:-1] if plan.reverse else h[1:]).transpose(0, 1).movedim(-1, 2)
+    if whole and not plan.last_only:
+        frames = (h[:-1] if plan.reverse else h[1:]).transpose(0, 1).movedim(-1, 2)
+        if outputs is None:
+            outputs = frames
+        elif device.type != "cpu":
+            outputs.copy_(frames)
     saved = Kept(h, marks, sums) if marks is not None else None
     return outputs, tuple(plan.frames(end) for end in ends), saved
 
 
-def _step(
+def step(
     plan: Plan,
     family: Family,
     given: Given,
@@ -166,14 +187,25 @@ def _step(
     new_h: Tensor,
     kept: Tensor | None,
 ) -> None:
-    """The step at frame t: into memory, new_h and kept; all (B, *S, ?)."""
+    """The step at frame t: into memory, new_h and kept; all (B, *S, ?).
+
+    Args:
+        plan: of the call.
+        family: with its own parameter prepared.
+        given: to the call; of it the flags are read.
+        t: the frame.
+        sums: the input's part of the sums, and room for the hidden state's where that is not added to it.
+        w_h: the weight over h, as the kernels take it.
+        h: before the step.
+        memory: before the step; becomes that after it.
+        new_h: written to.
+        kept: written to, or None.
+    """
     if given.starts is not None:
         h = _where(given.starts[:, t], None, h)
         memory.copy_(_where(given.starts[:, t], None, memory))
     old = None if given.valid is None else memory.clone()
-    a, b = sums
-    b = plan.conv.add(a, h, w_h) if b is None else plan.conv.into(b, h, w_h)
-    family.forward(a, b, memory, new_h, kept)
+    family.step(plan.conv, *sums, h, w_h, memory, new_h, kept)
     if old is not None:
         assert given.valid is not None
         memory.copy_(_where(given.valid[:, t], memory, old))

@@ -6,19 +6,37 @@ import torch
 from torch import Tensor, nn
 
 import convlstm.engines.fused as fused
+import convlstm.engines.gpu as gpu
 import convlstm.engines.native as native
 from convlstm.cells.base import Cell
 from convlstm.errors import OptionError, check_name
 
 #: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.fused` in torch's own
-#: operations; ``compiled``: the same with kernels that the machine's compiler makes; ``auto``: the fastest
-#: that serves the call.
+#: operations; ``compiled``: the same with kernels that a compiler makes when they are first needed; ``auto``:
+#: the fastest that serves the call.
 ENGINES = ("auto", "compiled", "fused", "reference")
 
 
 def available() -> dict[str, str | None]:
     """For each engine None if it runs on this machine, or else the reason why it does not."""
-    return {"reference": None, "fused": None, "compiled": native.unavailable()}
+    reasons = {f"on {device}": found() for device, found in _COMPILERS.items()}
+    some = None in reasons.values()
+    missing = None if some else "; ".join(f"{where} {reason}" for where, reason in reasons.items())
+    return {"reference": None, "fused": None, "compiled": missing}
+
+
+#: By device, why nothing can be compiled for it, or None.
+_COMPILERS = {"cpu": native.unavailable, "cuda": gpu.unavailable}
+
+
+def _not_compiled(device: str) -> str | None:
+    reason: str | None = _constant(device)
+    return reason
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _constant(device: str) -> str | None:
+    return _COMPILERS.get(device, native.unavailable)()
 
 
 def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str:
@@ -49,13 +67,13 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
     if reason is not None or fused.other_cell(cell) or (engine == "auto" and x.dtype == torch.float64):
         return "reference"
     if engine == "auto":
-        return "fused" if native.unavailable() else "compiled"
+        return "fused" if _not_compiled(x.device.type) else "compiled"
     return engine
 
 
 def _refusal(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str | None:
     name = type(cell).__name__
-    if engine == "compiled" and (missing := native.unavailable()):
+    if engine == "compiled" and (missing := _not_compiled(x.device.type)):
         return missing
     if names := [option for option, value in special.items() if value]:
         return f"it has no {', '.join(names)}"

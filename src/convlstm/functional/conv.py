@@ -77,3 +77,24 @@ def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
             widths = [0, 0] * (axes - 1 - axis) + [before, behind] + [0, 0] * axis
             x = F.pad(x, widths, mode=mode)
     return x
+
+
+def _pad_gradient(gradient: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
+    """The gradient of `_pad` by its input: what lies beyond the border is added to where it came from."""
+    for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
+        before, size = r // 2, gradient.shape[axis + 2] - r
+        inside = gradient.narrow(axis + 2, before, size)
+        if not r or mode == "zeros":
+            gradient = inside
+            continue
+        inside = inside.clone()
+        for place in [*range(-before, 0), *range(size, size + r - before)]:
+            mirrored = -place if place < 0 else 2 * (size - 1) - place
+            source = {
+                "replicate": min(max(place, 0), size - 1),
+                "reflect": mirrored,
+                "circular": place % size,
+            }
+            inside.select(axis + 2, source[mode]).add_(gradient.select(axis + 2, before + place))
+        gradient = inside
+    return gradient

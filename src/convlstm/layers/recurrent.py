@@ -39,8 +39,9 @@ class ConvLSTM(Stack):
         checkpoint: steps per segment that is computed again in the backward pass rather than kept in memory.
         engine: what does the arithmetic, with the same numbers: ``reference`` (the loop over time as it is
             written), ``fused`` (one function for the whole sequence with its backward pass by hand),
-            ``compiled`` (the same with kernels that a C++ compiler makes in some seconds when a machine first
-            needs them) or ``auto`` (the fastest that can serve the call). An engine named that cannot serve a
+            ``compiled`` (the same with kernels that a C++ compiler, for a GPU Triton, makes in some seconds
+            when a machine first needs them) or ``auto`` (the fastest that can serve the call). On a GPU both
+            replay a CUDA graph from the third call of the same sizes on. An engine named that cannot serve a
             call says why; cells that it does not know keep their own ``step``.
         save: what ``fused`` and ``compiled`` keep of each step for the backward pass: ``gates``, ``state``
             (half the memory or less; the gates are computed again, which takes one more convolution) or

@@ -88,6 +88,7 @@ def scan(
         OptionError: an engine named that cannot serve this call.
     """
     valid, starts = timeline.valid, timeline.starts
+    compute_weights(cell)
     if valid is not None:
         x = torch.where(valid[(..., *(None,) * (x.ndim - 2))], x, 0)
     steps = x.shape[1]
@@ -148,6 +149,19 @@ def scan(
             outputs, state = run(part, map_state(Tensor.detach, state) if pieces else state, begin)
         pieces.append(outputs)
     return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
+
+
+def compute_weights(cell: nn.Module) -> None:
+    """Let hooks compute a weight that they keep in parts, as `torch.nn.utils.prune` does.
+
+    They wait for a call of the convolution, which a cell applies in two halves and therefore does not call.
+    """
+    conv = getattr(cell, "conv", None)
+    if not isinstance(cell, Cell) or not isinstance(conv, nn.Module):
+        return
+    for hook in conv._forward_pre_hooks.values():
+        if hasattr(hook, "apply_mask") or hasattr(hook, "compute_weight"):
+            hook(conv, ())
 
 
 def climb(

@@ -34,6 +34,7 @@ from convlstm.layers.parts import (
 )
 from convlstm.layers.scan import Keep, Timeline, climb, scan
 from convlstm.layers.state import BothDirections, StackState, check_states
+from convlstm.layers.stream import Stream
 from convlstm.pretrained import Pretrained
 
 Kernel = int | tuple[int, ...]
@@ -86,6 +87,11 @@ class Stack(Pretrained):
         self.batch_first, self.bias, self.return_all_layers = batch_first, bias, return_all_layers
         self.bidirectional = bidirectional
         self.merge = check_name(merge, ("concat", "sum", "mean"), "merge")
+        if merge != "concat" and not bidirectional:
+            raise OptionError(
+                f"merge joins both directions; received '{merge}' without bidirectional=True: pass it, or "
+                "leave merge out"
+            )
         self.residual = "add" if residual is True else residual
         if self.residual:
             check_name(self.residual, ("add", "project", "dense"), "residual")
@@ -205,6 +211,23 @@ class Stack(Pretrained):
         if not self.batch_first:
             outputs = [y.transpose(0, 1) for y in outputs]
         return outputs, StackState(ends, len(outputs), memory)
+
+    def stream(self, batch_size: int, size: Sequence[int]) -> Stream:
+        """A session that is given one frame at a time and gives the output at once.
+
+        Args:
+            batch_size: sequences side by side.
+            size: of the frames, one integer per space axis.
+
+        Example:
+            >>> import torch
+            >>> from convlstm import ConvLSTM
+            >>> session = ConvLSTM(1, [16, 8], 3).stream(batch_size=2, size=(24, 32))
+            >>> session(torch.zeros(2, 1, 24, 32)).shape
+            torch.Size([2, 8, 24, 32])
+            >>> kept = session.state  # to go on from here later: session.state = kept
+        """
+        return Stream(self, batch_size, size)
 
     def _drops(self, x: Tensor) -> list[Tensor | None]:
         """By what the input of each layer is multiplied, at all times alike; nothing for the first."""

@@ -46,6 +46,12 @@ class StackState(list[Any]):
         layers = [_map_layer(function, state) for state in self.all_layers]
         return StackState(layers, len(self), None if self.memory is None else function(self.memory))
 
+    def tensors(self) -> list[Tensor]:
+        """All of them, in a fixed order."""
+        found: list[Tensor] = []
+        self.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
+
 
 def _map_layer(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     if isinstance(state, BothDirections):

@@ -1,0 +1,220 @@
+"""A stream gives frame by frame what the stack gives for the whole sequence."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
+from convlstm.cells import Cell, GRUState
+from convlstm.engines.convolution import adds_in_place
+from convlstm.errors import OptionError, ShapeError
+
+
+class Climbing(Cell):
+    """A memory that climbs the layers, as in PredRNN."""
+
+    climbs = True
+
+    def __init__(self, input_dim, hidden_dim, kernel_size, bias=True):
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        self.gain = nn.Parameter(torch.rand(hidden_dim, 1, 1))
+
+    def initial_state(self, x):
+        return GRUState(x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:]))
+
+    def project(self, x):
+        return x.mean(dim=1, keepdim=True)
+
+    def step(self, p, state, memory):
+        memory = torch.tanh(memory * self.gain + p)
+        return GRUState(0.5 * state.h + memory), memory
+
+
+STACKS = {
+    "lstm": lambda: ConvLSTM(2, [5, 3], 3, batch_first=True),
+    "time first": lambda: ConvLSTM(2, [5, 3], 3, return_all_layers=True),
+    "gru": lambda: ConvGRU(2, [4, 4], (3, 2), 2),
+    "one axis": lambda: ConvLSTM(2, 4, (3,), 2, batch_first=True),
+    "three axes": lambda: ConvLSTM(2, 4, (3, 1, 3), 2, batch_first=True),
+    "options": lambda: ConvLSTM(
+        2, 4, 3, 2, cell=partial(ConvLSTMCell, peephole="channel", dilation=2, padding_mode="reflect")
+    ),
+    "fused": lambda: ConvLSTM(2, 4, 3, 2, engine="fused"),
+    "attention": lambda: ConvLSTM(2, 4, 3, 2, cell=partial(ConvLSTMCell, attention="channel")),
+    "connections": lambda: ConvLSTM(2, 4, 3, 2, residual="project", norm="group"),
+    "another size": lambda: ConvLSTM(2, 4, 3, 2, target_size=(3, 3), restore_size=True),
+    "climbing": lambda: ConvLSTM(2, 4, 3, 2, cell=Climbing),
+    "reference": lambda: ConvLSTM(2, 4, 3, 2, engine="reference"),
+}
+
+
+def whole(stack, x, states=None):
+    """The last layer's outputs, batch first, and the states of the stack at the end."""
+    with torch.no_grad():
+        outputs, ends = stack(x if stack.batch_first else x.transpose(0, 1), states)
+    return (outputs[-1] if stack.batch_first else outputs[-1].transpose(0, 1)), ends
+
+
+def frame_by_frame(session, x):
+    return torch.stack([session(frame).clone() for frame in x.unbind(1)], dim=1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", STACKS)
+def test_a_stream_is_the_stack(name, mixed):
+    torch.manual_seed(0)
+    stack, size = STACKS[name](), (6, 7, 5)
+    size = size[: stack.axes]
+    x = torch.randn(3, 7, 2, *size)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        session = stack.stream(3, size)
+        assert session.state is None
+        outputs, ends = whole(stack, x)
+        first = frame_by_frame(session, x[:, :3])
+        middle = session.state
+        second = frame_by_frame(session, x[:, 3:])
+        close = partial(assert_close, rtol=0, atol=2e-2 if mixed else 1e-6)
+        close(torch.cat([first, second], dim=1), outputs)
+        found = session.state
+        assert len(found) == len(ends)
+        for ours, theirs in zip(found.tensors(), ends.tensors(), strict=True):
+            close(ours, theirs)
+        # The state is nobody else's, and can be gone back to, from one stream to another and to the stack.
+        session.state = middle
+        assert torch.equal(frame_by_frame(session, x[:, 3:]), second)
+        other = stack.stream(3, size)
+        other.state = middle
+        assert torch.equal(frame_by_frame(other, x[:, 3:]), second)
+        close(whole(stack, x[:, 3:], middle)[0], second)
+        session.state = None
+        close(frame_by_frame(session, x[:, :3]), first)
+
+
+def test_a_stream_notices_new_weights_and_dtypes():
+    torch.manual_seed(0)
+    stack = ConvLSTM(2, 4, 3, 2, batch_first=True)
+    x = torch.randn(1, 4, 2, 5, 5)
+    session = stack.stream(1, (5, 5))
+    frame_by_frame(session, x[:, :2])
+    before = whole(stack, x[:, :2])[1]
+    with torch.no_grad():
+        stack.cell_list[1].conv.weight.mul_(2)
+    assert_close(frame_by_frame(session, x[:, 2:]), whole(stack, x[:, 2:], before)[0])
+    session.state = None
+    stack.double()
+    assert_close(frame_by_frame(session, x.double()), whole(stack, x.double())[0])
+
+
+def test_a_stream_goes_on_in_and_out_of_inference_mode():
+    torch.manual_seed(0)
+    for stack in (STACKS["lstm"](), STACKS["connections"]()):
+        x, found = torch.randn(1, 4, 2, 5, 5), []
+        session = stack.stream(1, (5, 5))
+        for frame, mode in zip(x.unbind(1), (True, False, False, True), strict=True):
+            with torch.inference_mode(mode):
+                found.append(session(frame).clone())
+        assert_close(torch.stack(found, dim=1), whole(stack, x)[0])
+
+
+@pytest.mark.parametrize("name", ["lstm", "climbing", "reference"])
+def test_a_state_is_set_in_any_form_and_mode(name):
+    torch.manual_seed(0)
+    stack, x = STACKS[name](), torch.randn(1, 3, 2, 5, 5)
+    session = stack.stream(1, (5, 5))
+    with torch.inference_mode():
+        frame_by_frame(session, x)
+    session.state = None  # outside, as between two videos
+    first = frame_by_frame(session, x)
+    trained = stack(x if stack.batch_first else x.transpose(0, 1))[1]  # with a graph behind it
+    plain = trained if name == "climbing" else [tuple(state) for state in trained.all_layers]
+    for states in (trained, plain, [None, *trained.all_layers[1:]]):
+        with torch.inference_mode():
+            session.state = states
+        assert not any(tensor.requires_grad for tensor in session.state.tensors())
+        assert len(session.state) == len(trained)
+        assert_close(frame_by_frame(session, x), whole(stack, x, states)[0])
+    session.state = None
+    assert_close(frame_by_frame(session, x), first)
+    stack.double()
+    session.state = trained.map(torch.Tensor.double)
+    assert session(x[:, 0].double()).dtype == torch.float64
+
+
+def test_a_stream_hears_hooks_that_come_later_and_another_engine():
+    stack, x = ConvLSTM(2, 4, 3, 2), torch.randn(1, 2, 5, 5)
+    session, heard = stack.stream(1, (5, 5)), []
+    session(x)
+    stack.cell_list[1].register_forward_hook(lambda *_: heard.append(1))
+    session(x)
+    session(x)
+    assert heard == [1, 1]
+    stack.engine = "fused"
+    with pytest.raises(OptionError, match="hooks"):
+        session(x)
+
+
+def test_after_the_first_frame_a_cpu_allocates_nothing():
+    stack, x = ConvLSTM(8, [32, 16], 3), torch.randn(1, 8, 32, 32)
+    if not adds_in_place(x):
+        pytest.skip("this torch has no convolution that adds in place")
+    session = stack.stream(1, (32, 32))
+    session(x)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as run:
+        session(x)
+    taken = sum(max(0, event.self_cpu_memory_usage) for event in run.events())
+    assert taken == 0
+
+
+def test_no_gradients_and_hooks_are_heard():
+    stack = ConvLSTM(2, 4, 3)
+    heard = []
+    stack.cell_list[0].register_forward_hook(lambda *_: heard.append(1))
+    session = stack.stream(1, (5, 5))
+    assert not session(torch.randn(1, 2, 5, 5, requires_grad=True)).requires_grad
+    assert heard == [1]
+
+
+def test_what_a_stream_refuses():
+    with pytest.raises(OptionError, match="bidirectional=True"):
+        ConvLSTM(2, 4, 3, bidirectional=True).stream(1, (5, 5))
+    stack = ConvLSTM(2, 4, 3)
+    with pytest.raises(OptionError, match=r"size.*received \(5,\)"):
+        stack.stream(1, (5,))
+    with pytest.raises(OptionError, match="batch_size"):
+        stack.stream(0, (5, 5))
+    session = stack.stream(1, (5, 5))
+    session(torch.zeros(1, 2, 5, 5))
+    before = session.state
+    with pytest.raises(ShapeError, match=r"\(1, 2, 5, 5\).*received \(1, 2, 5, 6\)"):
+        session(torch.zeros(1, 2, 5, 6))
+    with pytest.raises(ShapeError, match="dtype"):
+        session(torch.zeros(1, 2, 5, 5, dtype=torch.float64))
+    with pytest.raises(ShapeError, match="the state of layer 0"):
+        session.state = stack.stream(2, (5, 5))._stack(torch.zeros(1, 2, 2, 5, 5))[1]
+    for ours, theirs in zip(session.state.tensors(), before.tensors(), strict=True):
+        assert torch.equal(ours, theirs)
+    forced = ConvLSTM(2, 4, 3, engine="fused")
+    forced.cell_list[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(OptionError, match="hooks"):
+        forced.stream(1, (5, 5))(torch.zeros(1, 2, 5, 5))
+
+
+def test_a_cell_of_ones_own_streams():
+    class Sum(nn.Module):
+        """The single-file original's cell call, with addition in the place of a convolution."""
+
+        def __init__(self, input_dim, hidden_dim, kernel_size, bias):
+            super().__init__()
+            self.hidden_dim, self.weight = hidden_dim, nn.Parameter(torch.ones(()))
+
+        def init_hidden(self, batch_size, image_size):
+            return (torch.zeros(batch_size, self.hidden_dim, *image_size),) * 2
+
+        def forward(self, x, state):
+            return state[0] + self.weight * x, state[1]
+
+    stack, x = ConvLSTM(2, 2, 3, cell=Sum), torch.randn(1, 4, 2, 3, 3)
+    assert_close(frame_by_frame(stack.stream(1, (3, 3)), x), x.cumsum(1))
