@@ -1,25 +1,41 @@
 """Figures that the project states, measured: ``python -m benchmarks`` runs every module of this folder.
 
-A benchmark is a module with ``run()``, which returns a list of `Figure`.
+A benchmark is a module with ``run()``, which yields `Table`s; results are kept by machine in ``results``.
 """
 
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import NamedTuple
 
 
-class Figure(NamedTuple):
-    """One row of the table.
+class Table(NamedTuple):
+    """What was measured.
 
     Attributes:
-        name: what was measured.
-        unit: of the values.
-        values: one for each repetition.
+        title: of what.
+        columns: what the values are, with their units.
+        rows: by name, a list of values per column, one value for each repetition; None where there is none.
     """
 
-    name: str
-    unit: str
-    values: list[float]
+    title: str
+    columns: tuple[str, ...]
+    rows: dict[str, list[list[float] | None]]
+
+    def markdown(self) -> str:
+        """Medians, and behind those of the first column their spread."""
+        lines = [f"| {self.title} | {' | '.join(self.columns)} |", "|---|" + "---:|" * len(self.columns)]
+        for name, row in self.rows.items():
+            cells = ["" if values is None else short(median(values)) for values in row]
+            if row[0] is not None and len(row[0]) > 1:
+                cells[0] += f" ({short(min(row[0]))} to {short(max(row[0]))})"
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+
+def short(value: float) -> str:
+    """Three digits that count, written out: 1,540 and 0.0527."""
+    return f"{float(f'{value:.3g}'):,g}"
 
 
 def rates(work: Callable[[], object], amount: int, repetitions: int = 7) -> list[float]:

@@ -1,33 +1,55 @@
-"""Run the benchmarks named on the command line, or all, and print a Markdown table."""
+"""Run the benchmarks named on the command line, or all; print tables in Markdown and keep them by machine."""
 
+import json
 import platform
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 import torch
 
 from convlstm.training.run import environment
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def main(names: list[str]) -> int:
-    """Print the table; 2 if there is no benchmark of a given name."""
+    """Print the tables and write them; 2 if there is no benchmark of a given name."""
     known = sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
     if unknown := sorted(set(names) - set(known)):
         print(f"benchmarks are {', '.join(known)}; received {', '.join(unknown)}", file=sys.stderr)
         return 2
     machine = environment()
-    print(
-        f"{machine['processor']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; "
-        f"Python {platform.python_version()}, torch {torch.__version__}\n"
-    )
-    print("| benchmark | median | lowest to highest | unit |\n|---|---:|---:|---|")
+    heading = machine_name(machine)
+    print(heading, flush=True)
+    folder = RESULTS / re.sub(r"\W+", "-", machine["gpu"] or machine["processor"]).strip("-").lower()
+    folder.mkdir(parents=True, exist_ok=True)
     for name in names or known:
-        for figure in import_module(f"benchmarks.{name}").run():
-            spread = f"{min(figure.values):,.4g} to {max(figure.values):,.4g}"
-            print(f"| {figure.name} | {median(figure.values):,.4g} | {spread} | {figure.unit} |", flush=True)
+        benchmark = import_module(f"benchmarks.{name}")
+        tables = []
+        for table in benchmark.run():
+            print(table.markdown(), flush=True)
+            tables.append(table)
+            texts = [heading, *(each.markdown() for each in tables)]
+            (folder / f"{name}.md").write_text("\n".join(texts), encoding="utf-8")
+            content = {"machine": machine, "tables": [each._asdict() for each in tables]}
+            (folder / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+        if hasattr(benchmark, "plot"):
+            benchmark.plot(tables, folder / f"{name}.png")
     return 0
+
+
+def machine_name(machine: dict[str, Any]) -> str:
+    """What everything ran on, in one line."""
+    torch_capability = torch.backends.cpu.get_cpu_capability()
+    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    return (
+        f"{machine['gpu'] or 'no GPU'}; {machine['processor']} ({torch_capability}{amx}), "
+        f"{machine['threads']} threads on {machine['cores']} cores; "
+        f"Python {platform.python_version()}, torch {torch.__version__}; {machine['started'][:10]}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Sequences of moving objects that one core generates; the aim is 2,000 of 20 x 64 x 64 a second."""
 
+from collections.abc import Iterator
+
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks import Figure, rates
+from benchmarks import Table, rates
 from convlstm.data.moving import MovingObjects
 
 SEQUENCES = 2000
 
 
-def run() -> list[Figure]:
+def run() -> Iterator[Table]:
     """Windows one by one, and in batches of 16."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -19,8 +21,5 @@ def run() -> list[Figure]:
         batched = rates(lambda: [None for _ in DataLoader(windows, batch_size=16)], SEQUENCES)
     finally:
         torch.set_num_threads(threads)
-    unit = "sequences a second, one core"
-    return [
-        Figure("moving objects, 20 x 64 x 64", unit, single),
-        Figure("the same, in batches of 16", unit, batched),
-    ]
+    rows = {"windows one by one": [single], "in batches of 16": [batched]}
+    yield Table("moving objects, 20 x 64 x 64", ("sequences a second, one core",), rows)

@@ -4,220 +4,166 @@ Every repetition times all rivals in turn, so that a machine that slows down slo
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from benchmarks import Figure
-from convlstm import ConvLSTM
-from convlstm.engines import available
-
-REPETITIONS = 3
-
-
-class Case(NamedTuple):
-    """Frames (batch, steps, inputs, size, size) through layers of hidden channels."""
-
-    batch: int
-    steps: int
-    inputs: int
-    hidden: list[int]
-    kernel: int
-    size: int
-
-    def __str__(self) -> str:
-        channels = "-".join(map(str, [self.inputs, *self.hidden]))
-        return f"B{self.batch} T{self.steps} {channels} {self.kernel}x{self.kernel} {self.size}x{self.size}"
-
-
-CASES = (
-    Case(batch=4, steps=10, inputs=1, hidden=[64, 64, 64], kernel=3, size=64),
-    Case(batch=8, steps=20, inputs=16, hidden=[32], kernel=3, size=32),
-    Case(batch=1, steps=12, inputs=32, hidden=[32], kernel=3, size=256),
-    Case(batch=16, steps=19, inputs=16, hidden=[128, 128, 128, 128], kernel=5, size=16),  # OpenSTL's
+from benchmarks import Table, short
+from benchmarks._rivals import (
+    CASES,
+    DEVICE,
+    PRECISIONS,
+    Case,
+    TextbookLSTM,
+    autocast,
+    engine,
+    floor,
+    rival,
+    rivals,
 )
 
-
-class TextbookLSTM(nn.Module):
-    """The equations as everyone writes them: concatenate, convolve, split, step by step."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        inputs = [case.inputs, *case.hidden]
-        self.hidden = case.hidden
-        self.convs = nn.ModuleList(
-            nn.Conv2d(n + m, 4 * m, case.kernel, padding=case.kernel // 2)
-            for n, m in zip(inputs, case.hidden, strict=False)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C, H, W) to the last layer's outputs."""
-        for conv, hidden in zip(self.convs, self.hidden, strict=True):
-            h = c = x.new_zeros(x.shape[0], hidden, *x.shape[3:])
-            outputs = []
-            for t in range(x.shape[1]):
-                i, f, o, g = torch.split(conv(torch.cat([x[:, t], h], dim=1)), hidden, dim=1)
-                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-                h = torch.sigmoid(o) * torch.tanh(c)
-                outputs.append(h)
-            x = torch.stack(outputs, dim=1)
-        return x
+REPETITIONS = 5 if DEVICE == "cpu" else 20
+#: A GPU's calls are recorded at the third.
+WARM_UPS = 1 if DEVICE == "cpu" else 4
+#: Seconds after which a table has repetitions enough.
+LONG_ENOUGH = 100
+#: Frames that a stream is timed over.
+STREAMED = 100
 
 
-class BareConvolutions(nn.Module):
-    """The convolutions of a ConvLSTM and nothing else, each in its best layout and already in its dtype.
-
-    Step by step, of input and hidden state, so that results stay in the cache; backwards the gradients of
-    each step's input and hidden state, and those of the weights at once.
-    """
-
-    def __init__(self, case: Case, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.layers = []
-        self.steps, self.padding = case.steps, case.kernel // 2
-        for n, m in zip([case.inputs, *case.hidden], case.hidden, strict=False):
-            shapes = {
-                "x": (case.steps * case.batch, n, case.size, case.size),
-                "h": (case.steps * case.batch, m, case.size, case.size),
-                "gates": (case.steps * case.batch, 4 * m, case.size, case.size),
-                "w_x": (4 * m, n, case.kernel, case.kernel),
-                "w_h": (4 * m, m, case.kernel, case.kernel),
-            }
-            self.layers.append(
-                {
-                    name: torch.randn(shape).to(dtype, memory_format=torch.channels_last)
-                    for name, shape in shapes.items()
-                }
-            )
-
-    def forward(self) -> None:
-        """Convolutions of the forward pass."""
-        for layer in self.layers:
-            for x, h in zip(layer["x"].chunk(self.steps), layer["h"].chunk(self.steps), strict=True):
-                F.conv2d(x, layer["w_x"], padding=self.padding)
-                F.conv2d(h, layer["w_h"], padding=self.padding)
-
-    def backward(self) -> None:
-        """Convolutions of the backward pass; none for the frames themselves, whose gradient nobody asks."""
-        for n, layer in enumerate(self.layers):
-            steps = (layer[name].chunk(self.steps) for name in ("x", "h", "gates"))
-            for x, h, gates in zip(*steps, strict=True):
-                self._gradient(gates, h, layer["w_h"], [True, False, False])
-                if n:
-                    self._gradient(gates, x, layer["w_x"], [True, False, False])
-            self._gradient(layer["gates"], layer["h"], layer["w_h"], [False, True, False])
-            self._gradient(layer["gates"], layer["x"], layer["w_x"], [False, True, True])
-
-    def _gradient(self, gates: Tensor, x: Tensor, weight: Tensor, needed: list[bool]) -> None:
-        pair, ones, zeros = [self.padding] * 2, [1, 1], [0, 0]
-        torch.ops.aten.convolution_backward(
-            gates, x, weight, [len(weight)], ones, pair, ones, False, zeros, 1, needed
-        )
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long it takes, with all that it asks of a GPU."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
-def rivals(case: Case, mixed: bool, train: bool) -> dict[str, Callable[[], object]]:
-    """What is timed, by name."""
-    x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size)
-    bare = BareConvolutions(case, torch.bfloat16 if mixed else torch.float32)
-
-    def run(layer: nn.Module) -> None:
-        outputs = _forward(layer, x, mixed, train)
-        if train:
-            layer.zero_grad()
-            outputs.sum().backward()
-
-    def floor() -> None:
-        with torch.no_grad():
-            bare()
-            if train:
-                bare.backward()
-
-    works = {name: lambda layer=layer: run(layer) for name, layer in _layers(case).items()}
-    return works | {"bare convolutions": floor}
-
-
-def _layers(case: Case) -> dict[str, nn.Module]:
-    layers: dict[str, nn.Module] = {"textbook loop": TextbookLSTM(case)}
-    for engine in ("reference", "fused", "compiled"):
-        if available()[engine] is None:
-            layers[engine] = ConvLSTM(
-                case.inputs, case.hidden, case.kernel, len(case.hidden), batch_first=True, engine=engine
-            )
-    return layers
-
-
-def _forward(layer: nn.Module, x: Tensor, mixed: bool, train: bool) -> Tensor:
-    precision: AbstractContextManager[object] = (
-        torch.autocast("cpu", dtype=torch.bfloat16) if mixed else nullcontext()
-    )
-    with torch.set_grad_enabled(train), precision:
-        result = layer(x)
-    return result if isinstance(result, Tensor) else result[0][-1]
-
-
-def compare(case: Case, mixed: bool, train: bool) -> list[Figure]:
-    """Seconds of each rival, and in each repetition its ratios to the textbook loop and to the floor."""
-    works = rivals(case, mixed, train)
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(REPETITIONS + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
+def times(works: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of each rival in each repetition, all in turn, so that a slower moment slows them all."""
+    for work in works.values():
+        for _ in range(WARM_UPS):
             work()
-            if repetition:  # the first is to warm up
-                seconds[name].append(time.perf_counter() - start)
-    what = f"{case}, {'forward+backward' if train else 'forward'}, {'bf16 autocast' if mixed else 'fp32'}"
-    figures = []
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    start = time.perf_counter()
+    for repetition in range(REPETITIONS):
+        if repetition >= 2 and time.perf_counter() - start > LONG_ENOUGH:
+            break
+        for name, work in works.items():
+            seconds[name].append(seconds_of(work))
+    return seconds
+
+
+def compared(title: str, seconds: dict[str, list[float]]) -> Table:
+    """Times, how many times a loop's speed they are, and how many times the bare convolutions'."""
+    columns = ("ms", "times the fp32 loop's speed", "times the bf16 loop's speed", "of the bare convolutions")
+    rows: dict[str, list[list[float] | None]] = {}
     for name, own in seconds.items():
-        figures.append(Figure(f"{what}: {name}", "s", own))
-        for rival, unit in (
-            ("textbook loop", "times the textbook loop's speed"),
-            ("bare convolutions", "times the bare convolutions' time"),
-        ):
-            pairs = zip(seconds[rival], own, strict=True)
-            ratios = [a / b if rival == "textbook loop" else b / a for a, b in pairs]
-            if name != rival:
-                figures.append(Figure(f"{what}: {name}", unit, ratios))
-    return figures
+        precision = name.rsplit(", ", 1)[1]
+        loops = [seconds.get(f"textbook loop, {p}") for p in PRECISIONS.values()]
+        faster = [None if loop is None else [a / b for a, b in zip(loop, own, strict=True)] for loop in loops]
+        bare = seconds.get(f"bare convolutions, {precision}")
+        more = None if bare is None else [b / a for a, b in zip(bare, own, strict=True)]
+        rows[name] = [[1000 * value for value in own], *faster, more]
+    return Table(title, columns, rows)
 
 
-def memory(case: Case, mixed: bool) -> list[Figure]:
-    """What each rival holds between the forward and the backward pass, besides its parameters and frames."""
-    x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size)
-    layers = _layers(case)
-    if "compiled" in layers:
-        layers["compiled, save=state"] = ConvLSTM(
-            case.inputs, case.hidden, case.kernel, len(case.hidden), batch_first=True, save="state"
-        )
-    figures = []
-    for name, layer in layers.items():
-        held: dict[int, int] = {}
-
-        def note(tensor: Tensor, held: dict[int, int] = held) -> Tensor:
-            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            outputs = _forward(layer, x, mixed, train=True)
-        for tensor in (x, *layer.parameters()):
-            held.pop(tensor.untyped_storage().data_ptr(), None)
-        del outputs
-        what = f"{case}, {'bf16 autocast' if mixed else 'fp32'}: {name}"
-        figures.append(Figure(what, "MiB held for the backward pass", [sum(held.values()) / 2**20]))
-    return figures
+def streaming(case: Case) -> Table:
+    """One frame after another."""
+    case = case._replace(batch=1, steps=1)
+    frame = torch.randn(1, case.inputs, case.size, case.size, device=DEVICE)
+    works: dict[str, Callable[[], object]] = {}
+    for mixed, precision in PRECISIONS.items():
+        loop, session = TextbookLSTM(case).to(DEVICE), engine(case, "auto").stream(1, (case.size, case.size))
+        works[f"textbook loop, {precision}"] = repeated(rival(loop, frame[:, None], mixed).forward, False)
+        works[f"stream, {precision}"] = repeated(lambda session=session: session(frame), mixed)
+        works[f"bare convolutions, {precision}"] = repeated(floor(case, mixed).forward, False)
+    seconds = {name: [s / STREAMED for s in own] for name, own in times(works).items()}
+    return compared(f"streaming, a frame of {case}", seconds)
 
 
-def run(cases: tuple[Case, ...] = CASES) -> list[Figure]:
-    """Times of every case, and what is held in memory."""
+def repeated(work: Callable[[], object], mixed: bool) -> Callable[[], None]:
+    """Frames enough to be timed together."""
+
+    def run() -> None:
+        with autocast(mixed):
+            for _ in range(STREAMED):
+                work()
+
+    return run
+
+
+def scaling() -> Table:
+    """How cost grows with frames, sequences and pixels; forward and backward pass."""
+    middle = Case(batch=4, steps=10, inputs=1, hidden=[64], kernel=3, size=64)
+    rows = {}
+    for change in (
+        ({"steps": n} for n in (5, 10, 20, 40)),
+        ({"batch": n} for n in (1, 2, 4, 8)),
+        ({"size": n} for n in (16, 32, 64, 128)),
+    ):
+        for changed in change:
+            case = middle._replace(**changed)
+            x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size, device=DEVICE)
+            works = {
+                "loop": rival(TextbookLSTM(case).to(DEVICE), x, mixed=True).train,
+                "ours": rival(engine(case, "auto"), x, mixed=True).train,
+            }
+            seconds = times(works)
+            pixels = case.batch * case.steps * case.size**2
+            ns = [[1e9 * s / pixels for s in seconds[name]] for name in ("ours", "loop")]
+            faster = [a / b for a, b in zip(seconds["loop"], seconds["ours"], strict=True)]
+            rows[str(case)] = [*ns, faster]
+    columns = ("ns a pixel and frame", "the bf16 loop's", "times its speed")
+    return Table("forward+backward, bf16", columns, rows)
+
+
+def run() -> Iterator[Table]:
+    """Times of every case, streaming, and how cost grows."""
     torch.manual_seed(0)
-    figures = [figure for case in cases for mixed in (False, True) for figure in memory(case, mixed)]
-    return figures + [
-        figure
-        for case in cases
-        for mixed in (False, True)
-        for train in (False, True)
-        for figure in compare(case, mixed, train)
-    ]
+    for n, case in enumerate(CASES):
+        found = rivals(case, everything=not n)
+        for train, what in ((False, "forward"), (True, "forward+backward")):
+            works = {name: each.train if train else each.forward for name, each in found.items()}
+            yield compared(f"{case}, {what}", times(works))
+    for hidden in ([32, 32], [64, 64, 64]):
+        yield streaming(Case(batch=1, steps=1, inputs=1, hidden=hidden, kernel=3, size=64))
+    yield scaling()
+
+
+def plot(tables: list[Table], path: Path) -> None:
+    """The times of each case as bars, the bare convolutions as a line."""
+    import matplotlib.pyplot as plt
+
+    shown = [table for table in tables if "forward" in table.title and "times the fp32" in table.columns[1]]
+    shown = [table for table in shown if not table.title.startswith("streaming")]
+    figure, axes = plt.subplots(
+        len(shown) // 2, 2, figsize=(10, 1 + 2.1 * len(shown) // 2), squeeze=False, layout="constrained"
+    )
+    colours = {"fp32": "#8a8f98", "bf16": "#2f6fdb"}
+    for axis, table in zip(axes.flat, shown, strict=True):
+        names = [name for name in table.rows if "bare" not in name][::-1]
+        values = [median(table.rows[name][0]) for name in names]
+        axis.barh(
+            [name.removeprefix("engine ").replace("textbook loop, torch", "torch") for name in names],
+            values,
+            color=[colours[name.rsplit(", ", 1)[1]] for name in names],
+        )
+        axis.set_xlim(0, 1.15 * min(max(values), 3 * median(table.rows["textbook loop, fp32"][0])))
+        for place, value in enumerate(values):
+            axis.text(min(value, axis.get_xlim()[1]), place, f" {short(value)}", va="center", fontsize=7)
+        for precision, colour in colours.items():
+            bare = median(table.rows[f"bare convolutions, {precision}"][0])
+            axis.axvline(bare, color=colour, linestyle="--", linewidth=1)
+        axis.set_title(table.title.replace(", ", "\n", 1), fontsize=8, loc="left")
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[-1]:
+        axis.set_xlabel("ms; dashed: the bare convolutions of each precision", fontsize=7)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
