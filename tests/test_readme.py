@@ -9,7 +9,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_every_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     code = "\n".join(snippets)
     small = {
         "epochs=5": "epochs=1, batch_size=4",
