@@ -490,7 +490,7 @@ def test_five_hundred_calls_leave_nothing_behind(engine):
     tracemalloc.start()
     tensors = calls(300)  # Python's free lists fill up first
     before = tracemalloc.get_traced_memory()[0]
-    assert calls(500) == tensors
+    assert calls(500) <= tensors
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert grown < 500 * 100  # less than one object of a tensor's kind per call

@@ -154,7 +154,7 @@ def test_few_are_kept_and_only_of_what_comes_again(monkeypatch):
         with torch.no_grad():
             layer(torch.randn(1, length, 2, 5, 5))
         assert len(graphs._recorded) <= 4
-    lengths = [recorded.first.inputs[2].shape[1] for recorded in graphs._recorded.values()]
+    lengths = [recorded.forward_graph.inputs[2].shape[1] for recorded in graphs._recorded.values()]
     assert lengths == [2, 2, 4, 4]
     monkeypatch.setattr(graphs, "_LARGE_TOGETHER", sum(r.bytes for r in graphs._recorded.values()))
     for _ in range(2):

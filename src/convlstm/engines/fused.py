@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import convlstm.engines.operator as operator
+import convlstm.engines.custom_op as custom_op
 from convlstm.cells.convgru import ConvGRUCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.engines.graphs import recorded
 from convlstm.engines.plans import NAMES, activations_of, extra_of, plan_of, request_of, tensors_of
 from convlstm.engines.sequence import Backward, Given, Kept, Plan, forward
-from convlstm.errors import OptionError
 
 _RULES = ("forward", "project", "recur", "_convolve", "step", "update", "initial_state")
 
@@ -103,7 +102,7 @@ def run(
     request = request_of(cell, x, state, compiled, reverse, last_only, inner and not traced)
     tensors = tensors_of(cell, x, state)
     if traced:
-        outputs, ends = operator.run(request, save, Given.of((valid, starts, *tensors)))
+        outputs, ends = custom_op.run(request, save, Given.of((valid, starts, *tensors)))
         return _finished(outputs, ends, flat, last_only, request.family)
     plan = plan_of(request, tensors[0], cell.hidden_dim, save)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
@@ -170,7 +169,4 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        raise OptionError(
-            "a layer is differentiated once by engine='fused' and engine='compiled', which received a second "
-            "derivative: build it with engine='reference'"
-        )
+        return custom_op.refuse_second_derivative(ctx, *gradients)

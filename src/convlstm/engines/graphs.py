@@ -89,28 +89,28 @@ class Recorded:
         def run(*tensors: Any) -> Any:
             return forward(plan, Given.of(tensors), keep=needed is not None)
 
-        self.first = Recording(run, given.tensors())
-        outputs, ends, _ = self.first.results
+        self.forward_graph = Recording(run, given.tensors())
+        outputs, ends, _ = self.forward_graph.results
         if needed is not None:
-            copies = Given.of(self.first.inputs)
+            copies = Given.of(self.forward_graph.inputs)
 
             def back(*gradients: Any) -> Gradients:
                 d_outputs, d_ends = (None, gradients) if outputs is None else (gradients[0], gradients[1:])
-                return Backward(plan, copies, self.first.results[2], needed).run(d_outputs, d_ends)
+                return Backward(plan, copies, self.forward_graph.results[2], needed).run(d_outputs, d_ends)
 
             like = [*([] if outputs is None else [outputs]), *ends]
-            self.second = Recording(back, [torch.zeros_like(tensor) for tensor in like])
+            self.backward_graph = Recording(back, [torch.zeros_like(tensor) for tensor in like])
 
     def forward(self, given: Given) -> tuple[Tensor | None, tuple[Tensor, ...], Tensor | None]:
         """Outputs and states in tensors of their own; and a token: until it is freed, this is busy."""
-        outputs, ends, kept = self.first.replay(given.tensors())
+        outputs, ends, kept = self.forward_graph.replay(given.tensors())
         token = None if kept is None else self._token()
         return None if outputs is None else outputs.clone(), tuple(end.clone() for end in ends), token
 
     def backward(self, d_outputs: Tensor | None, d_ends: Sequence[Tensor | None]) -> Gradients:
         """Of the call before, in tensors of their own."""
-        inputs = d_ends if self.first.results[0] is None else (d_outputs, *d_ends)
-        *others, states = self.second.replay(inputs)
+        inputs = d_ends if self.forward_graph.results[0] is None else (d_outputs, *d_ends)
+        *others, states = self.backward_graph.replay(inputs)
         x, weight, bias, extra = (None if d is None else d.clone() for d in others)
         return Gradients(x, weight, bias, extra, tuple(d.clone() for d in states))
 

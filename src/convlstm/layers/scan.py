@@ -139,16 +139,28 @@ def scan(
     length = recompute_every or (keep.detach_every if chosen != "reference" else None)
     if not length:
         return run(x, state, 0)
+    pieces, state = _in_segments(run, x, state, length, reverse, recompute=bool(recompute_every))
+    return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
+
+
+def _in_segments(
+    run: Callable[..., tuple[Tensor, Any]], x: Tensor, state: Any, length: int, reverse: bool, recompute: bool
+) -> tuple[list[Tensor], Any]:
+    """Outputs of segments of some steps, in the order of running, and the state at the end.
+
+    What is inside a segment is computed again in the backward pass, or else gradients are cut between two.
+    """
     pieces: list[Tensor] = []
+    steps = x.shape[1]
     for done in range(0, steps, length):
         begin = max(0, steps - done - length) if reverse else done
         part = x[:, begin : steps - done if reverse else done + length]
-        if recompute_every:
+        if recompute:
             outputs, state = checkpoint(run, part, state, begin, use_reentrant=False)
         else:
             outputs, state = run(part, map_state(Tensor.detach, state) if pieces else state, begin)
         pieces.append(outputs)
-    return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
+    return pieces, state
 
 
 def compute_weights(cell: nn.Module) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from convlstm.engines.plans import Request, plan_of
 from convlstm.engines.sequence import Backward, Given, Kept, Plan, forward
+from convlstm.errors import OptionError
 
 
 def run(request: Request, save: str, given: Given) -> tuple[Tensor | None, tuple[Tensor, ...]]:
@@ -88,6 +89,21 @@ def _(gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor], text: 
     _, given = _call(text, tensors)
     there = [tensor for tensor in given.tensors()[2:] if tensor is not None]
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in there]
+
+
+def refuse_second_derivative(ctx: Any, *gradients: Any) -> Any:
+    """The gradient of a gradient, which nobody wrote down.
+
+    Raises:
+        OptionError: always.
+    """
+    raise OptionError(
+        "a layer is differentiated once by engine='fused' and engine='compiled', which received a second "
+        "derivative: build it with engine='reference'"
+    )
+
+
+_backward.register_autograd(refuse_second_derivative)
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[list[Tensor], str, bool], output: list[Tensor]) -> None:

@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.engines import operator
+from convlstm.engines import custom_op
+from convlstm.errors import OptionError
 
 LAYERS = {
     "lstm": lambda **kw: ConvLSTM(2, [5, 3], 3, batch_first=True, **kw),
@@ -74,19 +76,27 @@ def test_the_operator_keeps_torchs_rules():
     """Its schema, its shapes without data, its gradient, and all that under tracing."""
     seen = []
     layer = LAYERS["peepholes"]()
-    inner = operator._forward
+    inner = custom_op._forward
 
     def note(tensors, text, keep):
         seen.append(([t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors], text, keep))
         return inner(tensors, text, keep)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operator, "_forward", note)
+        patch.setattr(custom_op, "_forward", note)
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
         layer(torch.randn(3, 2, 2, 5, 6), mask=torch.ones(2, 3, dtype=torch.bool))
     torch.library.opcheck(
         inner, seen[0], test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
     )
+
+
+def test_a_second_derivative_is_refused_as_without_a_compiler():
+    layer, x = LAYERS["lstm"](), torch.randn(1, 3, 2, 5, 5, requires_grad=True)
+    outputs = torch.compile(layer, fullgraph=True, backend="eager")(x)[0][0]
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), x, create_graph=True)
+    with pytest.raises(OptionError, match="engine='reference'"):
+        gradient.square().sum().backward()
 
 
 def test_an_engine_named_runs_or_says_why_not():
