@@ -1,5 +1,6 @@
 """The convolution of `convlstm.functional.conv` over rows (..., *S, C), in place, and its gradients."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -106,6 +107,20 @@ class SameConv(NamedTuple):
         if dx is not None and padded is not image:
             dx = _pad_gradient(dx, self._reach(weight), self.padding_mode)
         return None if dx is None else _rows(dx, x), dw, db
+
+
+def split(weight: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The parts of a weight over the frame's channels and over h, packed for convolutions of rows."""
+    layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+    w_x, w_h = (w.to(dtype) for w in (weight[:, :channels], weight[:, channels:]))
+    return w_x.contiguous(memory_format=layout), w_h.contiguous(memory_format=layout)
+
+
+@lru_cache(maxsize=256)
+def padded_places(size: int, reach: int, mode: str) -> Tensor:
+    """For each place of an axis as `SameConv` pads it, the one it has its value from; -1 for zero."""
+    places = torch.arange(1.0, size + 1).view(1, 1, size)
+    return _pad(places, [reach], (mode,)).flatten().int() - 1
 
 
 def _images(rows: Tensor, weight: Tensor) -> Tensor:

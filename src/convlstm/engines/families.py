@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.plain import PlainKernels, by_gate, flat
+from convlstm.engines.plain import PlainKernels, Weight, by_gate, flat
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,17 @@ class LSTM:
             return self
         return replace(self, extra=extra.flatten(2).transpose(1, 2).to(dtype).contiguous())
 
+    def weight(self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool) -> Weight:
+        """See `PlainKernels.lstm_weight`."""
+        return self.kernels.lstm_weight(conv, weight, bias, h, keep)
+
     def step(
         self,
         conv: SameConv,
         a: Tensor,
         b: Tensor | None,
         h: Tensor,
-        weight: Tensor,
+        weight: Weight,
         memory: Tensor,
         new_h: Tensor,
         kept: Tensor | None,
@@ -103,19 +107,23 @@ class GRU:
         """With its own parameter."""
         return self if extra is None else replace(self, extra=extra.to(dtype).contiguous())
 
+    def weight(self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool) -> Weight:
+        """See `PlainKernels.gru_weight`."""
+        return self.kernels.gru_weight(conv, weight, bias, self.extra, h)
+
     def step(
         self,
         conv: SameConv,
         a: Tensor,
         b: Tensor | None,
         h: Tensor,
-        weight: Tensor,
+        weight: Weight,
         memory: Tensor,
         new_h: Tensor,
         kept: Tensor | None,
     ) -> None:
-        """One step, with the convolution of h in ``b`` if that is given."""
-        self.forward(a, conv.into(b, h, weight), memory, new_h, kept)
+        """One step; see `PlainKernels.gru_step`."""
+        self.kernels.gru_step(conv, a, b, self.extra, h, weight, memory, new_h, kept)
 
     def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
         """One step from the two parts of the sums; see `PlainKernels.gru_forward`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import convlstm.engines.native as native
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.plain import PlainKernels, by_gate, flat
+from convlstm.engines.plain import PlainKernels, Weight, by_gate, flat
 
 _BLOCK = 1024  # elements of a program of the pointwise kernels: eight for each thread, 16 bytes of bfloat16
 _SHARED = 227 << 10  # bytes of an H100's for one program
@@ -151,37 +151,43 @@ class TritonKernels(PlainKernels):
 
     in_place = False
 
-    def packed(self, conv: SameConv, weight: Tensor, h: Tensor) -> Tensor:
-        """See `PlainKernels.packed`; (KH, KW, C, 4, C) for the kernel of a step where it is faster."""
-        gates, channels, *kernel = weight.shape
+    def lstm_weight(
+        self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
+    ) -> Weight:
+        """See `PlainKernels.lstm_weight`; (KH, KW, C, 4, C) for the kernel of a step where it is faster."""
+        w_x, w_h = super().lstm_weight(conv, weight, bias, h, keep)
+        gates, channels, *kernel = w_h.shape
         fused = (
-            len(kernel) == 2
+            not keep
+            and len(kernel) == 2
             and gates == 4 * channels
             and channels % 16 == 0
             and channels * math.prod(kernel) <= _SUMMANDS
             and h[..., 0].numel() <= _PIXELS
             and all(size % 2 for size in kernel)
             and set(conv.padding_mode) == {"zeros"}
-            and weight.dtype in FUSED
+            and w_h.dtype in FUSED
         )
         if not fused:
-            return weight
-        return weight.view(4, channels, channels, *kernel).permute(3, 4, 2, 0, 1).contiguous()
+            return Weight(w_x, w_h)
+        packed = w_h.view(4, channels, channels, *kernel).permute(3, 4, 2, 0, 1).contiguous()
+        return Weight(w_x, packed)
 
     def lstm_step(
         self,
         conv: SameConv,
         a: Tensor,
         h: Tensor,
-        weight: Tensor,
+        weight: Weight,
         c: Tensor,
         new_h: Tensor,
         kept: Tensor | None,
         peepholes: Tensor | None,
     ) -> None:
         """See `PlainKernels.lstm_step`; one kernel, with the gates behind the convolution, where it can."""
-        if h.ndim != 4 or weight.ndim != 5:
-            sums, more = by_gate(a, 4), by_gate(conv.into(None, h, weight), 4)
+        packed: Tensor = weight.hidden
+        if h.ndim != 4 or packed.ndim != 5:
+            sums, more = by_gate(a, 4), by_gate(conv.into(None, h, packed), 4)
             kept = None if kept is None else by_gate(kept, 4)
             return self._lstm_forward(sums, more, flat(c), flat(new_h), kept, peepholes)
         batch, height, width, channels = h.shape
@@ -193,8 +199,8 @@ class TritonKernels(PlainKernels):
         return _run(
             self._device.lstm_step,
             -(-pixels // block_m) * (channels // block_n),
-            *(h, a, h, weight, c, new_h, kept, peepholes),
-            *(pixels, height, width, _pixels(peepholes), channels, *weight.shape[:2], *conv.dilation),
+            *(h, a, h, packed, c, new_h, kept, peepholes),
+            *(pixels, height, width, _pixels(peepholes), channels, *packed.shape[:2], *conv.dilation),
             *(self.gate, self.candidate, self.output, block_m, block_n, block_k),
             num_warps=warps,
             num_stages=stages,

@@ -1,4 +1,4 @@
-"""Kernels of ``kernels.cpp``, compiled by the machine's C++ compiler when first used, and kept on disk."""
+"""Kernels of ``cpp/kernels.cpp``, compiled by the machine's C++ compiler when first used, kept on disk."""
 
 import ctypes
 import hashlib
@@ -11,14 +11,16 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from convlstm.engines.plain import PlainKernels
+from convlstm.engines.convolution import SameConv, padded_places
+from convlstm.engines.plain import PlainKernels, Weight
+from convlstm.engines.rooms import room
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
 #: Dtypes that the kernels store, by their names there.
 STORED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
@@ -90,7 +92,8 @@ def _build(defines: list[str]) -> Path:
     """The compiled library, from disk if it is there; whole or not at all, whoever else builds it."""
     command, macros = _command()
     openmp = _openmp()
-    inputs = [_SOURCE.read_text(), *command, *openmp, *defines, macros]
+    sources = [path.read_text() for path in sorted(_SOURCE.parent.iterdir())]
+    inputs = [*sources, *command, *openmp, *defines, macros]
     name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
     library = _folder() / f"{name}.so"
     if not library.exists():
@@ -145,7 +148,34 @@ def _load(path: Path) -> Any:
         for other in STORED.values():
             function = getattr(found, f"transpose_{name}_{other}")
             function.argtypes, function.restype = [pointer] * 2 + [size] * 5 + [threads], None
+        function = getattr(found, f"pack_{name}")
+        function.argtypes, function.restype = [pointer] * 3 + [size, threads], None
+    found.lstm_step.argtypes, found.lstm_step.restype = [pointer] * 11 + [size, threads], None
+    found.gru_step.argtypes, found.gru_step.restype = [pointer] * 10 + [threads], None
+    found.packed_size.argtypes, found.packed_size.restype = [pointer], size
     return found
+
+
+class _Packed(NamedTuple):
+    """A weight for the steps of ``amx.h``.
+
+    Attributes:
+        numbers: of the weight, in the order in which they are read.
+        bias: of the four sums, (4 C,).
+        sizes: the struct of that name.
+        rows: of the frame for each one of the padded frame, -1 for zeros.
+        columns: the same.
+    """
+
+    numbers: Tensor
+    bias: Tensor
+    sizes: Any
+    rows: Tensor
+    columns: Tensor
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int | None]:
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 class NativeKernels(PlainKernels):
@@ -163,8 +193,87 @@ class NativeKernels(PlainKernels):
 
     def _call(self, kernel: str, tensors: Sequence[Tensor | None], *sizes: int) -> None:
         function = getattr(self._library, f"{kernel}_{self._dtype}")
-        pointers = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-        function(*pointers, *sizes, torch.get_num_threads())
+        function(*_addresses(tensors), *sizes, torch.get_num_threads())
+
+    def lstm_weight(
+        self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
+    ) -> Weight:
+        """See `PlainKernels.lstm_weight`; whole where the processor has a matrix unit for it."""
+        if not self._has_unit(weight):
+            return super().lstm_weight(conv, weight, bias, h, keep)
+        biases = h.new_zeros(len(weight), dtype=torch.float32) if bias is None else bias.float()
+        return self._packed(conv, weight, biases, h)
+
+    def gru_weight(
+        self, conv: SameConv, weight: Tensor, bias: Tensor | None, reset_bias: Tensor | None, h: Tensor
+    ) -> Weight:
+        """See `PlainKernels.gru_weight`; whole where the processor has a matrix unit for it."""
+        if not self._has_unit(weight):
+            return super().gru_weight(conv, weight, bias, reset_bias, h)
+        channels = h.shape[-1]
+        biases = h.new_zeros(4 * channels, dtype=torch.float32)
+        if bias is not None:
+            biases[: 3 * channels] = bias
+        if reset_bias is not None:
+            biases[3 * channels :] = reset_bias
+        return self._packed(conv, weight, biases, h)
+
+    def _has_unit(self, weight: Tensor) -> bool:
+        return self._dtype == "bfloat16" and weight.ndim == 4 and bool(self._library.amx_ready())
+
+    def _packed(self, conv: SameConv, weight: Tensor, bias: Tensor, h: Tensor) -> Weight:
+        batch, *size, channels = h.shape
+        inputs, kernel = weight.shape[1] - channels, weight.shape[2:]
+        sizes = (ctypes.c_int64 * 9)(batch, *size, inputs, channels, *kernel, *conv.dilation)
+        rows, columns = (
+            padded_places(s, d * (k - 1), mode)
+            for s, d, k, mode in zip(size, conv.dilation, kernel, conv.padding_mode, strict=True)
+        )
+        numbers = room((self._library.packed_size(sizes),), torch.bfloat16, h.device)
+        weight = weight.to(weight.dtype if weight.dtype in STORED else torch.float32).contiguous()
+        pack = getattr(self._library, f"pack_{STORED[weight.dtype]}")
+        gates = len(weight) // channels
+        pack(weight.data_ptr(), numbers.data_ptr(), sizes, gates, torch.get_num_threads())
+        return Weight(None, _Packed(numbers, bias, sizes, rows, columns))
+
+    def lstm_step(
+        self,
+        conv: SameConv,
+        a: Tensor,
+        h: Tensor,
+        weight: Weight,
+        c: Tensor,
+        new_h: Tensor,
+        kept: Tensor | None,
+        peepholes: Tensor | None,
+    ) -> None:
+        """See `PlainKernels.lstm_step`."""
+        if weight.frame is not None:
+            super().lstm_step(conv, a, h, weight, c, new_h, kept, peepholes)
+            return
+        numbers, bias, sizes, *places = weight.hidden
+        pointers = _addresses((a, h, numbers, bias, c, new_h, kept, peepholes, *places))
+        self._library.lstm_step(*pointers, sizes, _pixels(peepholes), torch.get_num_threads())
+
+    def gru_step(
+        self,
+        conv: SameConv,
+        a: Tensor,
+        b: Tensor | None,
+        bias: Tensor | None,
+        h: Tensor,
+        weight: Weight,
+        m: Tensor,
+        new_h: Tensor,
+        kept: Tensor | None,
+    ) -> None:
+        """See `PlainKernels.gru_step`."""
+        if weight.frame is not None:
+            super().gru_step(conv, a, b, bias, h, weight, m, new_h, kept)
+            return
+        numbers, biases, sizes, *places = weight.hidden
+        pointers = _addresses((a, h, numbers, biases, m, new_h, kept, *places))
+        self._library.gru_step(*pointers, sizes, torch.get_num_threads())
 
     def lstm_forward(
         self, sums: Tensor, c: Tensor, h: Tensor, kept: Tensor | None, peepholes: Tensor | None

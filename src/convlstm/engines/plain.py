@@ -5,13 +5,25 @@ dtype of the memory, at least 32 bits; sums of gates have that of the convolutio
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from convlstm.engines.convolution import SameConv
+from convlstm.engines.convolution import SameConv, split
 from convlstm.functional.gates import ACTIVATIONS
+
+
+class Weight(NamedTuple):
+    """What a sequence is convolved with.
+
+    Attributes:
+        frame: over the frames; None where ``hidden`` is over both, with the bias, and a step takes the frame.
+        hidden: over h, as the kernels that made it take it.
+    """
+
+    frame: Tensor | None
+    hidden: Any
 
 
 class PlainKernels:
@@ -27,34 +39,51 @@ class PlainKernels:
     #: Whether `lstm_step` may write the new output where the old one is.
     in_place = True
 
-    def packed(self, conv: SameConv, weight: Tensor, h: Tensor) -> Tensor:
-        """The weight over h, channels last, as `lstm_step` reads it for a convolution and the size of h."""
-        return weight
+    def lstm_weight(
+        self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
+    ) -> Weight:
+        """A cell's weight for `lstm_step`.
+
+        Args:
+            conv: of h.
+            weight: (4 C, C_in + C, *kernel).
+            bias: (4 C,) or None.
+            h: (B, *S, C), not read.
+            keep: whether sums are kept.
+        """
+        return Weight(*split(weight, weight.shape[1] - h.shape[-1], h.dtype))
+
+    def gru_weight(
+        self, conv: SameConv, weight: Tensor, bias: Tensor | None, reset_bias: Tensor | None, h: Tensor
+    ) -> Weight:
+        """The same for `gru_step`, with 3 C sums, and the bias of the hidden state's part of n."""
+        return Weight(*split(weight, weight.shape[1] - h.shape[-1], h.dtype))
 
     def lstm_step(
         self,
         conv: SameConv,
         a: Tensor,
         h: Tensor,
-        weight: Tensor,
+        weight: Weight,
         c: Tensor,
         new_h: Tensor,
         kept: Tensor | None,
         peepholes: Tensor | None,
     ) -> None:
-        """One step with its convolution; ``a``, the input's part of the sums, may be written to.
+        """One step with its convolution.
 
         Args:
             conv: of h.
-            a: (B, *S, 4 C), of h's dtype.
-            h: (B, *S, C).
-            weight: over h, as `packed` gave it.
+            a: (B, *S, 4 C), the input's part of the sums, which may be written to; or, where the weight has
+                no part over it, the frame (B, *S, C_in).
+            h: (B, *S, C), of the same dtype.
+            weight: as `lstm_weight` gave it.
             c: (B, *S, C), the memory; becomes the new one.
             new_h: (B, *S, C), written to: the new output; h itself only where ``in_place``.
             kept: (B, *S, 4 C), written to: the sums; or None.
             peepholes: as in `lstm_forward`.
         """
-        sums = by_gate(conv.add(a, h, weight), 4)
+        sums = by_gate(conv.add(a, h, weight.hidden), 4)
         kept = None if kept is None else by_gate(kept, 4)
         self.lstm_forward(sums, flat(c), flat(new_h), kept, peepholes)
 
@@ -130,6 +159,36 @@ class PlainKernels:
         d_c.mul_(f)
         if peepholes is not None:
             d_c.copy_(_peek(_peek(d_c, peepholes[0], di), peepholes[1], df))
+
+    def gru_step(
+        self,
+        conv: SameConv,
+        a: Tensor,
+        b: Tensor | None,
+        bias: Tensor | None,
+        h: Tensor,
+        weight: Weight,
+        m: Tensor,
+        new_h: Tensor,
+        kept: Tensor | None,
+    ) -> None:
+        """One step with its convolution, as `lstm_step` with the state ``m`` in the memory's place.
+
+        Args:
+            conv: of h.
+            a: (B, *S, 3 C) or the frame.
+            b: room for the hidden state's part of the sums, (B, *S, 3 C), or None.
+            bias: of the hidden state's part of n, (C,), or None.
+            h: (B, *S, C).
+            weight: as `gru_weight` gave it.
+            m: (B, *S, C); becomes the new one.
+            new_h: (B, *S, C), written to.
+            kept: (B, *S, 4 C), written to: what `gru_forward` keeps; or None.
+        """
+        b = conv.into(b, h, weight.hidden)
+        bias = m.new_zeros(m.shape[-1]) if bias is None else bias
+        kept = None if kept is None else by_gate(kept, 4)
+        self.gru_forward(by_gate(a, 3), by_gate(b, 3), bias, flat(m), flat(new_h), kept)
 
     def gru_forward(
         self, a: Tensor, b: Tensor, bias: Tensor, m: Tensor, h: Tensor, kept: Tensor | None

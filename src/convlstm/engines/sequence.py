@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.engines.convolution import SameConv, adds_in_place
+from convlstm.engines.convolution import SameConv, adds_in_place, split
 from convlstm.engines.families import Family
+from convlstm.engines.plain import Weight
 from convlstm.engines.rooms import room
 
 
@@ -57,12 +58,6 @@ class Plan(NamedTuple):
     def slots(self, t: int) -> tuple[int, int]:
         """Where h before frame t and after it stand among all h, of which one is the first."""
         return (t + 1, t) if self.reverse else (t, t + 1)
-
-    def weights(self, weight: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """The parts of the weight over the input and over h, packed for the convolutions."""
-        layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-        w_x, w_h = (w.to(self.compute) for w in (weight[:, :channels], weight[:, channels:]))
-        return w_x.contiguous(memory_format=layout), w_h.contiguous(memory_format=layout)
 
     def rows(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
         """Frames (N, C, *S) as new rows (N, *S, C)."""
@@ -127,8 +122,7 @@ class Given(NamedTuple):
 def forward(plan: Plan, given: Given, *, keep: bool) -> tuple[Tensor | None, tuple[Tensor, ...], Kept | None]:
     """Outputs (B, T, C, *S), the states at the end, and what the backward pass needs."""
     x, device = given.x, given.x.device
-    batch, steps, channels = x.shape[:3]
-    w_x, w_h = plan.weights(given.weight, channels)
+    batch, steps = x.shape[:2]
     bias = None if given.bias is None else given.bias.to(plan.compute)
     family = plan.family.prepared(given.extra, plan.exact)
     memory = plan.rows(given.states[-1], plan.exact)
@@ -145,22 +139,24 @@ def forward(plan: Plan, given: Given, *, keep: bool) -> tuple[Tensor | None, tup
     if not (plan.last_only or plan.inner):
         outputs = room((batch, steps, shape[-1], *shape[1:-1]), plan.result, device)
     done = 0
+    weight = family.weight(plan.conv, given.weight, given.bias, h[0], keep)
     # Where convolutions cannot write in place, what they return is used.
     gates = (*shape[:-1], family.gates * shape[-1])
-    in_place = adds_in_place(h)
+    in_place = adds_in_place(h) and weight.frame is not None
     inputs = room((min(plan.piece, steps), *gates), plan.compute, device) if in_place else None
     b = room(gates, plan.compute, device) if in_place and not family.one_sum else None
-    w_h = w_h if keep else family.kernels.packed(plan.conv, w_h, memory)
     for part in plan.parts(steps, plan.piece):
         first = min(part)
         rows = plan.sequence_rows(x, first, max(part) + 1)
-        a = plan.conv.into(None if inputs is None else inputs[: len(part)], rows, w_x, bias)
+        a = rows
+        if weight.frame is not None:
+            a = plan.conv.into(None if inputs is None else inputs[: len(part)], rows, weight.frame, bias)
         for t in part:
             if marks is not None and done % plan.chunk == 0:
                 marks[done // plan.chunk].copy_(memory)
             before, after = (slot % slots for slot in plan.slots(t))
             kept = None if sums is None else sums[t]
-            step(plan, family, given, t, (a[t - first], b), w_h, h[before], memory, h[after], kept)
+            step(plan, family, given, t, (a[t - first], b), weight, h[before], memory, h[after], kept)
             if outputs is not None and device.type == "cpu":  # while h is near
                 family.kernels.to_frames(h[after], outputs[:, t])
             done += 1
@@ -181,7 +177,7 @@ def step(
     given: Given,
     t: int,
     sums: tuple[Tensor, Tensor | None],
-    w_h: Tensor,
+    weight: Weight,
     h: Tensor,
     memory: Tensor,
     new_h: Tensor,
@@ -194,8 +190,9 @@ def step(
         family: with its own parameter prepared.
         given: to the call; of it the flags are read.
         t: the frame.
-        sums: the input's part of the sums, and room for the hidden state's where that is not added to it.
-        w_h: the weight over h, as the kernels take it.
+        sums: the input's part of the sums, or the frame (see `Weight`), and room for the hidden state's part
+            where that is not added to it.
+        weight: as the family made it.
         h: before the step.
         memory: before the step; becomes that after it.
         new_h: written to.
@@ -205,7 +202,7 @@ def step(
         h = _where(given.starts[:, t], None, h)
         memory.copy_(_where(given.starts[:, t], None, memory))
     old = None if given.valid is None else memory.clone()
-    family.step(plan.conv, *sums, h, w_h, memory, new_h, kept)
+    family.step(plan.conv, *sums, h, weight, memory, new_h, kept)
     if old is not None:
         assert given.valid is not None
         memory.copy_(_where(given.valid[:, t], memory, old))
@@ -238,7 +235,7 @@ class Backward:
         self.batch, self.steps, self.channels = x.shape[:3]
         self.shape = tuple(kept.h.shape[1:])
         self.family = plan.family.prepared(given.extra, plan.exact)
-        self.w_x, self.w_h = plan.weights(weight, self.channels)
+        self.w_x, self.w_h = split(weight, self.channels, plan.compute)
         self.turned_x, self.turned_h = (plan.conv.turned(w) for w in (self.w_x, self.w_h))
         self.bias = None if given.bias is None else given.bias.to(plan.compute)
         self.d_x = self._room(self.steps, self.channels) if needed[0] else None

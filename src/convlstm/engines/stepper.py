@@ -20,29 +20,34 @@ class Stepper:
     """
 
     def __init__(self, plan: Plan, given: Given) -> None:
-        x, device = given.x, given.x.device
+        device = given.x.device
         # Of what is given, only that there are no flags is asked again.
         self.plan, self.given, self.parts = plan, given._replace(x=given.x[:0], states=()), len(given.states)
-        self.w_x, self.w_h = plan.weights(given.weight, x.shape[2])
         self.bias = None if given.bias is None else given.bias.to(plan.compute)
         self.family = plan.family.prepared(given.extra, plan.exact)
         self.memory, self.h = (
             plan.rows(given.states[-1], plan.exact),
             plan.rows(given.states[0], plan.compute),
         )
-        self.w_h = self.family.kernels.packed(plan.conv, self.w_h, self.h)
-        self.new_h = self.h if self.family.kernels.in_place else torch.empty_like(self.h)
-        sums = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])
-        self.a = room(sums, plan.compute, device)
-        self.b = self.a if self.family.one_sum else room(sums, plan.compute, device)
+        self.weight = self.family.weight(plan.conv, given.weight, given.bias, self.h, keep=False)
+        in_place = self.family.kernels.in_place and self.weight.frame is not None
+        self.new_h = self.h if in_place else torch.empty_like(self.h)
+        self.a = self.b = self.h[:0]
+        if self.weight.frame is not None:
+            sums = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])
+            self.a = room(sums, plan.compute, device)
+            self.b = self.a if self.family.one_sum else room(sums, plan.compute, device)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The output, rows (B, *S, C_h) that the next call overwrites, at a frame in rows (B, *S, C)."""
-        a = self.plan.conv.into(self.a, rows, self.w_x, self.bias)
+        w_x = self.weight.frame
+        a = rows if w_x is None else self.plan.conv.into(self.a, rows, w_x, self.bias)
         sums = (a, self.b)
-        step(self.plan, self.family, self.given, 0, sums, self.w_h, self.h, self.memory, self.new_h, None)
-        if self.new_h is not self.h:
-            self.h.copy_(self.new_h)
+        step(self.plan, self.family, self.given, 0, sums, self.weight, self.h, self.memory, self.new_h, None)
+        if self.h.is_cuda and self.new_h is not self.h:
+            self.h.copy_(self.new_h)  # a recording reads the same place each time
+        else:
+            self.h, self.new_h = self.new_h, self.h
         return self.h
 
     def states(self) -> tuple[Tensor, ...]:

@@ -1,0 +1,259 @@
+// Sixteen numbers at once, the types that tensors store, and the activations.
+//
+// Written with the vector types that GCC and Clang share, which become the widest registers there are; the
+// loops of the kernels are too mixed in their types for a compiler to find that by itself.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+typedef int64_t size;
+
+constexpr size LANES = 16;
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+
+template <class To, class From>
+inline To bits_of(From from) {
+    static_assert(sizeof(To) == sizeof(From), "as many bits");
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+}
+
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline float number(float x) { return x; }
+
+inline float number(bfloat16 x) { return bits_of<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+// Where GCC makes more than one instruction of it, the one that there is.
+
+inline floats widened(halves x) {
+#ifdef __AVX512BW__
+    return bits_of<floats>(bits_of<words>(_mm512_cvtepu16_epi32(bits_of<__m256i>(x))) << 16);
+#else
+    return bits_of<floats>(__builtin_convertvector(x, words) << 16);
+#endif
+}
+
+inline halves narrowed(floats x) {  // to the nearest, ties to even; NaN stays NaN
+#ifdef __AVX512BF16__
+    return bits_of<halves>(_mm512_cvtneps_pbh(bits_of<__m512>(x)));
+#else
+    const words bits = bits_of<words>(x), nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return __builtin_convertvector(x != x ? words{} + 0x7fc0 : nearest, halves);
+#endif
+}
+
+inline floats shuffled(floats a, floats b, words lanes) {  // lanes of a and then b, which the compiler knows
+#ifdef __clang__
+    floats y;
+    for (size n = 0; n < LANES; n++) y[n] = lanes[n] < LANES ? a[lanes[n]] : b[lanes[n] - LANES];
+    return y;
+#else
+    return __builtin_shuffle(a, b, lanes);
+#endif
+}
+
+inline floats between(float least, floats x, float most) {  // NaN stays NaN
+#ifdef __AVX512BW__
+    return bits_of<floats>(_mm512_max_ps(_mm512_set1_ps(least), _mm512_min_ps(_mm512_set1_ps(most), bits_of<__m512>(x))));
+#else
+    x = x > most ? floats{} + most : x;
+    return x < least ? floats{} + least : x;
+#endif
+}
+
+// The first `count` lanes from memory and to it. All of them are a number that the compiler knows.
+
+typedef std::integral_constant<size, LANES> All;
+
+#ifdef __AVX512BW__
+inline __mmask16 first(size count) { return static_cast<__mmask16>((1u << count) - 1); }
+#endif
+
+inline floats get(const float* from, size count) {
+#ifdef __AVX512BW__
+    return bits_of<floats>(_mm512_maskz_loadu_ps(first(count), from));
+#else
+    floats x{};
+    for (size n = 0; n < count; n++) x[n] = from[n];
+    return x;
+#endif
+}
+
+inline floats get(const float* from, All) {
+    floats x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+}
+
+inline floats get(const bfloat16* from, size count) {
+#ifdef __AVX512BW__
+    return widened(bits_of<halves>(_mm256_maskz_loadu_epi16(first(count), from)));
+#else
+    halves x{};
+    for (size n = 0; n < count; n++) x[n] = from[n].bits;
+    return widened(x);
+#endif
+}
+
+inline floats get(const bfloat16* from, All) {
+    halves x;
+    std::memcpy(&x, from, sizeof(x));
+    return widened(x);
+}
+
+inline void put(float* to, floats x, size count) {
+#ifdef __AVX512BW__
+    _mm512_mask_storeu_ps(to, first(count), bits_of<__m512>(x));
+#else
+    for (size n = 0; n < count; n++) to[n] = x[n];
+#endif
+}
+
+inline void put(float* to, floats x, All) { std::memcpy(to, &x, sizeof(x)); }
+
+inline void put(bfloat16* to, floats x, size count) {
+    const halves y = narrowed(x);
+#ifdef __AVX512BW__
+    _mm256_mask_storeu_epi16(to, first(count), bits_of<__m256i>(y));
+#else
+    for (size n = 0; n < count; n++) to[n].bits = y[n];
+#endif
+}
+
+inline void put(bfloat16* to, floats x, All) {
+    const halves y = narrowed(x);
+    std::memcpy(to, &y, sizeof(y));
+}
+
+template <class T>
+inline floats rounded(floats x) {  // as T stores it
+    return std::is_same<T, float>::value ? x : widened(narrowed(x));
+}
+
+template <class Body>
+inline void by_lanes(size C, Body body) {  // body(first channel, how many)
+    size k = 0;
+    for (; k + LANES <= C; k += LANES) body(k, All());
+    if (k < C) body(k, C - k);
+}
+
+// e^x - 1, near zero to within two units in the last place too, and no more than e^44, of which two can be
+// multiplied: x = (k + r) log(2) with |r| <= 1/2, and a polynomial through (2^r - 1) / r, to 3e-8.
+inline floats exponential_less_one(floats x) {
+    x = between(-87, x, 44);
+    const float per_log2 = 1.442695041f, shift = 12582912.0f;  // 1.5 * 2^23: a sum with it is a whole number, k
+    const floats shifted = x * per_log2 + shift, k = shifted - shift, r = x * per_log2 - k;
+    floats p = floats{} + 1.535691155e-4f;
+    p = p * r + 1.339972818e-3f;
+    p = p * r + 9.618430783e-3f;
+    p = p * r + 5.550330852e-2f;
+    p = p * r + 2.402264793e-1f;
+    p = p * r + 6.931472031e-1f;
+    const floats power = bits_of<floats>((bits_of<words>(shifted) << 23) + 0x3f800000);  // 2^k
+    return power * (p * r) + (power - 1);
+}
+
+template <class Function>
+inline floats each(floats x, Function function) {
+    for (size n = 0; n < LANES; n++) x[n] = function(x[n]);
+    return x;
+}
+
+// Each activation: its value at x, as a ratio, as a product of two then takes one division; and its slope
+// there, given also the value y.
+
+struct Ratio {
+    floats n, d;
+    floats value() const { return n / d; }
+};
+
+inline Ratio operator*(Ratio a, Ratio b) { return {a.n * b.n, a.d * b.d}; }
+inline Ratio operator*(Ratio a, floats b) { return {a.n * b, a.d}; }
+inline Ratio whole(floats x) { return {x, floats{} + 1}; }
+
+struct sigmoid {
+    static Ratio at(floats x) { return {floats{} + 1, 2 + exponential_less_one(-x)}; }
+    static floats slope(floats, floats y) { return y * (1 - y); }
+};
+
+struct tanh {
+    static Ratio at(floats x) {
+        const floats m = exponential_less_one(-2 * x);
+        return {-m, 2 + m};
+    }
+    static floats slope(floats, floats y) { return 1 - y * y; }
+};
+
+struct hard_sigmoid {
+    static Ratio at(floats x) {
+        const floats y = x / 6 + 0.5f;
+        return whole(x <= -3 ? floats{} : x >= 3 ? floats{} + 1 : y);
+    }
+    static floats slope(floats x, floats) { return (x > -3) & (x < 3) ? floats{} + 1.0f / 6 : floats{}; }
+};
+
+struct hard_tanh {
+    static Ratio at(floats x) { return whole(x < -1 ? floats{} - 1 : x > 1 ? floats{} + 1 : x); }
+    static floats slope(floats x, floats) { return (x > -1) & (x < 1) ? floats{} + 1 : floats{}; }
+};
+
+struct relu {
+    static Ratio at(floats x) { return whole(x < 0 ? floats{} : x); }
+    static floats slope(floats x, floats) { return x > 0 ? floats{} + 1 : floats{}; }
+};
+
+struct leaky_relu {
+    static Ratio at(floats x) { return whole(x > 0 ? x : 0.01f * x); }
+    static floats slope(floats x, floats) { return x > 0 ? floats{} + 1 : floats{} + 0.01f; }
+};
+
+struct elu {
+    static Ratio at(floats x) { return whole(x > 0 ? x : exponential_less_one(x)); }
+    static floats slope(floats x, floats y) { return x > 0 ? floats{} + 1 : y + 1; }
+};
+
+struct silu {
+    static Ratio at(floats x) { return sigmoid::at(x) * x; }
+    static floats slope(floats x, floats) {
+        const floats s = sigmoid::at(x).value();
+        return s * (1 + x * (1 - s));
+    }
+};
+
+struct gelu {
+    static floats half(floats x) {
+        return 0.5f * each(x * -0.707106781f, [](float y) { return std::erfc(y); });
+    }
+    static Ratio at(floats x) { return whole(x * half(x)); }
+    static floats slope(floats x, floats) {
+        return half(x) + 0.398942280f * x * (1 + exponential_less_one(-0.5f * x * x));
+    }
+};
+
+struct softsign {
+    static floats size_of(floats x) { return 1 + (x < 0 ? -x : x); }
+    static Ratio at(floats x) { return {x, size_of(x)}; }
+    static floats slope(floats x, floats) { return 1 / (size_of(x) * size_of(x)); }
+};
+
+struct identity {
+    static Ratio at(floats x) { return whole(x); }
+    static floats slope(floats, floats) { return floats{} + 1; }
+};
+
+}  // namespace
