@@ -1,0 +1,132 @@
+"""A step with its convolution in the processor's matrix unit is the convolution and the gates."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from convlstm.engines import native
+from convlstm.engines.convolution import SameConv
+from convlstm.functional.conv import same_conv
+from convlstm.functional.gates import lstm_gates
+
+NAMES = ("sigmoid", "tanh", "tanh")
+LIBRARY = native.library(*NAMES) if native.unavailable() is None else None
+pytestmark = pytest.mark.skipif(
+    LIBRARY is None or not LIBRARY.amx_ready(), reason="this processor multiplies no matrices of bfloat16"
+)
+
+
+@st.composite
+def steps(draw):
+    """A convolution, its weight and what it meets, of sizes that fill the unit and that do not."""
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    batch, height, width = draw(st.integers(1, 3)), draw(st.integers(5, 20)), draw(st.integers(4, 40))
+    inputs, channels = draw(st.integers(1, 70)), draw(st.sampled_from([1, 5, 8, 16, 24, 32, 40, 64]))
+    kernel = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    dilation = (draw(st.integers(1, 2)), 1)
+    modes = tuple(draw(st.sampled_from(["zeros", "zeros", "replicate", "reflect", "circular"])) for _ in "HW")
+    weight = torch.randn(4 * channels, inputs + channels, *kernel) / (inputs + channels) ** 0.5 / kernel[0]
+    x = torch.randn(batch, height, width, inputs).bfloat16()
+    h = torch.randn(batch, height, width, channels).bfloat16()
+    return SameConv(dilation, modes), weight.bfloat16(), torch.randn(5, channels), x, h
+
+
+def convolved(conv, rows, weight):
+    images = same_conv(
+        rows.movedim(-1, 1).double(),
+        weight.double(),
+        dilation=conv.dilation,
+        padding_mode=conv.padding_mode,
+    )
+    return images.movedim(1, -1)
+
+
+def same_sums(kept, expected):
+    """To within the one rounding when they are stored, and those of the additions before."""
+    assert_close(kept.double(), expected, rtol=2**-8, atol=1e-4)
+
+
+def with_threads(agree):
+    """Run a test that sets the number of threads."""
+    before = torch.get_num_threads()
+    try:
+        agree()
+    finally:
+        torch.set_num_threads(before)
+
+
+def first(rows):
+    """Channels first."""
+    return rows.movedim(-1, 1)
+
+
+@pytest.mark.parametrize("peephole", [None, "channel", "pixel"])
+def test_lstm(peephole):
+    @settings(max_examples=60, deadline=None)
+    @given(case=steps(), threads=st.integers(1, 4), keep=st.booleans())
+    def agree(case, threads, keep):
+        conv, weight, numbers, x, h = case
+        kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+        bias, c = numbers[:4].flatten(), torch.randn(h.shape)
+        pixels, channels = h[0, ..., 0].numel() if peephole == "pixel" else 1, h.shape[-1]
+        peepholes = torch.randn(3, pixels, channels) if peephole else None
+        kept = torch.empty(*h.shape[:-1], len(weight), dtype=torch.bfloat16)
+        torch.set_num_threads(threads)
+        packed = kernels.lstm_weight(conv, weight, bias, h, keep)
+        assert packed.frame is None
+        new_h, new_c = torch.empty_like(h), c.clone()
+        kernels.lstm_step(conv, x, h, packed, new_c, new_h, kept, peepholes)
+        same_sums(kept, convolved(conv, torch.cat([x, h], -1), weight) + bias.double())
+        shown = None
+        if peepholes is not None:
+            frame = h.shape[1:3] if peephole == "pixel" else (1, 1)
+            shown = tuple(w.t().reshape(channels, *frame) for w in peepholes)
+        exact_h, exact_c = lstm_gates(first(kept.float()), first(c), peepholes=shown)
+        assert_close(first(new_c), exact_c, rtol=1e-5, atol=1e-5)
+        assert_close(first(new_h).float(), exact_h, rtol=2**-8, atol=1e-5)
+        if not keep:
+            again_h, again_c = torch.empty_like(h), c.clone()
+            kernels.lstm_step(conv, x, h, packed, again_c, again_h, None, peepholes)
+            assert_close((again_h, again_c), (new_h, new_c), rtol=0, atol=0)
+
+    with_threads(agree)
+
+
+def test_gru():
+    @settings(max_examples=60, deadline=None)
+    @given(case=steps(), threads=st.integers(1, 4))
+    def agree(case, threads):
+        conv, weight, numbers, x, h = case
+        kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+        channels, inputs = h.shape[-1], x.shape[-1]
+        weight = weight[: 3 * channels]
+        bias, reset_bias, m = numbers[:3].flatten(), numbers[3], torch.randn(h.shape)
+        torch.set_num_threads(threads)
+        packed = kernels.gru_weight(conv, weight, bias, reset_bias, h)
+        new_h, new_m = torch.empty_like(h), m.clone()
+        kept = torch.empty(*h.shape[:-1], 4 * channels, dtype=torch.bfloat16)
+        kernels.gru_step(conv, x, None, reset_bias, h, packed, new_m, new_h, kept)
+        r_z, from_x = (convolved(conv, x, weight[:, :inputs]) + bias.double()).split(
+            [2 * channels, channels], -1
+        )
+        more, from_h = convolved(conv, h, weight[:, inputs:]).split([2 * channels, channels], -1)
+        same_sums(kept, torch.cat([r_z + more, from_x, from_h + reset_bias.double()], -1))
+        r, z, n_x, n_h = kept.float().chunk(4, -1)
+        n, z = torch.tanh(n_x + r.sigmoid() * n_h), z.sigmoid()
+        assert_close(new_m, (1 - z) * n + z * m, rtol=1e-5, atol=1e-5)
+        assert_close(new_h, new_m.bfloat16(), rtol=0, atol=0)
+
+    with_threads(agree)
+
+
+def test_torchs_own_convolutions_go_on_beside_it():
+    """Both configure the unit for themselves."""
+    x, weight = torch.randn(2, 64, 20, 20).bfloat16(), torch.randn(64, 64, 3, 3).bfloat16()
+    before = torch.conv2d(x, weight, padding=1)
+    kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+    h, conv = torch.randn(2, 9, 9, 16).bfloat16(), SameConv((1, 1), ("zeros", "zeros"))
+    packed = kernels.lstm_weight(conv, torch.randn(64, 32, 3, 3), None, h, keep=False)
+    kernels.lstm_step(conv, h, h, packed, h.float(), torch.empty_like(h), None, None)
+    assert_close(torch.conv2d(x, weight, padding=1), before, rtol=0, atol=0)
