@@ -456,6 +456,21 @@ def test_a_library_is_compiled_once_for_all_shapes(monkeypatch):
     assert sum(built) == 1
 
 
+@pytest.mark.skipif("compiled" not in FAST, reason="no compiler")
+@pytest.mark.usefixtures("without_libraries")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_processor_with_narrow_registers_computes_the_same(dtype, monkeypatch):
+    """Four numbers at once, and no instructions for bfloat16."""
+    monkeypatch.setattr(native, "_FOR_THIS_CPU", ([],))
+    layer, x = layer_and_frames("compiled", dtype=dtype)
+    ours = _without_states(layer, x.requires_grad_())
+    exact, _ = layer_and_frames("reference", dtype=torch.float64)
+    exact.load_state_dict(layer.state_dict())
+    truth = _without_states(exact, x.detach().double().requires_grad_())
+    for a, b in zip(ours, truth, strict=True):
+        assert (a.double() - b).abs().max() < (1e-5 if dtype == torch.float32 else 0.04) * b.abs().max()
+
+
 def test_nan_stays_nan():
     """In a frame that no mask takes out, where the user is to see it."""
     for engine in FAST:

@@ -63,8 +63,14 @@ def warn_once(message: str) -> None:
 
 
 def _compiler() -> str | None:
-    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next((path for name in wanted if (path := shutil.which(name))), None)
+    return _found(os.environ.get("CXX"), os.environ.get("PATH"))
+
+
+@cache
+def _found(wanted: str | None, path: str | None) -> str | None:
+    """The compiler wanted, or the first one in the folders of a PATH."""
+    names = [wanted] if wanted else ["c++", "g++", "clang++"]
+    return next((found for name in names if (found := shutil.which(name, path=path))), None)
 
 
 @cache

@@ -64,7 +64,7 @@ struct GRU {
 template <class T, bool KEEP, bool PEEP>
 void lstm_forward_(const T* sums, float* c, T* h, T* kept, Peepholes w, size P, size C, int threads) {
     const LSTM<T, KEEP, PEEP> cell{c, h, kept, w, C};
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(P * C, threads)) schedule(static)
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const T* s = sums + p * 4 * C + k;
@@ -74,7 +74,7 @@ void lstm_forward_(const T* sums, float* c, T* h, T* kept, Peepholes w, size P, 
 
 template <class T, bool PEEP>
 void lstm_replay_(const T* sums, const float* c, float* new_c, Peepholes w, size P, size C, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(P * C, threads)) schedule(static)
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const size s = p * 4 * C + k, m = p * C + k;
@@ -88,7 +88,7 @@ void lstm_replay_(const T* sums, const float* c, float* new_c, Peepholes w, size
 template <class T, bool PEEP>
 void lstm_backward_(const T* sums, const float* c, const T* d_output, const T* d_h, float* d_c, T* d_sums,
                     Peepholes w, size P, size C, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(P * C, threads)) schedule(static)
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const size s = p * 4 * C + k, m = p * C + k;
@@ -115,7 +115,7 @@ void lstm_backward_(const T* sums, const float* c, const T* d_output, const T* d
 template <class T, bool KEEP>
 void gru_forward_(const T* a, const T* b, const float* bias, float* m, T* h, T* kept, size P, size C, int threads) {
     const GRU<T, KEEP> cell{m, h, kept, C};
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(P * C, threads)) schedule(static)
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const T *x = a + p * 3 * C + k, *y = b + p * 3 * C + k;
@@ -126,7 +126,7 @@ void gru_forward_(const T* a, const T* b, const float* bias, float* m, T* h, T* 
 
 template <class T>
 void gru_replay_(const T* sums, const float* m, float* new_m, size P, size C, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(P * C, threads)) schedule(static)
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const size q = p * 4 * C + k;
@@ -140,7 +140,7 @@ void gru_replay_(const T* sums, const float* m, float* new_m, size P, size C, in
 template <class T>
 void gru_backward_(const T* sums, const float* m, const T* d_output, const T* d_h, float* d_m, T* d_a, T* d_b,
                    size P, size C, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(P * C, threads)) schedule(static)
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const size s = p * 3 * C + k, q = p * 4 * C + k, at = p * C + k;
@@ -156,13 +156,20 @@ void gru_backward_(const T* sums, const float* m, const T* d_output, const T* d_
         });
 }
 
-// Rows of numbers become columns: four times the first half of the rows is interleaved with the second.
+// Lanes `from`, `from` + 1, ... of a and b by turns.
+template <size from, size... n>
+inline floats interleaved(floats a, floats b, std::integer_sequence<size, n...>) {
+    return floats{(n % 2 ? b : a)[from + n / 2]...};
+}
+
+// Rows of numbers become columns: again and again the first half of the rows is interleaved with the second.
 inline void transpose(floats rows[LANES]) {
-    for (size round = 0; round < 4; round++) {
+    const std::make_integer_sequence<size, LANES> all;
+    for (size round = 1; round < LANES; round *= 2) {
         floats mixed[LANES];
         for (size n = 0; n < LANES / 2; n++) {
-            mixed[2 * n] = shuffled(rows[n], rows[n + LANES / 2], words{0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23});
-            mixed[2 * n + 1] = shuffled(rows[n], rows[n + LANES / 2], words{8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31});
+            mixed[2 * n] = interleaved<0>(rows[n], rows[n + LANES / 2], all);
+            mixed[2 * n + 1] = interleaved<LANES / 2>(rows[n], rows[n + LANES / 2], all);
         }
         std::memcpy(rows, mixed, sizeof(mixed));
     }
@@ -179,7 +186,7 @@ inline void transpose_block(const S* x, T* y, size R, size K, Rows rows, Columns
 // N matrices (R, K), `from` numbers apart, to N matrices (K, R), `to` numbers apart.
 template <class S, class T>
 void transpose_(const S* x, T* y, size N, size R, size K, size from, size to, int threads) {
-#pragma omp parallel for collapse(2) num_threads(threads) schedule(static)
+#pragma omp parallel for collapse(2) num_threads(worth(N * R * K, threads)) schedule(static)
     for (size n = 0; n < N; n++)
         for (size b = 0; b < (R + LANES - 1) / LANES; b++)
             by_lanes(K, [=](size k, auto columns) {

@@ -1,7 +1,7 @@
-// Sixteen numbers at once, the types that tensors store, and the activations.
+// Some numbers at once, the types that tensors store, and the activations.
 //
-// Written with the vector types that GCC and Clang share, which become the widest registers there are; the
-// loops of the kernels are too mixed in their types for a compiler to find that by itself.
+// Written with the vector types that GCC and Clang share, as wide as the widest registers; the loops of the
+// kernels are too mixed in their types for a compiler to find that by itself.
 
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #ifdef __AVX512BW__
 #include <immintrin.h>
 #endif
@@ -17,7 +18,13 @@ namespace {
 
 typedef int64_t size;
 
+#if defined(__AVX512F__)
 constexpr size LANES = 16;
+#elif defined(__AVX__)
+constexpr size LANES = 8;
+#else
+constexpr size LANES = 4;
+#endif
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
@@ -33,6 +40,9 @@ inline To bits_of(From from) {
 struct bfloat16 {
     uint16_t bits;
 };
+
+// Few numbers are done sooner than a second thread is awake.
+inline int worth(size numbers, int threads) { return numbers < 16384 ? 1 : threads; }
 
 inline float number(float x) { return x; }
 
@@ -54,16 +64,6 @@ inline halves narrowed(floats x) {  // to the nearest, ties to even; NaN stays N
 #else
     const words bits = bits_of<words>(x), nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return __builtin_convertvector(x != x ? words{} + 0x7fc0 : nearest, halves);
-#endif
-}
-
-inline floats shuffled(floats a, floats b, words lanes) {  // lanes of a and then b, which the compiler knows
-#ifdef __clang__
-    floats y;
-    for (size n = 0; n < LANES; n++) y[n] = lanes[n] < LANES ? a[lanes[n]] : b[lanes[n] - LANES];
-    return y;
-#else
-    return __builtin_shuffle(a, b, lanes);
 #endif
 }
 
@@ -204,12 +204,12 @@ struct hard_sigmoid {
         const floats y = x / 6 + 0.5f;
         return whole(x <= -3 ? floats{} : x >= 3 ? floats{} + 1 : y);
     }
-    static floats slope(floats x, floats) { return (x > -3) & (x < 3) ? floats{} + 1.0f / 6 : floats{}; }
+    static floats slope(floats x, floats) { return ((x > -3) & (x < 3)) ? floats{} + 1.0f / 6 : floats{}; }
 };
 
 struct hard_tanh {
     static Ratio at(floats x) { return whole(x < -1 ? floats{} - 1 : x > 1 ? floats{} + 1 : x); }
-    static floats slope(floats x, floats) { return (x > -1) & (x < 1) ? floats{} + 1 : floats{}; }
+    static floats slope(floats x, floats) { return ((x > -1) & (x < 1)) ? floats{} + 1 : floats{}; }
 };
 
 struct relu {
