@@ -1,6 +1,5 @@
 """The convolution of `convlstm.functional.conv` over rows (..., *S, C), in place, and its gradients."""
 
-import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,8 +11,6 @@ from convlstm.functional.conv import _pad, _pad_gradient, same_conv
 # oneDNN's convolution that adds to what is there; without it, every convolution is fresh memory. It is not
 # public: a version of torch without it takes the longer way.
 _ADD: Any = getattr(getattr(torch.ops.mkldnn, "_convolution_pointwise_", None), "binary", None)
-#: A frame of so many numbers by itself torch convolves without oneDNN, in a third of the time.
-_SMALL = 20480
 
 
 def adds_in_place(room: Tensor) -> bool:
@@ -46,7 +43,7 @@ class SameConv(NamedTuple):
 
     def add(self, room: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``room``, rows (..., *S, C_out), with the convolution of rows (..., *S, C_in) added in place."""
-        if not adds_in_place(room) or (x.numel() <= _SMALL and math.prod(x.shape[: 1 - weight.ndim]) == 1):
+        if not adds_in_place(room):
             return room.add_(self._apply(x, weight, bias))
         image, padding = self._padded(_images(x, weight), weight)
         to, ones = _images(room, weight), [1] * len(padding)

@@ -78,10 +78,11 @@ def _backward(gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor]
     d_ends, d_outputs = gradients[: len(given.states)], gradients[len(given.states) :]
     held = Kept(kept[0], kept[1], kept[2] if len(kept) > 2 else None)
     with torch.autocast(given.x.device.type, enabled=False):
-        whole = Backward(plan, given, held, (True, True, given.bias is not None))
+        whole = Backward(plan, given, held, (True, True, given.bias is not None, not plan.fresh))
         *others, states = whole.run(d_outputs[0] if d_outputs else None, d_ends)
     found = zip((*others, *states), given.tensors()[2:], strict=True)
-    return [d.to(t.dtype).contiguous() for d, t in found if d is not None and t is not None]
+    there = ((torch.zeros_like(t) if d is None else d, t) for d, t in found if t is not None)
+    return [d.to(t.dtype).contiguous() for d, t in there]
 
 
 @_backward.register_fake

@@ -79,6 +79,7 @@ def run(
     reverse: bool = False,
     last_only: bool = False,
     inner: bool = False,
+    fresh: bool = False,
     compiled: bool = True,
     save: str = "auto",
 ) -> tuple[Tensor, Any]:
@@ -93,13 +94,14 @@ def run(
         reverse: whether to run from the last frame to the first.
         last_only: whether only the output of the last step is returned, as T = 1.
         inner: whether only another layer reads the outputs, which then may have any layout and 16 bits.
+        fresh: whether the state is the cell's own initial one, zero.
         compiled: whether to use compiled kernels where there are any.
         save: one of `SAVES`.
     """
     cell.check_size(x.shape[3:])
     flat = x.ndim == 4
     traced = torch.compiler.is_compiling()
-    request = request_of(cell, x, state, compiled, reverse, last_only, inner and not traced)
+    request = request_of(cell, x, state, compiled, reverse, last_only, inner and not traced, fresh)
     tensors = tensors_of(cell, x, state)
     if traced:
         outputs, ends = custom_op.run(request, save, Given.of((valid, starts, *tensors)))
@@ -129,7 +131,7 @@ class _Sequence(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, *tensors: Any) -> Any:
         given = Given.of(tensors)
         # After the plan come two tensors of flags, then x, the weight and its bias.
-        ctx.plan, ctx.needed = plan, ctx.needs_input_grad[3:6]
+        ctx.plan, ctx.needed = plan, (*ctx.needs_input_grad[3:6], any(ctx.needs_input_grad[7:]))
         ctx.set_materialize_grads(False)
         with torch.autocast(given.x.device.type, enabled=False):
             ctx.recording = recorded(plan, given, ctx.needed)

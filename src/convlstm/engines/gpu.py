@@ -177,7 +177,7 @@ class TritonKernels(PlainKernels):
         self,
         conv: SameConv,
         a: Tensor,
-        h: Tensor,
+        h: Tensor | None,
         weight: Weight,
         c: Tensor,
         new_h: Tensor,
@@ -186,8 +186,8 @@ class TritonKernels(PlainKernels):
     ) -> None:
         """See `PlainKernels.lstm_step`; one kernel, with the gates behind the convolution, where it can."""
         packed: Tensor = weight.hidden
-        if h.ndim != 4 or packed.ndim != 5:
-            sums, more = by_gate(a, 4), by_gate(conv.into(None, h, packed), 4)
+        if h is None or h.ndim != 4 or packed.ndim != 5:
+            sums, more = by_gate(a, 4), None if h is None else by_gate(conv.into(None, h, packed), 4)
             kept = None if kept is None else by_gate(kept, 4)
             return self._lstm_forward(sums, more, flat(c), flat(new_h), kept, peepholes)
         batch, height, width, channels = h.shape

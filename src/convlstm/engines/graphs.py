@@ -80,10 +80,10 @@ class Recorded:
     Args:
         plan: of the call.
         given: to it.
-        needed: whether gradients of x, weight, bias are asked for; None if there is no backward pass.
+        needed: whether gradients of x, weight, bias, states are asked for; None if there is no backward pass.
     """
 
-    def __init__(self, plan: Plan, given: Given, needed: tuple[bool, bool, bool] | None) -> None:
+    def __init__(self, plan: Plan, given: Given, needed: tuple[bool, bool, bool, bool] | None) -> None:
         self.plan, self.busy, self.bytes = plan, False, _sums_bytes(plan, given)
 
         def run(*tensors: Any) -> Any:
@@ -111,8 +111,8 @@ class Recorded:
         """Of the call before, in tensors of their own."""
         inputs = d_ends if self.forward_graph.results[0] is None else (d_outputs, *d_ends)
         *others, states = self.backward_graph.replay(inputs)
-        x, weight, bias, extra = (None if d is None else d.clone() for d in others)
-        return Gradients(x, weight, bias, extra, tuple(d.clone() for d in states))
+        x, weight, bias, extra, *of_states = (None if d is None else d.clone() for d in (*others, *states))
+        return Gradients(x, weight, bias, extra, tuple(of_states))
 
     def _token(self) -> Tensor:
         """A tensor on whose storage it hangs how long what was kept is needed, whoever holds it."""
@@ -129,7 +129,7 @@ _seen: Counter[Any] = Counter()
 _recorded: OrderedDict[Any, Recorded | None] = OrderedDict()
 
 
-def recorded(plan: Plan, given: Given, needed: tuple[bool, bool, bool] | None) -> Recorded | None:
+def recorded(plan: Plan, given: Given, needed: tuple[bool, bool, bool, bool] | None) -> Recorded | None:
     """A recording that can take a call, or None: too large, too new, or all like it are in use."""
     x = given.x
     if x.device.type not in _DEVICES or (x.is_cuda and torch.cuda.is_current_stream_capturing()):

@@ -166,13 +166,15 @@ class _Packed(NamedTuple):
     """A weight for the steps of ``amx.h``.
 
     Attributes:
-        numbers: of the weight, in the order in which they are read.
+        weight: as it was.
+        numbers: of it, in the order in which they are read.
         bias: of the four sums, (4 C,).
         sizes: the struct of that name.
         rows: of the frame for each one of the padded frame, -1 for zeros.
         columns: the same.
     """
 
+    weight: Tensor
     numbers: Tensor
     bias: Tensor
     sizes: Any
@@ -230,23 +232,31 @@ class NativeKernels(PlainKernels):
     def _packed(self, conv: SameConv, weight: Tensor, bias: Tensor, h: Tensor) -> Weight:
         batch, *size, channels = h.shape
         inputs, kernel = weight.shape[1] - channels, weight.shape[2:]
-        sizes = (ctypes.c_int64 * 9)(batch, *size, inputs, channels, *kernel, *conv.dilation)
+        sizes = (ctypes.c_int64 * 10)(batch, *size, inputs, channels, channels, *kernel, *conv.dilation)
         rows, columns = (
             padded_places(s, d * (k - 1), mode)
             for s, d, k, mode in zip(size, conv.dilation, kernel, conv.padding_mode, strict=True)
         )
-        numbers = room((self._library.packed_size(sizes),), torch.bfloat16, h.device)
         weight = weight.to(weight.dtype if weight.dtype in STORED else torch.float32).contiguous()
-        pack = getattr(self._library, f"pack_{STORED[weight.dtype]}")
-        gates = len(weight) // channels
+        return Weight(None, _Packed(weight, self._numbers(weight, sizes), bias, sizes, rows, columns))
+
+    def _numbers(self, weight: Tensor, sizes: Any) -> Tensor:
+        numbers = room((self._library.packed_size(sizes),), torch.bfloat16, weight.device)
+        pack, gates = getattr(self._library, f"pack_{STORED[weight.dtype]}"), len(weight) // sizes[4]
         pack(weight.data_ptr(), numbers.data_ptr(), sizes, gates, torch.get_num_threads())
-        return Weight(None, _Packed(numbers, bias, sizes, rows, columns))
+        return numbers
+
+    def _without_h(self, packed: _Packed) -> _Packed:
+        """The weight of a step from zero."""
+        sizes = type(packed.sizes)(*packed.sizes)
+        sizes[5] = 0
+        return packed._replace(numbers=self._numbers(packed.weight, sizes), sizes=sizes)
 
     def lstm_step(
         self,
         conv: SameConv,
         a: Tensor,
-        h: Tensor,
+        h: Tensor | None,
         weight: Weight,
         c: Tensor,
         new_h: Tensor,
@@ -257,7 +267,8 @@ class NativeKernels(PlainKernels):
         if weight.frame is not None:
             super().lstm_step(conv, a, h, weight, c, new_h, kept, peepholes)
             return
-        numbers, bias, sizes, *places = weight.hidden
+        packed = weight.hidden if h is not None else self._without_h(weight.hidden)
+        _, numbers, bias, sizes, *places = packed
         pointers = _addresses((a, h, numbers, bias, c, new_h, kept, peepholes, *places))
         self._library.lstm_step(*pointers, sizes, _pixels(peepholes), torch.get_num_threads())
 
@@ -267,7 +278,7 @@ class NativeKernels(PlainKernels):
         a: Tensor,
         b: Tensor | None,
         bias: Tensor | None,
-        h: Tensor,
+        h: Tensor | None,
         weight: Weight,
         m: Tensor,
         new_h: Tensor,
@@ -277,7 +288,8 @@ class NativeKernels(PlainKernels):
         if weight.frame is not None:
             super().gru_step(conv, a, b, bias, h, weight, m, new_h, kept)
             return
-        numbers, biases, sizes, *places = weight.hidden
+        packed = weight.hidden if h is not None else self._without_h(weight.hidden)
+        _, numbers, biases, sizes, *places = packed
         pointers = _addresses((a, h, numbers, biases, m, new_h, kept, *places))
         self._library.gru_step(*pointers, sizes, torch.get_num_threads())
 

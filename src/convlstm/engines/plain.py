@@ -63,7 +63,7 @@ class PlainKernels:
         self,
         conv: SameConv,
         a: Tensor,
-        h: Tensor,
+        h: Tensor | None,
         weight: Weight,
         c: Tensor,
         new_h: Tensor,
@@ -76,14 +76,14 @@ class PlainKernels:
             conv: of h.
             a: (B, *S, 4 C), the input's part of the sums, which may be written to; or, where the weight has
                 no part over it, the frame (B, *S, C_in).
-            h: (B, *S, C), of the same dtype.
+            h: (B, *S, C), of the same dtype; None for zero.
             weight: as `lstm_weight` gave it.
             c: (B, *S, C), the memory; becomes the new one.
             new_h: (B, *S, C), written to: the new output; h itself only where ``in_place``.
             kept: (B, *S, 4 C), written to: the sums; or None.
             peepholes: as in `lstm_forward`.
         """
-        sums = by_gate(conv.add(a, h, weight.hidden), 4)
+        sums = by_gate(a if h is None else conv.add(a, h, weight.hidden), 4)
         kept = None if kept is None else by_gate(kept, 4)
         self.lstm_forward(sums, flat(c), flat(new_h), kept, peepholes)
 
@@ -166,7 +166,7 @@ class PlainKernels:
         a: Tensor,
         b: Tensor | None,
         bias: Tensor | None,
-        h: Tensor,
+        h: Tensor | None,
         weight: Weight,
         m: Tensor,
         new_h: Tensor,
@@ -179,13 +179,13 @@ class PlainKernels:
             a: (B, *S, 3 C) or the frame.
             b: room for the hidden state's part of the sums, (B, *S, 3 C), or None.
             bias: of the hidden state's part of n, (C,), or None.
-            h: (B, *S, C).
+            h: (B, *S, C), or None for zero.
             weight: as `gru_weight` gave it.
             m: (B, *S, C); becomes the new one.
             new_h: (B, *S, C), written to.
             kept: (B, *S, 4 C), written to: what `gru_forward` keeps; or None.
         """
-        b = conv.into(b, h, weight.hidden)
+        b = torch.zeros_like(a) if h is None else conv.into(b, h, weight.hidden)
         bias = m.new_zeros(m.shape[-1]) if bias is None else bias
         kept = None if kept is None else by_gate(kept, 4)
         self.gru_forward(by_gate(a, 3), by_gate(b, 3), bias, flat(m), flat(new_h), kept)

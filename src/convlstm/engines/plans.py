@@ -39,6 +39,7 @@ class Request(NamedTuple):
     reverse: bool
     last_only: bool
     inner: bool
+    fresh: bool
 
     @property
     def kernels(self) -> PlainKernels:
@@ -70,6 +71,7 @@ def plan_of(request: Request, x: Tensor, hidden: int, save: str) -> Plan:
         reverse=request.reverse,
         last_only=request.last_only,
         inner=request.inner,
+        fresh=request.fresh,
         keep_sums=save == "gates" or (save == "auto" and step_bytes * x.shape[1] <= _SUMS_BYTES),
         chunk=max(1, _CHUNK_BYTES[request.device] // max(1, step_bytes)),
         piece=max(1, _PIECE_BYTES[request.device] // max(1, step_bytes)),
@@ -77,7 +79,14 @@ def plan_of(request: Request, x: Tensor, hidden: int, save: str) -> Plan:
 
 
 def request_of(
-    cell: Any, x: Tensor, state: Any, compiled: bool, reverse: bool, last_only: bool, inner: bool
+    cell: Any,
+    x: Tensor,
+    state: Any,
+    compiled: bool,
+    reverse: bool = False,
+    last_only: bool = False,
+    inner: bool = False,
+    fresh: bool = False,
 ) -> Request:
     """What a call with frames x (B, T, C, *S) is, under the autocast of the moment."""
     kind = x.device.type
@@ -102,6 +111,7 @@ def request_of(
         reverse=reverse,
         last_only=last_only,
         inner=inner,
+        fresh=fresh,
     )
 
 

@@ -10,6 +10,7 @@ they are to be computed again, the sums of the gates. From these the memory of e
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
         reverse: whether the last frame comes first.
         last_only: whether outputs are left out, as the state at the end says all.
         inner: whether only another layer reads the outputs, which then stay in rows and in ``compute``.
+        fresh: whether the states before are zero, so that the first step need not convolve h.
         keep_sums: whether the sums of the gates are kept for the backward pass, or computed again.
         chunk: steps that the backward pass computes together.
         piece: steps whose input is convolved at once.
@@ -46,6 +48,7 @@ class Plan(NamedTuple):
     reverse: bool
     last_only: bool
     inner: bool
+    fresh: bool
     keep_sums: bool
     chunk: int
     piece: int
@@ -156,7 +159,8 @@ def forward(plan: Plan, given: Given, *, keep: bool) -> tuple[Tensor | None, tup
                 marks[done // plan.chunk].copy_(memory)
             before, after = (slot % slots for slot in plan.slots(t))
             kept = None if sums is None else sums[t]
-            step(plan, family, given, t, (a[t - first], b), weight, h[before], memory, h[after], kept)
+            fresh = plan.fresh and not done
+            step(plan, family, given, t, (a[t - first], b), weight, h[before], memory, h[after], kept, fresh)
             if outputs is not None and device.type == "cpu":  # while h is near
                 family.kernels.to_frames(h[after], outputs[:, t])
             done += 1
@@ -182,6 +186,7 @@ def step(
     memory: Tensor,
     new_h: Tensor,
     kept: Tensor | None,
+    fresh: bool = False,
 ) -> None:
     """The step at frame t: into memory, new_h and kept; all (B, *S, ?).
 
@@ -197,12 +202,13 @@ def step(
         memory: before the step; becomes that after it.
         new_h: written to.
         kept: written to, or None.
+        fresh: whether h and the memory are zero.
     """
     if given.starts is not None:
         h = _where(given.starts[:, t], None, h)
         memory.copy_(_where(given.starts[:, t], None, memory))
     old = None if given.valid is None else memory.clone()
-    family.step(plan.conv, *sums, h, weight, memory, new_h, kept)
+    family.step(plan.conv, *sums, None if fresh else h, weight, memory, new_h, kept)
     if old is not None:
         assert given.valid is not None
         memory.copy_(_where(given.valid[:, t], memory, old))
@@ -216,7 +222,7 @@ class Gradients(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     extra: Tensor | None
-    states: tuple[Tensor, ...]
+    states: tuple[Tensor | None, ...]
 
 
 class Backward:
@@ -226,10 +232,10 @@ class Backward:
         plan: of the call.
         given: to the call.
         kept: by its forward pass.
-        needed: whether gradients of x, weight, bias are asked for.
+        needed: whether gradients of x, weight, bias, states are asked for.
     """
 
-    def __init__(self, plan: Plan, given: Given, kept: Kept, needed: tuple[bool, bool, bool]) -> None:
+    def __init__(self, plan: Plan, given: Given, kept: Kept, needed: tuple[bool, bool, bool, bool]) -> None:
         self.plan, self.given, self.kept, self.needed = plan, given, kept, needed
         x, weight = given.x, given.weight
         self.batch, self.steps, self.channels = x.shape[:3]
@@ -256,11 +262,12 @@ class Backward:
         chunks = plan.parts(self.steps, plan.chunk)
         for n in range(len(chunks))[::-1]:
             self._chunk(n, chunks[n], d_outputs)
-        states = (self.d_h, self.d_memory) if d_last_h else (self.d_memory.add_(self.d_h),)
+        states: tuple[Tensor | None, ...] = (None,) * len(d_ends)
+        if self.needed[3]:
+            rows = (self.d_h, self.d_memory) if d_last_h else (self.d_memory.add_(self.d_h),)
+            states = tuple(d.movedim(-1, 1) for d in rows)
         d_x = None if self.d_x is None else self.d_x.transpose(0, 1).movedim(-1, 2)
-        return Gradients(
-            d_x, self.d_weight, self.d_bias, self.d_extra, tuple(d.movedim(-1, 1) for d in states)
-        )
+        return Gradients(d_x, self.d_weight, self.d_bias, self.d_extra, states)
 
     def _rows_or_zeros(self, frames: Tensor | None, dtype: torch.dtype) -> Tensor:
         if frames is None:
@@ -287,8 +294,9 @@ class Backward:
             d_out = plan.sequence_rows(d_outputs, first, last)
         for t in frames[::-1]:
             k = t - first
-            self._step(t, sums[k], memory[k], d_out[k], d_a[k], d_b[k])
-        self._collect(first, last, x, before, d_a, d_b)
+            begins = n == 0 and t == frames[0]
+            self._step(t, sums[k], memory[k], d_out[k], d_a[k], d_b[k], back=self.needed[3] or not begins)
+        self._collect(first, last, x, before, d_a, d_b, fresh=plan.fresh and n == 0)
         if self.d_extra is not None:
             family.add_extra(self.d_extra, sums, memory, d_b)
 
@@ -308,6 +316,11 @@ class Backward:
             else:
                 b = plan.conv.into(torch.empty_like(a), before, self.w_h)
             h = self._room(1, hidden)[0]
+        if self.kept.sums is not None and given.starts is None and given.valid is None:
+            memory[frames[0] - first].copy_(m)
+            for t, after in pairwise(frames):
+                family.replay(sums[t - first], memory[t - first], memory[after - first])
+            return sums, memory
         for t in frames:
             k = t - first
             memory[k].copy_(m if given.starts is None else _where(given.starts[:, t], None, m))
@@ -318,8 +331,10 @@ class Backward:
             m = new if given.valid is None else _where(given.valid[:, t], new, memory[k])
         return sums, memory
 
-    def _step(self, t: int, sums: Tensor, memory: Tensor, d_out: Tensor, d_a: Tensor, d_b: Tensor) -> None:
-        """From the gradients after frame t to those before it; fills in d_a and d_b."""
+    def _step(
+        self, t: int, sums: Tensor, memory: Tensor, d_out: Tensor, d_a: Tensor, d_b: Tensor, back: bool
+    ) -> None:
+        """From the gradients after frame t to those before it, if these are wished; fills in d_a and d_b."""
         there = None if self.given.valid is None else self.given.valid[:, t]
         carried = None
         if there is not None:
@@ -328,6 +343,8 @@ class Backward:
             d_out, self.d_memory = _where(there, d_out, None), _where(there, self.d_memory, None)
             self.d_h = torch.zeros_like(d_out)
         self.family.backward(sums, memory, d_out, self.d_h, self.d_memory, d_a, d_b)
+        if not back:
+            return
         self.d_h = self._input_gradient(torch.empty_like(d_out), d_b, self.w_h, self.turned_h)
         if carried is not None:
             self.d_h, self.d_memory = self.d_h + carried[0], self.d_memory + carried[1]
@@ -343,19 +360,25 @@ class Backward:
         assert found is not None
         return room.copy_(found)
 
-    def _collect(self, first: int, last: int, x: Tensor, before: Tensor, d_a: Tensor, d_b: Tensor) -> None:
+    def _collect(
+        self, first: int, last: int, x: Tensor, before: Tensor, d_a: Tensor, d_b: Tensor, fresh: bool
+    ) -> None:
         """What a chunk adds to the gradients of weight and bias, and its frames' own."""
         if self.d_x is not None:
             self._input_gradient(self.d_x[first:last], d_a, self.w_x, self.turned_x)
         if self.d_weight is None and self.d_bias is None:
             return
-        _, of_w, of_b = self.plan.conv.gradients(d_a, x, self.w_x, (False, *self.needed[1:]))
+        _, of_w, of_b = self.plan.conv.gradients(d_a, x, self.w_x, (False, *self.needed[1:3]))
         if self.d_bias is not None and of_b is not None:
             self.d_bias += of_b
         if self.d_weight is not None and of_w is not None:
+            self.d_weight[:, : self.channels] += of_w
+        if fresh:  # the first h, which is zero
+            begin, end = (0, -1) if self.plan.reverse else (1, last - first)
+            before, d_b = before[begin:end], d_b[begin:end]
+        if self.d_weight is not None and len(before):
             _, of_h, _ = self.plan.conv.gradients(d_b, before, self.w_h, (False, True, False))
             assert of_h is not None
-            self.d_weight[:, : self.channels] += of_w
             self.d_weight[:, self.channels :] += of_h
 
 

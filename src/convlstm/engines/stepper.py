@@ -78,7 +78,7 @@ class Steppers:
         x = frame.unsqueeze(1)
         with torch.no_grad():
             for cell, state in zip(cells, states, strict=True):
-                request = request_of(cell, x, state, compiled, reverse=False, last_only=False, inner=False)
+                request = request_of(cell, x, state, compiled)
                 tensors = tensors_of(cell, x, state)
                 plan = plan_of(request, tensors[0], cell.hidden_dim, "state")
                 self.steppers.append(Stepper(plan, Given.of((None, None, *tensors))))

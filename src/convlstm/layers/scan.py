@@ -117,7 +117,8 @@ def scan(
         if chosen != "reference":
             flags = [None if f is None else f[:, begin : begin + x.shape[1]] for f in (valid, starts)]
             how: Any = {"reverse": reverse, "last_only": keep.last_only, "inner": inner, "save": keep.save}
-            return fused.run(cell, x, state, *flags, compiled=chosen == "compiled", **how)
+            fresh = state is initial
+            return fused.run(cell, x, state, *flags, fresh=fresh, compiled=chosen == "compiled", **how)
         inputs, step = _inputs_and_step(cell, x)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):

@@ -18,9 +18,10 @@
 
 namespace {
 
-// B frames of H by W pixels, X channels of x and C of h, and a kernel of KH by KW taps, DH and DW apart.
+// B frames of H by W pixels, X channels of x and C of h, of which the first HC are convolved (all, or none where
+// they are zero), and a kernel of KH by KW taps, DH and DW apart.
 struct Sizes {
-    size B, H, W, X, C, KH, KW, DH, DW;
+    size B, H, W, X, C, HC, KH, KW, DH, DW;
 };
 
 // Attributes:
@@ -56,9 +57,9 @@ struct Terms {
 
     explicit Terms(const Sizes& s) {
         taps = s.KH * s.KW;
-        const size apart = taps * ratio_up(s.C, DEPTH) + ratio_up(taps * s.X, DEPTH);
-        const bool gather = apart < taps * ratio_up(s.X + s.C, DEPTH);
-        depth = ratio_up(gather ? s.C : s.X + s.C, DEPTH) * DEPTH;
+        const size apart = taps * ratio_up(s.HC, DEPTH) + ratio_up(taps * s.X, DEPTH);
+        const bool gather = apart < taps * ratio_up(s.X + s.HC, DEPTH);
+        depth = ratio_up(gather ? s.HC : s.X + s.HC, DEPTH) * DEPTH;
         gathered = gather ? ratio_up(taps * s.X, DEPTH) * DEPTH : 0;
     }
 
@@ -70,7 +71,7 @@ struct Terms {
     Term at(const Sizes& s, size k) const {
         const size among = k - taps * depth, skipped = gathered ? s.X : 0;
         const Term term = among < 0 ? Term{k / depth, skipped + k % depth} : Term{among / s.X, among % s.X};
-        return term.tap < taps && term.input < s.X + s.C ? term : Term{0, -1};
+        return term.tap < taps && term.input < s.X + s.HC ? term : Term{0, -1};
     }
 };
 
@@ -195,8 +196,8 @@ struct Part {
         for (size r = 0; r < rows + cut.halo; r++) {
             bfloat16* to = padded + r * cut.width * cut.stride;
             copy_row(conv.x, conv.rows[y + r], 0, cut.width, X, to, cut.stride);
-            copy_row(conv.h, conv.rows[y + r], 0, cut.width, s.C, to + X, cut.stride);
-            for (size q = 0; q < cut.width; q++) clear(to + q * cut.stride + X + s.C, cut.depth - X - s.C);
+            if (s.HC) copy_row(conv.h, conv.rows[y + r], 0, cut.width, s.HC, to + X, cut.stride);
+            for (size q = 0; q < cut.width; q++) clear(to + q * cut.stride + X + s.HC, cut.depth - X - s.HC);
         }
     }
 
