@@ -23,7 +23,7 @@ from convlstm.engines.rooms import room
 _SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
 #: Dtypes that the kernels store, by their names there.
 STORED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
+_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
 _FOR_THIS_CPU: tuple[list[str], ...] = (
     ["-march=native", "-mprefer-vector-width=512"],
     ["-march=native"],

@@ -285,20 +285,26 @@ void sum(const Part& part, size tile0, size tile1, const bfloat16* weight, Steps
     const bfloat16 *a = part.at(tile0), *b = part.at(tile1);
     const size every = at_least(1, cut.numbers() / DEPTH / LANES);  // for LANES steps with each pair of gates
     size done = 0;
-    // Four products: numbers of the two tiles by the weights of two gates.
-    const auto multiply = [&](const bfloat16* numbers0, const bfloat16* numbers1, size bytes) {
+    // Four products: numbers of the two tiles by the weights of two gates, unless those of one are all zero.
+    const auto multiply = [&](const bfloat16* numbers0, const bfloat16* numbers1, size bytes, bool one, bool other) {
         _tile_loadd(4, numbers0, bytes);
-        _tile_loadd(6, weight, 64);
+        if (one) _tile_loadd(6, weight, 64);
         _tile_loadd(5, numbers1, bytes);
-        _tile_loadd(7, weight + TILE, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 5, 6);
-        _tile_dpbf16ps(2, 4, 7);
-        _tile_dpbf16ps(3, 5, 7);
+        if (other) _tile_loadd(7, weight + TILE, 64);
+        if (one) {
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_dpbf16ps(1, 5, 6);
+        }
+        if (other) {
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
         weight += 2 * TILE;
         if (++done % every == 0) steps.some(1);
     };
+    const size X = cut.gathered ? 0 : s.X;
     for (size pair = 0; pair < 4; pair += 2) {  // of gates: the unit has room for four sums
+        const bool apart = Cell::apart && pair == 2;  // x's and h's part of the last sums
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
@@ -306,11 +312,13 @@ void sum(const Part& part, size tile0, size tile1, const bfloat16* weight, Steps
         for (size y = 0; y < s.KH; y++)
             for (size x = 0; x < s.KW; x++) {
                 const size tap = (y * s.DH * cut.width + x * s.DW) * cut.stride;
-                for (size k = tap; k < tap + cut.depth; k += DEPTH)
-                    multiply(a + k, b + k, 2 * cut.stride);
+                for (size k = 0; k < cut.depth; k += DEPTH) {
+                    const bool one = !apart || k < X, other = !apart || k + DEPTH > X;
+                    multiply(a + tap + k, b + tap + k, 2 * cut.stride, one, other);
+                }
             }
         for (size k = 0; k < cut.gathered; k += DEPTH)
-            multiply(part.gathered_at(tile0) + k, part.gathered_at(tile1) + k, 2 * cut.stride_gathered);
+            multiply(part.gathered_at(tile0) + k, part.gathered_at(tile1) + k, 2 * cut.stride_gathered, true, !apart);
         _tile_stored(0, steps.room(pair, 0), 64);
         _tile_stored(1, steps.room(pair, 1), 64);
         _tile_stored(2, steps.room(pair + 1, 0), 64);

@@ -32,6 +32,7 @@ struct LSTM {
     T *h, *kept;
     Peepholes w;
     size C;
+    static constexpr bool apart = false;
 
     template <class Count>
     void step(size p, size k, Count n, floats i, floats f, floats o, floats g) const {
@@ -51,6 +52,7 @@ struct GRU {
     float* m;
     T *h, *kept;
     size C;
+    static constexpr bool apart = true;  // the last two sums are x's and h's part of one
 
     template <class Count>
     void step(size p, size k, Count n, floats r, floats z, floats x, floats y) const {
