@@ -188,17 +188,20 @@ inline void transpose_block(const S* x, T* y, size R, size K, Rows rows, Columns
 // N matrices (R, K), `from` numbers apart, to N matrices (K, R), `to` numbers apart.
 template <class S, class T>
 void transpose_(const S* x, T* y, size N, size R, size K, size from, size to, int threads) {
+    const size together = 4 * LANES;  // rows, so that each column is written some cache lines at a time
 #pragma omp parallel for collapse(2) num_threads(worth(N * R * K, threads)) schedule(static)
     for (size n = 0; n < N; n++)
-        for (size b = 0; b < (R + LANES - 1) / LANES; b++)
+        for (size b = 0; b < (R + together - 1) / together; b++)
             by_lanes(K, [=](size k, auto columns) {
-                const size r = b * LANES;
-                const S* a = x + n * from + r * K + k;
-                T* c = y + n * to + k * R + r;
-                if (R - r < LANES)
-                    transpose_block(a, c, R, K, R - r, columns);
-                else
-                    transpose_block(a, c, R, K, All(), columns);
+                const size end = R < (b + 1) * together ? R : (b + 1) * together;
+                for (size r = b * together; r < end; r += LANES) {
+                    const S* a = x + n * from + r * K + k;
+                    T* c = y + n * to + k * R + r;
+                    if (end - r < LANES)
+                        transpose_block(a, c, R, K, end - r, columns);
+                    else
+                        transpose_block(a, c, R, K, All(), columns);
+                }
             });
 }
 
