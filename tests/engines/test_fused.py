@@ -556,8 +556,3 @@ def test_what_is_kept_of_each_step(save, sums, monkeypatch):
     step = 2 * 16 * 16  # per channel
     states = 2 * (8 + 6)
     assert extra == step * (states + sum(hidden * (11 + 10 * sums + 2) for hidden in (8, 6)))
-
-
-def test_the_quick_tanh_is_a_tanh():
-    x = torch.linspace(-12, 12, 10001)
-    assert_close(plain.value("tanh", x), torch.tanh(x), rtol=0, atol=1e-6)

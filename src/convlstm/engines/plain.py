@@ -101,7 +101,7 @@ class PlainKernels:
         """
         if kept is not None:
             kept.copy_(sums)
-        i, f, o, g = sums.to(c.dtype).unbind(1)
+        i, f, o, g = _planes(sums, c.dtype)
         if peepholes is not None:
             i, f = _peek(i, peepholes[0], c), _peek(f, peepholes[1], c)
         new = value(self.gate, i).mul_(value(self.candidate, g))
@@ -111,7 +111,7 @@ class PlainKernels:
 
     def lstm_replay(self, sums: Tensor, c: Tensor, new_c: Tensor, peepholes: Tensor | None) -> None:
         """The memory after a step, into ``new_c``, from the sums that `lstm_forward` kept."""
-        i, f, _, g = sums.to(c.dtype).unbind(1)
+        i, f, _, g = _planes(sums, c.dtype)
         if peepholes is not None:
             i, f = _peek(i, peepholes[0], c), _peek(f, peepholes[1], c)
         torch.mul(value(self.gate, i), value(self.candidate, g), out=new_c)
@@ -138,7 +138,7 @@ class PlainKernels:
             d_sums: (P, 4, C), written to.
             peepholes: as in `lstm_forward`.
         """
-        i_sum, f_sum, o_sum, g_sum = sums.to(c.dtype).unbind(1)
+        i_sum, f_sum, o_sum, g_sum = _planes(sums, c.dtype)
         if peepholes is not None:
             i_sum, f_sum = _peek(i_sum, peepholes[0], c), _peek(f_sum, peepholes[1], c)
         i, f, g = value(self.gate, i_sum), value(self.gate, f_sum), value(self.candidate, g_sum)
@@ -212,7 +212,7 @@ class PlainKernels:
 
     def gru_replay(self, sums: Tensor, m: Tensor, new_m: Tensor) -> None:
         """The state after a step, into ``new_m``, from the sums that `gru_forward` kept."""
-        r, z, x, y = sums.unbind(1)
+        r, z, x, y = _planes(sums, m.dtype)
         self._mix(r, z, x, y, m, new_m)
 
     def _mix(self, r: Tensor, z: Tensor, x: Tensor, y: Tensor, m: Tensor, new_m: Tensor) -> None:
@@ -235,7 +235,7 @@ class PlainKernels:
 
         The others are as in `lstm_backward`, with the state ``m`` in the memory's place.
         """
-        r_sum, z_sum, x, y = sums.to(m.dtype, copy=True).unbind(1)
+        r_sum, z_sum, x, y = _planes(sums, m.dtype)
         r, z = value(self.gate, r_sum), value(self.gate, z_sum)
         n_sum = torch.addcmul(x, r, y)
         n = value(self.candidate, n_sum)
@@ -267,10 +267,14 @@ def by_gate(rows: Tensor, number: int) -> Tensor:
     return rows.view(-1, number, rows.shape[-1] // number)
 
 
+def _planes(sums: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums (P, gates, C) as (gates, P, C), each gate dense, as torch runs over that twice as fast."""
+    planes = torch.empty((sums.shape[1], len(sums), sums.shape[2]), dtype=dtype, device=sums.device)
+    return planes.copy_(sums.transpose(0, 1))
+
+
 def value(name: str, x: Tensor) -> Tensor:
     """An activation at x, in a tensor of its own."""
-    if name == "tanh":  # to within 1e-6; torch's own takes four times as long on a CPU
-        return torch.mul(x, 2).sigmoid_().mul_(2).sub_(1)
     y = ACTIVATIONS[name](x)
     return y.clone() if y is x else y
 

@@ -1,9 +1,9 @@
 """A recurrence over a sequence, forwards and backwards, in buffers written in place.
 
 Inside, numbers lie in rows (T, B, *S, C): time first, channels last. A step is one convolution of the input,
-one of h, and one pass of a kernel over all pixels. Backwards, only the pass over the pixels and the gradient
-of the previous h go step by step; those of weights, bias and input are one convolution for a chunk of steps
-(as in Appleyard et al. 2016, arXiv:1604.01946, for dense LSTMs).
+one of h, and one pass of a kernel over all pixels, unless there is a kernel for all three. Backwards, only
+the pass over the pixels and the gradient of the previous h go step by step; those of weights, bias and input
+are one convolution for a chunk of steps (as in Appleyard et al. 2016, arXiv:1604.01946, for dense LSTMs).
 
 What is kept for the backward pass are the outputs h, the memory at the beginning of each chunk, and, unless
 they are to be computed again, the sums of the gates. From these the memory of every step follows exactly.
