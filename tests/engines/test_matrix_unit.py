@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from convlstm import ConvGRU, ConvLSTM
 from convlstm.engines import native
-from convlstm.engines.convolution import SameConv
+from convlstm.engines.convolution import SameConv, padded_places
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
 
@@ -22,21 +23,22 @@ pytestmark = pytest.mark.skipif(
 def steps(draw):
     """A convolution, its weight and what it meets, of sizes that fill the unit and that do not."""
     torch.manual_seed(draw(st.integers(0, 1000)))
-    batch, height, width = draw(st.integers(1, 3)), draw(st.integers(5, 20)), draw(st.integers(4, 40))
+    batch, height, width = draw(st.integers(1, 3)), draw(st.integers(5, 20)), draw(st.integers(5, 40))
     inputs, channels = draw(st.integers(1, 70)), draw(st.sampled_from([1, 5, 8, 16, 24, 32, 40, 64]))
     kernel = draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    dilation = (draw(st.integers(1, 2)), 1)
+    dilation = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     modes = tuple(draw(st.sampled_from(["zeros", "zeros", "replicate", "reflect", "circular"])) for _ in "HW")
     weight = torch.randn(4 * channels, inputs + channels, *kernel) / (inputs + channels) ** 0.5 / kernel[0]
     x = torch.randn(batch, height, width, inputs).bfloat16()
     h = torch.randn(batch, height, width, channels).bfloat16()
-    return SameConv(dilation, modes), weight.bfloat16(), torch.randn(5, channels), x, h
+    weight = weight.to(draw(st.sampled_from([torch.float32, torch.bfloat16])))
+    return SameConv(dilation, modes), weight, torch.randn(5, channels), x, h
 
 
 def convolved(conv, rows, weight):
     images = same_conv(
         rows.movedim(-1, 1).double(),
-        weight.double(),
+        weight.bfloat16().double(),
         dilation=conv.dilation,
         padding_mode=conv.padding_mode,
     )
@@ -65,8 +67,8 @@ def first(rows):
 @pytest.mark.parametrize("peephole", [None, "channel", "pixel"])
 def test_lstm(peephole):
     @settings(max_examples=60, deadline=None)
-    @given(case=steps(), threads=st.integers(1, 4), keep=st.booleans())
-    def agree(case, threads, keep):
+    @given(case=steps(), threads=st.integers(1, 4), zero=st.booleans())
+    def agree(case, threads, zero):
         conv, weight, numbers, x, h = case
         kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
         bias, c = numbers[:4].flatten(), torch.randn(h.shape)
@@ -74,10 +76,14 @@ def test_lstm(peephole):
         peepholes = torch.randn(3, pixels, channels) if peephole else None
         kept = torch.empty(*h.shape[:-1], len(weight), dtype=torch.bfloat16)
         torch.set_num_threads(threads)
-        packed = kernels.lstm_weight(conv, weight, bias, h, keep)
+        packed = kernels.lstm_weight(conv, weight, bias, h, keep=True)
         assert packed.frame is None
         new_h, new_c = torch.empty_like(h), c.clone()
-        kernels.lstm_step(conv, x, h, packed, new_c, new_h, kept, peepholes)
+        kernels.lstm_step(conv, x, None if zero else h, packed, new_c, new_h, kept, peepholes)
+        again_h, again_c = torch.empty_like(h), c.clone()
+        kernels.lstm_step(conv, x, None if zero else h, packed, again_c, again_h, None, peepholes)
+        assert_close((again_h, again_c), (new_h, new_c), rtol=0, atol=0)
+        h = torch.zeros_like(h) if zero else h
         same_sums(kept, convolved(conv, torch.cat([x, h], -1), weight) + bias.double())
         shown = None
         if peepholes is not None:
@@ -86,18 +92,14 @@ def test_lstm(peephole):
         exact_h, exact_c = lstm_gates(first(kept.float()), first(c), peepholes=shown)
         assert_close(first(new_c), exact_c, rtol=1e-5, atol=1e-5)
         assert_close(first(new_h).float(), exact_h, rtol=2**-8, atol=1e-5)
-        if not keep:
-            again_h, again_c = torch.empty_like(h), c.clone()
-            kernels.lstm_step(conv, x, h, packed, again_c, again_h, None, peepholes)
-            assert_close((again_h, again_c), (new_h, new_c), rtol=0, atol=0)
 
     with_threads(agree)
 
 
 def test_gru():
     @settings(max_examples=60, deadline=None)
-    @given(case=steps(), threads=st.integers(1, 4))
-    def agree(case, threads):
+    @given(case=steps(), threads=st.integers(1, 4), zero=st.booleans())
+    def agree(case, threads, zero):
         conv, weight, numbers, x, h = case
         kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
         channels, inputs = h.shape[-1], x.shape[-1]
@@ -107,7 +109,11 @@ def test_gru():
         packed = kernels.gru_weight(conv, weight, bias, reset_bias, h)
         new_h, new_m = torch.empty_like(h), m.clone()
         kept = torch.empty(*h.shape[:-1], 4 * channels, dtype=torch.bfloat16)
-        kernels.gru_step(conv, x, None, reset_bias, h, packed, new_m, new_h, kept)
+        kernels.gru_step(conv, x, None, reset_bias, None if zero else h, packed, new_m, new_h, kept)
+        again_h, again_m = torch.empty_like(h), m.clone()
+        kernels.gru_step(conv, x, None, reset_bias, None if zero else h, packed, again_m, again_h, None)
+        assert_close((again_h, again_m), (new_h, new_m), rtol=0, atol=0)
+        h = torch.zeros_like(h) if zero else h
         r_z, from_x = (convolved(conv, x, weight[:, :inputs]) + bias.double()).split(
             [2 * channels, channels], -1
         )
@@ -130,3 +136,48 @@ def test_torchs_own_convolutions_go_on_beside_it():
     packed = kernels.lstm_weight(conv, torch.randn(64, 32, 3, 3), None, h, keep=False)
     kernels.lstm_step(conv, h, h, packed, h.float(), torch.empty_like(h), None, None)
     assert_close(torch.conv2d(x, weight, padding=1), before, rtol=0, atol=0)
+
+
+def layer_in_bfloat16(width):
+    torch.manual_seed(0)
+    layer, x = ConvLSTM(1, 16, 3, batch_first=True), torch.randn(1, 3, 1, 3, width)
+    with torch.no_grad():
+        layer.cell_list[0].conv.bias.normal_()
+    return layer.bfloat16(), x.bfloat16()
+
+
+def test_wide_frames_whatever_dtype_and_device_new_tensors_have():
+    layer, x = layer_in_bfloat16(511)
+    before = torch.get_default_dtype()
+    padded_places.cache_clear()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            ours = layer(x)[0][-1]
+    finally:
+        torch.set_default_dtype(before)
+    layer.engine = "reference"
+    assert (ours - layer(x)[0][-1]).abs().max() < 0.02
+
+
+def test_a_bias_that_is_not_dense():
+    layer, x = layer_in_bfloat16(8)
+    layer, x = layer.float(), x.float()
+    strided = torch.stack([layer.cell_list[0].conv.bias.detach()] * 2, dim=1)[:, 0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = layer(x)[0][-1]
+        found = torch.func.functional_call(layer, {"cell_list.0.conv.bias": strided}, (x,))[0][-1]
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("stack", [ConvLSTM, ConvGRU])
+def test_gates_computed_again_are_those_of_the_forward_pass(stack, bidirectional):
+    """And so are the gradients, to the bit."""
+    gradients = []
+    for save in ("gates", "state"):
+        torch.manual_seed(0)
+        layer = stack(20, 16, 3, batch_first=True, bidirectional=bidirectional, save=save).bfloat16()
+        x = torch.randn(2, 4, 20, 9, 9, dtype=torch.bfloat16, requires_grad=True)
+        gradients.append(torch.autograd.grad(layer(x)[0][-1].square().sum(), [x, *layer.parameters()]))
+    assert_close(*gradients, rtol=0, atol=0)

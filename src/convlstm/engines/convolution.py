@@ -119,7 +119,7 @@ def split(weight: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Te
 @lru_cache(maxsize=256)
 def padded_places(size: int, reach: int, mode: str) -> Tensor:
     """For each place of an axis as `SameConv` pads it, the one it has its value from; -1 for zero."""
-    places = torch.arange(1.0, size + 1).view(1, 1, size)
+    places = torch.arange(1, size + 1, dtype=torch.float32, device="cpu").view(1, 1, size)
     return _pad(places, [reach], (mode,)).flatten().int() - 1
 
 

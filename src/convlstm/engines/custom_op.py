@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convlstm.engines.backward import Backward
 from convlstm.engines.plans import Request, plan_of
-from convlstm.engines.sequence import Backward, Given, Kept, Plan, forward
+from convlstm.engines.sequence import Given, Kept, Plan, forward
 from convlstm.errors import OptionError
 
 

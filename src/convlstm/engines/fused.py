@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import convlstm.engines.custom_op as custom_op
 from convlstm.cells.convgru import ConvGRUCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
+from convlstm.engines.backward import Backward
 from convlstm.engines.graphs import recorded
 from convlstm.engines.plans import NAMES, activations_of, extra_of, plan_of, request_of, tensors_of
-from convlstm.engines.sequence import Backward, Given, Kept, Plan, forward
+from convlstm.engines.sequence import Given, Kept, Plan, forward
 
 _RULES = ("forward", "project", "recur", "_convolve", "step", "update", "initial_state")
 

@@ -149,13 +149,11 @@ class TritonKernels(PlainKernels):
             return super().gru_backward(*tensors)
         return self._launch(self._device.gru_backward, m, *tensors, *m.shape, self.gate, self.candidate)
 
-    in_place = False
-
     def lstm_weight(
         self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
     ) -> Weight:
         """See `PlainKernels.lstm_weight`; (KH, KW, C, 4, C) for the kernel of a step where it is faster."""
-        w_x, w_h = super().lstm_weight(conv, weight, bias, h, keep)
+        w_x, w_h, _ = super().lstm_weight(conv, weight, bias, h, keep)
         gates, channels, *kernel = w_h.shape
         fused = (
             not keep
@@ -171,7 +169,7 @@ class TritonKernels(PlainKernels):
         if not fused:
             return Weight(w_x, w_h)
         packed = w_h.view(4, channels, channels, *kernel).permute(3, 4, 2, 0, 1).contiguous()
-        return Weight(w_x, packed)
+        return Weight(w_x, packed, in_place=False)
 
     def lstm_step(
         self,

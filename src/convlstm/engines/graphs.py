@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convlstm.engines.sequence import Backward, Given, Gradients, Plan, forward
+from convlstm.engines.backward import Backward, Gradients
+from convlstm.engines.sequence import Given, Plan, forward
 
 #: Where sequences are recorded. Anywhere else a recording works as well, by calling the function again.
 _DEVICES = {"cuda"}

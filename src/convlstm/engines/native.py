@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,7 +98,8 @@ def _build(defines: list[str]) -> Path:
     """The compiled library, from disk if it is there; whole or not at all, whoever else builds it."""
     command, macros = _command()
     openmp = _openmp()
-    sources = [path.read_text() for path in sorted(_SOURCE.parent.iterdir())]
+    files = [*sorted(_SOURCE.parent.glob("*.h")), _SOURCE]
+    sources = [path.read_text(encoding="utf-8") for path in files]
     inputs = [*sources, *command, *openmp, *defines, macros]
     name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
     library = _folder() / f"{name}.so"
@@ -137,9 +138,37 @@ def _folder() -> Path:
         return Path(tempfile.mkdtemp(prefix="convlstm-"))
 
 
+class _Sizes(ctypes.Structure):
+    """The struct ``Sizes`` of ``amx.h``."""
+
+    _names = ("B", "H", "W", "X", "C", "HC", "KH", "KW", "DH", "DW")
+    _fields_: ClassVar = [(name, ctypes.c_int64) for name in _names]
+
+
+class _Packed(NamedTuple):
+    """A weight for the steps of ``amx.h``.
+
+    Attributes:
+        weight: as it was.
+        numbers: of it, in the order in which they are read.
+        bias: of the four sums, (4 C,).
+        sizes: of the call.
+        rows: of the frame for each one of the padded frame, -1 for zeros.
+        columns: the same.
+    """
+
+    weight: Tensor
+    numbers: Tensor
+    bias: Tensor
+    sizes: _Sizes
+    rows: Tensor
+    columns: Tensor
+
+
 def _load(path: Path) -> Any:
     found = ctypes.CDLL(str(path))
     pointer, size, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    sizes_of = ctypes.POINTER(_Sizes)
     for name in STORED.values():
         for kernel, pointers, sizes in (
             ("lstm_forward", 5, 3),
@@ -155,31 +184,11 @@ def _load(path: Path) -> Any:
             function = getattr(found, f"transpose_{name}_{other}")
             function.argtypes, function.restype = [pointer] * 2 + [size] * 5 + [threads], None
         function = getattr(found, f"pack_{name}")
-        function.argtypes, function.restype = [pointer] * 3 + [size, threads], None
-    found.lstm_step.argtypes, found.lstm_step.restype = [pointer] * 11 + [size, threads], None
-    found.gru_step.argtypes, found.gru_step.restype = [pointer] * 10 + [threads], None
-    found.packed_size.argtypes, found.packed_size.restype = [pointer], size
+        function.argtypes, function.restype = [pointer, pointer, sizes_of, size, threads], None
+    found.lstm_step.argtypes, found.lstm_step.restype = [pointer] * 10 + [sizes_of, size, threads], None
+    found.gru_step.argtypes, found.gru_step.restype = [pointer] * 9 + [sizes_of, threads], None
+    found.packed_size.argtypes, found.packed_size.restype = [sizes_of], size
     return found
-
-
-class _Packed(NamedTuple):
-    """A weight for the steps of ``amx.h``.
-
-    Attributes:
-        weight: as it was.
-        numbers: of it, in the order in which they are read.
-        bias: of the four sums, (4 C,).
-        sizes: the struct of that name.
-        rows: of the frame for each one of the padded frame, -1 for zeros.
-        columns: the same.
-    """
-
-    weight: Tensor
-    numbers: Tensor
-    bias: Tensor
-    sizes: Any
-    rows: Tensor
-    columns: Tensor
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int | None]:
@@ -209,8 +218,7 @@ class NativeKernels(PlainKernels):
         """See `PlainKernels.lstm_weight`; whole where the processor has a matrix unit for it."""
         if not self._has_unit(weight):
             return super().lstm_weight(conv, weight, bias, h, keep)
-        biases = h.new_zeros(len(weight), dtype=torch.float32) if bias is None else bias.float()
-        return self._packed(conv, weight, biases, h)
+        return self._packed(conv, weight, bias, None, h)
 
     def gru_weight(
         self, conv: SameConv, weight: Tensor, bias: Tensor | None, reset_bias: Tensor | None, h: Tensor
@@ -218,38 +226,40 @@ class NativeKernels(PlainKernels):
         """See `PlainKernels.gru_weight`; whole where the processor has a matrix unit for it."""
         if not self._has_unit(weight):
             return super().gru_weight(conv, weight, bias, reset_bias, h)
-        channels = h.shape[-1]
-        biases = h.new_zeros(4 * channels, dtype=torch.float32)
-        if bias is not None:
-            biases[: 3 * channels] = bias
-        if reset_bias is not None:
-            biases[3 * channels :] = reset_bias
-        return self._packed(conv, weight, biases, h)
+        return self._packed(conv, weight, bias, reset_bias, h)
 
     def _has_unit(self, weight: Tensor) -> bool:
         return self._dtype == "bfloat16" and weight.ndim == 4 and bool(self._library.amx_ready())
 
-    def _packed(self, conv: SameConv, weight: Tensor, bias: Tensor, h: Tensor) -> Weight:
+    def _packed(
+        self, conv: SameConv, weight: Tensor, bias: Tensor | None, reset_bias: Tensor | None, h: Tensor
+    ) -> Weight:
         batch, *size, channels = h.shape
         inputs, kernel = weight.shape[1] - channels, weight.shape[2:]
-        sizes = (ctypes.c_int64 * 10)(batch, *size, inputs, channels, channels, *kernel, *conv.dilation)
         rows, columns = (
             padded_places(s, d * (k - 1), mode)
             for s, d, k, mode in zip(size, conv.dilation, kernel, conv.padding_mode, strict=True)
         )
+        biases = torch.zeros(4 * channels, dtype=torch.float32, device=h.device)
+        if bias is not None:
+            biases[: len(bias)] = bias
+        if reset_bias is not None:
+            biases[3 * channels :] = reset_bias
+        sizes = _Sizes(batch, *size, inputs, channels, channels, *kernel, *conv.dilation)
         weight = weight.to(weight.dtype if weight.dtype in STORED else torch.float32).contiguous()
-        return Weight(None, _Packed(weight, self._numbers(weight, sizes), bias, sizes, rows, columns))
+        packed = _Packed(weight, self._numbers(weight, sizes), biases, sizes, rows, columns)
+        return Weight(None, packed, in_place=False)
 
-    def _numbers(self, weight: Tensor, sizes: Any) -> Tensor:
+    def _numbers(self, weight: Tensor, sizes: _Sizes) -> Tensor:
         numbers = room((self._library.packed_size(sizes),), torch.bfloat16, weight.device)
-        pack, gates = getattr(self._library, f"pack_{STORED[weight.dtype]}"), len(weight) // sizes[4]
+        pack, gates = getattr(self._library, f"pack_{STORED[weight.dtype]}"), len(weight) // sizes.C
         pack(weight.data_ptr(), numbers.data_ptr(), sizes, gates, torch.get_num_threads())
         return numbers
 
     def _without_h(self, packed: _Packed) -> _Packed:
         """The weight of a step from zero."""
-        sizes = type(packed.sizes)(*packed.sizes)
-        sizes[5] = 0
+        sizes = _Sizes.from_buffer_copy(packed.sizes)
+        sizes.HC = 0
         return packed._replace(numbers=self._numbers(packed.weight, sizes), sizes=sizes)
 
     def lstm_step(

@@ -20,10 +20,12 @@ class Weight(NamedTuple):
     Attributes:
         frame: over the frames; None where ``hidden`` is over both, with the bias, and a step takes the frame.
         hidden: over h, as the kernels that made it take it.
+        in_place: whether a step may write the new h where the old one is.
     """
 
     frame: Tensor | None
     hidden: Any
+    in_place: bool = True
 
 
 class PlainKernels:
@@ -35,9 +37,6 @@ class PlainKernels:
 
     def __init__(self, activations: tuple[str, str, str]) -> None:
         self.gate, self.candidate, self.output = activations
-
-    #: Whether `lstm_step` may write the new output where the old one is.
-    in_place = True
 
     def lstm_weight(
         self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
@@ -79,7 +78,7 @@ class PlainKernels:
             h: (B, *S, C), of the same dtype; None for zero.
             weight: as `lstm_weight` gave it.
             c: (B, *S, C), the memory; becomes the new one.
-            new_h: (B, *S, C), written to: the new output; h itself only where ``in_place``.
+            new_h: (B, *S, C), written to: the new output; h itself only where the weight says ``in_place``.
             kept: (B, *S, 4 C), written to: the sums; or None.
             peepholes: as in `lstm_forward`.
         """
@@ -185,7 +184,10 @@ class PlainKernels:
             new_h: (B, *S, C), written to.
             kept: (B, *S, 4 C), written to: what `gru_forward` keeps; or None.
         """
-        b = torch.zeros_like(a) if h is None else conv.into(b, h, weight.hidden)
+        if h is not None:
+            b = conv.into(b, h, weight.hidden)
+        else:
+            b = torch.zeros_like(a) if b is None else b.zero_()
         bias = m.new_zeros(m.shape[-1]) if bias is None else bias
         kept = None if kept is None else by_gate(kept, 4)
         self.gru_forward(by_gate(a, 3), by_gate(b, 3), bias, flat(m), flat(new_h), kept)

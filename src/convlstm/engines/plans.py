@@ -41,26 +41,26 @@ class Request(NamedTuple):
     inner: bool
     fresh: bool
 
-    @property
-    def kernels(self) -> PlainKernels:
-        """The fastest there are for the dtype and device."""
-        if self.compiled and self.device == "cuda" and gpu.unavailable() is None:
-            return gpu.kernels(self.activations)
-        if self.compiled and self.device == "cpu" and self.compute in native.STORED:
-            library = native.library(*self.activations)
-            if library is not None:
-                return native.NativeKernels(self.activations, library, self.compute)
-        return PlainKernels(self.activations)
-
 
 @lru_cache(maxsize=256)
-def _family(request: Request) -> Family:
-    return LSTM(request.kernels) if request.family == "lstm" else GRU(request.kernels)
+def _family(
+    name: str, activations: tuple[str, str, str], compute: torch.dtype, device: str, compiled: bool
+) -> Family:
+    """The family with the fastest kernels that there are for the dtype and device."""
+    kernels = PlainKernels(activations)
+    if compiled and device == "cuda" and gpu.unavailable() is None:
+        kernels = gpu.kernels(activations)
+    if compiled and device == "cpu" and compute in native.STORED:
+        library = native.library(*activations)
+        if library is not None:
+            kernels = native.NativeKernels(activations, library, compute)
+    return LSTM(kernels) if name == "lstm" else GRU(kernels)
 
 
 def plan_of(request: Request, x: Tensor, hidden: int, save: str) -> Plan:
     """How a call with frames (B, T, C, *S) is computed."""
-    family = _family(request)
+    what = request.family, request.activations, request.compute, request.device, request.compiled
+    family = _family(*what)
     step_bytes = family.kept * hidden * x.shape[0] * x[0, 0, 0].numel() * request.compute.itemsize
     return Plan(
         family=family,

@@ -30,8 +30,7 @@ class Stepper:
             plan.rows(given.states[0], plan.compute),
         )
         self.weight = self.family.weight(plan.conv, given.weight, given.bias, self.h, keep=False)
-        in_place = self.family.kernels.in_place and self.weight.frame is not None
-        self.new_h = self.h if in_place else torch.empty_like(self.h)
+        self.new_h = self.h if self.weight.in_place else torch.empty_like(self.h)
         self.a = self.b = self.h[:0]
         if self.weight.frame is not None:
             sums = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])

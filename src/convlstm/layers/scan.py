@@ -93,6 +93,7 @@ def scan(
         x = torch.where(valid[(..., *(None,) * (x.ndim - 2))], x, 0)
     steps = x.shape[1]
     initial = initial_state(cell, x[:, 0])
+    from_initial = state is None
     state = initial if state is None else of_kind(initial, state)
     cuts = _cuts(valid, keep.detach_every, reverse)
     if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
@@ -117,7 +118,7 @@ def scan(
         if chosen != "reference":
             flags = [None if f is None else f[:, begin : begin + x.shape[1]] for f in (valid, starts)]
             how: Any = {"reverse": reverse, "last_only": keep.last_only, "inner": inner, "save": keep.save}
-            fresh = state is initial
+            fresh = from_initial and (begin + x.shape[1] == steps if reverse else begin == 0)
             return fused.run(cell, x, state, *flags, fresh=fresh, compiled=chosen == "compiled", **how)
         inputs, step = _inputs_and_step(cell, x)
         outputs = list(inputs.unbind(1))

@@ -88,7 +88,7 @@ void pack(const T* weight, bfloat16* to, const Sizes& s, size G, int threads) {
         const size row = at_most(gate, G - 1) * s.C + channel;
         return number(weight[(row * inputs + term.input) * terms.taps + term.tap]);
     };
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(worth(4 * s.C * inputs * terms.taps, threads)) schedule(static)
     for (size block = 0; block < ratio_up(s.C, LANES); block++) {
         bfloat16* next = to + block * terms.block_size();
         for (size pair = 0; pair < 4; pair += 2)
@@ -134,8 +134,9 @@ struct Cut : Terms {
     size stride, stride_gathered, across, width, halo, rows, parts, blocks, group, groups;
 
     Cut(const Sizes& s, int threads) : Terms(s) {
-        stride = depth + DEPTH;  // not a power of two, or all pixels would fall on the same few places of the cache
-        stride_gathered = gathered + DEPTH;
+        // An odd number of cache lines, or all pixels would fall on the same few places of the cache.
+        stride = (depth / DEPTH | 1) * DEPTH;
+        stride_gathered = (gathered / DEPTH | 1) * DEPTH;
         across = ratio_up(s.W, LANES);
         width = across * LANES + (s.KW - 1) * s.DW;
         halo = (s.KH - 1) * s.DH;
@@ -337,10 +338,12 @@ bfloat16* scratch(size numbers) {
 template <class Cell>
 void step(const Convolution& conv, const Cell& cell, int threads) {
     const Sizes& s = conv.sizes;
+    if (s.B * s.H * s.W == 0) return;
     const Cut cut(s, threads);
 #pragma omp parallel num_threads(threads)
     {
         const TileConfig config;
+        __asm__ volatile("" ::: "memory");  // GCC does not know that all of it is read
         _tile_loadconfig(&config);
         bfloat16* padded = scratch(cut.padded_size() + cut.gathered_size());
         Steps<Cell> steps(conv, cell);

@@ -9,8 +9,6 @@
 
 namespace {
 
-// A step of some channels k, k + 1, ... of pixel p from its four sums, which are kept if wished.
-
 // Peepholes: w_i, w_f, w_o, each (Q, C), of every pixel (Q = 1) or of each of the Q pixels of a frame.
 struct Peepholes {
     const float* w;
@@ -26,6 +24,7 @@ inline void keep(T* kept, size C, Count n, floats a, floats b, floats c, floats 
     put(kept, a, n), put(kept + C, b, n), put(kept + 2 * C, c, n), put(kept + 3 * C, d, n);
 }
 
+// A step of channels k, k + 1, ... of pixel p from their four sums, which are kept if wished.
 template <class T, bool KEEP, bool PEEP>
 struct LSTM {
     float* c;
@@ -47,6 +46,7 @@ struct LSTM {
     }
 };
 
+// The same, from the sums of r and z and the two parts of n.
 template <class T, bool KEEP>
 struct GRU {
     float* m;

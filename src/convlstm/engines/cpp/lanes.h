@@ -152,10 +152,10 @@ inline void by_lanes(size C, Body body) {  // body(first channel, how many)
     if (k < C) body(k, C - k);
 }
 
-// e^x - 1, near zero to within two units in the last place too, and no more than e^44, of which two can be
-// multiplied: x = (k + r) log(2) with |r| <= 1/2, and a polynomial through (2^r - 1) / r, to 3e-8.
-inline floats exponential_less_one(floats x) {
-    x = between(-87, x, 44);
+// e^x - 1, to within two units in the last place near zero and 1e-7 |x| of e^x elsewhere: x = (k + r) log(2) with
+// |r| <= 1/2, and a polynomial through (2^r - 1) / r, to 3e-8. Up to e^44 two of them can be multiplied.
+inline floats exponential_less_one(floats x, float most = 44) {
+    x = between(-87, x, most);
     const float per_log2 = 1.442695041f, shift = 12582912.0f;  // 1.5 * 2^23: a sum with it is a whole number, k
     const floats shifted = x * per_log2 + shift, k = shifted - shift, r = x * per_log2 - k;
     floats p = floats{} + 1.535691155e-4f;
@@ -228,7 +228,7 @@ struct elu {
 };
 
 struct silu {
-    static Ratio at(floats x) { return sigmoid::at(x) * x; }
+    static Ratio at(floats x) { return whole(x / (2 + exponential_less_one(-x, 88))); }
     static floats slope(floats x, floats) {
         const floats s = sigmoid::at(x).value();
         return s * (1 + x * (1 - s));
@@ -247,7 +247,7 @@ struct gelu {
 
 struct softsign {
     static floats size_of(floats x) { return 1 + (x < 0 ? -x : x); }
-    static Ratio at(floats x) { return {x, size_of(x)}; }
+    static Ratio at(floats x) { return whole(x / size_of(x)); }
     static floats slope(floats x, floats) { return 1 / (size_of(x) * size_of(x)); }
 };
 

@@ -1,0 +1,198 @@
+"""The gradients of `convlstm.engines.sequence`.
+
+Only the pass over the pixels and the gradient of the previous h go step by step; those of weights, bias and
+input are one convolution for a chunk of steps (as in Appleyard et al. 2016, arXiv:1604.01946, for dense
+LSTMs).
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convlstm.engines.convolution import split
+from convlstm.engines.rooms import room
+from convlstm.engines.sequence import Given, Kept, Plan, chosen
+
+
+class Gradients(NamedTuple):
+    """Of everything a call is given; those of parameters at least in 32 bits. None where not asked for."""
+
+    x: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    extra: Tensor | None
+    states: tuple[Tensor | None, ...]
+
+
+class Backward:
+    """The gradients of one call.
+
+    Args:
+        plan: of the call.
+        given: to the call.
+        kept: by its forward pass.
+        needed: whether gradients of x, weight, bias, states are asked for.
+    """
+
+    def __init__(self, plan: Plan, given: Given, kept: Kept, needed: tuple[bool, bool, bool, bool]) -> None:
+        self.plan, self.given, self.kept, self.needed = plan, given, kept, needed
+        x, weight = given.x, given.weight
+        self.batch, self.steps, self.channels = x.shape[:3]
+        self.shape = tuple(kept.h.shape[1:])
+        self.family = plan.family.prepared(given.extra, plan.exact)
+        self.w_x, self.w_h = split(weight, self.channels, plan.compute)
+        self.turned_x, self.turned_h = (plan.conv.turned(w) for w in (self.w_x, self.w_h))
+        self.bias = None if given.bias is None else given.bias.to(plan.compute)
+        self.weight = None
+        if kept.sums is None:
+            self.weight = self.family.weight(plan.conv, weight, given.bias, kept.h[0], keep=True)
+        self.d_x = self._room(self.steps, self.channels) if needed[0] else None
+        self.d_weight = torch.zeros_like(weight, dtype=plan.exact) if needed[1] else None
+        self.d_bias = weight.new_zeros(len(weight), dtype=plan.exact) if needed[2] else None
+        self.d_extra = None if given.extra is None else torch.zeros_like(given.extra, dtype=plan.exact)
+
+    def _room(self, steps: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+        shape = (steps, *self.shape[:-1], channels)
+        return room(shape, dtype or self.plan.compute, self.given.x.device)
+
+    def run(self, d_outputs: Tensor | None, d_ends: Sequence[Tensor | None]) -> Gradients:
+        """From the gradients of outputs (B, T, C, *S) and of the last states (None for zero)."""
+        plan = self.plan
+        *d_last_h, d_last = d_ends
+        self.d_memory = self._rows_or_zeros(d_last, plan.exact)
+        self.d_h = self._rows_or_zeros(d_last_h[0] if d_last_h else None, plan.compute)
+        chunks = plan.parts(self.steps, plan.chunk)
+        for n in range(len(chunks))[::-1]:
+            self._chunk(n, chunks[n], d_outputs)
+        states: tuple[Tensor | None, ...] = (None,) * len(d_ends)
+        if self.needed[3]:
+            rows = (self.d_h, self.d_memory) if d_last_h else (self.d_memory.add_(self.d_h),)
+            states = tuple(d.movedim(-1, 1) for d in rows)
+        d_x = None if self.d_x is None else self.d_x.transpose(0, 1).movedim(-1, 2)
+        return Gradients(d_x, self.d_weight, self.d_bias, self.d_extra, states)
+
+    def _rows_or_zeros(self, frames: Tensor | None, dtype: torch.dtype) -> Tensor:
+        if frames is None:
+            return torch.zeros(self.shape, dtype=dtype, device=self.given.x.device)
+        return self.plan.rows(frames, dtype)
+
+    def _chunk(self, n: int, frames: range, d_outputs: Tensor | None) -> None:
+        """Chunk n: its gradients step by step, and what it adds to those of weights, bias and input."""
+        plan, family, given = self.plan, self.family, self.given
+        first, last = min(frames), max(frames) + 1
+        x = plan.sequence_rows(given.x, first, last)
+        before = self.kept.h[first + 1 : last + 1] if plan.reverse else self.kept.h[first:last]
+        if given.starts is not None:
+            flags = given.starts[:, first:last].t()
+            before = torch.where(flags[(..., *(None,) * (before.ndim - 2))], 0, before)
+        sums, memory = self._again(n, frames, x, before)
+        hidden = self.shape[-1]
+        d_a = self._room(len(frames), family.gates * hidden)
+        d_b = d_a if family.one_sum else self._room(len(frames), family.gates * hidden)
+        if d_outputs is None:
+            d_out = torch.zeros((), dtype=plan.compute, device=x.device).expand(len(frames), *self.shape)
+            d_out = d_out.contiguous()
+        else:
+            d_out = plan.sequence_rows(d_outputs, first, last)
+        for t in frames[::-1]:
+            k = t - first
+            begins = n == 0 and t == frames[0]
+            self._step(t, sums[k], memory[k], d_out[k], d_a[k], d_b[k], back=self.needed[3] or not begins)
+        self._collect(first, last, x, before, d_a, d_b, fresh=plan.fresh and n == 0)
+        if self.d_extra is not None:
+            family.add_extra(self.d_extra, sums, memory, d_b)
+
+    def _again(self, n: int, frames: range, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums of a chunk, and the memory before each of its frames, as the forward pass had them."""
+        plan, family, given = self.plan, self.family, self.given
+        hidden, first, m = self.shape[-1], min(frames), self.kept.memory[n]
+        memory = self._room(len(frames), hidden, plan.exact)
+        if self.kept.sums is not None and given.starts is None and given.valid is None:
+            sums = self.kept.sums[first : first + len(frames)]
+            memory[frames[0] - first].copy_(m)
+            for t, after in pairwise(frames):
+                family.replay(sums[t - first], memory[t - first], memory[after - first])
+            return sums, memory
+        new = self._room(1, hidden, plan.exact)[0]
+        if self.kept.sums is not None:
+            sums = self.kept.sums[first : first + len(frames)]
+        else:
+            sums, h = self._room(len(frames), family.kept * hidden), self._room(1, hidden)[0]
+            again = self._steps_again(x, before, n, frames)
+        for t in frames:
+            k = t - first
+            memory[k].copy_(m if given.starts is None else chosen(given.starts[:, t], None, m))
+            if self.kept.sums is None:
+                again(k, new.copy_(memory[k]), h, sums[k])
+            elif t != frames[-1]:
+                family.replay(sums[k], memory[k], new)
+            m = new if given.valid is None else chosen(given.valid[:, t], new, memory[k])
+        return sums, memory
+
+    def _steps_again(
+        self, x: Tensor, before: Tensor, n: int, frames: range
+    ) -> Callable[[int, Tensor, Tensor, Tensor], None]:
+        """The step k of a chunk of the forward pass, into memory, h and sums."""
+        plan, family, weight = self.plan, self.family, self.weight
+        if weight is not None and weight.frame is None:
+            zero = frames[0] - min(frames) if plan.fresh and n == 0 else -1
+            return lambda k, *into: family.step(
+                plan.conv, x[k], None, None if k == zero else before[k], weight, *into
+            )
+        a = plan.conv.into(self._room(len(frames), family.gates * self.shape[-1]), x, self.w_x, self.bias)
+        add = plan.conv.add if family.one_sum else plan.conv.into
+        b = add(a if family.one_sum else torch.empty_like(a), before, self.w_h)
+        return lambda k, *into: family.forward(a[k], b[k], *into)
+
+    def _step(
+        self, t: int, sums: Tensor, memory: Tensor, d_out: Tensor, d_a: Tensor, d_b: Tensor, back: bool
+    ) -> None:
+        """From the gradients after frame t to those before it, if these are wished; fills in d_a and d_b."""
+        there = None if self.given.valid is None else self.given.valid[:, t]
+        carried = None
+        if there is not None:
+            d_out = d_out + self.d_h
+            carried = chosen(there, None, d_out), chosen(there, None, self.d_memory)
+            d_out, self.d_memory = chosen(there, d_out, None), chosen(there, self.d_memory, None)
+            self.d_h = torch.zeros_like(d_out)
+        self.family.backward(sums, memory, d_out, self.d_h, self.d_memory, d_a, d_b)
+        if not back:
+            return
+        self.d_h = self._input_gradient(torch.empty_like(d_out), d_b, self.w_h, self.turned_h)
+        if carried is not None:
+            self.d_h, self.d_memory = self.d_h + carried[0], self.d_memory + carried[1]
+        if self.given.starts is not None:
+            start = self.given.starts[:, t]
+            self.d_h, self.d_memory = chosen(start, None, self.d_h), chosen(start, None, self.d_memory)
+
+    def _input_gradient(self, room: Tensor, d: Tensor, weight: Tensor, turned: Tensor | None) -> Tensor:
+        """That of what was convolved, from that of the sums, into ``room``."""
+        if turned is not None:
+            return self.plan.conv.into(room, d, turned)
+        found, _, _ = self.plan.conv.gradients(d, room, weight, (True, False, False))
+        assert found is not None
+        return room.copy_(found)
+
+    def _collect(
+        self, first: int, last: int, x: Tensor, before: Tensor, d_a: Tensor, d_b: Tensor, fresh: bool
+    ) -> None:
+        """What a chunk adds to the gradients of weight and bias, and its frames' own."""
+        if self.d_x is not None:
+            self._input_gradient(self.d_x[first:last], d_a, self.w_x, self.turned_x)
+        if self.d_weight is None and self.d_bias is None:
+            return
+        _, of_w, of_b = self.plan.conv.gradients(d_a, x, self.w_x, (False, *self.needed[1:3]))
+        if self.d_bias is not None and of_b is not None:
+            self.d_bias += of_b
+        if self.d_weight is not None and of_w is not None:
+            self.d_weight[:, : self.channels] += of_w
+        if fresh:  # the first h, which is zero
+            begin, end = (0, -1) if self.plan.reverse else (1, last - first)
+            before, d_b = before[begin:end], d_b[begin:end]
+        if self.d_weight is not None and len(before):
+            _, of_h, _ = self.plan.conv.gradients(d_b, before, self.w_h, (False, True, False))
+            assert of_h is not None
+            self.d_weight[:, self.channels :] += of_h
