@@ -164,7 +164,8 @@ def step(kernels, conv, weight, a, h, c, new_h, kept, peepholes):
     """`TritonKernels.lstm_step`, and what it stands for."""
     if isinstance(kernels, TritonKernels):
         a, kept = (None if t is None else t.view(*h.shape[:-1], -1) for t in (a, kept))
-        kernels.lstm_step(conv, a, h, kernels.packed(conv, weight, h), c, new_h, kept, peepholes)
+        packed = kernels.lstm_weight(conv, weight, None, h, keep=False)
+        kernels.lstm_step(conv, a, h, packed, c, new_h, kept, peepholes)
     else:
         sums = conv.add(a.double().view(*h.shape[:-1], -1), h.double(), weight.double())
         rounded = sums.view(a.shape).to(a.dtype)

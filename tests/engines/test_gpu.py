@@ -190,8 +190,9 @@ def test_one_kernel_serves_all_places_where_steps_begin(launches):
 
 def test_one_step_serves_all_sizes_of_frames(launches):
     kernels, conv = gpu.TritonKernels(("sigmoid", "tanh", "tanh")), SameConv((1, 2), ("zeros", "zeros"))
-    packed = kernels.packed(conv, torch.empty(4 * 32, 32, 3, 1, dtype=torch.bfloat16), torch.empty(1, 1))
-    assert packed.shape == (3, 1, 32, 4, 32)
+    weight, like = torch.empty(4 * 32, 32, 3, 1, dtype=torch.bfloat16), torch.empty(1, 32).bfloat16()
+    packed = kernels.lstm_weight(conv, weight, None, like, keep=False)
+    assert packed.hidden.shape == (3, 1, 32, 4, 32)
     for batch, height, width in ((1, 1, 1), (2, 16, 16), (3, 5, 7)):
         h = torch.empty(batch, height, width, 32, dtype=torch.bfloat16)
         a, c = torch.empty(batch, height, width, 4 * 32, dtype=h.dtype), torch.empty(h.shape)
@@ -205,7 +206,10 @@ def test_which_steps_are_fused():
     def serves(kernel=(3, 3), channels=32, dtype=torch.bfloat16, mode="zeros", pixels=1 << 14):
         conv = SameConv((1,) * len(kernel), (mode,) * len(kernel))
         weight = torch.empty(4 * channels, channels, *kernel, dtype=dtype)
-        packed = gpu.TritonKernels(("sigmoid", "tanh", "tanh")).packed(conv, weight, torch.empty(pixels, 1))
+        like = torch.empty(pixels, channels, dtype=dtype)
+        kernels = gpu.TritonKernels(("sigmoid", "tanh", "tanh"))
+        assert kernels.lstm_weight(conv, weight, None, like, keep=True).hidden.shape == weight.shape
+        packed = kernels.lstm_weight(conv, weight, None, like, keep=False).hidden
         return packed.shape == (*kernel, channels, 4, channels)
 
     assert serves()
