@@ -172,12 +172,15 @@ def test_a_bias_that_is_not_dense():
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("stack", [ConvLSTM, ConvGRU])
-def test_gates_computed_again_are_those_of_the_forward_pass(stack, bidirectional):
+@pytest.mark.parametrize("flagged", [False, True])
+def test_gates_computed_again_are_those_of_the_forward_pass(flagged, stack, bidirectional):
     """And so are the gradients, to the bit."""
     gradients = []
     for save in ("gates", "state"):
         torch.manual_seed(0)
         layer = stack(20, 16, 3, batch_first=True, bidirectional=bidirectional, save=save).bfloat16()
         x = torch.randn(2, 4, 20, 9, 9, dtype=torch.bfloat16, requires_grad=True)
-        gradients.append(torch.autograd.grad(layer(x)[0][-1].square().sum(), [x, *layer.parameters()]))
+        flags = {"reset": torch.rand(2, 4) > 0.5, "mask": torch.rand(2, 4) > 0.3} if flagged else {}
+        loss = layer(x, **flags)[0][-1].square().sum()
+        gradients.append(torch.autograd.grad(loss, [x, *layer.parameters()]))
     assert_close(*gradients, rtol=0, atol=0)

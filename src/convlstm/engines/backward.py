@@ -86,8 +86,7 @@ class Backward:
         x = plan.sequence_rows(given.x, first, last)
         before = self.kept.h[first + 1 : last + 1] if plan.reverse else self.kept.h[first:last]
         if given.starts is not None:
-            flags = given.starts[:, first:last].t()
-            before = torch.where(flags[(..., *(None,) * (before.ndim - 2))], 0, before)
+            before = chosen(given.starts[:, first:last].t(), None, before)
         sums, memory = self._again(n, frames, x, before)
         hidden = self.shape[-1]
         d_a = self._room(len(frames), family.gates * hidden)

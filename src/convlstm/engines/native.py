@@ -192,6 +192,7 @@ def _load(path: Path) -> Any:
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int | None]:
+    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
     return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 

@@ -212,8 +212,9 @@ def step(
         new_h.copy_(chosen(given.valid[:, t], new_h, h))
 
 
-def chosen(flags_B: Tensor, yes: Tensor | None, no: Tensor | None) -> Tensor:
-    """For each sample the first tensor where the flag is set, else the second; None is zero."""
+def chosen(flags: Tensor, yes: Tensor | None, no: Tensor | None) -> Tensor:
+    """Rows of the first tensor where the flag, (B,) or (T, B), is set, else of the second; None is zero."""
     like: Any = no if yes is None else yes
-    flags = flags_B[(..., *(None,) * (like.ndim - 1))]
-    return torch.where(flags, 0 if yes is None else yes, 0 if no is None else no)
+    flags = flags[(..., *(None,) * (like.ndim - flags.ndim))]
+    # Torch may give the result the flags' order of axes; kernels read rows.
+    return torch.where(flags, 0 if yes is None else yes, 0 if no is None else no).contiguous()

@@ -1,4 +1,5 @@
-// The pointwise halves of the recurrences for a CPU, as convlstm/engines/plain.py writes them in torch.
+// The pointwise halves of the recurrences for a CPU, as convlstm/engines/plain.py writes them in torch; and whole
+// steps by amx.h, of the same cells.
 //
 // Compiled on first use by convlstm/engines/native.py, once for each choice of activations: -DGATE=sigmoid
 // -DCANDIDATE=tanh -DOUTPUT=tanh. Everything is stored by pixel, channels last: P pixels of the whole batch, C
