@@ -12,9 +12,9 @@ def test_every_snippet_runs(tmp_path, monkeypatch):
     assert len(snippets) == 4
     code = "\n".join(snippets)
     small = {
-        "epochs=5": "epochs=1, batch_size=4",
-        "MovingObjects(canvas=32": "MovingObjects(train_size=8, validation_size=4, test_size=4, canvas=32",
-        "hidden_dim=[32, 32])": "hidden_dim=[4, 4])",
+        "batch_size=8, learning_rate=0.005, epochs=5": "batch_size=4, epochs=1",
+        "train_size=1600": "train_size=8, validation_size=4, test_size=4",
+        "hidden_dim=[32, 32], patch_size=4": "hidden_dim=[4, 4]",
     }
     for full, tiny in small.items():
         assert full in code

@@ -56,12 +56,12 @@ class LSTM:
 
     def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
         """One step from the sums, of which ``a`` and ``b`` are one; see `PlainKernels.lstm_forward`."""
-        kept = None if kept is None else by_gate(kept, 4)
+        kept = None if kept is None else self.kernels.kept(kept)
         self.kernels.lstm_forward(by_gate(a, 4), flat(memory), flat(h), kept, self.extra)
 
     def replay(self, sums: Tensor, memory: Tensor, new: Tensor) -> None:
         """The memory after a step; see `PlainKernels.lstm_replay`."""
-        self.kernels.lstm_replay(by_gate(sums, 4), flat(memory), flat(new), self.extra)
+        self.kernels.lstm_replay(self.kernels.kept(sums), flat(memory), flat(new), self.extra)
 
     def backward(
         self,
@@ -75,7 +75,7 @@ class LSTM:
     ) -> None:
         """The gradients of one step; see `PlainKernels.lstm_backward`."""
         m, d_out, d_h, d_m = map(flat, (memory, d_output, d_h, d_memory))
-        self.kernels.lstm_backward(by_gate(sums, 4), m, d_out, d_h, d_m, by_gate(d_a, 4), self.extra)
+        self.kernels.lstm_backward(self.kernels.kept(sums), m, d_out, d_h, d_m, by_gate(d_a, 4), self.extra)
 
     def add_extra(self, total: Tensor, sums: Tensor, memory: Tensor, d_sums: Tensor) -> None:
         """Add to the gradient of the peepholes what steps (T, B, *S, ?) contribute."""
@@ -127,13 +127,13 @@ class GRU:
 
     def forward(self, a: Tensor, b: Tensor, memory: Tensor, h: Tensor, kept: Tensor | None) -> None:
         """One step from the two parts of the sums; see `PlainKernels.gru_forward`."""
-        kept = None if kept is None else by_gate(kept, 4)
+        kept = None if kept is None else self.kernels.kept(kept)
         bias = memory.new_zeros(memory.shape[-1]) if self.extra is None else self.extra
         self.kernels.gru_forward(by_gate(a, 3), by_gate(b, 3), bias, flat(memory), flat(h), kept)
 
     def replay(self, sums: Tensor, memory: Tensor, new: Tensor) -> None:
         """The memory after a step; see `PlainKernels.gru_replay`."""
-        self.kernels.gru_replay(by_gate(sums, 4), flat(memory), flat(new))
+        self.kernels.gru_replay(self.kernels.kept(sums), flat(memory), flat(new))
 
     def backward(
         self,
@@ -147,7 +147,8 @@ class GRU:
     ) -> None:
         """The gradients of one step; see `PlainKernels.gru_backward`."""
         m, d_out, d_h, d_m = map(flat, (memory, d_output, d_h, d_memory))
-        self.kernels.gru_backward(by_gate(sums, 4), m, d_out, d_h, d_m, by_gate(d_a, 3), by_gate(d_b, 3))
+        d_a, d_b = by_gate(d_a, 3), by_gate(d_b, 3)
+        self.kernels.gru_backward(self.kernels.kept(sums), m, d_out, d_h, d_m, d_a, d_b)
 
     def add_extra(self, total: Tensor, sums: Tensor, memory: Tensor, d_b: Tensor) -> None:
         """Add to the gradient of the bias what steps (T, B, *S, ?) contribute."""

@@ -149,6 +149,10 @@ class TritonKernels(PlainKernels):
             return super().gru_backward(*tensors)
         return self._launch(self._device.gru_backward, m, *tensors, *m.shape, self.gate, self.candidate)
 
+    def kept(self, rows: Tensor) -> Tensor:
+        """See `PlainKernels.kept`; by pixel."""
+        return by_gate(rows, 4)
+
     def lstm_weight(
         self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
     ) -> Weight:
@@ -186,7 +190,7 @@ class TritonKernels(PlainKernels):
         packed: Tensor = weight.hidden
         if h is None or h.ndim != 4 or packed.ndim != 5:
             sums, more = by_gate(a, 4), None if h is None else by_gate(conv.into(None, h, packed), 4)
-            kept = None if kept is None else by_gate(kept, 4)
+            kept = None if kept is None else self.kept(kept)
             return self._lstm_forward(sums, more, flat(c), flat(new_h), kept, peepholes)
         batch, height, width, channels = h.shape
         pixels = batch * height * width

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.convolution import SameConv, padded_places
-from convlstm.engines.plain import PlainKernels, Weight
+from convlstm.engines.plain import PlainKernels, Weight, by_gate
 from convlstm.engines.rooms import room
 
 _SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
@@ -350,6 +350,10 @@ class NativeKernels(PlainKernels):
     ) -> None:
         """See `PlainKernels.gru_backward`."""
         self._call("gru_backward", (sums, m, d_output, d_h, d_m, d_a, d_b), *m.shape)
+
+    def kept(self, rows: Tensor) -> Tensor:
+        """See `PlainKernels.kept`; by pixel."""
+        return by_gate(rows, 4)
 
     def to_rows(self, frames: Tensor, rows: Tensor) -> None:
         """See `PlainKernels.to_rows`."""

@@ -83,7 +83,7 @@ class PlainKernels:
             peepholes: as in `lstm_forward`.
         """
         sums = by_gate(a if h is None else conv.add(a, h, weight.hidden), 4)
-        kept = None if kept is None else by_gate(kept, 4)
+        kept = None if kept is None else self.kept(kept)
         self.lstm_forward(sums, flat(c), flat(new_h), kept, peepholes)
 
     def lstm_forward(
@@ -98,15 +98,13 @@ class PlainKernels:
             kept: (P, 4, C), written to: the sums; or None.
             peepholes: (3, Q, C) of every pixel (Q = 1) or of the Q pixels of a frame; or None.
         """
-        if kept is not None:
-            kept.copy_(sums)
-        i, f, o, g = _planes(sums, c.dtype)
+        i, f, o, g = _planes(sums if kept is None else kept.copy_(sums), c.dtype)
         if peepholes is not None:
             i, f = _peek(i, peepholes[0], c), _peek(f, peepholes[1], c)
         new = value(self.gate, i).mul_(value(self.candidate, g))
-        c.copy_(new.addcmul_(value(self.gate, f), c))
+        torch.addcmul(new, value(self.gate, f), c, out=c)
         o = o if peepholes is None else _peek(o, peepholes[2], c)
-        h.copy_(value(self.gate, o).mul_(value(self.output, c)))
+        torch.mul(value(self.gate, o), value(self.output, c), out=h)
 
     def lstm_replay(self, sums: Tensor, c: Tensor, new_c: Tensor, peepholes: Tensor | None) -> None:
         """The memory after a step, into ``new_c``, from the sums that `lstm_forward` kept."""
@@ -189,7 +187,7 @@ class PlainKernels:
         else:
             b = torch.zeros_like(a) if b is None else b.zero_()
         bias = m.new_zeros(m.shape[-1]) if bias is None else bias
-        kept = None if kept is None else by_gate(kept, 4)
+        kept = None if kept is None else self.kept(kept)
         self.gru_forward(by_gate(a, 3), by_gate(b, 3), bias, flat(m), flat(new_h), kept)
 
     def gru_forward(
@@ -207,8 +205,8 @@ class PlainKernels:
         """
         r, z = b[:, 0].add_(a[:, 0]), b[:, 1].add_(a[:, 1])
         x, y = a[:, 2], b[:, 2].add_(bias.to(b.dtype))
-        if kept is not None:
-            torch.stack((r, z, x, y), dim=1, out=kept)
+        planes = torch.stack((r, z, x, y), out=None if kept is None else kept.transpose(0, 1))
+        r, z, x, y = planes.to(m.dtype)
         self._mix(r, z, x, y, m, m)
         h.copy_(m)
 
@@ -218,9 +216,8 @@ class PlainKernels:
         self._mix(r, z, x, y, m, new_m)
 
     def _mix(self, r: Tensor, z: Tensor, x: Tensor, y: Tensor, m: Tensor, new_m: Tensor) -> None:
-        z = value(self.gate, z.to(m.dtype, copy=True))
-        n = torch.addcmul(x.to(m.dtype), value(self.gate, r.to(m.dtype, copy=True)), y.to(m.dtype))
-        n = value(self.candidate, n)
+        z = value(self.gate, z)
+        n = value(self.candidate, torch.addcmul(x, value(self.gate, r), y))
         torch.add(n, z.mul_(m - n), out=new_m)
 
     def gru_backward(
@@ -250,6 +247,10 @@ class PlainKernels:
                 part[:, k].copy_(d)
         d_m.mul_(z)
 
+    def kept(self, rows: Tensor) -> Tensor:
+        """Rows (..., 4 C) as sums (P, 4, C), wherever there they are kept: here each gate dense."""
+        return rows.view(4, -1, rows.shape[-1] // 4).transpose(0, 1)
+
     def to_rows(self, frames: Tensor, rows: Tensor) -> None:
         """Frames (N, C, *S) into rows (N, *S, C), in another dtype if need be."""
         rows.copy_(frames.movedim(1, -1))
@@ -271,8 +272,10 @@ def by_gate(rows: Tensor, number: int) -> Tensor:
 
 def _planes(sums: Tensor, dtype: torch.dtype) -> Tensor:
     """Sums (P, gates, C) as (gates, P, C), each gate dense, as torch runs over that twice as fast."""
-    planes = torch.empty((sums.shape[1], len(sums), sums.shape[2]), dtype=dtype, device=sums.device)
-    return planes.copy_(sums.transpose(0, 1))
+    planes = sums.transpose(0, 1)
+    if planes.is_contiguous():
+        return planes.to(dtype)
+    return torch.empty(planes.shape, dtype=dtype, device=sums.device).copy_(planes)
 
 
 def value(name: str, x: Tensor) -> Tensor:
