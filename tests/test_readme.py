@@ -20,7 +20,7 @@ def test_every_snippet_runs(tmp_path, monkeypatch):
         assert full in code
         code = code.replace(full, tiny)
     exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "runs/digits/report.html").exists()
+    assert (tmp_path / "runs/from-python/report.html").exists()
     assert (tmp_path / "my-layer/model.safetensors").exists()
 
 

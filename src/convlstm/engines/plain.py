@@ -1,7 +1,8 @@
 """The pointwise halves of the recurrences in torch's own operations: any device, dtype and activation.
 
-Everything is stored by pixel, channels last: P pixels of the whole batch, C channels. Arithmetic has the
-dtype of the memory, at least 32 bits; sums of gates have that of the convolutions.
+Everything but kept sums (see `PlainKernels.kept`) is stored by pixel, channels last: P pixels of the whole
+batch, C channels. Arithmetic has the dtype of the memory, at least 32 bits; sums of gates have that of the
+convolutions.
 """
 
 from collections.abc import Callable, Sequence

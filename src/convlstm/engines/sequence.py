@@ -89,7 +89,8 @@ class Kept(NamedTuple):
     Attributes:
         h: (T + 1, B, *S, C), the one before the first step and those after each frame; see `Plan.slots`.
         memory: (chunks, B, *S, C), before the first step of each chunk.
-        sums: (T, B, *S, kept C), of the gates; None where they are to be computed again.
+        sums: (T, B, *S, kept C), of the gates, each step's as `PlainKernels.kept` lays them out; None where
+            they are to be computed again.
     """
 
     h: Tensor
