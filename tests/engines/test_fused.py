@@ -126,6 +126,17 @@ def test_float64_is_the_reference(case):
     assert [a.stride() for a in ours[0]] == [b.stride() for b in theirs[0]]
 
 
+def errors(case):
+    """For each result its distance from the reference in float64, the reference's own, and its scale."""
+    layer, x, states, flags, _ = case
+    ours = in_pieces(case)
+    layer.engine = "reference"
+    theirs = results(layer, x, states, flags)
+    truth = results(layer.double(), double(x), None if states is None else states.map(double), flags)
+    for a, b, c in zip(*([*found[0], *found[1]] for found in (ours, theirs, truth)), strict=True):
+        yield (a - c).abs().max(), (b - c).abs().max(), max(1.0, c.detach().abs().max().item())
+
+
 @pytest.mark.parametrize("engine", FAST)
 def test_float32_errs_as_the_reference_does(engine):
     """Against the reference in float64: some roundings more, where activations let numbers grow."""
@@ -133,14 +144,8 @@ def test_float32_errs_as_the_reference_does(engine):
     @settings(max_examples=80, deadline=None)
     @given(case=cases(torch.float32, engine))
     def agree(case):
-        layer, x, states, flags, _ = case
-        ours = in_pieces(case)
-        layer.engine = "reference"
-        theirs = results(layer, x, states, flags)
-        truth = results(layer.double(), double(x), None if states is None else states.map(double), flags)
-        for a, b, c in zip(*([*found[0], *found[1]] for found in (ours, theirs, truth)), strict=True):
-            scale = max(1.0, c.detach().abs().max().item())
-            assert (a - c).abs().max() <= 10 * (b - c).abs().max() + 1e-5 * scale
+        for error, reference, scale in errors(case):
+            assert error <= 10 * reference + 1e-5 * scale
 
     agree()
 
@@ -155,16 +160,11 @@ def test_bfloat16_errs_as_the_reference_does(engine):
     @settings(max_examples=60, deadline=None)
     @given(case=cases(torch.bfloat16, engine))
     def agree(case):
-        layer, x, states, flags, _ = case
+        layer, x, *_ = case
         assume(layer.cell_list[0].gate_activation in (torch.sigmoid, torch.nn.functional.softsign))
         assume(x.ndim < 6 or x.shape[3] > 1)  # torch 2.13's conv3d in bfloat16 is wrong at depth one
-        ours = in_pieces(case)
-        layer.engine = "reference"
-        theirs = results(layer, x, states, flags)
-        truth = results(layer.double(), double(x), None if states is None else states.map(double), flags)
-        for a, b, c in zip(*([*found[0], *found[1]] for found in (ours, theirs, truth)), strict=True):
-            scale = max(1.0, c.detach().abs().max().item())
-            assert (a - c).abs().max() <= 3 * (b - c).abs().max() + 8 * 2**-8 * scale
+        for error, reference, scale in errors(case):
+            assert error <= 3 * reference + 8 * 2**-8 * scale
 
     agree()
 
