@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from torch.nn.utils import prune
 
 from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster
 from convlstm.arguments import describe, resolve
@@ -136,4 +137,128 @@ def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
         ConvLSTM.from_pretrained(tmp_path)
     config.write_text('{"architectures": ["Other"]}')
     with pytest.raises(RunError, match="was not written by convlstm"):
+        ConvLSTM.from_pretrained(tmp_path)
+
+
+class HandsOn(ConvLSTM):
+    """Adds an argument of its own to whatever the layer takes."""
+
+    def __init__(self, *args, classes=10, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.head = torch.nn.Linear(4, classes)
+
+
+class OtherDefault(ConvLSTM):
+    """Has another default."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("batch_first", True)
+        super().__init__(*args, **kwargs)
+
+
+class Fixed(ConvLSTM):
+    """Leaves nothing of an argument to the caller."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, batch_first=True, **kwargs)
+
+
+class OwnArguments(ConvLSTM):
+    """Takes other arguments altogether."""
+
+    def __init__(self, channels, width=4):
+        super().__init__(channels, width, 3, 1, batch_first=True)
+
+
+class OnlyByPlace(ConvLSTM):
+    """Cannot be built from names."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments"),
+    [
+        (lambda: HandsOn(1, 4, 3, classes=5), {"classes": 5, "input_dim": 1}),
+        (lambda: HandsOn(1, hidden_dim=4, kernel_size=(3, 5), bias=False), {"classes": 10, "bias": False}),
+        (lambda: OtherDefault(1, 4, 3), {"kernel_size": [[3, 3]]}),
+        (lambda: OtherDefault(1, 4, 3, batch_first=False), {"batch_first": False}),
+        (lambda: Fixed(1, 4, 3, 2), {"num_layers": 2}),
+        (lambda: OwnArguments(1), {"channels": 1, "width": 4}),
+    ],
+)
+def test_subclasses_come_back_as_they_were(build, arguments, tmp_path):
+    layer = build()
+    again = type(layer).from_pretrained(layer.save_pretrained(tmp_path))
+    assert arguments.items() <= again.hyperparameters.items()
+    assert again.batch_first == layer.batch_first
+    x = torch.randn(2, 2, 1, 5, 6)
+    torch.testing.assert_close(again(x)[0], layer(x)[0], rtol=0, atol=0)
+
+
+def _with_weight_norm(layer):
+    torch.nn.utils.parametrizations.weight_norm(layer.cell_list[0].conv)
+
+
+def _pruned(layer):
+    prune.l1_unstructured(layer.cell_list[0].conv, "weight", 0.5)
+
+
+def _with_a_wider_conv(layer):
+    layer.cell_list[0].conv = torch.nn.Conv2d(5, 12, 5, padding=2)
+
+
+@pytest.mark.parametrize("change", [_with_weight_norm, _pruned, _with_a_wider_conv])
+def test_what_would_not_come_back_is_not_saved(layer, change, tmp_path):
+    layer.save_pretrained(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    change(layer)
+    with pytest.raises(RunError, match=r"weights that its arguments build; .* another cell_list\.0\.conv"):
+        layer.save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="OnlyByPlace with input_dim, hidden_dim, kernel_size gave .* by name"):
+        OnlyByPlace(1, 4, 3).save_pretrained(tmp_path)
+    assert files == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_what_is_no_plain_data_is_named_and_nothing_is_written(layer, tmp_path):
+    layer.save_pretrained(tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match=r"must be plain data; scale=tensor\(2\.\) gave .*: convert it"):
+        ConvLSTM(2, 5, 3).save_pretrained(tmp_path, scale=torch.tensor(2.0))
+    with pytest.raises(RunError, match=r"must be plain data; hidden_dim=range\(4, 6\) gave"):
+        ConvLSTM(2, range(4, 6), 3).save_pretrained(tmp_path)
+    with pytest.raises(RunError, match="notes must leave schema, class, .*; received schema"):
+        layer.save_pretrained(tmp_path, schema=7)
+    assert files == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_shared_weights_are_saved_once_for_each_name(tmp_path):
+    layer = ConvLSTM(4, [4, 4], 3)
+    layer.cell_list[1] = layer.cell_list[0]
+    again = ConvLSTM.from_pretrained(layer.save_pretrained(tmp_path))
+    for name, weight in layer.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_dtype_comes_back(layer, dtype, tmp_path):
+    layer.to(dtype)
+    with torch.no_grad():
+        layer.cell_list[0].conv.weight.add_(1e-9)
+    again = ConvLSTM.from_pretrained(layer.save_pretrained(tmp_path))
+    for name, weight in layer.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight)
+        assert again.state_dict()[name].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "found", ["builtins.print", "os.system", "subprocess.Popen", "torch.load", "torch.hub.load"]
+)
+def test_a_strangers_file_calls_nothing_but_modules(layer, found, tmp_path):
+    config = layer.save_pretrained(tmp_path) / "config.json"
+    read = json.loads(config.read_text())
+    read["hyperparameters"]["norm"] = {"class": found, "arguments": {"end": "ran"}}
+    config.write_text(json.dumps(read))
+    with pytest.raises(RunError, match=f"must be made of modules and of functions of torch.*{found}: import"):
         ConvLSTM.from_pretrained(tmp_path)

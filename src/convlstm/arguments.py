@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, Self
 
+import numpy as np
 from torch import nn
 
 from convlstm.errors import RunError, check_name
@@ -24,11 +25,11 @@ class RemembersArguments:
             OptionError: a keyword that the constructor does not have, with the nearest that it has.
         """
         self = super().__new__(cls)
-        signature = _signature(cls)
+        signature, below = _signatures(cls)
         _, *known = signature.parameters.values()
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known):
             for name in kwargs:
-                check_name(name, [parameter.name for parameter in known], f"an argument of {cls.__name__}")
+                cls._check_argument(name, [p.name for p in known if p.kind is not p.VAR_POSITIONAL])
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
@@ -38,10 +39,15 @@ class RemembersArguments:
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name)
-            elif parameter.kind is parameter.VAR_POSITIONAL:
-                del arguments[name]  # nothing but those of a module without a constructor of its own
+            elif parameter.kind is parameter.VAR_POSITIONAL:  # handed on to the constructor below
+                arguments |= dict(zip(below, arguments.pop(name), strict=False))
         self.__dict__["_arguments"] = arguments
         return self
+
+    @classmethod
+    def _check_argument(cls, name: str, known: list[str]) -> None:
+        """Check that the constructor has an argument of a name."""
+        check_name(name, known, f"an argument of {cls.__name__}")
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -55,13 +61,13 @@ class RemembersArguments:
         return {name: describe(value) for name, value in self._arguments.items()}
 
 
-def _signature(kind: type) -> inspect.Signature:
-    """Of the constructor; of the one below where it only hands its arguments on by ``*args``."""
+def _signatures(kind: type) -> tuple[inspect.Signature, list[str]]:
+    """Of the constructor, and the arguments by position of the one that it hands its ``*args`` on to."""
     signatures = [
         inspect.signature(vars(base)["__init__"]) for base in kind.__mro__ if "__init__" in vars(base)
     ]
     named = [s for s in signatures if all(p.kind is not p.VAR_POSITIONAL for p in s.parameters.values())]
-    return (named or signatures)[0]
+    return signatures[0], list(named[0].parameters)[1:] if named else []
 
 
 def copy(value: Any) -> Any:
@@ -85,6 +91,8 @@ def describe(value: Any) -> Any:
             f"an argument that is saved must be plain data or a class; received a {type(value).__name__} "
             "object: give its class, or a functools.partial of it"
         )
+    if isinstance(value, np.generic):  # a number of numpy's
+        return value.item()
     return {"class": path_of(value)} if callable(value) else value
 
 
@@ -92,13 +100,14 @@ def resolve(value: Any) -> Any:
     """The inverse of `describe`.
 
     Raises:
-        RunError: a class that cannot be imported.
+        RunError: a class that cannot be imported, or a function that builds no part of a model.
     """
     if isinstance(value, list):
         return [resolve(item) for item in value]
     if not isinstance(value, dict) or "class" not in value:
         return value
     module, _, name = value["class"].rpartition(".")
+    imported = module in sys.modules
     try:
         found: Callable[..., Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -106,8 +115,23 @@ def resolve(value: Any) -> Any:
             f"the classes a model is made of must be importable; {value['class']} gave '{error}': "
             "run where that module can be found (PYTHONPATH)"
         ) from error
+    if not _builds_models(found, module, imported):
+        raise RunError(
+            "a model must be made of modules and of functions of torch, or of a module of your own that was "
+            f"imported before; received {value['class']}: import that module first, if you trust it"
+        )
     arguments = {k: resolve(v) for k, v in value.get("arguments", {}).items()}
     return partial(found, **arguments) if arguments else found
+
+
+def _builds_models(found: Any, module: str, imported: bool) -> bool:
+    """Whether something named in a file that may be a stranger's can be called."""
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return True
+    home = module.partition(".")[0]
+    if home == "torch":  # not `torch.load`, which is written in Python
+        return module == "torch.nn.functional" or (module == "torch" and inspect.isbuiltin(found))
+    return home == "convlstm" or (imported and home not in sys.stdlib_module_names)
 
 
 def path_of(thing: Any) -> str:

@@ -8,9 +8,10 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from convlstm.arguments import RemembersArguments, path_of, resolve
 from convlstm.errors import RunError
@@ -31,8 +32,8 @@ class Pretrained(RemembersArguments, nn.Module):
     def save_pretrained(self, folder: str | Path, **notes: Any) -> Path:
         """Write ``config.json`` and ``model.safetensors``.
 
-        The files are written beside their final place and moved there, so that no reader and no crash ever
-        sees half a model. An existing model in the folder is replaced.
+        Each file is written beside its final place and moved there, so that no reader and no crash ever sees
+        half of one. An existing model in the folder is replaced.
 
         Args:
             folder: made if missing.
@@ -41,24 +42,58 @@ class Pretrained(RemembersArguments, nn.Module):
 
         Returns:
             The folder.
+
+        Raises:
+            RunError: an argument or a note that is no plain data; a module that was changed since it was
+                built (parametrized, pruned, its parts replaced), so that its arguments give another one.
+                Nothing has been written then.
         """
         folder = Path(folder)
-        config = {
+        described: dict[str, Any] = {
             "schema": SCHEMA,
             "class": path_of(type(self)),
             "hyperparameters": self.hyperparameters,
-        } | notes
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        }
+        if taken := described.keys() & notes.keys():
+            raise RunError(
+                f"notes must leave {', '.join(described)} to the model; received {', '.join(sorted(taken))}: "
+                "give them other names"
+            )
+        for name, value in (described["hyperparameters"] | notes).items():
+            _check_plain(name, value)
+        text = json.dumps(described | notes, indent=2) + "\n"
+        weights = _apart(self.state_dict())
+        self._check_rebuilt(json.loads(text)["hyperparameters"], weights)
         # The configuration last: a folder without one is no model yet.
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / _WEIGHTS, save(weights, metadata={"format": "pt"}))
-        write_atomically(folder / _CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        write_atomically(folder / _CONFIG, text.encode())
         return folder
+
+    def _check_rebuilt(self, hyperparameters: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """Check that the weights fit what the hyperparameters build."""
+        name = type(self).__name__
+        try:
+            with torch.random.fork_rng(devices=[]):
+                built = self.rebuild(hyperparameters).state_dict()
+        except Exception as error:
+            raise RunError(
+                f"a model that is saved must be built again from its arguments; {name} with "
+                f"{', '.join(hyperparameters)} gave '{error}': let its constructor take each of these by name"
+            ) from error
+        other = sorted(built.keys() ^ weights.keys())
+        other += [key for key in built if not other and built[key].shape != weights[key].shape]
+        if other:
+            raise RunError(
+                f"a model that is saved must have the weights that its arguments build; {name} has another "
+                f"{other[0]}: undo what changed it (torch.nn.utils.parametrize.remove_parametrizations, "
+                "torch.nn.utils.prune.remove), or let the constructor do it"
+            )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read a model back.
+        """Read a model back, with the dtype it had; in training mode, as from its constructor.
 
         Args:
             folder: a folder written by `save_pretrained`, or the name of a repository on the Hugging Face
@@ -76,7 +111,11 @@ class Pretrained(RemembersArguments, nn.Module):
             )
         model = found.rebuild(config["hyperparameters"])
         try:
-            model.load_state_dict(load_file(folder / _WEIGHTS))
+            weights = load_file(folder / _WEIGHTS)
+            kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+            if len(kinds) == 1:
+                model.to(kinds.pop())
+            model.load_state_dict(weights)
         except (OSError, SafetensorError) as error:
             raise RunError(
                 f"{folder / _WEIGHTS} must be a whole safetensors file; reading gave '{error}': copy it again"
@@ -87,6 +126,28 @@ class Pretrained(RemembersArguments, nn.Module):
                 "the two files come from different models"
             ) from error
         return model
+
+
+def _check_plain(name: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"what is saved with a model must be plain data; {name}={value!r} gave '{error}': convert it to "
+            "numbers, text and lists"
+        ) from error
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Dense tensors of which none shares memory with another, as a file holds them."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in weights.items():
+        dense = tensor.detach().contiguous()
+        place = dense.untyped_storage().data_ptr()
+        apart[name] = dense.clone() if place in places else dense
+        places.add(place)
+    return apart
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

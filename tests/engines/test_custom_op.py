@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch._dynamo.testing
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
@@ -106,3 +107,18 @@ def test_an_engine_named_runs_or_says_why_not():
     transformed = torch.compile(torch.vmap(lambda x: ConvLSTM.forward(auto, x)[0][0]), backend="eager")
     auto = ConvLSTM(2, 4, 3, batch_first=True)
     assert_close(transformed(x.expand(3, *x.shape)), auto(x)[0][0].expand(3, 1, 3, 4, 5, 5))
+
+
+def test_while_it_is_traced_no_kernel_is_tried_out(monkeypatch):
+    """On a GPU a trial with tensors that have no memory fails, and would count as no compiler for ever."""
+    traced, plan_of = set(), custom_op.plan_of
+
+    def watched(request, x, *rest):
+        if isinstance(x, FakeTensor):
+            traced.add(request.compiled)
+        return plan_of(request, x, *rest)
+
+    monkeypatch.setattr(custom_op, "plan_of", watched)
+    layer = LAYERS["lstm"]()
+    results(torch.compile(layer, backend="aot_eager"), layer, torch.randn(2, 3, 2, 6, 7), {})
+    assert traced == {False}

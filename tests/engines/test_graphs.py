@@ -5,6 +5,7 @@ run with CUDA graphs in ``tests/gpu``.
 """
 
 import gc
+import weakref
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ def _recording(monkeypatch):
     monkeypatch.setattr(graphs, "_DEVICES", {"cpu", "cuda"})
     monkeypatch.setattr(graphs, "_SEEN_BEFORE", 0)
     monkeypatch.setattr(graphs, "_recorded", graphs.OrderedDict())
+    monkeypatch.setattr(graphs, "_seen", graphs.Counter())
 
 
 def twins(stack=ConvLSTM, **options):
@@ -149,7 +151,6 @@ def test_few_are_kept_and_only_of_what_comes_again(monkeypatch):
     layer, _ = twins()
     monkeypatch.setattr(graphs, "_MOST", 4)
     monkeypatch.setattr(graphs, "_SEEN_BEFORE", 1)
-    monkeypatch.setattr(graphs, "_seen", graphs.Counter())
     for length in (1, 2, 3, 4, 3, 2, 4):
         with torch.no_grad():
             layer(torch.randn(1, length, 2, 5, 5))
@@ -162,3 +163,37 @@ def test_few_are_kept_and_only_of_what_comes_again(monkeypatch):
             layer(torch.randn(1, 5, 2, 5, 5))
     assert sum(r.bytes for r in graphs._recorded.values()) <= graphs._LARGE_TOGETHER
     assert len(graphs._recorded) == 2
+
+
+def test_more_than_fit_do_not_push_each_other_out(monkeypatch):
+    layer, _ = twins()
+    made = []
+
+    class Counted(graphs.Recorded):
+        def __init__(self, *arguments):
+            made.append(self)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(graphs, "Recorded", Counted)
+    monkeypatch.setattr(graphs, "_MOST", 4)
+    for turn in range(20):
+        for length in (1, 2, 3, 4, 5):
+            with torch.no_grad():
+                layer(torch.randn(1, length, 2, 5, 5))
+        if turn == 1:
+            settled = len(made)
+    assert len(made) == settled
+
+
+def test_a_recording_that_is_given_up_is_free_at_once(monkeypatch):
+    layer, _ = twins()
+    monkeypatch.setattr(graphs, "_MOST", 2)
+    gc.collect()
+    gc.disable()
+    try:
+        layer(torch.randn(1, 3, 2, 5, 5))[0][-1].sum().backward()
+        given_up = [weakref.ref(recorded) for recorded in graphs._recorded.values()]
+        layer(torch.randn(1, 4, 2, 5, 5))[0][-1].sum().backward()
+        assert [found() for found in given_up] == [None, None]
+    finally:
+        gc.enable()

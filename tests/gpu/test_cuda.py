@@ -1,5 +1,7 @@
 """The engines on a CUDA device: the reference's numbers, whatever runs them there."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -30,6 +32,8 @@ CASES = {
     "even, no bias": lambda **kw: ConvLSTM(3, 8, 2, 2, bias=False, **kw),
     "both directions": lambda **kw: ConvLSTM(3, 8, 3, 2, bidirectional=True, batch_first=True, **kw),
     "gru": lambda **kw: ConvGRU(3, [16, 8], 3, batch_first=True, **kw),
+    "computed again": lambda **kw: ConvLSTM(3, [16, 8], 3, batch_first=True, save="state", **kw),
+    "last output": lambda **kw: ConvGRU(3, [16, 8], 3, batch_first=True, last_only=True, save="state", **kw),
 }
 #: dtype of the layer, and of autocast if it is on.
 MODES = {
@@ -182,3 +186,32 @@ def test_recordings_come_and_go():
             with torch.no_grad():
                 layer(torch.rand(1, length, 1, 8, 8, device="cuda"))
     assert len(graphs._recorded) <= graphs._MOST
+
+
+def test_a_compiled_call_before_any_other_leaves_the_kernels_in_use():
+    code = """
+import torch, warnings
+from convlstm import ConvLSTM
+from convlstm.engines import available, gpu
+warnings.simplefilter("error", RuntimeWarning)
+layer = ConvLSTM(1, 16, 3, batch_first=True).cuda()
+x = torch.rand(2, 4, 1, 16, 16, device="cuda")
+compiled = torch.compile(layer, backend="aot_eager")(x)[0][0]
+torch.testing.assert_close(compiled, layer(x)[0][0], rtol=1e-3, atol=1e-3)
+if available()["compiled"] is None:
+    assert type(gpu.kernels(("sigmoid", "tanh", "tanh"))) is gpu.TritonKernels
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one device")
+def test_each_device_replays_its_own_graphs():
+    torch.manual_seed(0)
+    layers = [ConvLSTM(1, 16, 3, batch_first=True).to(f"cuda:{n}") for n in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    with torch.no_grad():
+        for _ in range(6):
+            x = torch.rand(2, 4, 1, 16, 16, device="cuda:0")
+            first, second = (layer(x.to(f"cuda:{n}"))[0][0] for n, layer in enumerate(layers))
+            torch.testing.assert_close(second.cpu(), first.cpu(), rtol=1e-3, atol=1e-3)

@@ -257,8 +257,16 @@ def test_zoneout_keeps_about_its_share_of_the_state():
     _, end = layer(torch.randn(4, 1, 1, 20, 20), state)
     for before, after in zip(state[0], end[0], strict=True):
         assert 0.2 < (before == after).float().mean() < 0.3
-    x = torch.randn(4, 3, 1, 20, 20)
-    assert torch.equal(layer.eval()(x)[0][0], layer(x)[0][0])
+
+
+def test_without_training_zoneout_is_what_training_gives_on_average():
+    layer = ConvLSTM(1, 2, 3, 1, batch_first=True, zoneout=0.25)
+    x = torch.randn(1, 1, 1, 6, 6)
+    with torch.no_grad():
+        state = layer(x)[1].map(torch.randn_like)
+        drawn = [layer(x, state)[1][0] for _ in range(4000)]
+        for n, expected in enumerate(layer.eval()(x, state)[1][0]):
+            assert_close(torch.stack([end[n] for end in drawn]).mean(0), expected, rtol=0, atol=0.06)
 
 
 @pytest.mark.parametrize("hidden", [1, 3, 16, 33, 64])

@@ -66,16 +66,17 @@ class Case:
         def under(prefix: str) -> dict[str, np.ndarray]:
             return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
 
+        o = self.options
+
         def cells(name: str) -> list[reference_loops.Cell]:
             axes = self.x.ndim - 3
             return [
-                reference_loops.Cell(kind, hidden, axes, under(f"{name}.{n}."), options)
+                reference_loops.Cell(kind, hidden, axes, under(f"{name}.{n}."), options, o["zoneout"])
                 for n, ((kind, options), hidden) in enumerate(
                     zip(self.cells, self.options["hidden_dim"], strict=True)
                 )
             ]
 
-        o = self.options
         return reference_loops.Stack(
             cells("cell_list"),
             cells("reverse_cell_list") if o["bidirectional"] else None,

@@ -84,6 +84,7 @@ class Cell:
     axes: int
     weights: dict[str, Array]
     options: dict[str, Any] = field(default_factory=dict)
+    zoneout: float = 0.0
 
     def initial(self, size: tuple) -> tuple:
         zeros = np.zeros((self.hidden_dim, *size))
@@ -119,7 +120,9 @@ class Cell:
         return ACTIVATIONS[self.options.get(name, default)]
 
     def step(self, x: Array, state: tuple) -> tuple:
-        return {"lstm": self.lstm, "gru": self.gru, "rnn": self.rnn}[self.kind](x, *state)
+        new = {"lstm": self.lstm, "gru": self.gru, "rnn": self.rnn}[self.kind](x, *state)
+        kept = self.zoneout  # what is to be expected of keeping each element with this probability
+        return tuple(kept * old + (1 - kept) * n for old, n in zip(state, new, strict=True))
 
     def lstm(self, x: Array, h: Array, c: Array) -> tuple:
         gate = self.activation("gate_activation", "sigmoid")

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from convlstm.errors import OptionError, ShapeError
 
@@ -82,6 +84,12 @@ class Cell(nn.Module, ABC):
 CellFactory = Callable[[int, int, tuple[int, ...], bool], Cell]
 
 
+def register_state(kind: type, module: str) -> None:
+    """Let a kind of state pass through `torch.compile`, `torch.export` and `torch.load`."""
+    _pytree._register_namedtuple(kind, serialized_type_name=f"{module}.{kind.__name__}")
+    torch.serialization.add_safe_globals([kind])
+
+
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     """Apply a function of tensors to the corresponding tensors of one or more states of the same kind."""
     tensors = [function(*group) for group in zip(*states, strict=True)]
@@ -91,20 +99,25 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
 
 def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
     """One integer per space axis; a single integer means a square kernel in two dimensions."""
-    kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
-    if not 1 <= len(kernel) <= 3 or any(not isinstance(k, int) or k < 1 for k in kernel):
+    whole: Any = (kernel_size, kernel_size) if isinstance(kernel_size, Integral) else kernel_size
+    kernel = tuple(whole) if isinstance(whole, tuple | list) else ()
+    if not 1 <= len(kernel) <= 3 or not all(_is_count(k) for k in kernel):
         raise OptionError(
             "kernel_size must be a positive integer or a tuple of one to three of them (one per space axis); "
             f"received {kernel_size!r}"
         )
-    return kernel
+    return tuple(map(int, kernel))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_positive(value: int, name: str) -> int:
     """Return ``value`` if it is an integer of at least 1."""
-    if not isinstance(value, int) or value < 1:
+    if not _is_count(value):
         raise OptionError(f"{name} must be an integer of at least 1; received {value!r}")
-    return value
+    return int(value)
 
 
 def check_state(state: Any, initial: Any, what: str) -> Any:
@@ -121,7 +134,10 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
     kind = type(initial)
     names = getattr(kind, "_fields", tuple(range(len(initial))))
     if not isinstance(state, Sequence) or [type(t) for t in state] != [type(t) for t in initial]:
-        received = len(state) if isinstance(state, Sequence) else type(state).__name__
+        kinds = (
+            [type(t).__name__ for t in state] if isinstance(state, tuple | list) else [type(state).__name__]
+        )
+        received = " and ".join(kinds) or "nothing"
         raise ShapeError(
             f"{what} must hold the tensors {', '.join(map(str, names))} of a {kind.__name__}; received "
             f"{received}: pass what the call before returned"
@@ -158,6 +174,16 @@ def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
         )
 
 
+def check_tensor(x: Any, what: str) -> None:
+    """Check that something is a tensor at all."""
+    if not isinstance(x, Tensor):
+        packed = "sequences of different lengths are padded and passed with lengths="
+        raise ShapeError(
+            f"{what} must be a tensor; received a {type(x).__name__}: "
+            + (packed if type(x).__name__ == "PackedSequence" else "convert it with torch.as_tensor")
+        )
+
+
 def autocast(x: Tensor) -> bool:
     """Whether operations on a tensor choose their own dtypes."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
@@ -170,6 +196,7 @@ def check_frame(cell: Cell, x: Tensor) -> None:
         ShapeError: wrong rank, channels, dtype or device.
     """
     axes = ", ".join("DHW"[3 - len(cell.kernel_size) :])
+    check_tensor(x, f"a frame (B, C, {axes})")
     if x.ndim != 2 + len(cell.kernel_size):
         raise ShapeError(
             f"a frame must be (B, C, {axes}); received shape {tuple(x.shape)}: a cell takes one step of "

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from convlstm.cells.base import register_state
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.functional.gates import Activation, gru_update
 
@@ -17,7 +17,7 @@ class GRUState(NamedTuple):
     h: Tensor
 
 
-_pytree._register_namedtuple(GRUState, serialized_type_name="convlstm.cells.GRUState")
+register_state(GRUState, "convlstm.cells")
 
 
 class ConvGRUCell(ConvCell):
@@ -52,6 +52,8 @@ class ConvGRUCell(ConvCell):
     """
 
     gates = 3
+    state_class = GRUState
+    one_sum = False
 
     def __init__(
         self,
@@ -82,10 +84,6 @@ class ConvGRUCell(ConvCell):
         self.gate_activation = activation_function(gate_activation, "gate_activation")
         self.candidate_activation = activation_function(candidate_activation, "candidate_activation")
         self.reset_bias = nn.Parameter(torch.zeros(hidden_dim)) if reset_after and bias else None
-
-    def initial_state(self, x: Tensor) -> GRUState:
-        """Zeros, (B, hidden_dim, *S)."""
-        return GRUState(x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:]))
 
     def step(self, p: Tensor, state: Any) -> GRUState:
         """Reset, propose, and mix with the old state."""
@@ -118,6 +116,7 @@ class ConvRNNCell(ConvCell):
     """
 
     gates = 1
+    state_class = GRUState
 
     def __init__(
         self,
@@ -132,11 +131,7 @@ class ConvRNNCell(ConvCell):
         super().__init__(input_dim, hidden_dim, kernel_size, bias, **options)
         self.activation = activation_function(activation, "activation")
 
-    def initial_state(self, x: Tensor) -> GRUState:
-        """Zeros, (B, hidden_dim, *S)."""
-        return GRUState(x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:]))
-
     def step(self, p: Tensor, state: Any) -> GRUState:
         """Add the hidden state's part and squash."""
         (h,) = state
-        return GRUState(self.activation(p + self.recur(h)))
+        return GRUState(self.activation(self.sums(p, h)))

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
+from convlstm.cells.base import register_state
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.gates import Activation, lstm_gates
@@ -19,7 +19,7 @@ class LSTMState(NamedTuple):
     c: Tensor
 
 
-_pytree._register_namedtuple(LSTMState, serialized_type_name="convlstm.cells.LSTMState")
+register_state(LSTMState, "convlstm.cells")
 
 
 class ConvLSTMCell(ConvCell):
@@ -69,6 +69,7 @@ class ConvLSTMCell(ConvCell):
     """
 
     gates = 4
+    state_class = LSTMState
 
     def __init__(
         self,
@@ -130,15 +131,10 @@ class ConvLSTMCell(ConvCell):
             raise OptionError(f"image_size must hold integers of at least 1; received {image_size!r}")
         return nn.Parameter(torch.zeros(3, self.hidden_dim, *size))
 
-    def initial_state(self, x: Tensor) -> LSTMState:
-        """Zeros, (B, hidden_dim, *S)."""
-        shape = (x.shape[0], self.hidden_dim, *x.shape[2:])
-        return LSTMState(x.new_zeros(shape), x.new_zeros(shape))
-
     def step(self, p: Tensor, state: Any) -> LSTMState:
         """Add the hidden state's part of the gates and `update`."""
         h, c = state
-        return self.update(p + self.recur(h), LSTMState(h, c))
+        return self.update(self.sums(p, h), LSTMState(h, c))
 
     def update(self, gates: Tensor, state: LSTMState) -> LSTMState:
         """The new state from the gates' sums (B, 4 hidden_dim, *S), in the order i, f, o, g, and the old one.

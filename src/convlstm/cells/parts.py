@@ -1,7 +1,6 @@
 """What the families of cells are made of: one convolution for all gates, activations, attention."""
 
 import copy
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -22,7 +21,14 @@ class ConvCell(Cell):
     """A cell whose gates are one convolution over input and hidden state.
 
     ``conv.weight`` is (gates hidden_dim, input_dim + hidden_dim, *kernel_size), ``conv.bias``
-    (gates hidden_dim,). The part over the input is `project`, the part over the hidden state `recur`.
+    (gates hidden_dim,). The part over the input is `project`, the part over the hidden state `recur`; the
+    module ``conv`` is called itself, on both beside each other, where somebody listens to it by hooks or has
+    put another in its place.
+
+    Attributes:
+        gates: how many.
+        state_class: the kind of state, a NamedTuple of tensors (B, hidden_dim, *S).
+        one_sum: whether each gate is one sum over input and hidden state, so that ``conv`` may be called.
 
     Args:
         input_dim: channels of the input.
@@ -38,6 +44,8 @@ class ConvCell(Cell):
     """
 
     gates: ClassVar[int]
+    state_class: ClassVar[Any]
+    one_sum: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -60,23 +68,33 @@ class ConvCell(Cell):
         for mode in self.padding_mode:
             check_name(mode, PADDING_MODES, "padding_mode")
         # Holds the parameters under the original's names; `project` and `recur` apply them.
+        padding = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        plain = set(self.padding_mode) == {"zeros"} and all(k % 2 for k in self.kernel_size)
         self.conv: _ConvNd = _CONV[axes](
             input_dim + hidden_dim,
             self.gates * hidden_dim,
             self.kernel_size,
-            padding=tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True)),
+            padding=padding if plain else "same",
+            padding_mode=self.padding_mode[0],
             dilation=self.dilation,
             bias=bias,
         )
+        self._conv_built = _kind(self.conv)
         if check_name(recurrent_init, ("default", "orthogonal"), "recurrent_init") == "orthogonal":
             with torch.no_grad():
                 for kernel in self.conv.weight[:, input_dim:].split(hidden_dim):
                     kernel.copy_(nn.init.orthogonal_(torch.empty_like(kernel)))
         self.attention = attention_module(attention, hidden_dim, axes)
 
-    @abstractmethod
     def initial_state(self, x: Tensor) -> Any:
-        """Zeros, (B, hidden_dim, *S) for each tensor of the state."""
+        """Zeros, (B, hidden_dim, *S) each tensor, or what a subclass's `init_hidden` gives."""
+        if type(self).init_hidden is ConvCell.init_hidden:
+            return self._zeros(x, x.shape)
+        return self.state_class(*(tensor.to(x) for tensor in self.init_hidden(len(x), tuple(x.shape[2:]))))
+
+    def _zeros(self, like: Tensor, shape: Sequence[int]) -> Any:
+        shape = (shape[0], self.hidden_dim, *shape[2:])
+        return self.state_class(*(like.new_zeros(shape) for _ in self.state_class._fields))
 
     def check_size(self, size: Sequence[int]) -> None:
         """Check that frames of a size can be convolved.
@@ -89,10 +107,13 @@ class ConvCell(Cell):
 
     def init_hidden(self, batch_size: int, image_size: Sequence[int]) -> Any:
         """The initial state for a batch and an image size, with the parameters' device and dtype."""
-        return self.initial_state(self.conv.weight.new_zeros(batch_size, self.input_dim, *image_size))
+        return self._zeros(self.conv.weight, (batch_size, self.input_dim, *image_size))
 
     def project(self, x: Tensor) -> Tensor:
-        """The input's part of the gates, (N, gates hidden_dim, *S)."""
+        """The input's part of the gates, (N, gates hidden_dim, *S); or the input if ``conv`` is called."""
+        if self.calls_conv:
+            return x
+        compute_weights(self.conv)
         return self._convolve(x, self.conv.weight[:, : self.input_dim], self.conv.bias)
 
     def recur(self, h: Tensor, gates: slice = slice(None)) -> Tensor:
@@ -100,8 +121,61 @@ class ConvCell(Cell):
         h = h if self.attention is None else self.attention(h)
         return self._convolve(h, self.conv.weight[gates, self.input_dim :], None)
 
+    def sums(self, p: Tensor, h: Tensor) -> Tensor:
+        """Of all gates, (B, gates hidden_dim, *S): `project`'s result for a frame with the part of h."""
+        if not self.calls_conv:
+            return p + self.recur(h)
+        h = h if self.attention is None else self.attention(h)
+        sums: Tensor = self.conv(torch.cat([p, h], dim=1))
+        return sums
+
+    @property
+    def calls_conv(self) -> bool:
+        """Whether ``conv`` itself is called: it has hooks, or is not the one that was built here.
+
+        Raises:
+            OptionError: another convolution in a cell that needs its two halves.
+        """
+        ours = _kind(self.conv) == self._conv_built
+        if not ours and not self.one_sum:
+            raise OptionError(
+                f"the conv of a {type(self).__name__}, whose halves it applies apart, must stay as it was "
+                f"built; received {self.conv}: write a cell with a step of its own"
+            )
+        if ours and not _has_listeners(self.conv):
+            return False
+        rules = ("project", "recur", "sums", "_convolve")
+        own = any(getattr(type(self), rule) is not getattr(ConvCell, rule) for rule in rules)
+        return self.one_sum and not own and (not ours or len(set(self.padding_mode)) == 1)
+
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)
+
+
+def _kind(conv: nn.Module) -> tuple[Any, ...]:
+    """What a convolution does, but for its weights."""
+    names = ("stride", "padding", "dilation", "groups", "padding_mode")
+    return type(conv).forward, *(getattr(conv, name, None) for name in names)
+
+
+def _computes_weight(hook: Any) -> bool:
+    return hasattr(hook, "apply_mask") or hasattr(hook, "compute_weight")
+
+
+def _has_listeners(conv: nn.Module) -> bool:
+    if any(not _computes_weight(hook) for hook in conv._forward_pre_hooks.values()):
+        return True
+    return bool(conv._forward_hooks or conv._backward_hooks or conv._backward_pre_hooks)
+
+
+def compute_weights(conv: nn.Module) -> None:
+    """Let hooks compute a weight that they keep in parts, as `torch.nn.utils.prune` does.
+
+    They wait for a call of the convolution, which a cell applies in two halves and therefore does not call.
+    """
+    for hook in conv._forward_pre_hooks.values():
+        if _computes_weight(hook):
+            hook(conv, ())
 
 
 class SpatialAttention(nn.Module):
@@ -165,12 +239,21 @@ def activation_function(activation: Any, name: str) -> Activation:
     if isinstance(activation, str):
         return ACTIVATIONS[check_name(activation, ACTIVATIONS, name)]
     if isinstance(activation, nn.Module):
-        return copy.deepcopy(activation)
+        return _checked(copy.deepcopy(activation), name)
     made = activation.func if isinstance(activation, partial) else activation
     built: Activation = activation() if isinstance(made, type) and issubclass(made, nn.Module) else activation
     if not callable(built):
         raise OptionError(f"{name} must be a name, a function or a module; received {activation!r}")
-    return built
+    return _checked(built, name)
+
+
+def _checked(activation: Activation, name: str) -> Activation:
+    if getattr(activation, "inplace", False):
+        raise OptionError(
+            f"{name} must leave its input as it is, which the step still needs; received {activation}: leave "
+            "inplace out"
+        )
+    return activation
 
 
 def _per_axis(value: Any, axes: int, name: str, kind: type) -> tuple[Any, ...]:

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree
 
-from convlstm.cells.base import Cell, check_positive
+from convlstm.cells.base import Cell, check_positive, register_state
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.functional.attention import attend, remember
 
@@ -19,7 +18,7 @@ class SAState(NamedTuple):
     m: Tensor
 
 
-_pytree._register_namedtuple(SAState, serialized_type_name="convlstm.cells.SAState")
+register_state(SAState, "convlstm.cells")
 
 
 class SAConvLSTMCell(Cell):

@@ -40,8 +40,10 @@ def _parsed(text: str) -> tuple[Request, str, list[bool]]:
     return request, save, [flag == "True" for flag in there.split(",")]
 
 
-def _call(text: str, tensors: list[Tensor]) -> tuple[Plan, Given]:
+def _call(text: str, tensors: list[Tensor], *, fake: bool = False) -> tuple[Plan, Given]:
+    """The plan and its tensors; for a fake one no kernel is tried out, which takes tensors with memory."""
     request, save, there = _parsed(text)
+    request = request._replace(compiled=request.compiled and not fake)
     rest = iter(tensors)
     given = Given.of([next(rest) if found else None for found in there])
     return plan_of(request, given.x, given.states[-1].shape[1], save), given
@@ -58,7 +60,7 @@ def _forward(tensors: list[Tensor], text: str, keep: bool) -> list[Tensor]:
 
 @_forward.register_fake
 def _(tensors: list[Tensor], text: str, keep: bool) -> list[Tensor]:
-    plan, given = _call(text, tensors)
+    plan, given = _call(text, tensors, fake=True)
     x, hidden = given.x, given.states[-1].shape[1]
     (batch, steps), size = x.shape[:2], x.shape[3:]
     found = [x.new_empty(batch, hidden, *size, dtype=plan.result) for _ in given.states]
@@ -88,7 +90,7 @@ def _backward(gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor]
 
 @_backward.register_fake
 def _(gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor], text: str) -> list[Tensor]:
-    _, given = _call(text, tensors)
+    _, given = _call(text, tensors, fake=True)
     there = [tensor for tensor in given.tensors()[2:] if tensor is not None]
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in there]
 
@@ -110,7 +112,7 @@ _backward.register_autograd(refuse_second_derivative)
 
 def _keep_for_backward(ctx: Any, inputs: tuple[list[Tensor], str, bool], output: list[Tensor]) -> None:
     tensors, ctx.text, _ = inputs
-    plan, given = _call(ctx.text, tensors)
+    plan, given = _call(ctx.text, tensors, fake=True)
     ctx.results = len(given.states) + (not plan.last_only)
     ctx.given = len(tensors)
     ctx.save_for_backward(*tensors, *output)

@@ -18,7 +18,17 @@ from convlstm.engines.graphs import recorded
 from convlstm.engines.plans import NAMES, activations_of, extra_of, plan_of, request_of, tensors_of
 from convlstm.engines.sequence import Given, Kept, Plan, forward
 
-_RULES = ("forward", "project", "recur", "_convolve", "step", "update", "initial_state")
+_RULES = (
+    "forward",
+    "project",
+    "recur",
+    "_convolve",
+    "step",
+    "update",
+    "sums",
+    "initial_state",
+    "init_hidden",
+)
 
 #: What the backward pass finds: the sums of the gates, or the state alone, from which it computes them again.
 SAVES = ("auto", "gates", "state")
@@ -33,6 +43,8 @@ def other_cell(cell: nn.Module) -> str | None:
     for rule in _RULES:
         if rule in vars(cell) or getattr(type(cell), rule, None) is not getattr(base, rule, None):
             return f"{name} has a {rule} of its own"
+    if cell.calls_conv:
+        return "its convolution has hooks or is not the one it was built with"
     if cell.attention is not None:
         return "it has no attention"
     if not getattr(cell, "reset_after", True):
@@ -122,7 +134,7 @@ def _finished(outputs: Any, ends: Any, flat: bool, last_only: bool, family: str)
     if flat:
         outputs, ends = None if outputs is None else outputs.squeeze(-2), [t.squeeze(-2) for t in ends]
     kind = LSTMState if family == "lstm" else GRUState
-    return ends[0].unsqueeze(1) if last_only else outputs, kind(*ends)
+    return ends[0].unsqueeze(1).clone() if last_only else outputs, kind(*ends)
 
 
 class _Sequence(torch.autograd.Function):

@@ -25,6 +25,8 @@ _SEEN_BEFORE = 2
 #: times the sums of its gates. So those are limited as well, in bytes, of one recording (above, the GPU takes
 #: longer than the host that asks) and of all.
 _MOST = 16
+#: Calls after which one that was given up is recorded again, or more than fit would push each other out.
+_AGAIN = 100
 _LARGE, _LARGE_TOGETHER = 512 << 20, 2 << 30
 
 
@@ -53,14 +55,18 @@ class Recording:
                 self.results = function(*self.inputs)
             return
         with torch.cuda.device(device):
+            here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             if not ready:  # what compiles and chooses at its first call must have done so
-                here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 aside.wait_stream(here)
                 with torch.cuda.stream(aside):
                     function(*self.inputs)
                 here.wait_stream(aside)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+            # Torch's own stream is on the device where it captured first, and after a failure it stays there.
+            with (
+                torch.cuda.stream(aside),
+                torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"),
+            ):
                 self.results = function(*self.inputs)
 
     def replay(self, inputs: Sequence[Tensor | None]) -> Any:
@@ -90,14 +96,14 @@ class Recorded:
         def run(*tensors: Any) -> Any:
             return forward(plan, Given.of(tensors), keep=needed is not None)
 
-        self.forward_graph = Recording(run, given.tensors())
+        first = self.forward_graph = Recording(run, given.tensors())
         outputs, ends, _ = self.forward_graph.results
         if needed is not None:
             copies = Given.of(self.forward_graph.inputs)
 
             def back(*gradients: Any) -> Gradients:
                 d_outputs, d_ends = (None, gradients) if outputs is None else (gradients[0], gradients[1:])
-                return Backward(plan, copies, self.forward_graph.results[2], needed).run(d_outputs, d_ends)
+                return Backward(plan, copies, first.results[2], needed).run(d_outputs, d_ends)
 
             like = [*([] if outputs is None else [outputs]), *ends]
             self.backward_graph = Recording(back, [torch.zeros_like(tensor) for tensor in like])
@@ -155,7 +161,8 @@ def recorded(plan: Plan, given: Given, needed: tuple[bool, bool, bool, bool] | N
         except RuntimeError:  # no memory for it, say; whatever else is wrong, the call itself will tell
             _recorded[key] = None
         while len(_recorded) > _MOST or sum(r.bytes for r in _recorded.values() if r) > _LARGE_TOGETHER:
-            _recorded.popitem(last=False)
+            given_up, _ = _recorded.popitem(last=False)
+            _seen[given_up] = -_AGAIN
     _recorded.move_to_end(key)
     found = _recorded[key]
     return None if found is None or found.busy else found

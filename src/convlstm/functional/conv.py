@@ -56,7 +56,7 @@ def check_reach(size: tuple[int, ...], reach: list[int], modes: tuple[str, ...])
     """
     for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
         behind = r - r // 2
-        if mode in ("reflect", "circular") and behind > size[axis] - (mode == "reflect"):
+        if mode in ("reflect", "circular") and behind > size[axis] - int(mode == "reflect"):
             raise ShapeError(
                 f"padding_mode={mode} needs a frame at least as large as the kernel's reach; received size "
                 f"{size[axis]} for a reach of {behind} on space axis {axis}: use padding_mode=zeros"

@@ -1,12 +1,13 @@
 """What is checked before a stack is built, and before it does any arithmetic."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import check_same_kind
+from convlstm.cells.base import check_positive, check_same_kind, check_tensor
 from convlstm.cells.parts import ConvCell
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.scan import Timeline
@@ -19,6 +20,7 @@ def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_fi
         ShapeError: what is wrong, before any arithmetic.
     """
     layout = ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
+    check_tensor(x, f"input_tensor ({layout})")
     if x.ndim != 3 + axes:
         raise ShapeError(
             f"input_tensor must be ({layout}); received shape {tuple(x.shape)}: "
@@ -33,7 +35,10 @@ def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_fi
             f"received shape {tuple(x.shape)}{hint}"
         )
     if 0 in x.shape:
-        raise ShapeError(f"input_tensor must hold at least one frame; received shape {tuple(x.shape)}")
+        raise ShapeError(
+            f"input_tensor must hold at least one frame; received shape {tuple(x.shape)}: "
+            "leave empty batches out"
+        )
     check_same_kind(layer, x, "input_tensor")
 
 
@@ -55,10 +60,13 @@ def timeline_of(
     """What mask, lengths and reset say of the frames of ``x``; and (B, T), which lie within the lengths."""
     shape = tuple(x.shape[:2])
     for name, flags in (("mask", mask), ("reset", reset)):
-        if flags is not None and (tuple(flags.shape) != shape or flags.dtype != torch.bool):
+        if flags is None:
+            continue
+        check_tensor(flags, f"{name} (B, T)")
+        if tuple(flags.shape) != shape or flags.dtype != torch.bool:
             raise ShapeError(
                 f"{name} must be bool (B, T) = {shape}, batch first; received {flags.dtype} "
-                f"{tuple(flags.shape)}"
+                f"{tuple(flags.shape)}: .bool() turns numbers into flags, .t() time first into (B, T)"
             )
     within = None
     if lengths is not None:
@@ -80,9 +88,7 @@ def timeline_of(
 def number_of_layers(num_layers: int | None, **values: Any) -> int:
     """The number of layers, given or read off the lists."""
     if num_layers is not None:
-        if not isinstance(num_layers, int) or num_layers < 1:
-            raise OptionError(f"num_layers must be an integer of at least 1; received {num_layers}")
-        return num_layers
+        return check_positive(num_layers, "num_layers")
     lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
     for name, length in lengths.items():
         if not length:
@@ -95,8 +101,8 @@ def number_of_layers(num_layers: int | None, **values: Any) -> int:
 def _is_per_layer(value: Any, name: str) -> bool:
     """Whether a value holds one entry per layer: a list; or a tuple that is not one layer's kernel."""
     if isinstance(value, tuple) and name == "kernel_size":
-        return any(not isinstance(entry, int) for entry in value)
-    return isinstance(value, Sequence)
+        return any(not isinstance(entry, Integral) for entry in value)
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
@@ -109,14 +115,14 @@ def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
 
 def fraction(value: float, name: str) -> float:
     """Return a probability that leaves something over."""
-    if not 0 <= value < 1:
-        raise OptionError(f"{name} must be at least 0 and below 1; received {value}")
-    return value
+    if not isinstance(value, Real) or not 0 <= value < 1:
+        raise OptionError(f"{name} must be at least 0 and below 1; received {value!r}")
+    return float(value)
 
 
 def count(value: int | None, name: str) -> int | None:
     """Return a number of steps, or None."""
-    if value is not None and (not isinstance(value, int) or value < 1):
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
     return value
 
@@ -134,6 +140,12 @@ def space(value: Any, axes: int, name: str) -> tuple[int, ...] | None:
 
 def factory(value: Any, name: str) -> Any:
     """Return what builds modules: something that can be called."""
+    kind = type(value).__name__
+    if isinstance(value, nn.Module):
+        raise OptionError(
+            f"{name} must be what builds a module for each layer; received a {kind} that is built: pass the "
+            f"class {kind}, or a functools.partial of it"
+        )
     if not callable(value):
         raise OptionError(f"{name} must be a class or a factory; received {value!r}")
     return value

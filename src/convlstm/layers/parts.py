@@ -81,9 +81,11 @@ def spread(flags_BT: Tensor, x: Tensor) -> Tensor:
     return flags_BT[(..., *(None,) * (x.ndim - 2))]
 
 
-def fill_forward(x: Tensor, valid: Tensor) -> Tensor:
-    """In place of each missing frame of (B, T, C, *S) the last one that was there; zeros before the first."""
+def fill_forward(x: Tensor, valid: Tensor, starts: Tensor | None = None) -> Tensor:
+    """In place of each missing frame of (B, T, C, *S) the last of its sequence that was there, or zeros."""
     steps = torch.arange(x.shape[1], device=x.device)
     last = torch.where(valid, steps, -1).cummax(dim=1).values
+    if starts is not None:
+        last = torch.where(last < torch.where(starts, steps, 0).cummax(dim=1).values, -1, last)
     filled = x[torch.arange(len(x), device=x.device)[:, None], last.clamp(min=0)]
     return torch.where(spread(last >= 0, x), filled, 0)

@@ -20,18 +20,21 @@ class ConvLSTM(Stack):
         batch_first: whether sequences are (B, T, C, *S) rather than (T, B, C, *S).
         bias: whether the gates have a bias.
         return_all_layers: whether to return every layer's outputs and state, or the last layer's only.
-        cell: what each layer runs: a cell class, a `functools.partial` of one (for its options), or a list
+        cell: what each layer runs: a cell class, a `functools.partial` of one (for its options, see
+            `ConvLSTMCell`), or a list
             with one per layer; called with (input_dim, hidden_dim, kernel_size, bias).
         bidirectional: whether a second cell per layer, with weights of its own, reads the sequence from its
             end; its outputs stand at the place of their frames.
         merge: of both directions: ``concat`` (hidden_dim doubles), ``sum`` or ``mean``.
-        residual: connection around each layer: True (adds its input; channels must be equal), ``project``
-            (adds a 1x1 convolution of it), or ``dense`` (each layer reads the input and all layers below).
+        residual: connection around each layer: True (adds its input, at a missing frame the last one that was
+            there in this call; channels must be equal), ``project`` (adds a 1x1 convolution of it), or
+            ``dense`` (each layer reads the input and all layers below).
         norm: of each layer's output: ``group``, ``layer`` (over channels, per pixel), or what builds a
             module from a number of channels.
         dropout: probability of dropping a channel between layers, the same at all times; in training only.
         zoneout: probability with which an element of the state keeps its old value (Krueger et al. 2017,
-            arXiv:1606.01305); in training only.
+            arXiv:1606.01305) in training; otherwise old and new are mixed in that proportion. The reference
+            engine runs it.
         target_size: size to which frames are averaged before the first layer, whatever size they have.
         restore_size: whether outputs are interpolated back to the size of the input.
         last_only: whether the last layer returns its output after the last frame only, as T = 1.
@@ -61,7 +64,8 @@ class ConvLSTM(Stack):
 class ConvGRU(Stack):
     """Layers of a convolutional GRU over a sequence of frames.
 
-    Everything but the cell is as in `ConvLSTM`; a layer's state is (h,).
+    Arguments, call and return value are as in `ConvLSTM`, all of them; each layer runs a `ConvGRUCell`, whose
+    options go through ``cell``, and its state is (h,).
 
     Example:
         >>> import torch

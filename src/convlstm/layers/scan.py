@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convlstm.cells.base import Cell, autocast, map_state
+from convlstm.cells.parts import ConvCell, compute_weights
 from convlstm.engines import fused, select
 from convlstm.errors import OptionError
 
@@ -42,7 +43,8 @@ class Keep:
         detach_every: steps after which gradients are cut (truncated back-propagation); None for never.
         recompute_every: steps per segment whose insides are computed again in the backward pass rather than
             kept; None for never.
-        zoneout: probability with which an element of the state keeps its old value, in training.
+        zoneout: probability with which an element of the state keeps its old value in training; otherwise
+            each is mixed of both as they are to be expected.
         save: what a fast engine keeps of each step for the backward pass, one of `convlstm.engines.SAVES`.
     """
 
@@ -88,7 +90,8 @@ def scan(
         OptionError: an engine named that cannot serve this call.
     """
     valid, starts = timeline.valid, timeline.starts
-    compute_weights(cell)
+    if isinstance(cell, ConvCell):
+        compute_weights(cell.conv)
     if valid is not None:
         x = torch.where(valid[(..., *(None,) * (x.ndim - 2))], x, 0)
     steps = x.shape[1]
@@ -98,7 +101,7 @@ def scan(
     cuts = _cuts(valid, keep.detach_every, reverse)
     if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
         starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
-    zoneout = keep.zoneout if cell.training else 0.0
+    zoneout = keep.zoneout
     recompute_every = keep.recompute_every if torch.is_grad_enabled() else None
     special = {
         "zoneout": zoneout,
@@ -133,10 +136,12 @@ def scan(
                 state = map_state(_chooser(starts[:, t]), initial, state)
             new = step(outputs[place], state)
             if zoneout:
-                new = map_state(lambda a, b: torch.where(torch.rand_like(a) < zoneout, b, a), new, state)
+                new = map_state(_zone_out(zoneout, draws=cell.training), new, state)
             state = new if valid is None else map_state(_chooser(valid[:, t]), new, state)
             outputs[place] = output_of(state)
-        return (output_of(state).unsqueeze(1) if keep.last_only else torch.stack(outputs, dim=1)), state
+        return (
+            output_of(state).unsqueeze(1).clone() if keep.last_only else torch.stack(outputs, dim=1)
+        ), state
 
     length = recompute_every or (keep.detach_every if chosen != "reference" else None)
     if not length:
@@ -163,19 +168,6 @@ def _in_segments(
             outputs, state = run(part, map_state(Tensor.detach, state) if pieces else state, begin)
         pieces.append(outputs)
     return pieces, state
-
-
-def compute_weights(cell: nn.Module) -> None:
-    """Let hooks compute a weight that they keep in parts, as `torch.nn.utils.prune` does.
-
-    They wait for a call of the convolution, which a cell applies in two halves and therefore does not call.
-    """
-    conv = getattr(cell, "conv", None)
-    if not isinstance(cell, Cell) or not isinstance(conv, nn.Module):
-        return
-    for hook in conv._forward_pre_hooks.values():
-        if hasattr(hook, "apply_mask") or hasattr(hook, "compute_weight"):
-            hook(conv, ())
 
 
 def climb(
@@ -235,7 +227,13 @@ def initial_state(cell: nn.Module, frame: Tensor) -> Any:
     if frame.is_floating_point() and frame.itemsize < 4 and autocast(frame):
         frame = frame.float()
     if isinstance(cell, Cell):
-        return cell.initial_state(frame)
+        state = cell.initial_state(frame)
+        if isinstance(state, Tensor):
+            raise OptionError(
+                f"initial_state must return a NamedTuple of tensors, the output as its field h; the "
+                f"{type(cell).__name__}'s returned a tensor: put it into one, as step's result"
+            )
+        return state
     foreign: Any = cell
     h_c = foreign.init_hidden(frame.shape[0], tuple(frame.shape[2:]))
     return tuple(tensor.to(frame) for tensor in h_c)
@@ -254,6 +252,19 @@ def _chooser(where_B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return torch.where(where_B[(..., *(None,) * (no.ndim - 1))], yes, no)
 
     return choose
+
+
+def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    """What keeps elements of a state: at random, or all in expectation; none of whole numbers."""
+
+    def kept(new: Tensor, old: Tensor) -> Tensor:
+        if not new.is_floating_point():
+            return new
+        return (
+            torch.where(torch.rand_like(new) < probability, old, new) if draws else new.lerp(old, probability)
+        )
+
+    return kept
 
 
 def _inputs_and_step(cell: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:

@@ -1,5 +1,6 @@
 """Layers of cells: depth, both directions, connections between layers, checks before any arithmetic."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -7,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, CellFactory, kernel_tuple
+from convlstm.cells.base import Cell, CellFactory, check_positive, kernel_tuple
 from convlstm.engines import ENGINES, SAVES
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.checks import (
@@ -32,7 +33,7 @@ from convlstm.layers.parts import (
     resize,
     spread,
 )
-from convlstm.layers.scan import Keep, Timeline, climb, scan
+from convlstm.layers.scan import Keep, Timeline, climb, initial_state, scan
 from convlstm.layers.state import BothDirections, StackState, check_states
 from convlstm.layers.stream import Stream
 from convlstm.pretrained import Pretrained
@@ -76,8 +77,9 @@ class Stack(Pretrained):
         self.num_layers = number_of_layers(
             num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell
         )
-        self.input_dim = input_dim
-        self.hidden_dim: list[int] = per_layer(hidden_dim, self.num_layers, "hidden_dim")
+        self.input_dim = check_positive(input_dim, "input_dim")
+        widths = per_layer(hidden_dim, self.num_layers, "hidden_dim")
+        self.hidden_dim = [check_positive(width, "hidden_dim") for width in widths]
         self.kernel_size = [kernel_tuple(k) for k in per_layer(kernel_size, self.num_layers, "kernel_size")]
         if len({len(kernel) for kernel in self.kernel_size}) > 1:
             raise OptionError(
@@ -119,7 +121,9 @@ class Stack(Pretrained):
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments as plain data; kernels by layer, as JSON knows no tuples."""
-        return super().hyperparameters | {"kernel_size": [list(kernel) for kernel in self.kernel_size]}
+        known = super().hyperparameters
+        kernels = {"kernel_size": [list(kernel) for kernel in self.kernel_size]}
+        return known | kernels if "kernel_size" in known else known
 
     def _build(self, cells: list[CellFactory], norm: str | NormFactory | None) -> None:
         twice = 2 if self.bidirectional and self.merge == "concat" else 1
@@ -191,6 +195,8 @@ class Stack(Pretrained):
         """
         check_input(self, input_tensor, self.input_dim, self.axes, self.batch_first)
         x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
+        if hidden_state is None and type(self)._init_hidden is not Stack._init_hidden:
+            hidden_state = self._init_hidden(x.shape[0], tuple(x.shape[3:]))
         timeline, within = timeline_of(x, mask, lengths, reset)
         size = tuple(x.shape[3:])
         inner = self.target_size or size
@@ -211,6 +217,22 @@ class Stack(Pretrained):
         if not self.batch_first:
             outputs = [y.transpose(0, 1) for y in outputs]
         return outputs, StackState(ends, len(outputs), memory)
+
+    def _init_hidden(self, batch_size: int, image_size: tuple[int, ...]) -> list[Any]:
+        """The states before the first frame, by layer: for subclasses that ask, or override it."""
+        like = next(self.parameters())
+        frames = (like.new_empty(batch_size, width, *image_size) for width in self.inputs)
+        return [initial_state(cell, frame) for cell, frame in zip(self.cell_list, frames, strict=True)]
+
+    @classmethod
+    def _check_argument(cls, name: str, known: list[str]) -> None:
+        cell = cls.default_cell
+        if name not in known and name in inspect.signature(cell.__init__).parameters:
+            raise OptionError(
+                f"an argument of {cls.__name__} must be one of the layers; received {name!r}, which is one "
+                f"of the cell: pass cell=functools.partial({cell.__name__}, {name}=...)"
+            )
+        super()._check_argument(name, known)
 
     def stream(self, batch_size: int, size: Sequence[int]) -> Stream:
         """A session that is given one frame at a time and gives the output at once.
@@ -296,7 +318,7 @@ class Stack(Pretrained):
             y = by_frame(self.norm_list[layer], y)
         if self.residual in ("add", "project"):
             # At a missing frame, what was added at the frame before is added again.
-            x = x if timeline.valid is None else fill_forward(x, timeline.valid)
+            x = x if timeline.valid is None else fill_forward(x, timeline.valid, timeline.starts)
             x = x[:, -y.shape[1] :]
             y = y + (x if self.skip_list is None else by_frame(self.skip_list[layer], x))
         return y, end, memory

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from convlstm.cells.base import check_state, map_state
+from convlstm.cells.base import check_state, map_state, register_state
 from convlstm.errors import ShapeError
 from convlstm.layers.scan import initial_state, output_of
 
@@ -24,7 +24,7 @@ class StackState(list[Any]):
 
     It is the original's list: one state per layer with ``return_all_layers``, else the last layer's alone,
     so that ``states[-1][0]`` is the last h. Passed back as ``hidden_state`` it resumes the whole stack in
-    either case.
+    either case, from what the list holds then.
 
     Args:
         all_layers: one state per layer.
@@ -33,9 +33,14 @@ class StackState(list[Any]):
     """
 
     def __init__(self, all_layers: Sequence[Any], shown: int, memory: Tensor | None = None) -> None:
-        self.all_layers = list(all_layers)
-        self.memory = memory
-        super().__init__(self.all_layers[len(self.all_layers) - shown :])
+        hidden = len(all_layers) - shown
+        self._hidden, self.memory = list(all_layers[:hidden]), memory
+        super().__init__(all_layers[hidden:])
+
+    @property
+    def all_layers(self) -> list[Any]:
+        """One state per layer: those that are not shown, and the list."""
+        return [*self._hidden, *self]
 
     def detach(self) -> "StackState":
         """The same values, cut from the graph that computed them."""
@@ -45,6 +50,10 @@ class StackState(list[Any]):
         """Apply a function to every tensor."""
         layers = [_map_layer(function, state) for state in self.all_layers]
         return StackState(layers, len(self), None if self.memory is None else function(self.memory))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: what the constructor takes."""
+        return StackState, (self.all_layers, len(self), self.memory)
 
     def tensors(self) -> list[Tensor]:
         """All of them, in a fixed order."""
@@ -59,15 +68,20 @@ def _map_layer(function: Callable[[Tensor], Tensor], state: Any) -> Any:
     return map_state(function, state)
 
 
+def _parts(state: StackState) -> list[Any]:
+    return [state.all_layers] if state.memory is None else [state.all_layers, state.memory]
+
+
 # torch.compile and torch.export take containers apart; this is how ours are taken apart and rebuilt.
-_pytree._register_namedtuple(BothDirections, serialized_type_name="convlstm.layers.BothDirections")
+torch.serialization.add_safe_globals([StackState])
+register_state(BothDirections, "convlstm.layers")
 _pytree.register_pytree_node(
     StackState,
-    lambda state: ([state.all_layers, state.memory], len(state)),
-    lambda parts, shown: StackState((content := list(parts))[0], shown, content[1]),
+    lambda state: (_parts(state), len(state)),
+    lambda parts, shown: StackState(next(it := iter(parts)), shown, next(it, None)),
     serialized_type_name="convlstm.layers.StackState",
     flatten_with_keys_fn=lambda state: (
-        [(_pytree.GetAttrKey("all_layers"), state.all_layers), (_pytree.GetAttrKey("memory"), state.memory)],
+        list(zip(map(_pytree.GetAttrKey, ("all_layers", "memory")), _parts(state), strict=False)),
         len(state),
     ),
 )
@@ -102,8 +116,6 @@ def check_states(
             f"hidden_state must hold one state per layer ({len(cells)}); received {len(states)}: pass the "
             "list that the call returned, which resumes the whole stack"
         )
-    if torch.compiler.is_compiling():
-        return states
     for layer, (state, cell, width) in enumerate(zip(states, cells, widths, strict=True)):
         initial = initial_state(cell, x.new_empty(x.shape[0], width, *size))
         size = tuple(output_of(initial).shape[2:])

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from convlstm.cells.base import autocast, check_positive
+from convlstm.cells.parts import ConvCell, compute_weights
 from convlstm.engines import Recording, Steppers, select
 from convlstm.engines.fused import has_hooks
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.checks import check_input, check_sizes, space
-from convlstm.layers.scan import compute_weights, initial_state, of_kind
+from convlstm.layers.scan import initial_state, of_kind
 from convlstm.layers.state import StackState, check_states
 
 if TYPE_CHECKING:
@@ -107,6 +108,11 @@ class Stream:
                 given = StackState(filled, self._shown, memory).map(torch.clone)
         self._states, self._held_here = given, True
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickle, in which the next frame makes anew what holds addresses."""
+        fresh = {"_steppers": None, "_recording": None, "_made_for": None, "_held_here": True}
+        return self.__dict__ | fresh | {"_states": self.state}
+
     @property
     def _shown(self) -> int:
         return self._stack.num_layers if self._stack.return_all_layers else 1
@@ -124,7 +130,8 @@ class Stream:
     def _make(self, frame: Tensor) -> None:
         stack = self._stack
         for cell in stack.cell_list:
-            compute_weights(cell)
+            if isinstance(cell, ConvCell):
+                compute_weights(cell.conv)
         check_input(stack, frame.unsqueeze(1), stack.input_dim, stack.axes, batch_first=True)
         engines, states = self._engines(frame), self.state
         if states is not None and not autocast(frame):
@@ -139,7 +146,7 @@ class Stream:
     def _engines(self, frame: Tensor) -> set[str]:
         """What runs the layers; the reference also where there is more than layers."""
         stack = self._stack
-        drops = stack.training and (stack.dropout or stack.keep.zoneout)
+        drops = stack.keep.zoneout or (stack.training and stack.dropout)
         if stack.climbs or stack.residual or stack.norm_list is not None or stack.target_size or drops:
             return {"reference"}
         return {
