@@ -105,6 +105,25 @@ def test_a_module_as_an_argument_runs_but_is_not_plain_data():
     assert ConvLSTM.rebuild(layer.hyperparameters).hyperparameters == layer.hyperparameters
 
 
+def test_a_mistyped_folder_is_not_looked_for_on_the_network(tmp_path, monkeypatch):
+    def asked(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(RunError, match="existing folder or a repository .* received runs/digts"):
+        ConvLSTM.from_pretrained("runs/digts")
+
+
+def test_a_repository_is_read_with_its_configuration(layer, tmp_path, monkeypatch):
+    layer.save_pretrained(tmp_path / "cached", past=4)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tmp_path / "cached"))
+    monkeypatch.chdir(tmp_path)
+    assert ConvLSTM.from_pretrained("somebody/layer").hyperparameters == layer.hyperparameters
+    assert read_config("somebody/layer")["past"] == 4
+
+
 def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
     with pytest.raises(RunError, match="existing folder or a repository .* received .*nowhere"):
         ConvLSTM.from_pretrained(tmp_path / "nowhere")

@@ -151,12 +151,13 @@ def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """Read and check the ``config.json`` of a model folder.
+    """Read and check the ``config.json`` of a model folder, or of a repository of the Hugging Face hub.
 
     Raises:
         RunError: no such file, not one of ours, or written by a newer version.
     """
-    path = Path(folder) / _CONFIG
+    folder = _local(folder)
+    path = folder / _CONFIG
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
@@ -182,13 +183,15 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 def _local(folder: str | Path) -> Path:
     if Path(folder).exists():
         return Path(folder)
-    parts = str(folder).split("/")
-    if isinstance(folder, str) and len(parts) == 2 and all(parts) and not parts[0].startswith("."):
+    name = str(folder)
+    parts = name.split("/")
+    # A name in a folder that is there is a path, mistyped, and nothing to ask the network for.
+    if len(parts) == 2 and all(parts) and not parts[0].startswith(".") and not Path(parts[0]).exists():
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(folder, allow_patterns=[_CONFIG, _WEIGHTS]))
+            return Path(snapshot_download(name, allow_patterns=[_CONFIG, _WEIGHTS]))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
             pass
     raise RunError(

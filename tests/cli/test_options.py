@@ -145,6 +145,7 @@ WRONG = {
     "train --model own_code.constant": "which holds 3",
     "train --model.cell torch.nn.Linear": "--model.cell must be the dotted path of a Cell; received",
     "train --model own_code.MyModel": "MyModel needs --model.width, a whole number; received none",
+    "train --model own_code.MyModel --epochs 3": "MyModel needs --model.width, a whole number; received none",
     "train --model.channels 3": "channels of the model must be those of the frames, 1; received 3",
     "train --config no.yaml": "must be a readable YAML file; no.yaml gave 'No such file or directory'",
     "train --config own_code.py": "a configuration must be",

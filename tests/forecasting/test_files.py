@@ -49,6 +49,14 @@ def test_gif_plays_the_past_then_the_forecast_and_can_be_read_back(tmp_path):
     assert torch.equal(read_frames(tmp_path / "forecast.GIF").values, FORECAST)
 
 
+def test_frames_that_stay_as_they_are_are_read_back_from_a_gif(tmp_path):
+    frames = UNIT[[0, 0, 0, 1, 2, 2]]
+    write_frames(tmp_path / "out.gif", frames[2:], dtype=np.uint8, past=frames[:2])
+    assert torch.equal(read_frames(tmp_path / "out.gif").values, frames)
+    write_frames(tmp_path / "still.gif", UNIT[[3, 3, 3]], dtype=np.uint8)
+    assert torch.equal(read_frames(tmp_path / "still.gif").values, UNIT[[3, 3, 3]])
+
+
 def test_colour_gif(tmp_path):
     few = torch.from_numpy((np.random.default_rng(0).integers(0, 2, (3, 3, 6, 8))).astype(np.float32))
     write_frames(tmp_path / "out.gif", few, dtype=np.uint8)

@@ -286,3 +286,11 @@ def test_bad_folders(tmp_path):
     (tmp_path / "scores.json").write_text("[]")
     with pytest.raises(RunError, match="as a verification writes them"):
         read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(("size", "scored"), [((10, 32), False), ((11, 11), True)])
+def test_structural_similarity_is_left_out_where_its_window_does_not_fit(size, scored):
+    past, future = torch.rand(2, 2, 3, 1, *size).unbind()
+    verification, _ = verify(Persistence(), [Window(past, future)], name="mine", data="noise")
+    assert ("ssim" in verification.scores) == scored
+    assert verification.scores["mse"].overall["mine"] > 0

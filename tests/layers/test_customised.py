@@ -2,6 +2,7 @@
 states edited."""
 
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -338,3 +339,23 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     layer = ConvLSTM(np.int64(2), np.int32(3), (np.int64(3), 3), np.int64(1), batch_first=True)
     assert layer(FRAMES)[0][0].shape == (2, 4, 3, 6, 5)
     assert ConvLSTM.from_pretrained(layer.save_pretrained(tmp_path)).hidden_dim == [3]
+
+
+def test_what_is_printed_tells_layers_apart():
+    cell = functools.partial(ConvLSTMCell, gate_activation="hard_sigmoid", padding_mode="circular")
+    shown = repr(ConvLSTM(2, 3, 3, 1, True, cell=cell, residual="project", engine="reference"))
+    for part in (
+        "num_layers=1, batch_first=True, residual='project', engine='reference'",
+        "gate_activation=hardsigmoid, candidate_activation=tanh, output_activation=tanh",
+        "padding_mode=circular",
+    ):
+        assert part in shown
+    assert "batch_first" not in repr(ConvLSTM(2, 3, 3))
+
+
+def test_states_move_as_tensors_do():
+    layer = ConvLSTM(2, [3, 3], 3, batch_first=True)
+    _, states = layer(FRAMES)
+    double = states.to(torch.float64)
+    assert {tensor.dtype for tensor in double.tensors()} == {torch.float64}
+    assert_close(double.to(torch.float32).tensors(), states.tensors())

@@ -136,6 +136,20 @@ def test_a_model_that_is_no_better_is_not_praised(make_run: MakeRun, mse, senten
     assert sentence in heading[1]
 
 
+def test_a_baseline_without_any_error_cannot_be_bettered(make_run: MakeRun):
+    run = make_run()
+
+    def update(plain):
+        overall = plain["scores"]["mse"]["overall"]
+        overall |= dict.fromkeys(overall, 0.04) | {"persistence": 0.0}
+
+    change(run, update)
+    assert (
+        "cannot be better than persistence, a baseline that makes no error here"
+        in write_report(run).read_text()
+    )
+
+
 def test_every_score_stands_in_the_tables(make_run: MakeRun):
     run = make_run()
 

@@ -143,6 +143,13 @@ def test_the_marked_value_is_the_best_of_its_lead():
     assert shown["blank"] == ["0.0500*", "0.2000*", "0.2000"]
 
 
+def test_one_bad_baseline_hides_no_digit_of_the_others():
+    found = verification(3, "mine", mine=0.4213, persistence=1137.4, blank=60085.2)
+    assert cells(found.to_markdown(), "Overall")["mse"] == ["0.42*", "1137", "60085"]
+    found = verification(3, "mine", mine=0.000377, persistence=0.00041, blank=9.1234)
+    assert cells(found.to_markdown(), "Overall")["mse"] == ["0.00038*", "0.00041", "9.123"]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 18, 250])
 @pytest.mark.parametrize("scale", [1e-7, 1.0, 1e6])
 def test_tables_fit_the_screen_and_show_the_first_and_last_lead(steps, scale):

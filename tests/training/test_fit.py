@@ -11,8 +11,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from convlstm import EncoderForecaster, MovingObjects
-from convlstm.errors import ConvLSTMError, OptionError, RunError
-from convlstm.models import Forecaster
+from convlstm.data import Window, WindowDataset
+from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
+from convlstm.models import Forecaster, Persistence
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit, read_checkpoint
 from convlstm.training.run import RunFolder, read_metrics
@@ -202,6 +203,90 @@ def test_damaged_foreign_and_unfitting_checkpoints_are_named(tmp_path):
     torch.save({"weights": torch.zeros(3)}, last)
     with pytest.raises(RunError, match="must be written by convlstm train; .* holds something else"):
         train(tmp_path / "run", resume=True)
+
+
+class Turned(MovingObjects):
+    """Validation is the opposite of training and worsens as training goes on, or has other windows."""
+
+    def __init__(self, change=lambda window: Window(1 - window.past, 1 - window.future), where="validation"):
+        super().__init__(**DATA, **SIZES)
+        self.change, self.where = change, where
+
+    def split(self, name):
+        windows = super().split(name)
+        if name != self.where:
+            return windows
+        changed = self.change
+
+        class Changed(WindowDataset):
+            def __len__(self):
+                return len(windows) if changed else 0
+
+            def __getitem__(self, index):
+                return changed(windows[index])
+
+        return Changed()
+
+
+def test_the_last_checkpoint_is_that_of_the_last_epoch_also_if_an_earlier_one_was_best(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start()
+    torch.manual_seed(0)
+    fit(EncoderForecaster(hidden_dim=[3, 4]), Turned(), TrainingConfig(**CONFIG | {"epochs": 4}), run)
+    losses = [row["val_loss"] for row in read_metrics(run.metrics)]
+    best = losses.index(min(losses))
+    assert best < 3
+    assert read_checkpoint(run.best)["epoch"] == best
+    assert read_checkpoint(run.last)["epoch"] == 3
+    before = weights(run.path)
+    fit(
+        EncoderForecaster(hidden_dim=[3, 4]),
+        Turned(),
+        TrainingConfig(**CONFIG | {"epochs": 4}),
+        run,
+        resume=True,
+    )
+    assert equal(weights(run.path), before)
+    assert len(read_metrics(run.metrics)) == 4
+
+
+def _one_pixel_missing(window):
+    past = window.past.clone()
+    past[0, 0, 2, 3] = torch.nan
+    return Window(past, window.future)
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "message"),
+    [
+        (None, "validation", r"each split must hold windows of 3 \+ 3 frames; validation of .* holds none"),
+        (None, "train", r"each split must hold windows of 3 \+ 3 frames; train of .* holds none"),
+        (
+            lambda w: Window(w.past.double(), w.future),
+            "train",
+            r"the first of train holds 3 and 3 of torch\.float64",
+        ),
+        (lambda w: Window(w.past[1:], w.future), "validation", "the first of validation holds 2 and 3"),
+        (_one_pixel_missing, "train", "frames must be finite; a batch of training windows holds 4 NaN"),
+        (
+            _one_pixel_missing,
+            "validation",
+            "frames must be finite; a batch of validation windows holds 4 NaN",
+        ),
+    ],
+)
+def test_windows_that_cannot_be_learned_from_are_named(change, where, message, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.start()
+    with pytest.raises(DataError, match=message):
+        fit(EncoderForecaster(hidden_dim=[3, 4]), Turned(change, where), TrainingConfig(**CONFIG), run)
+
+
+def test_a_model_with_nothing_to_train_is_refused(tmp_path):
+    with pytest.raises(
+        OptionError, match="needs a model with parameters; received Persistence, which has none"
+    ):
+        train(tmp_path / "run", model=Persistence())
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):

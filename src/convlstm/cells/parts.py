@@ -109,6 +109,11 @@ class ConvCell(Cell):
         """The initial state for a batch and an image size, with the parameters' device and dtype."""
         return self._zeros(self.conv.weight, (batch_size, self.input_dim, *image_size))
 
+    def extra_repr(self) -> str:
+        """The activations; those that are modules are shown by themselves."""
+        own = {name: value for name, value in vars(self).items() if name.endswith("activation")}
+        return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
+
     def project(self, x: Tensor) -> Tensor:
         """The input's part of the gates, (N, gates hidden_dim, *S); or the input if ``conv`` is called."""
         if self.calls_conv:

@@ -1,6 +1,7 @@
 """``convlstm evaluate``."""
 
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,7 @@ def evaluate(
     write_scores(folder, verification)
     _show(verification)
     print(f"scores in {folder}/scores.json, scores.csv; cases in cases.npz")
-    print(f"next: convlstm report {folder}")
+    print(f"next: convlstm report {shlex.quote(str(folder))}")
     return verification
 
 

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         # A command that can be taken up again says how.
         after_echo = "\n" if sys.stderr.isatty() else ""
-        print(f"{after_echo}convlstm: {stop or 'stopped'}", file=sys.stderr)
+        print(f"{after_echo}convlstm: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read the output has gone, as in `convlstm evaluate RUN | head`.

@@ -305,7 +305,7 @@ class Command:
             try:
                 trial()
             except ArgumentError as reason:
-                if "is required" not in str(reason):
+                if not re.search(r"(is|are) required", str(reason)):
                     return OptionError(f"{shown} must be {type_in_words(known[name])}; received {value!r}")
         missing = re.search(r"required: ([\w.]+)", str(error))
         if missing:

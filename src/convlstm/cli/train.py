@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -205,7 +206,7 @@ def _starting(run: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception:
-        if not run.last.exists():
+        if not (run.last.exists() or run.best.exists()):
             for name in ("config.yaml", "command.txt", "environment.json", "metrics.csv"):
                 (run.path / name).unlink(missing_ok=True)
             for name in ("checkpoints", "logs"):
@@ -226,7 +227,8 @@ def _stoppable(run: RunFolder) -> Iterator[None]:
         if _follows():
             raise
         kept = f"the last checkpoint is {run.last}" if run.last.exists() else "there is no checkpoint yet"
-        raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {run.path}") from None
+        again = shlex.quote(str(run.path))
+        raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
 
 
 def _say_what_next(run: RunFolder, config: TrainingConfig) -> None:
@@ -236,4 +238,5 @@ def _say_what_next(run: RunFolder, config: TrainingConfig) -> None:
         f"trained {len(rows)} of {config.epochs} epochs into {run.path}; "
         f"best validation loss {best['val_loss']:.4g} in epoch {int(best['epoch'])}"
     )
-    print(f"next: convlstm evaluate {run.path}\n      convlstm report {run.path}")
+    path = shlex.quote(str(run.path))
+    print(f"next: convlstm evaluate {path}\n      convlstm report {path}")

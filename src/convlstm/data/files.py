@@ -15,6 +15,9 @@ from convlstm.errors import DataError, OptionError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+#: How long `convlstm.forecasting.files` shows each frame of an animation, in milliseconds, and the comment
+#: that says so: there a frame that is shown longer stands for several.
+FRAME_MS, COMMENT = 180, b"convlstm: 180 ms a frame"
 _IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _AXES = ("frame", "channel", "row", "column")
 
@@ -212,7 +215,12 @@ def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
             # Pillow takes an animation that was cut between two frames for a shorter one.
             if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
                 raise EOFError("the end of the file is missing")
-            return [_pixels(frame) for frame in ImageSequence.Iterator(image)]
+            ours = image.info.get("comment") == COMMENT
+            return [
+                pixels
+                for frame in ImageSequence.Iterator(image)
+                for pixels in [_pixels(frame)] * (round(frame.info["duration"] / FRAME_MS) if ours else 1)
+            ]
     except Exception as error:  # and Pillow too
         raise _unreadable(path, error) from error
 

@@ -58,20 +58,23 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
     """
     if check_name(engine, ENGINES, "engine") == "reference":
         return engine
-    reason = _refusal(engine, cell, x, state, special)
+    other = fused.other_cell(cell)
+    reason = _refusal(engine, cell, x, state, special, other)
     if reason is not None and engine != "auto":
         raise OptionError(
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
             f"{reason}: use engine='auto'"
         )
-    if reason is not None or fused.other_cell(cell) or (engine == "auto" and x.dtype == torch.float64):
+    if reason is not None or other or (engine == "auto" and x.dtype == torch.float64):
         return "reference"
     if engine == "auto":
         return "fused" if _not_compiled(x.device.type) else "compiled"
     return engine
 
 
-def _refusal(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str | None:
+def _refusal(
+    engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any], other: str | None
+) -> str | None:
     name = type(cell).__name__
     if engine == "compiled" and (missing := _not_compiled(x.device.type)):
         return missing
@@ -83,4 +86,4 @@ def _refusal(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[
         return f"{name} has a forward of its own"
     if fused.has_hooks(cell):
         return f"{name} has hooks"
-    return None if fused.other_cell(cell) else fused.refusal(cell, x, state)
+    return None if other else fused.refusal(cell, x, state)

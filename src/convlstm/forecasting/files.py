@@ -11,7 +11,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from convlstm.data.files import check_finite, from_unit
+from convlstm.data.files import COMMENT, FRAME_MS, check_finite, from_unit
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
 from convlstm.files import write_atomically, writing
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 ENDINGS = (".gif", ".npy", ".npz", ".png")
 
 _COLUMNS, _LEAST_SIDE, _GAP, _HEAD = 10, 64, 4, 20
-_FRAME_MS = 180
 
 
 def write_frames(
@@ -37,7 +36,8 @@ def write_frames(
     - ``.npz``: ``frames`` and, if given, ``past``; ``.npy``: the forecast alone. Both (T, C, H, W), in
       ``dtype``.
     - ``.gif``: the past, then the forecast, one pixel per pixel. A grey one gives back the values of 8-bit
-      frames exactly; neighbouring frames that are equal are stored once and shown longer.
+      frames exactly; neighbouring frames that are equal are stored once and shown longer, and are read
+      back as often as they were.
     - ``.png``: a film strip, ten frames a row: the past, labelled t-9 ... t, above the forecast, labelled
       +1, +2 ...
 
@@ -121,7 +121,8 @@ def _encode(values: dict[str, NDArray[np.float32]], ending: str, dtype: DTypeLik
     elif ending == ".gif":
         pictures = _pictures(values, dtype)
         first, *rest = pictures.get("past", []) + pictures["frames"]
-        first.save(file, format="GIF", save_all=True, append_images=rest, duration=_FRAME_MS, loop=0)
+        how: dict[str, Any] = {"duration": FRAME_MS, "loop": 0, "comment": COMMENT}
+        first.save(file, format="GIF", save_all=True, append_images=rest, **how)
     else:
         _film_strip(_pictures(values, dtype)).save(file, format="PNG", optimize=True)
     return file.getvalue()

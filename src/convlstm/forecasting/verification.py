@@ -65,7 +65,7 @@ def verify(
         name: of the model in the tables.
         data: what is being forecast, one line.
         baselines: what makes each, by name.
-        scores: one must be `MSE`; `standard_scores` if None.
+        scores: one must be `MSE`; those of `standard_scores` that fit the frames if None.
 
     Returns:
         The scores and the cases to look at.
@@ -75,8 +75,7 @@ def verify(
         ShapeError: a forecast or a batch of another shape than the rest.
         DataError: no case, or a value that is not finite in a forecast or the truth.
     """
-    scores = standard_scores() if scores is None else scores
-    _check(name, baselines, scores)
+    _check(name, baselines, standard_scores() if scores is None else scores)
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     states: dict[str, list[ScoreState]] = {}
     chosen = _Chosen()
@@ -84,6 +83,7 @@ def verify(
     with _evaluating(model):
         for past, truth in _on_device(batches, model):
             lengths = lengths or (past.shape[1], truth.shape[1])
+            scores = standard_scores(size=truth.shape[-2:]) if scores is None else scores
             if lengths != (past.shape[1], truth.shape[1]):
                 raise ShapeError(
                     f"all batches must have {lengths[0]} past and {lengths[1]} future frames; received "
@@ -95,7 +95,7 @@ def verify(
                 states[key] = _updated(key, scores, states[key], forecast, truth)
                 if key == name:
                     chosen.add((forecast.float() - truth.float()).square().mean((1, 2, 3, 4)).tolist())
-    if lengths is None:
+    if lengths is None or scores is None:
         raise DataError("verification needs at least one case; received none: check the data and its split")
     verification = Verification(
         model=name,

@@ -109,11 +109,11 @@ def scan(
         and (valid is not None or recompute_every),
     }
     chosen = select(engine, cell, x, state, special)
-    weights = [id(parameter) for parameter in cell.parameters()]
+    weights = _places(cell) if recompute_every else []
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
         """The frames ``x``, of which the first is frame ``begin`` of the sequence."""
-        if weights != [id(parameter) for parameter in cell.parameters()]:
+        if recompute_every and weights != _places(cell):
             raise OptionError(
                 "checkpoint computes steps again with the module's own weights; these were swapped since, as "
                 "torch.func.functional_call does: leave checkpoint out there"
@@ -148,6 +148,10 @@ def scan(
         return run(x, state, 0)
     pieces, state = _in_segments(run, x, state, length, reverse, recompute=bool(recompute_every))
     return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
+
+
+def _places(cell: nn.Module) -> list[int]:
+    return [id(parameter) for parameter in cell.parameters()]
 
 
 def _in_segments(

@@ -125,6 +125,14 @@ class Stack(Pretrained):
         kernels = {"kernel_size": [list(kernel) for kernel in self.kernel_size]}
         return known | kernels if "kernel_size" in known else known
 
+    def extra_repr(self) -> str:
+        """The options that are not as they are by default; what `cell` builds is shown by itself."""
+        options = list(inspect.signature(Stack.__init__).parameters.values())[4:]
+        shown = [
+            o for o in options if o.name != "cell" and self._arguments.get(o.name, o.default) != o.default
+        ]
+        return ", ".join(f"{o.name}={self._arguments[o.name]!r}" for o in shown)
+
     def _build(self, cells: list[CellFactory], norm: str | NormFactory | None) -> None:
         twice = 2 if self.bidirectional and self.merge == "concat" else 1
         outputs = [twice * hidden for hidden in self.hidden_dim]

@@ -46,6 +46,10 @@ class StackState(list[Any]):
         """The same values, cut from the graph that computed them."""
         return self.map(Tensor.detach)
 
+    def to(self, *args: Any, **kwargs: Any) -> "StackState":
+        """With another dtype or on another device, as `torch.Tensor.to` takes them."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "StackState":
         """Apply a function to every tensor."""
         layers = [_map_layer(function, state) for state in self.all_layers]

@@ -104,7 +104,9 @@ def _verdict(scores: Verification) -> str:
     """One sentence: the model's squared error against that of the best baseline."""
     mse, best = scores.scores["mse"].overall, _best_baseline(scores)
     model = escape(spoken(scores.model))
-    if best is None or not math.isfinite(mse[scores.model]) or mse[best] <= 0:
+    if best is not None and mse[best] == 0:
+        return f"{model} cannot be better than {escape(spoken(best))}, a baseline that makes no error here"
+    if best is None or not math.isfinite(mse[scores.model]):
         return f"{model} cannot be compared with a baseline: a mean squared error is not available"
     ratio, name = mse[scores.model] / mse[best], escape(spoken(best))
     against = f"{name}, the best baseline"

@@ -280,13 +280,15 @@ def _starred(values: list[float], higher_is_better: bool | None, decimals: int) 
 
 
 def _number(value: float, decimals: int = 3) -> str:
-    return "-" if math.isnan(value) else f"{value:.{decimals}f}"
+    if math.isnan(value):
+        return "-"
+    return f"{value:.{min(decimals, _decimals([value]))}f}" if abs(value) >= 1 else f"{value:.{decimals}f}"
 
 
 def _decimals(values: Iterable[float]) -> int:
-    """How many decimals show the largest of these with four digits."""
-    largest = max((abs(value) for value in values if not math.isnan(value)), default=0)
-    return min(max(3 - math.floor(math.log10(largest)), 0), 8) if largest > 0 else 0
+    """How many decimals show the largest of these with four digits, and the smallest with two."""
+    sizes = [math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
+    return min(max(3 - max(sizes), 1 - min(sizes), 0), 8) if sizes else 0
 
 
 def _skill(model: float, baseline: float) -> float:

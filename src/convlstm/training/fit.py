@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from convlstm.data.base import Source, Window
-from convlstm.errors import OptionError, RunError
+from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import AtomicCheckpoints, History, Progress, Samples
 from convlstm.training.config import PRECISIONS, TrainingConfig
@@ -124,13 +124,32 @@ def check(config: TrainingConfig, data: Source) -> None:
     Raises:
         OptionError: no GPU, fewer devices than asked for, a precision the CPU cannot do, or a batch larger
             than what there is for each process.
+        DataError: a split without windows, or windows of another length or dtype than the source says.
     """
     _check_machine(config)
+    for split in ("train", "validation"):
+        windows = data.split(split)
+        if not len(windows):
+            raise DataError(
+                f"each split must hold windows of {data.past} + {data.steps} frames; {split} of "
+                f"{data.describe()} holds none: give more frames or shorter windows"
+            )
+        _check_window(windows[0], data, split)
     share = len(data.split("train")) // (config.devices * config.nodes)
     if (1 if config.batch_size == "auto" else config.batch_size) > share:
         raise OptionError(
             f"batch_size must be at most the training windows of each process, {share}; received "
             f"{config.batch_size}: lower it or give more data"
+        )
+
+
+def _check_window(window: Window, data: Source, split: str) -> None:
+    lengths = len(window.past), len(window.future)
+    if lengths != (data.past, data.steps) or window.past.dtype != torch.float32:
+        raise DataError(
+            f"a window must hold float32 frames, {data.past} in the past and {data.steps} in the future, as "
+            f"its source says; the first of {split} holds {lengths[0]} and {lengths[1]} of "
+            f"{window.past.dtype}: correct the source"
         )
 
 
@@ -156,6 +175,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _checkpoint(path: Path, monitor: str | None = None) -> ModelCheckpoint:
+    """What writes a checkpoint after each epoch, or after each that was the best by a loss."""
+    return ModelCheckpoint(
+        path.parent,
+        filename=path.stem,
+        monitor=monitor,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+
+
 def _trainer(config: TrainingConfig, run: RunFolder, data: Source) -> Trainer:
     seed_everything(config.seed, workers=True, verbose=False)
     window = data.split("validation")[0]
@@ -163,14 +193,8 @@ def _trainer(config: TrainingConfig, run: RunFolder, data: Source) -> Trainer:
         History(run),
         Samples(window.past[None], window.future[None]),
         Progress(),
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="best",
-            monitor="val_loss",
-            save_last=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        ),
+        _checkpoint(run.best, monitor="val_loss"),
+        _checkpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement
     ]
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))

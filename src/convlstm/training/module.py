@@ -9,11 +9,23 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from convlstm.data.base import Window
-from convlstm.errors import ConvLSTMError, OptionError
+from convlstm.errors import ConvLSTMError, DataError, OptionError
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.curriculum import Curriculum
 from convlstm.training.objectives import LOSSES
+
+
+def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> None:
+    """Where a loss is not finite, see whether the frames are to blame; a GPU is asked at the first batch."""
+    if (batch_idx and loss.is_cuda) or bool(torch.isfinite(loss)):
+        return
+    bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch)
+    if bad:
+        raise DataError(
+            f"frames must be finite; a batch of {split} windows holds {bad} NaN or infinite values: fill "
+            "them in the source, or leave such windows out"
+        )
 
 
 class ForecastModule(LightningModule):
@@ -24,7 +36,8 @@ class ForecastModule(LightningModule):
         config: how.
 
     Raises:
-        OptionError: a curriculum that feeds the truth to a forecaster that cannot take it.
+        OptionError: nothing to train, or a curriculum that feeds the truth to a forecaster that cannot take
+            it.
     """
 
     def __init__(self, model: Forecaster, config: TrainingConfig) -> None:
@@ -33,6 +46,11 @@ class ForecastModule(LightningModule):
         self.config = config
         self.loss = LOSSES[config.loss]
         self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise OptionError(
+                f"training needs a model with parameters; received {type(model).__name__}, which has none: "
+                "evaluate it as it is"
+            )
         takes = inspect.signature(model.forward).parameters
         if config.curriculum != "free" and not {"future", "forced"} <= takes.keys():
             raise OptionError(
@@ -65,6 +83,7 @@ class ForecastModule(LightningModule):
         else:
             forecast = self.model(past, future.shape[1])
         loss = self.loss(forecast, future)
+        _check_finite(loss, batch, batch_idx, "training")
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(past), sync_dist=True)
         return loss
 
@@ -82,7 +101,9 @@ class ForecastModule(LightningModule):
         past, future = batch
         forecast = self.model(past, future.shape[1])
         options: dict[str, Any] = {"on_epoch": True, "batch_size": len(past), "sync_dist": True}
-        self.log("val_loss", self.loss(forecast, future), **options)
+        loss = self.loss(forecast, future)
+        _check_finite(loss, batch, batch_idx, "validation")
+        self.log("val_loss", loss, **options)
         self.log("val_mse", LOSSES["mse"](forecast, future), **options)
 
     def configure_optimizers(self) -> Any:
