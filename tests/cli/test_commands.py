@@ -162,7 +162,7 @@ def test_a_model_folder_alone_needs_data_and_a_place(tmp_path):
 
 def test_an_unfinished_run_has_no_model_yet(run, tmp_path):
     (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text())
-    with pytest.raises(RunError, match="must have finished before its model is used; .* --resume"):
+    with pytest.raises(RunError, match="must have finished, or been stopped by Ctrl-C, before .* --resume"):
         evaluate(tmp_path)
 
 

@@ -128,10 +128,13 @@ def test_ctrl_c_keeps_the_last_checkpoint_says_how_to_go_on_and_a_resumed_run_en
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith(
-        "convlstm: stopped; the last checkpoint is run/checkpoints/last.ckpt; "
-        "go on with: convlstm train --resume run\n"
+        "convlstm: stopped; the last checkpoint is run/checkpoints/last.ckpt, "
+        "the best model so far run/model; go on with: convlstm train --resume run\n"
     )
     assert "Traceback" not in errors
+    words = [*command[:-1], "evaluate", "run", "--data.test_size=5", "--out=scores"]
+    stopped = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "5 cases, 3 frames in, 3 out" in stopped.stdout
     metrics = tmp_path / "run" / "metrics.csv"
     before = metrics.read_text()
     assert 1 <= before.count("\n") - 1 < 25

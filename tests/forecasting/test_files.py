@@ -90,6 +90,20 @@ def test_film_strip_shows_the_past_above_and_ten_frames_a_row(tmp_path):
     assert ink[2, 0] > ink[1, 0]  # +11, and +1
 
 
+def test_large_frames_are_averaged_and_white_ones_have_an_edge(tmp_path):
+    frames = torch.ones(2, 1, 768, 512)
+    frames[1, 0, ::4] = 0  # a quarter of each averaged pixel
+    write_frames(tmp_path / "out.png", frames)
+    pixels, places = strip_frames(tmp_path / "out.png", 1, 2, 192, 128)
+    assert (places[0] == 255).all()
+    assert (places[1] == round(0.75 * 255)).all()
+    around = pixels[19 : 20 + 193, 3 : 4 + 129].copy()
+    around[1:-1, 1:-1] = 0
+    assert set(around[around > 0].tolist()) == {208, 212, 218}
+    corners = around[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == (208, 212, 218)).all()
+
+
 def test_colour_film_strip(tmp_path):
     colour = torch.rand(2, 3, 70, 64, generator=torch.Generator().manual_seed(0))
     write_frames(tmp_path / "out.png", colour)

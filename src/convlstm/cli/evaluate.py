@@ -90,8 +90,8 @@ def load_model(path: Path) -> Forecaster:
     run = run_of(path)
     if run is not None and not run.model.exists():
         raise RunError(
-            f"a run must have finished before its model is used; {run.path} holds none yet: go on with "
-            f"convlstm train --resume {run.path}"
+            f"a run must have finished, or been stopped by Ctrl-C, before its model is used; {run.path} "
+            f"holds none yet: go on with convlstm train --resume {run.path}"
         )
     model: Forecaster = Forecaster.from_pretrained(str(path if run is None else run.model))
     return model.eval()

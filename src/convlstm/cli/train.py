@@ -226,7 +226,9 @@ def _stoppable(run: RunFolder) -> Iterator[None]:
     except KeyboardInterrupt:
         if _follows():
             raise
-        kept = f"the last checkpoint is {run.last}" if run.last.exists() else "there is no checkpoint yet"
+        kept = "there is no checkpoint yet"
+        if run.last.exists():
+            kept = f"the last checkpoint is {run.last}, the best model so far {run.model}"
         again = shlex.quote(str(run.path))
         raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
 

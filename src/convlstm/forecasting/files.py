@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".gif", ".npy", ".npz", ".png")
 
-_COLUMNS, _LEAST_SIDE, _GAP, _HEAD = 10, 64, 4, 20
+_COLUMNS, _LEAST_SIDE, _MOST_SIDE, _GAP, _HEAD = 10, 64, 192, 4, 20
+_LABEL, _EDGE = (98, 104, 115), (208, 212, 218)
 
 
 def write_frames(
@@ -39,7 +40,7 @@ def write_frames(
       frames exactly; neighbouring frames that are equal are stored once and shown longer, and are read
       back as often as they were.
     - ``.png``: a film strip, ten frames a row: the past, labelled t-9 ... t, above the forecast, labelled
-      +1, +2 ...
+      +1, +2 ...; frames of more than 192 pixels a side are averaged to that.
 
     Pictures show [0, 1] from black to white. If values of the past (without one, of the forecast) lie
     outside, black and white are the least and the greatest of them.
@@ -159,8 +160,10 @@ def _film_strip(pictures: dict[str, list["Image"]]) -> "Image":
     from PIL import Image, ImageDraw, ImageFont
 
     width, height = pictures["frames"][0].size
-    times = max(1, math.ceil(_LEAST_SIDE / max(width, height)))
-    width, height = width * times, height * times
+    longer = max(width, height)
+    times = math.ceil(_LEAST_SIDE / longer) if longer < _LEAST_SIDE else min(1, _MOST_SIDE / longer)
+    width, height = max(1, round(width * times)), max(1, round(height * times))
+    how = Image.Resampling.NEAREST if times >= 1 else Image.Resampling.BOX
     past = [(f"t-{k}" if k else "t", image) for k, image in enumerate(pictures.get("past", [])[::-1])][::-1]
     forecast = [(f"+{k}", image) for k, image in enumerate(pictures["frames"], 1)]
     rows = [part[k : k + _COLUMNS] for part in (past, forecast) for k in range(0, len(part), _COLUMNS)]
@@ -171,6 +174,8 @@ def _film_strip(pictures: dict[str, list["Image"]]) -> "Image":
         for j, (label, image) in enumerate(row):
             left, top = _GAP + j * (width + _GAP), k * (_HEAD + height)
             middle = (left + width // 2, top + _HEAD // 2)
-            pen.text(middle, label, fill=(98, 104, 115), font=font, anchor="mm")
-            strip.paste(image.resize((width, height), Image.Resampling.NEAREST), (left, top + _HEAD))
+            pen.text(middle, label, fill=_LABEL, font=font, anchor="mm")
+            strip.paste(image.resize((width, height), how), (left, top + _HEAD))
+            # White frames would have no end on a white page.
+            pen.rectangle((left - 1, top + _HEAD - 1, left + width, top + _HEAD + height), outline=_EDGE)
     return strip

@@ -41,7 +41,7 @@ def fit(
     Raises:
         ConvLSTMError: options that do not fit the machine or each other, before training begins; a loss
             that is no longer finite.
-        KeyboardInterrupt: stopped by the user; the last checkpoint is kept.
+        KeyboardInterrupt: stopped by the user; the last checkpoint is kept, and the best model so far.
     """
     check(config, data)
     with quiet(), _interruptible():
@@ -54,11 +54,20 @@ def fit(
         checkpoint = run.last if resume and run.last.exists() else None
         if checkpoint:
             check_checkpoint(checkpoint, module)
-        trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
-    restore(model, run.best)
+        try:
+            trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+        except (KeyboardInterrupt, SystemExit):
+            if run.best.exists() and trainer.is_global_zero:
+                _save_best(model, run, data)
+            raise
     if trainer.is_global_zero:
-        model.save_pretrained(run.model, past=data.past, steps=data.steps, data=data.describe())
+        _save_best(model, run, data)
     return model.cpu().eval()
+
+
+def _save_best(model: Forecaster, run: RunFolder, data: Source) -> None:
+    restore(model, run.best)
+    model.save_pretrained(run.model, past=data.past, steps=data.steps, data=data.describe())
 
 
 def restore(model: Forecaster, checkpoint: Path) -> None:
