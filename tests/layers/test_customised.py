@@ -91,6 +91,17 @@ def test_hooks_on_the_convolution_hear_every_step_and_change_no_number(engine, o
     assert len(maps) == 4
 
 
+def test_a_stream_hears_hooks_on_the_convolution_that_come_later():
+    layer, maps = ConvLSTM(2, 3, 3, batch_first=True), []
+    expected = layer(FRAMES)[0][0].detach()
+    stream = layer.stream(2, (6, 5))
+    for t in range(4):
+        if t == 2:
+            layer.cell_list[0].conv.register_forward_hook(lambda module, inputs, y: maps.append(y))
+        assert_close(stream(FRAMES[:, t]), expected[:, t])
+    assert len(maps) == 2
+
+
 def test_halves_that_are_applied_apart_stay_what_they_were():
     layer = ConvGRU(2, 3, 3, batch_first=True)
     layer.cell_list[0].conv = nn.Conv2d(5, 9, 3, padding=1, padding_mode="circular")

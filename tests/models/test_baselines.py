@@ -88,6 +88,17 @@ def test_advection_continues_constant_motion(rows, columns, seed):
     torch.testing.assert_close(Advection()(frames[:, :3], 3), frames[:, 3:], atol=1e-4, rtol=0)
 
 
+def test_advection_knows_no_zero():
+    """A field in kelvin drifts as the same in degrees Celsius does."""
+    axis = torch.arange(32.0)
+    field = [torch.sin(0.4 * (axis[:, None] - 2 * k)) + torch.cos(0.3 * axis) for k in range(6)]
+    celsius = 10 * torch.stack(field)[None, :, None].double()
+    ours, warmer = Advection()(celsius[:, :3], 3), Advection()(celsius[:, :3] + 273.15, 3)
+    torch.testing.assert_close(warmer, ours + 273.15, atol=1e-6, rtol=0)
+    persistence = (celsius[:, 2:3] - celsius[:, 3:]).square().mean()
+    assert (ours - celsius[:, 3:]).square().mean() < 0.5 * persistence
+
+
 def test_advection_uses_the_last_two_frames_and_lets_things_leave():
     past = torch.zeros(1, 3, 1, 24, 24)
     past[:, 0, :, 2:7, 2:7] = 1

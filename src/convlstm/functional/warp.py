@@ -62,7 +62,7 @@ def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def translate(x: Tensor, displacement: Tensor) -> Tensor:
-    """Move frames by a displacement: bilinear between pixels, zeros from outside.
+    """Move frames by a displacement: bilinear between pixels, the values at the border from outside.
 
     Args:
         x: (B, C, H, W).
@@ -106,9 +106,8 @@ def _shift(x: Tensor, displacement_B: Tensor, axis: int) -> Tensor:
     shape[axis] = size
 
     def take(index: Tensor) -> Tensor:
-        inside = ((index >= 0) & (index < size)).view(shape)
         where = index.clamp(0, size - 1).long().view(shape).expand_as(x)
-        return torch.where(inside, x.gather(axis, where), 0)
+        return x.gather(axis, where)
 
     part = (source - below).to(x.dtype).view(shape)
     return (1 - part) * take(below) + part * take(below + 1)

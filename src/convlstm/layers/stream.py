@@ -124,7 +124,7 @@ class Stream:
         modes = stack.training, stack.engine, torch.is_inference_mode_enabled()
         tensors = [*stack.parameters(), *stack.buffers()]
         versions = [0 if t.is_inference() else t._version for t in tensors]
-        hooks = [has_hooks(cell) for cell in stack.cell_list]
+        hooks = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in stack.cell_list]
         return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], hooks
 
     def _make(self, frame: Tensor) -> None:

@@ -56,7 +56,7 @@ class LinearTrend(Forecaster):
 
 
 class Advection(Forecaster):
-    """The last frame moves on at constant velocity, all of it alike, with zeros coming in at the edges.
+    """The last frame moves on at constant velocity, all of it alike; what is at an edge also comes in there.
 
     The velocity is the displacement between the last two frames, found by phase correlation. One frame shows
     no motion: it is repeated.
