@@ -18,6 +18,12 @@ class RemembersArguments:
 
     _arguments: dict[str, Any]
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Show the constructor's arguments wherever a class is described, not those of ``__new__``."""
+        super().__init_subclass__(**kwargs)
+        signature, _ = _signatures(cls)
+        cls.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the arguments before the constructor sees them.
 

@@ -264,13 +264,12 @@ class Stack:
         if self.norm is not None:
             y = [normalise(self.norm, frame, self.norm_weights[number]) for frame in y]
         if self.residual in (True, "project"):
-            x = [[f for f in x if f is not None][-1]] if last else x
             if self.residual == "project":
                 x = [f if f is None else pointwise(f, self.skips[number], None) for f in x]
-            # At a missing frame, what was added at the frame before is added again.
-            summed, carried = [], 0.0
-            for frame, entering in zip(y, x, strict=True):
-                carried = carried if entering is None else entering
-                summed.append(frame + carried)
-            y = summed
+            # At a missing frame, what was added at the frame before is added again, within a sequence.
+            added: list[Any] = []
+            for frame, begins in zip(x, starts, strict=True):
+                before = 0.0 if begins or not added else added[-1]
+                added.append(before if frame is None else frame)
+            y = [frame + before for frame, before in zip(y, added[-len(y) :], strict=True)]
         return y, end

@@ -82,7 +82,7 @@ register_state(BothDirections, "convlstm.layers")
 _pytree.register_pytree_node(
     StackState,
     lambda state: (_parts(state), len(state)),
-    lambda parts, shown: StackState(next(it := iter(parts)), shown, next(it, None)),
+    lambda parts, shown: StackState((content := list(parts))[0], shown, *content[1:]),
     serialized_type_name="convlstm.layers.StackState",
     flatten_with_keys_fn=lambda state: (
         list(zip(map(_pytree.GetAttrKey, ("all_layers", "memory")), _parts(state), strict=False)),
