@@ -228,12 +228,23 @@ def _with_a_wider_conv(layer):
     layer.cell_list[0].conv = torch.nn.Conv2d(5, 12, 5, padding=2)
 
 
-@pytest.mark.parametrize("change", [_with_weight_norm, _pruned, _with_a_wider_conv])
+def _with_a_circular_conv(layer):
+    layer.cell_list[0].conv = torch.nn.Conv2d(5, 12, 3, padding=1, padding_mode="circular")
+
+
+def _with_another_activation(layer):
+    layer.cell_list[0].gate_activation = torch.nn.functional.hardsigmoid
+
+
+CHANGES = [_with_weight_norm, _pruned, _with_a_wider_conv, _with_a_circular_conv, _with_another_activation]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_would_not_come_back_is_not_saved(layer, change, tmp_path):
     layer.save_pretrained(tmp_path)
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}
     change(layer)
-    with pytest.raises(RunError, match=r"weights that its arguments build; .* another cell_list\.0\.conv"):
+    with pytest.raises(RunError, match=r"parts that its arguments build; .* another cell_list\.0"):
         layer.save_pretrained(tmp_path)
     with pytest.raises(RunError, match="OnlyByPlace with input_dim, hidden_dim, kernel_size gave .* by name"):
         OnlyByPlace(1, 4, 3).save_pretrained(tmp_path)
@@ -272,12 +283,29 @@ def test_the_dtype_comes_back(layer, dtype, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "found", ["builtins.print", "os.system", "subprocess.Popen", "torch.load", "torch.hub.load"]
+    "found",
+    [
+        *("builtins.print", "os.system", "subprocess.Popen", "torch.load", "torch.hub.load"),
+        *("numpy.random.seed", "convlstm.arguments.import_module", "convlstm.files.write_atomically"),
+        "stranger.called",
+    ],
 )
-def test_a_strangers_file_calls_nothing_but_modules(layer, found, tmp_path):
+def test_a_strangers_file_calls_nothing_but_modules(layer, found, tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text("def called(*_, **__):\n    raise AssertionError\n")
+    monkeypatch.syspath_prepend(tmp_path)
     config = layer.save_pretrained(tmp_path) / "config.json"
     read = json.loads(config.read_text())
     read["hyperparameters"]["norm"] = {"class": found, "arguments": {"end": "ran"}}
     config.write_text(json.dumps(read))
-    with pytest.raises(RunError, match=f"must be made of modules and of functions of torch.*{found}: import"):
-        ConvLSTM.from_pretrained(tmp_path)
+    for _ in range(2):  # that it was looked at once makes nothing one's own
+        with pytest.raises(
+            RunError, match=f"must be made of modules and of functions of torch.*{found}: import"
+        ):
+            ConvLSTM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, torch.special.expit, torch.nn.functional.silu])
+def test_functions_of_torch_come_back(activation, tmp_path):
+    layer = ConvLSTM(1, 2, 3, cell=functools.partial(ConvLSTMCell, gate_activation=activation))
+    again = ConvLSTM.from_pretrained(layer.save_pretrained(tmp_path))
+    assert again.cell_list[0].gate_activation is activation

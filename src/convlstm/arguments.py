@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -57,7 +58,7 @@ class RemembersArguments:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The constructor's arguments, defaults included, as plain data; classes by their dotted path.
+        """The constructor's arguments, with the defaults that it names, as plain data; classes by their path.
 
         ``cls.rebuild(hyperparameters)`` gives the same architecture again.
 
@@ -113,7 +114,7 @@ def resolve(value: Any) -> Any:
     if not isinstance(value, dict) or "class" not in value:
         return value
     module, _, name = value["class"].rpartition(".")
-    imported = module in sys.modules
+    own = module not in _IMPORTED_HERE and module in sys.modules
     try:
         found: Callable[..., Any] = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -121,23 +122,43 @@ def resolve(value: Any) -> Any:
             f"the classes a model is made of must be importable; {value['class']} gave '{error}': "
             "run where that module can be found (PYTHONPATH)"
         ) from error
-    if not _builds_models(found, module, imported):
+    if not own:
+        _IMPORTED_HERE.add(module)
+    if not _builds_models(found, module, own):
         raise RunError(
-            "a model must be made of modules and of functions of torch, or of a module of your own that was "
-            f"imported before; received {value['class']}: import that module first, if you trust it"
+            "a model must be made of modules and of functions of torch, or of a file of yours "
+            f"that is imported already; received {value['class']}: import that file, or make it an nn.Module"
         )
     arguments = {k: resolve(v) for k, v in value.get("arguments", {}).items()}
     return partial(found, **arguments) if arguments else found
 
 
-def _builds_models(found: Any, module: str, imported: bool) -> bool:
-    """Whether something named in a file that may be a stranger's can be called."""
+#: Modules that were imported because a file named them.
+_IMPORTED_HERE: set[str] = set()
+
+
+def _builds_models(found: Any, module: str, own: bool) -> bool:
+    """Whether something named in a file that may be a stranger's can be called.
+
+    Args:
+        found: what it names.
+        module: where.
+        own: whether the program had imported that module by itself.
+    """
     if isinstance(found, type) and issubclass(found, nn.Module):
         return True
     home = module.partition(".")[0]
     if home == "torch":  # not `torch.load`, which is written in Python
-        return module == "torch.nn.functional" or (module == "torch" and inspect.isbuiltin(found))
-    return home == "convlstm" or (imported and home not in sys.stdlib_module_names)
+        return module == "torch.nn.functional" or (
+            module in ("torch", "torch.special", "torch._C._special") and inspect.isbuiltin(found)
+        )
+    written: str = getattr(found, "__module__", None) or ""
+    if home == "convlstm":
+        return written.startswith(("convlstm.cells.", "convlstm.functional.", "convlstm.models."))
+    # What others wrote and installed may do anything; who wrote a file beside the program knows what it does.
+    place = Path(getattr(sys.modules[module], "__file__", None) or sys.prefix).parts
+    installed = {"site-packages", "dist-packages"} & set(place) or home in sys.stdlib_module_names
+    return own and not installed and written.partition(".")[0] == home
 
 
 def path_of(thing: Any) -> str:

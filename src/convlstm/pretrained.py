@@ -49,6 +49,20 @@ class Pretrained(RemembersArguments, nn.Module):
                 Nothing has been written then.
         """
         folder = Path(folder)
+        text, weights = self.check_saved(**notes)
+        # The configuration last: a folder without one is no model yet.
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _WEIGHTS, save(weights, metadata={"format": "pt"}))
+        write_atomically(folder / _CONFIG, text.encode())
+        return folder
+
+    def check_saved(self, **notes: Any) -> tuple[str, dict[str, Tensor]]:
+        """Check that `save_pretrained` can write the module, and return what it writes.
+
+        Raises:
+            RunError: as `save_pretrained`.
+        """
         described: dict[str, Any] = {
             "schema": SCHEMA,
             "class": path_of(type(self)),
@@ -64,29 +78,27 @@ class Pretrained(RemembersArguments, nn.Module):
         text = json.dumps(described | notes, indent=2) + "\n"
         weights = _apart(self.state_dict())
         self._check_rebuilt(json.loads(text)["hyperparameters"], weights)
-        # The configuration last: a folder without one is no model yet.
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / _WEIGHTS, save(weights, metadata={"format": "pt"}))
-        write_atomically(folder / _CONFIG, text.encode())
-        return folder
+        return text, weights
 
     def _check_rebuilt(self, hyperparameters: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Check that the weights fit what the hyperparameters build."""
         name = type(self).__name__
         try:
             with torch.random.fork_rng(devices=[]):
-                built = self.rebuild(hyperparameters).state_dict()
+                again = self.rebuild(hyperparameters)
         except Exception as error:
             raise RunError(
                 f"a model that is saved must be built again from its arguments; {name} with "
                 f"{', '.join(hyperparameters)} gave '{error}': let its constructor take each of these by name"
             ) from error
+        built = again.state_dict()
         other = sorted(built.keys() ^ weights.keys())
         other += [key for key in built if not other and built[key].shape != weights[key].shape]
+        parts, built_parts = _parts(self), _parts(again)
+        other += sorted(part for part in parts if not other and parts[part] != built_parts.get(part))
         if other:
             raise RunError(
-                f"a model that is saved must have the weights that its arguments build; {name} has another "
+                f"a model that is saved must have the parts that its arguments build; {name} has another "
                 f"{other[0]}: undo what changed it (torch.nn.utils.parametrize.remove_parametrizations, "
                 "torch.nn.utils.prune.remove), or let the constructor do it"
             )
@@ -126,6 +138,16 @@ class Pretrained(RemembersArguments, nn.Module):
                 "the two files come from different models"
             ) from error
         return model
+
+
+def _parts(model: nn.Module) -> dict[str, Any]:
+    """What torch's and our own modules in a model are, by name, but for their weights."""
+    known = ("torch.nn.", "convlstm.")
+    return {
+        name: (type(module), module.extra_repr())
+        for name, module in model.named_modules()
+        if name and type(module).__module__.startswith(known)
+    }
 
 
 def _check_plain(name: str, value: Any) -> None:

@@ -57,6 +57,16 @@ def test_frames_that_stay_as_they_are_are_read_back_from_a_gif(tmp_path):
     assert torch.equal(read_frames(tmp_path / "still.gif").values, UNIT[[3, 3, 3]])
 
 
+@pytest.mark.parametrize("duration", [50, 500, None])
+def test_a_gif_that_another_program_timed_has_the_frames_that_it_has(tmp_path, duration):
+    write_frames(tmp_path / "out.gif", UNIT[:4], dtype=np.uint8)
+    with Image.open(tmp_path / "out.gif") as image:
+        how = {} if duration is None else {"duration": duration}
+        image.info.pop("duration")
+        image.save(tmp_path / "again.gif", save_all=True, **how)
+    assert len(read_frames(tmp_path / "again.gif").values) == 4
+
+
 def test_colour_gif(tmp_path):
     few = torch.from_numpy((np.random.default_rng(0).integers(0, 2, (3, 3, 6, 8))).astype(np.float32))
     write_frames(tmp_path / "out.gif", few, dtype=np.uint8)

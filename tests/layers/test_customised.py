@@ -111,12 +111,23 @@ def test_halves_that_are_applied_apart_stay_what_they_were():
         layer(FRAMES)
 
 
-def test_a_subclass_with_a_half_of_its_own_keeps_it_under_hooks():
-    class Doubled(ConvLSTMCell):
-        def recur(self, h):
-            return 2 * super().recur(h)
+class Doubled(ConvLSTMCell):
+    """A half of its own."""
 
-    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=Doubled)
+    def recur(self, h):
+        return 2 * super().recur(h)
+
+
+class OwnStep(ConvLSTMCell):
+    """A step of its own, from both halves."""
+
+    def step(self, p, state):
+        return self.update(p + 0.5 * self.recur(state.h), state)
+
+
+@pytest.mark.parametrize("cell", [Doubled, OwnStep])
+def test_a_subclass_with_a_rule_of_its_own_keeps_it_under_hooks(cell):
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=cell)
     before = layer(FRAMES)
     layer.cell_list[0].conv.register_forward_hook(lambda *_: None)
     assert_close(layer(FRAMES), before)
@@ -141,6 +152,21 @@ def test_a_pruned_cell_alone_learns_and_stays_pruned(cell):
             conv.weight_orig[~mask] += 0.1
             conv.weight_orig[mask] -= 0.1
             assert_close(made(frame).h, before)
+
+
+@engines
+@pytest.mark.filterwarnings("ignore:.*torch.nn.utils.spectral_norm.*deprecated")
+def test_hooks_compute_a_weight_once_a_sequence(engine):
+    layer = ConvLSTM(2, 3, 3, batch_first=True, engine=engine)
+    nn.utils.spectral_norm(layer.cell_list[0].conv)
+    computed = []
+    (hook,) = layer.cell_list[0].conv._forward_pre_hooks.values()
+    compute = hook.compute_weight
+    hook.compute_weight = lambda *a, **k: computed.append(1) or compute(*a, **k)
+    layer(FRAMES)
+    assert len(computed) == 1
+    layer.cell_list[0](FRAMES[:, 0])
+    assert len(computed) == 2
 
 
 class Learned(ConvLSTMCell):
@@ -169,17 +195,62 @@ def test_init_hidden_says_where_a_sequence_begins(engine):
     assert_close(layer(FRAMES, reset=starts)[0][0][:, 2:], layer(FRAMES[:, 2:])[0][0])
 
 
-def test_a_layers_own_init_hidden_is_asked_and_can_be_called():
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"target_size": (3, 2)}])
+def test_a_layers_init_hidden_can_be_called_by_a_forward_of_ones_own(options):
+    class Own(ConvLSTM):
+        def _init_hidden(self, batch_size, image_size):
+            return super()._init_hidden(batch_size, image_size)
+
+        def forward(self, input_tensor, hidden_state=None):
+            begun = self._init_hidden(len(input_tensor), input_tensor.shape[3:])
+            return super().forward(input_tensor, begun)
+
+    layer, plain = (kind(2, [3, 4], 3, batch_first=True, **options) for kind in (Own, ConvLSTM))
+    plain.load_state_dict(layer.state_dict())
+    assert_close(layer(FRAMES), plain(FRAMES))
+
+
+def test_a_layers_init_hidden_alone_is_not_overridden_in_vain():
     class Begins(ConvLSTM):
         def _init_hidden(self, batch_size, image_size):
-            return [(h + 1, c - 1) for h, c in super()._init_hidden(batch_size, image_size)]
+            return None
 
-    layer = Begins(2, [3, 4], 3, batch_first=True)
-    plain = ConvLSTM(2, [3, 4], 3, batch_first=True)
-    plain.load_state_dict(layer.state_dict())
-    begun = [(torch.ones(2, n, 6, 5), -torch.ones(2, n, 6, 5)) for n in (3, 4)]
-    assert_close(layer(FRAMES), plain(FRAMES, begun))
-    assert_close(layer(FRAMES, plain._init_hidden(2, (6, 5))), plain(FRAMES))
+    with pytest.raises(
+        OptionError, match="a Begins with an _init_hidden of its own: override init_hidden of"
+    ):
+        Begins(2, 3, 3)
+
+
+class FirstParameter(ConvLSTMCell):
+    """The state to begin with is the parameter itself."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.first = nn.Parameter(torch.rand(2, 3, 6, 5))
+
+    def init_hidden(self, batch_size, image_size):
+        return self.first, self.first
+
+
+class OnlyInitialState(ConvLSTMCell):
+    """Says it where cells of this library do."""
+
+    def initial_state(self, x):
+        return LSTMState(*(state + 0.5 for state in super().initial_state(x)))
+
+
+def test_both_ways_to_say_where_a_sequence_begins_agree():
+    cell = OnlyInitialState(2, 3, 3)
+    assert_close(cell.init_hidden(2, (6, 5)), cell.initial_state(FRAMES[:, 0]))
+    assert cell.init_hidden(2, (6, 5)).h.unique().tolist() == [0.5]
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=FirstParameter)
+    first = layer.cell_list[0].first
+    _, states = layer(FRAMES[:, :2], [(first, first)])
+    assert_close(layer(FRAMES[:, :2])[1][0], states[0])
+    by_hand = layer.cell_list[0]
+    by_hand.init_hidden = lambda batch_size, image_size: (torch.zeros(2, 3, 6, 5),) * 2
+    assert not layer(FRAMES[:, :1])[1][0].c.equal(states[0].c)
+    assert_close(layer(FRAMES)[1][0], layer(FRAMES, [(torch.zeros(2, 3, 6, 5),) * 2])[1][0])
 
 
 @pytest.mark.parametrize("all_layers", [False, True])
@@ -223,6 +294,48 @@ def test_the_only_output_is_not_the_state(engine, training):
         kept = states[-1].h.clone()
         outputs[-1].mul_(2)
     assert torch.equal(states[-1].h, kept)
+
+
+def test_the_only_output_of_a_climbing_stack_is_not_the_state():
+    class Climbing(Cell):
+        climbs = True
+
+        def initial_state(self, x):
+            return LSTMState(*x.new_zeros(2, len(x), 2, *x.shape[2:]).unbind())
+
+        def project(self, x):
+            return x
+
+        def step(self, p, state, memory):
+            return LSTMState(torch.tanh(p + state.h), state.c + p), memory + p
+
+    make = lambda inputs, hidden, kernel, bias: Climbing(inputs, hidden, kernel)  # noqa: E731
+    outputs, states = ConvLSTM(2, 2, 3, batch_first=True, last_only=True, cell=make)(FRAMES)
+    kept = states[-1].h.clone()
+    outputs[-1].mul_(2)
+    assert torch.equal(states[-1].h, kept)
+
+
+def test_what_was_pickled_before_parts_were_noted_still_works():
+    layer = ConvLSTM(2, [3, 3], 3, batch_first=True)
+    _, states = layer(FRAMES)
+    cell = layer.cell_list[0]
+    older = {name: value for name, value in cell.__dict__.items() if name != "_conv_built"}
+    again = ConvLSTMCell.__new__(ConvLSTMCell)
+    again.__setstate__(older)
+    assert_close(again(FRAMES[:, 0]), cell(FRAMES[:, 0]))
+    old = type(states).__new__(type(states))
+    old.append(states[-1])
+    old.__setstate__({"all_layers": states.all_layers, "memory": None})
+    assert_close(layer(FRAMES, old), layer(FRAMES, states))
+
+
+def test_a_state_put_back_to_the_initial_one_passes_through():
+    layer = ConvLSTM(2, [3, 3], 3, 2, True, True, True)
+    _, states = layer(FRAMES)
+    states[0] = None
+    assert states.detach()[0] is None
+    assert_close(layer(FRAMES, states)[1][0], layer(FRAMES)[1][0])
 
 
 def test_a_stream_in_use_is_copied_and_pickled_where_it_stands():

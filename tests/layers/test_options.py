@@ -259,6 +259,13 @@ def test_zoneout_keeps_about_its_share_of_the_state():
         assert 0.2 < (before == after).float().mean() < 0.3
 
 
+def test_zoneout_mixes_states_of_two_dtypes_outside_training():
+    layer = ConvLSTM(1, 2, 3, batch_first=True, zoneout=0.25, cell=ConvRNNCell).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer(torch.ones(1, 3, 1, 4, 4))[0][0]
+    assert_close(mixed.float(), layer(torch.ones(1, 3, 1, 4, 4))[0][0], rtol=0.03, atol=0.01)
+
+
 def test_without_training_zoneout_is_what_training_gives_on_average():
     layer = ConvLSTM(1, 2, 3, 1, batch_first=True, zoneout=0.25)
     x = torch.randn(1, 1, 1, 6, 6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from convlstm import EncoderForecaster, MovingObjects
+from convlstm import ConvLSTMCell, EncoderForecaster, MovingObjects
 from convlstm.data import Window, WindowDataset
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
 from convlstm.models import Forecaster, Persistence
@@ -287,6 +287,15 @@ def test_a_model_with_nothing_to_train_is_refused(tmp_path):
         OptionError, match="needs a model with parameters; received Persistence, which has none"
     ):
         train(tmp_path / "run", model=Persistence())
+
+
+def test_a_model_that_could_not_be_saved_is_refused_before_it_is_trained(tmp_path):
+    model = EncoderForecaster(hidden_dim=[3, 4])
+    cell = next(module for module in model.modules() if isinstance(module, ConvLSTMCell))
+    torch.nn.utils.parametrizations.weight_norm(cell.conv)
+    with pytest.raises(RunError, match="must have the parts that its arguments build"):
+        train(tmp_path / "run", model=model)
+    assert not RunFolder(tmp_path / "run").metrics.exists()
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):

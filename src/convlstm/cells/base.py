@@ -1,7 +1,7 @@
 """The contract of a cell: everything that whoever writes a recurrence has to write."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, ClassVar, Protocol
 
@@ -61,6 +61,9 @@ class Cell(nn.Module, ABC):
     def step(self, p: Tensor, state: Any) -> Any:
         """One step of the recurrence: ``p`` is `project`'s result for this frame; returns the new state."""
 
+    def prepare(self) -> None:
+        """What is to be done once before steps; for cells whose weights hooks compute."""
+
     def initial_memory(self, x: Tensor) -> Tensor:
         """The climbing memory before the first frame; only where ``climbs``."""
         return x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
@@ -71,6 +74,7 @@ class Cell(nn.Module, ABC):
         A cell that ``climbs`` also takes the memory from below and returns (state, memory).
         """
         check_frame(self, input_tensor)
+        self.prepare()
         initial = self.initial_state(input_tensor)
         state = initial if cur_state is None else check_state(cur_state, initial, "the state")
         if not self.climbs:
@@ -133,7 +137,8 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
     """
     kind = type(initial)
     names = getattr(kind, "_fields", tuple(range(len(initial))))
-    if not isinstance(state, Sequence) or [type(t) for t in state] != [type(t) for t in initial]:
+    tensors = isinstance(state, tuple | list) and all(isinstance(part, Tensor) for part in state)
+    if not tensors or len(state) != len(initial):
         kinds = (
             [type(t).__name__ for t in state] if isinstance(state, tuple | list) else [type(state).__name__]
         )

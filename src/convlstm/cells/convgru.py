@@ -33,8 +33,9 @@ class ConvGRUCell(ConvCell):
 
     Some write h' = (1 - z) h + z n: weights of such a cell load with the signs of W_z, U_z and b_z turned.
 
-    ``conv.weight`` is (3 hidden_dim, input_dim + hidden_dim, *kernel_size), [W, U]; ``conv.bias`` is
-    (3 hidden_dim,); ``reset_bias`` (hidden_dim,) is b_u.
+    ``conv.weight`` is (3 hidden_dim, input_dim + hidden_dim, *kernel_size), [W, U], whose halves are applied
+    apart, so that hooks on ``conv`` hear nothing; ``conv.bias`` is (3 hidden_dim,); ``reset_bias``
+    (hidden_dim,) is b_u.
 
     Args:
         input_dim: channels of the input.

@@ -88,9 +88,11 @@ class ConvCell(Cell):
 
     def initial_state(self, x: Tensor) -> Any:
         """Zeros, (B, hidden_dim, *S) each tensor, or what a subclass's `init_hidden` gives."""
-        if type(self).init_hidden is ConvCell.init_hidden:
+        if getattr(self.init_hidden, "__func__", None) is ConvCell.init_hidden:
             return self._zeros(x, x.shape)
-        return self.state_class(*(tensor.to(x) for tensor in self.init_hidden(len(x), tuple(x.shape[2:]))))
+        return self.state_class(
+            *(tensor.to(x) for tensor in self.init_hidden(x.shape[0], tuple(x.shape[2:])))
+        )
 
     def _zeros(self, like: Tensor, shape: Sequence[int]) -> Any:
         shape = (shape[0], self.hidden_dim, *shape[2:])
@@ -107,7 +109,24 @@ class ConvCell(Cell):
 
     def init_hidden(self, batch_size: int, image_size: Sequence[int]) -> Any:
         """The initial state for a batch and an image size, with the parameters' device and dtype."""
-        return self._zeros(self.conv.weight, (batch_size, self.input_dim, *image_size))
+        like, shape = next(self.parameters()), (batch_size, self.input_dim, *image_size)
+        if type(self).initial_state is not ConvCell.initial_state:
+            return self.initial_state(like.new_empty(shape))
+        return self._zeros(like, shape)
+
+    def prepare(self) -> None:
+        """Let hooks compute a weight that they keep in parts, as `torch.nn.utils.prune` does.
+
+        They wait for a call of the convolution, which a cell applies in two halves and does not call.
+        """
+        for hook in self.conv._forward_pre_hooks.values():
+            if _computes_weight(hook):
+                hook(self.conv, ())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As pickle gives it back, also where cells did not note yet how their convolution was built."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__.setdefault("_conv_built", _kind(self.conv))
 
     def extra_repr(self) -> str:
         """The activations; those that are modules are shown by themselves."""
@@ -118,7 +137,6 @@ class ConvCell(Cell):
         """The input's part of the gates, (N, gates hidden_dim, *S); or the input if ``conv`` is called."""
         if self.calls_conv:
             return x
-        compute_weights(self.conv)
         return self._convolve(x, self.conv.weight[:, : self.input_dim], self.conv.bias)
 
     def recur(self, h: Tensor, gates: slice = slice(None)) -> Tensor:
@@ -149,8 +167,8 @@ class ConvCell(Cell):
             )
         if ours and not _has_listeners(self.conv):
             return False
-        rules = ("project", "recur", "sums", "_convolve")
-        own = any(getattr(type(self), rule) is not getattr(ConvCell, rule) for rule in rules)
+        rules = ("project", "recur", "sums", "step", "_convolve")
+        own = any(not getattr(type(self), rule).__module__.startswith("convlstm.cells.") for rule in rules)
         return self.one_sum and not own and (not ours or len(set(self.padding_mode)) == 1)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -160,7 +178,7 @@ class ConvCell(Cell):
 def _kind(conv: nn.Module) -> tuple[Any, ...]:
     """What a convolution does, but for its weights."""
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
-    return type(conv).forward, *(getattr(conv, name, None) for name in names)
+    return vars(conv).get("forward", type(conv).forward), *(getattr(conv, name, None) for name in names)
 
 
 def _computes_weight(hook: Any) -> bool:
@@ -171,16 +189,6 @@ def _has_listeners(conv: nn.Module) -> bool:
     if any(not _computes_weight(hook) for hook in conv._forward_pre_hooks.values()):
         return True
     return bool(conv._forward_hooks or conv._backward_hooks or conv._backward_pre_hooks)
-
-
-def compute_weights(conv: nn.Module) -> None:
-    """Let hooks compute a weight that they keep in parts, as `torch.nn.utils.prune` does.
-
-    They wait for a call of the convolution, which a cell applies in two halves and therefore does not call.
-    """
-    for hook in conv._forward_pre_hooks.values():
-        if _computes_weight(hook):
-            hook(conv, ())
 
 
 class SpatialAttention(nn.Module):

@@ -72,6 +72,10 @@ class SAConvLSTMCell(Cell):
         h, c = self.lstm.initial_state(x)
         return SAState(h, c, h.clone())
 
+    def prepare(self) -> None:
+        """That of the LSTM."""
+        self.lstm.prepare()
+
     def project(self, x: Tensor) -> Tensor:
         """The input's part of the LSTM's gates."""
         return self.lstm.project(x)

@@ -228,7 +228,8 @@ def _stoppable(run: RunFolder) -> Iterator[None]:
             raise
         kept = "there is no checkpoint yet"
         if run.last.exists():
-            kept = f"the last checkpoint is {run.last}, the best model so far {run.model}"
+            kept = f"the last checkpoint is {run.last}"
+            kept += f", the best model so far {run.model}" if run.model.exists() else ""
         again = shlex.quote(str(run.path))
         raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
 

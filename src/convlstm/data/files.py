@@ -216,11 +216,12 @@ def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
             if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
                 raise EOFError("the end of the file is missing")
             ours = image.info.get("comment") == COMMENT
-            return [
-                pixels
-                for frame in ImageSequence.Iterator(image)
-                for pixels in [_pixels(frame)] * (round(frame.info["duration"] / FRAME_MS) if ours else 1)
+            frames = [
+                (_pixels(frame), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(image)
             ]
+            if not ours or any(not shown or shown % FRAME_MS for _, shown in frames):
+                return [pixels for pixels, _ in frames]
+            return [pixels for pixels, shown in frames for _ in range(round(shown / FRAME_MS))]
     except Exception as error:  # and Pillow too
         raise _unreadable(path, error) from error
 

@@ -122,7 +122,7 @@ def fraction(value: float, name: str) -> float:
 
 def count(value: int | None, name: str) -> int | None:
     """Return a number of steps, or None."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
         raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
     return value
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convlstm.cells.base import Cell, autocast, map_state
-from convlstm.cells.parts import ConvCell, compute_weights
 from convlstm.engines import fused, select
 from convlstm.errors import OptionError
 
@@ -90,8 +89,8 @@ def scan(
         OptionError: an engine named that cannot serve this call.
     """
     valid, starts = timeline.valid, timeline.starts
-    if isinstance(cell, ConvCell):
-        compute_weights(cell.conv)
+    if isinstance(cell, Cell):
+        cell.prepare()
     if valid is not None:
         x = torch.where(valid[(..., *(None,) * (x.ndim - 2))], x, 0)
     steps = x.shape[1]
@@ -265,7 +264,9 @@ def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Ten
         if not new.is_floating_point():
             return new
         return (
-            torch.where(torch.rand_like(new) < probability, old, new) if draws else new.lerp(old, probability)
+            torch.where(torch.rand_like(new) < probability, old, new)
+            if draws
+            else new.lerp(old.to(new), probability)
         )
 
     return kept

@@ -73,6 +73,12 @@ class Stack(Pretrained):
         save: str = "auto",
     ) -> None:
         super().__init__()
+        kind = type(self)
+        if kind._init_hidden is not Stack._init_hidden and kind.forward is Stack.forward:
+            raise OptionError(
+                f"where a sequence begins must be said by the cells, which resets and streams ask; received "
+                f"a {kind.__name__} with an _init_hidden of its own: override init_hidden of its cell"
+            )
         cell = type(self).default_cell if cell is None else cell
         self.num_layers = number_of_layers(
             num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell
@@ -203,8 +209,6 @@ class Stack(Pretrained):
         """
         check_input(self, input_tensor, self.input_dim, self.axes, self.batch_first)
         x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
-        if hidden_state is None and type(self)._init_hidden is not Stack._init_hidden:
-            hidden_state = self._init_hidden(x.shape[0], tuple(x.shape[3:]))
         timeline, within = timeline_of(x, mask, lengths, reset)
         size = tuple(x.shape[3:])
         inner = self.target_size or size
@@ -227,15 +231,21 @@ class Stack(Pretrained):
         return outputs, StackState(ends, len(outputs), memory)
 
     def _init_hidden(self, batch_size: int, image_size: tuple[int, ...]) -> list[Any]:
-        """The states before the first frame, by layer: for subclasses that ask, or override it."""
-        like = next(self.parameters())
-        frames = (like.new_empty(batch_size, width, *image_size) for width in self.inputs)
-        return [initial_state(cell, frame) for cell, frame in zip(self.cell_list, frames, strict=True)]
+        """The states before the first frame, by layer, for subclasses whose own ``forward`` asks for them."""
+        like, size = next(self.parameters()), self.target_size or image_size
+        frames = [like.new_empty(batch_size, width, *size) for width in self.inputs]
+        there, back = (
+            None if cells is None else list(map(initial_state, cells, frames))
+            for cells in (self.cell_list, self.reverse_cell_list)
+        )
+        assert there is not None
+        return there if back is None else list(map(BothDirections, there, back))
 
     @classmethod
     def _check_argument(cls, name: str, known: list[str]) -> None:
         cell = cls.default_cell
-        if name not in known and name in inspect.signature(cell.__init__).parameters:
+        stack, options = (inspect.signature(kind.__init__).parameters for kind in (Stack, cell))
+        if name not in known and name in options and name not in stack:
             raise OptionError(
                 f"an argument of {cls.__name__} must be one of the layers; received {name!r}, which is one "
                 f"of the cell: pass cell=functools.partial({cell.__name__}, {name}=...)"
@@ -299,7 +309,7 @@ class Stack(Pretrained):
             outputs, states, memory = self._by_layer(x[:, t : t + 1], states, memory, timeline.at(t), drops)
             frames.append(outputs)
         joined = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
-        return ([*joined[:-1], frames[-1][-1]] if self.keep.last_only else joined), states, memory
+        return ([*joined[:-1], frames[-1][-1].clone()] if self.keep.last_only else joined), states, memory
 
     def _layer(
         self, layer: int, x: Tensor, state: Any, memory: Tensor | None, timeline: Timeline

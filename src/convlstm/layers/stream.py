@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from convlstm.cells.base import autocast, check_positive
-from convlstm.cells.parts import ConvCell, compute_weights
+from convlstm.cells.base import Cell, autocast, check_positive
 from convlstm.engines import Recording, Steppers, select
 from convlstm.engines.fused import has_hooks
 from convlstm.errors import OptionError, ShapeError
@@ -130,8 +129,8 @@ class Stream:
     def _make(self, frame: Tensor) -> None:
         stack = self._stack
         for cell in stack.cell_list:
-            if isinstance(cell, ConvCell):
-                compute_weights(cell.conv)
+            if isinstance(cell, Cell):
+                cell.prepare()
         check_input(stack, frame.unsqueeze(1), stack.input_dim, stack.axes, batch_first=True)
         engines, states = self._engines(frame), self.state
         if states is not None and not autocast(frame):

@@ -39,11 +39,13 @@ def fit(
         The model, on the CPU, in evaluation mode.
 
     Raises:
-        ConvLSTMError: options that do not fit the machine or each other, before training begins; a loss
-            that is no longer finite.
+        ConvLSTMError: options that do not fit the machine or each other, or a model that could not be saved,
+            before training begins; a loss that is no longer finite.
         KeyboardInterrupt: stopped by the user; the last checkpoint is kept, and the best model so far.
     """
     check(config, data)
+    notes = {"past": data.past, "steps": data.steps, "data": data.describe()}
+    model.check_saved(**notes)
     with quiet(), _interruptible():
         module = ForecastModule(model, config)
         trainer = _trainer(config, run, data)
@@ -58,16 +60,13 @@ def fit(
             trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
-                _save_best(model, run, data)
+                restore(model, run.best)
+                model.save_pretrained(run.model, **notes)
             raise
-    if trainer.is_global_zero:
-        _save_best(model, run, data)
-    return model.cpu().eval()
-
-
-def _save_best(model: Forecaster, run: RunFolder, data: Source) -> None:
     restore(model, run.best)
-    model.save_pretrained(run.model, past=data.past, steps=data.steps, data=data.describe())
+    if trainer.is_global_zero:
+        model.save_pretrained(run.model, **notes)
+    return model.cpu().eval()
 
 
 def restore(model: Forecaster, checkpoint: Path) -> None:

@@ -18,7 +18,7 @@ from convlstm.training.objectives import LOSSES
 
 def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> None:
     """Where a loss is not finite, see whether the frames are to blame; a GPU is asked at the first batch."""
-    if (batch_idx and loss.is_cuda) or bool(torch.isfinite(loss)):
+    if (batch_idx and loss.device.type != "cpu") or bool(torch.isfinite(loss)):
         return
     bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch)
     if bad:
