@@ -1,6 +1,7 @@
 """Model folders: round trips, atomic writing, and what is said about damaged ones."""
 
 import functools
+import importlib
 import json
 import os
 
@@ -302,6 +303,23 @@ def test_a_strangers_file_calls_nothing_but_modules(layer, found, tmp_path, monk
             RunError, match=f"must be made of modules and of functions of torch.*{found}: import"
         ):
             ConvLSTM.from_pretrained(tmp_path)
+
+
+def test_a_function_of_ones_own_is_called_once_its_file_is_imported(layer, tmp_path, monkeypatch):
+    (tmp_path / "of_ones_own.py").write_text(
+        "import torch\n\nclass Norm(torch.nn.Identity):\n    pass\n\ndef norm(channels):\n    return Norm()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = layer.save_pretrained(tmp_path) / "config.json"
+    read = json.loads(config.read_text())
+    read["hyperparameters"]["norm"] = {"class": "of_ones_own.norm"}
+    config.write_text(json.dumps(read))
+    resolve({"class": "of_ones_own.Norm"})  # a module, which the file may name
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"received of_ones_own\.norm: import that file"):
+            ConvLSTM.from_pretrained(tmp_path)
+    importlib.import_module("of_ones_own")
+    assert type(ConvLSTM.from_pretrained(tmp_path).norm_list[0]).__name__ == "Norm"
 
 
 @pytest.mark.parametrize("activation", [torch.tanh, torch.special.expit, torch.nn.functional.silu])

@@ -125,6 +125,9 @@ def resolve(value: Any) -> Any:
     if not own:
         _IMPORTED_HERE.add(module)
     if not _builds_models(found, module, own):
+        if not own:  # so that whoever imports it after reading this has imported it
+            _IMPORTED_HERE.discard(module)
+            sys.modules.pop(module, None)
         raise RunError(
             "a model must be made of modules and of functions of torch, or of a file of yours "
             f"that is imported already; received {value['class']}: import that file, or make it an nn.Module"

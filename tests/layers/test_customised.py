@@ -423,6 +423,11 @@ def test_compiled_layers_check_their_states_too(shape):
             ShapeError,
             "LSTMState; received NoneType and NoneType",
         ),
+        (
+            lambda layer: ConvGRU(2, 3, 3, batch_first=True)(FRAMES, [torch.zeros(2, 3, 6, 5)]),
+            ShapeError,
+            "must hold the tensors h of a GRUState; received Tensor: pass what",
+        ),
         (lambda layer: layer.cell_list[0](None), ShapeError, r"a frame \(B, C, H, W\) must be a tensor"),
         (lambda layer: ConvLSTM(2, 3, "same"), OptionError, "kernel_size must be .*; received 'same'"),
         (lambda layer: ConvLSTM(2, 3, 3.0), OptionError, r"kernel_size must be .*; received 3\.0"),

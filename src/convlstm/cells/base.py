@@ -137,17 +137,14 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
     """
     kind = type(initial)
     names = getattr(kind, "_fields", tuple(range(len(initial))))
-    tensors = isinstance(state, tuple | list) and all(isinstance(part, Tensor) for part in state)
-    if not tensors or len(state) != len(initial):
-        kinds = (
-            [type(t).__name__ for t in state] if isinstance(state, tuple | list) else [type(state).__name__]
-        )
-        received = " and ".join(kinds) or "nothing"
+    parts = state if isinstance(state, tuple | list) else [state]
+    if parts is not state or len(parts) != len(initial) or not all(isinstance(p, Tensor) for p in parts):
+        received = " and ".join(type(part).__name__ for part in parts) or "nothing"
         raise ShapeError(
             f"{what} must hold the tensors {', '.join(map(str, names))} of a {kind.__name__}; received "
             f"{received}: pass what the call before returned"
         )
-    for name, tensor, like in zip(names, state, initial, strict=True):
+    for name, tensor, like in zip(names, parts, initial, strict=True):
         if tensor.shape != like.shape:
             raise ShapeError(
                 f"{what} must fit batch, cell and frames, {name} {tuple(like.shape)}; received "
@@ -159,7 +156,7 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
                 f"{what} must have the dtype and device of the frames, {like.dtype} on {like.device}; "
                 f"received {tensor.dtype} on {tensor.device}: convert it with to(...)"
             )
-    return kind(*state) if hasattr(kind, "_fields") else kind(state)
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
 
 def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:

@@ -22,8 +22,8 @@ class ConvCell(Cell):
 
     ``conv.weight`` is (gates hidden_dim, input_dim + hidden_dim, *kernel_size), ``conv.bias``
     (gates hidden_dim,). The part over the input is `project`, the part over the hidden state `recur`; the
-    module ``conv`` is called itself, on both beside each other, where somebody listens to it by hooks or has
-    put another in its place.
+    module ``conv`` is called itself, on both beside each other, where somebody listens to it by hooks (not
+    where padding modes differ by axis) or has put another in its place.
 
     Attributes:
         gates: how many.

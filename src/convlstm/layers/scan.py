@@ -138,9 +138,9 @@ def scan(
                 new = map_state(_zone_out(zoneout, draws=cell.training), new, state)
             state = new if valid is None else map_state(_chooser(valid[:, t]), new, state)
             outputs[place] = output_of(state)
-        return (
-            output_of(state).unsqueeze(1).clone() if keep.last_only else torch.stack(outputs, dim=1)
-        ), state
+        if keep.last_only:
+            outputs = [output_of(state)]
+        return torch.stack(outputs, dim=1), state
 
     length = recompute_every or (keep.detach_every if chosen != "reference" else None)
     if not length:
@@ -263,11 +263,9 @@ def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Ten
     def kept(new: Tensor, old: Tensor) -> Tensor:
         if not new.is_floating_point():
             return new
-        return (
-            torch.where(torch.rand_like(new) < probability, old, new)
-            if draws
-            else new.lerp(old.to(new), probability)
-        )
+        if draws:
+            return torch.where(torch.rand_like(new) < probability, old, new)
+        return new.lerp(old.to(new), probability)
 
     return kept
 
