@@ -140,7 +140,7 @@ struct Cut : Terms {
         across = ratio_up(s.W, LANES);
         width = across * LANES + (s.KW - 1) * s.DW;
         halo = (s.KH - 1) * s.DH;
-        const size near = (192 << 10) / (2 * width * stride) - halo;  // what the second cache holds beside weights
+        const size near = (384 << 10) / (2 * width * stride) - halo;  // what the second cache holds beside weights
         rows = at_most(near, ratio_up(s.B * s.H, threads));
         rows = at_least(1, at_most(rows, s.H));
         parts = ratio_up(s.H, rows);
@@ -247,7 +247,7 @@ class Steps {
 
     template <class Count>
     void one(size p, Count n) const {
-        const auto sum = [&](size gate) { return rounded<bfloat16>(get(sums[full][gate][done], All()) + bias[gate]); };
+        const auto sum = [&](size gate) { return nearest(get(sums[full][gate][done], All()) + bias[gate]); };
         cell.step(p, k, n, sum(0), sum(1), sum(2), sum(3));
     }
 

@@ -41,6 +41,9 @@ struct bfloat16 {
     uint16_t bits;
 };
 
+// For what is so small that a call, around which all vectors go to memory, would take as long.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 // Few numbers are done sooner than a second thread is awake.
 inline int worth(size numbers, int threads) { return numbers < 16384 ? 1 : threads; }
 
@@ -75,6 +78,9 @@ inline floats between(float least, floats x, float most) {  // NaN stays NaN
     return x < least ? floats{} + least : x;
 #endif
 }
+
+// To the nearest that bfloat16 can be, ties away from zero, which takes fewer instructions than ties to even.
+inline floats nearest(floats x) { return bits_of<floats>((bits_of<words>(x) + 0x8000) & 0xffff0000); }
 
 // The first `count` lanes from memory and to it. All of them are a number that the compiler knows.
 
@@ -152,12 +158,28 @@ inline void by_lanes(size C, Body body) {  // body(first channel, how many)
     if (k < C) body(k, C - k);
 }
 
-// e^x - 1, to within two units in the last place near zero and 1e-7 |x| of e^x elsewhere: x = (k + r) log(2) with
-// |r| <= 1/2, and a polynomial through (2^r - 1) / r, to 3e-8. Up to e^44 two of them can be multiplied.
-inline floats exponential_less_one(floats x, float most = 44) {
-    x = between(-87, x, most);
-    const float per_log2 = 1.442695041f, shift = 12582912.0f;  // 1.5 * 2^23: a sum with it is a whole number, k
-    const floats shifted = x * per_log2 + shift, k = shifted - shift, r = x * per_log2 - k;
+inline floats at_least(float least, floats x) {  // NaN stays NaN
+#ifdef __AVX512DQ__
+    return bits_of<floats>(_mm512_max_ps(_mm512_set1_ps(least), bits_of<__m512>(x)));
+#else
+    return x < least ? floats{} + least : x;
+#endif
+}
+
+// e^(a x) and 1 - e^(a x), for numbers that are stored as T.
+struct Exponential {
+    floats value, one_less;
+};
+
+constexpr float PER_LOG2 = 1.442695041f;
+
+// a x = (k + r) log(2) with |r| <= 1/2, and a polynomial through (2^r - 1) / r, to 3e-8: within two units in the last
+// place of 1 - e^x near zero, and 1e-7 |x| of e^x elsewhere. Up to e^44 two of them can be multiplied.
+template <class T>
+inline Exponential exponential(floats x, float a, float most = 44) {
+    x = between(-87, a * x, most);
+    const float shift = 12582912.0f;  // 1.5 * 2^23: a sum with it is a whole number, k
+    const floats shifted = x * PER_LOG2 + shift, k = shifted - shift, r = x * PER_LOG2 - k;
     floats p = floats{} + 1.535691155e-4f;
     p = p * r + 1.339972818e-3f;
     p = p * r + 9.618430783e-3f;
@@ -165,8 +187,24 @@ inline floats exponential_less_one(floats x, float most = 44) {
     p = p * r + 2.402264793e-1f;
     p = p * r + 6.931472031e-1f;
     const floats power = bits_of<floats>((bits_of<words>(shifted) << 23) + 0x3f800000);  // 2^k
-    return power * (p * r) + (power - 1);
+    return {power * (p * r) + power, (1 - power) - power * (p * r)};
 }
+
+#ifdef __AVX512DQ__
+// With fewer instructions: 2^r with 0 <= r < 1 as a polynomial, to 3e-6, and to 2e-4 of 1 - e^x near zero, a twelfth
+// of what is lost where the result is stored. Up to infinity.
+template <>
+ALWAYS_INLINE Exponential exponential<bfloat16>(floats x, float a, float) {
+    const floats power = x * (PER_LOG2 * a);
+    const floats r = bits_of<floats>(_mm512_reduce_ps(bits_of<__m512>(power), _MM_FROUND_TO_NEG_INF));
+    floats p = floats{} + 1.355575e-2f;
+    p = p * r + 5.203237e-2f;
+    p = p * r + 2.4137976e-1f;
+    p = p * r + 6.9303212e-1f;
+    const floats value = bits_of<floats>(_mm512_scalef_ps(bits_of<__m512>(p * r + 1), bits_of<__m512>(power)));
+    return {value, 1 - value};
+}
+#endif
 
 template <class Function>
 inline floats each(floats x, Function function) {
@@ -174,85 +212,105 @@ inline floats each(floats x, Function function) {
     return x;
 }
 
-// Each activation: its value at x, as a ratio, as a product of two then takes one division; and its slope
-// there, given also the value y.
+// Each activation, for numbers that are stored as T: its value at x, as a ratio, as a product of two then takes one
+// division; and its slope there, given also the value y.
 
+template <class T>
 struct Ratio {
     floats n, d;
-    floats value() const { return n / d; }
+    floats value() const {
+#ifdef __AVX512DQ__
+        if (std::is_same<T, bfloat16>::value) return n * bits_of<floats>(_mm512_rcp14_ps(bits_of<__m512>(d)));
+#endif
+        return n / d;
+    }
+    Ratio operator*(Ratio b) const { return {n * b.n, d * b.d}; }
+    Ratio operator*(floats b) const { return {n * b, d}; }
 };
 
-inline Ratio operator*(Ratio a, Ratio b) { return {a.n * b.n, a.d * b.d}; }
-inline Ratio operator*(Ratio a, floats b) { return {a.n * b, a.d}; }
-inline Ratio whole(floats x) { return {x, floats{} + 1}; }
+template <class T>
+inline Ratio<T> whole(floats x) {
+    return {x, floats{} + 1};
+}
 
+template <class T>
 struct sigmoid {
-    static Ratio at(floats x) { return {floats{} + 1, 2 + exponential_less_one(-x)}; }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return {floats{} + 1, 1 + exponential<T>(x, -1).value}; }
     static floats slope(floats, floats y) { return y * (1 - y); }
 };
 
+template <class T>
 struct tanh {
-    static Ratio at(floats x) {
-        const floats m = exponential_less_one(-2 * x);
-        return {-m, 2 + m};
+    static ALWAYS_INLINE Ratio<T> at(floats x) {
+        const Exponential e = exponential<T>(at_least(-22, x), -2);
+        return {e.one_less, 1 + e.value};
     }
     static floats slope(floats, floats y) { return 1 - y * y; }
 };
 
+template <class T>
 struct hard_sigmoid {
-    static Ratio at(floats x) {
+    static ALWAYS_INLINE Ratio<T> at(floats x) {
         const floats y = x / 6 + 0.5f;
-        return whole(x <= -3 ? floats{} : x >= 3 ? floats{} + 1 : y);
+        return whole<T>(x <= -3 ? floats{} : x >= 3 ? floats{} + 1 : y);
     }
     static floats slope(floats x, floats) { return ((x > -3) & (x < 3)) ? floats{} + 1.0f / 6 : floats{}; }
 };
 
+template <class T>
 struct hard_tanh {
-    static Ratio at(floats x) { return whole(x < -1 ? floats{} - 1 : x > 1 ? floats{} + 1 : x); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x < -1 ? floats{} - 1 : x > 1 ? floats{} + 1 : x); }
     static floats slope(floats x, floats) { return ((x > -1) & (x < 1)) ? floats{} + 1 : floats{}; }
 };
 
+template <class T>
 struct relu {
-    static Ratio at(floats x) { return whole(x < 0 ? floats{} : x); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x < 0 ? floats{} : x); }
     static floats slope(floats x, floats) { return x > 0 ? floats{} + 1 : floats{}; }
 };
 
+template <class T>
 struct leaky_relu {
-    static Ratio at(floats x) { return whole(x > 0 ? x : 0.01f * x); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x > 0 ? x : 0.01f * x); }
     static floats slope(floats x, floats) { return x > 0 ? floats{} + 1 : floats{} + 0.01f; }
 };
 
+template <class T>
 struct elu {
-    static Ratio at(floats x) { return whole(x > 0 ? x : exponential_less_one(x)); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x > 0 ? x : -exponential<T>(x, 1).one_less); }
     static floats slope(floats x, floats y) { return x > 0 ? floats{} + 1 : y + 1; }
 };
 
+template <class T>
 struct silu {
-    static Ratio at(floats x) { return whole(x / (2 + exponential_less_one(-x, 88))); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x / (1 + exponential<T>(x, -1, 88).value)); }
     static floats slope(floats x, floats) {
-        const floats s = sigmoid::at(x).value();
+        const floats s = sigmoid<T>::at(x).value();
         return s * (1 + x * (1 - s));
     }
 };
 
+template <class T>
 struct gelu {
     static floats half(floats x) {
         return 0.5f * each(x * -0.707106781f, [](float y) { return std::erfc(y); });
     }
-    static Ratio at(floats x) { return whole(x * half(x)); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x * half(x)); }
     static floats slope(floats x, floats) {
-        return half(x) + 0.398942280f * x * (1 + exponential_less_one(-0.5f * x * x));
+        return half(x) + 0.398942280f * x * exponential<T>(x * x, -0.5f).value;
     }
 };
 
+template <class T>
 struct softsign {
     static floats size_of(floats x) { return 1 + (x < 0 ? -x : x); }
-    static Ratio at(floats x) { return whole(x / size_of(x)); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x / size_of(x)); }
     static floats slope(floats x, floats) { return 1 / (size_of(x) * size_of(x)); }
 };
 
+template <class T>
 struct identity {
-    static Ratio at(floats x) { return whole(x); }
+    static ALWAYS_INLINE Ratio<T> at(floats x) { return whole<T>(x); }
     static floats slope(floats, floats) { return floats{} + 1; }
 };
 
