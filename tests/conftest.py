@@ -1,9 +1,10 @@
-"""Makes the independent reference importable (``import reference_loops``) and hypothesis repeatable in CI."""
+"""For all tests: an independent reference, hypothesis repeatable in CI, fast engines at any size."""
 
 import os
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent / "reference"))
@@ -12,3 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent / "reference"))
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_frames_run_the_fast_engines():
+    """Frames of tests are small, and ``auto`` would leave all of them to the reference."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convlstm.engines.selection._FEW", 0)
+        yield

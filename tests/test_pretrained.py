@@ -141,7 +141,7 @@ def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
     weights.write_bytes(whole)
     config.write_text(text.replace('"schema": 1', '"schema": 2'))
     with pytest.raises(
-        RunError, match="must have schema 1; it has schema 2: it was written by a newer convlstm"
+        RunError, match="must have schema 1; it has schema 2: install the convlstm that wrote it"
     ):
         ConvLSTM.from_pretrained(tmp_path)
     config.write_text(text.replace("convlstm.ConvLSTM", "no.such.Thing"))

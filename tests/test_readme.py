@@ -1,16 +1,25 @@
-"""The README's Python runs as it stands, but for a smaller training run."""
+"""The Python of README and guide runs as it stands, but for a smaller training run."""
 
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from convlstm.cli.main import main
+
 README = Path(__file__).parents[1] / "README.md"
+GUIDE = README.parent / "docs/guide.md"
+
+
+def snippets(path):
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def test_every_snippet_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    snippets = re.findall(r"^```python\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert len(snippets) == 4
-    code = "\n".join(snippets)
+    assert len(snippets(README)) == 4
+    code = "\n".join(snippets(README))
     small = {
         "batch_size=8, learning_rate=0.005, epochs=5": "batch_size=4, epochs=1",
         "train_size=1600": "train_size=8, validation_size=4, test_size=4",
@@ -22,6 +31,34 @@ def test_every_snippet_runs(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "runs/from-python/report.html").exists()
     assert (tmp_path / "my-layer/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("number", range(len(snippets(GUIDE))))
+def test_every_snippet_of_the_guide_runs_alone(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippets(GUIDE)[number], f"snippet {number} of guide.md", "exec"), {"__name__": "guide"})
+
+
+def test_the_guides_own_frames_train_a_forecaster(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (source,) = (code for code in snippets(GUIDE) if "class Radar" in code)
+    Path("my_data.py").write_text(source)
+    np.save("radar.npy", np.random.default_rng(0).gamma(1, 5, (40, 8, 8)))
+    small = "--data.past 1 --data.steps 2 --model.hidden_dim [2] --epochs 1 --batch_size 4 --out run"
+    command = "train --data my_data.Radar --data.path radar.npy"
+    assert command in GUIDE.read_text()
+    assert main(command.split() + small.split()) == 0
+    assert main(["evaluate", "run"]) == 0
+
+
+def test_the_guides_contents_lead_to_its_sections():
+    text = GUIDE.read_text()
+    sections = [
+        re.sub(r"[^\w -]", "", title).lower().replace(" ", "-")
+        for title in re.findall("^## (.*)$", text, re.M)
+    ]
+    assert re.findall(r"^- \[.*?\]\(#(.*?)\)$", text, re.M) == sections
 
 
 def test_it_stays_short_and_shows_a_picture_that_exists():

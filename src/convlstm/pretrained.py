@@ -196,8 +196,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     if config["schema"] != SCHEMA:
         raise RunError(
-            f"{path} must have schema {SCHEMA}; it has schema {config['schema']}: "
-            "it was written by a newer convlstm, install that one (pip install -U convlstm)"
+            f"{path} must have schema {SCHEMA}; it has schema {config['schema']}: install the convlstm that "
+            "wrote it (a newer one by pip install -U convlstm)"
         )
     return config
 

@@ -74,7 +74,8 @@ def test_auto_is_a_number_in_the_configuration(tmp_path, capsys):
     assert "batch_size auto: 8\n" in shown
     text = (tmp_path / "a" / "config.yaml").read_text()
     assert "batch_size: 8\n" in text
-    assert "auto" not in text
+    assert "size: auto" not in text
+    assert "rate: auto" not in text
     assert main(["train", "--config", str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]) == 0
     assert weights(tmp_path / "b") == weights(tmp_path / "a")
 
@@ -215,7 +216,7 @@ def test_damaged_models_and_files_are_named(run, tmp_path, capsys):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "past.npy").read_bytes()[:200])
     out = ["--steps", "2", "--out", str(tmp_path / "f.npy")]
     for words, sentence in (
-        ((tmp_path / "new", tmp_path / "past.npy"), "newer convlstm"),
+        ((tmp_path / "new", tmp_path / "past.npy"), "install the convlstm that wrote it"),
         ((tmp_path / "cut", tmp_path / "past.npy"), "must be a whole safetensors file"),
         ((run, tmp_path / "cut.npy"), "must be a whole, readable .npy"),
         ((run, tmp_path / "none.npy"), "none.npy"),

@@ -1,7 +1,9 @@
 """The fast engines are the reference: outputs, states, gradients, whatever the options and the dtype."""
 
 import gc
+import random
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import available, fused, gpu, native, plain, plans, rooms
+from convlstm.engines import available, fused, gpu, native, plain, plans, rooms, selection
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 
@@ -333,6 +335,20 @@ def test_auto_runs_the_fused_engine_where_it_can(monkeypatch):
     assert ran_fused(layer, lambda: layer(x), monkeypatch) == 0
 
 
+def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
+    layer, x = layer_and_frames("auto")
+    many = x[:, :, 0].numel() * max(layer.hidden_dim)
+    monkeypatch.setattr(selection, "_FEW", x[:, :, 0].numel() * min(layer.hidden_dim) - 1)
+    with monkeypatch.context() as patch:
+        assert ran_fused(layer, lambda: layer(x), patch) == 2
+    monkeypatch.setattr(selection, "_FEW", many)
+    with monkeypatch.context() as patch:
+        assert ran_fused(layer, lambda: layer(x), patch) == 0
+    layer.engine = "fused"
+    with monkeypatch.context() as patch:
+        assert ran_fused(layer, lambda: layer(x), patch) == 2
+
+
 class Doubled(ConvLSTMCell):
     def update(self, gates, state):
         return super().update(2 * gates, state)
@@ -544,6 +560,25 @@ def test_five_hundred_calls_leave_nothing_behind(engine):
 def shelf(monkeypatch):
     monkeypatch.setattr(rooms, "_shelf", rooms._Shelf())
     return rooms._shelf
+
+
+def test_buffers_may_come_back_in_any_thread_at_any_time(shelf):
+    """Much borrowing in several threads: each buffer has one owner, and the books are right at the end."""
+
+    def borrow(seed):
+        generator, held = random.Random(seed), []
+        for _ in range(300):
+            held.append(rooms.room((generator.choice([1, 2, 3]) << 18,), torch.float32, torch.device("cpu")))
+            held[-1][0] = float(seed)
+            assert all(room[0] == float(seed) for room in held)
+            if len(held) > 3:
+                held.pop(generator.randrange(3))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(borrow, range(4)))
+    gc.collect()
+    assert shelf.bytes_waiting() > 0
+    assert shelf.lent == 0
 
 
 def test_large_buffers_are_used_again_and_given_up_with_their_tensors(shelf):

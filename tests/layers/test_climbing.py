@@ -98,22 +98,53 @@ def test_gradients_are_cut_where_asked(stack):
 
 
 @pytest.mark.parametrize(
-    "options", [{"residual": "dense", "norm": "layer"}, {"residual": "project"}, {"last_only": True}]
+    "options",
+    [
+        {"residual": "dense", "norm": "layer"},
+        {"residual": "project"},
+        {"last_only": True},
+        {"zoneout": 0.3},
+        {"detach_every": 2},
+    ],
+    ids=str,
 )
 def test_both_schedules_give_equal_numbers_for_every_other_cell(options):
     torch.manual_seed(0)
-    layer = ConvLSTM(2, [3, 4], 3, None, True, cell=[ConvLSTMCell, ConvGRUCell], **options).double()
-    x = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64)
-    flags = {
-        "lengths": torch.tensor([5, 2, 4]),
-        "reset": torch.rand(3, 5) < 0.3,
-        "mask": torch.rand(3, 5) < 0.7,
-    }
+    layer = ConvLSTM(2, [3, 4], 3, None, True, cell=[ConvLSTMCell, ConvGRUCell], **options).double().eval()
+    x = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    mask, reset = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool)
+    # Missing: in the middle, twice in a row, at the beginning, and where a sequence begins.
+    mask[0, 2] = mask[1, 1:3] = mask[2, 0] = mask[2, 3] = False
+    reset[2, 3] = reset[0, 1] = True
+    flags = {"lengths": torch.tensor([5, 4, 5]), "reset": reset, "mask": mask}
     by_layer, states = layer(x, **flags)
     layer.climbs = True
     by_frame, others = layer(x, **flags)
     torch.testing.assert_close(by_frame, by_layer)
+    gradients = [torch.autograd.grad(outputs[-1].square().sum(), x) for outputs in (by_frame, by_layer)]
+    torch.testing.assert_close(*gradients)
     torch.testing.assert_close([tuple(s) for s in others.all_layers], [tuple(s) for s in states.all_layers])
+
+
+def test_zoneout_reaches_a_cell_whose_memory_climbs(stack):
+    _, x = stack
+    layer = ConvLSTM(2, 3, 3, 1, batch_first=True, cell=ZigZagCell, zoneout=0.25).double().eval()
+    (outputs,), _ = layer(x[:, :1])
+    cell = layer.cell_list[0]
+    new, _ = cell(x[:, 0], cell.initial_state(x[:, 0]), cell.initial_memory(x[:, 0]))
+    torch.testing.assert_close(outputs[:, 0], 0.75 * new.h)
+    assert (
+        torch.equal(layer.train()(x[:, :1])[0][0][:, 0] == 0, layer.eval()(x[:, :1])[0][0][:, 0] == 0)
+        is False
+    )
+
+
+def test_an_engine_named_that_cannot_serve_climbing_layers_is_refused(stack, monkeypatch):
+    layer, x = stack
+    layer.engine = "fused"
+    layer(x)  # such a cell keeps its step
+    with pytest.raises(OptionError, match="it has no zoneout"):
+        ConvLSTM(2, 3, 3, 2, batch_first=True, cell=ZigZagCell, zoneout=0.2, engine="fused").double()(x)
 
 
 def test_what_cannot_climb_is_named():

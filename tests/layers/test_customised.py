@@ -196,6 +196,21 @@ def test_init_hidden_says_where_a_sequence_begins(engine):
 
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"target_size": (3, 2)}])
+def test_both_ways_to_begin_may_be_overridden_by_way_of_those_above():
+    class Twice(ConvLSTMCell):
+        def init_hidden(self, batch_size, image_size):
+            h, c = super().init_hidden(batch_size, image_size)
+            return h + 1, c
+
+        def initial_state(self, x):
+            state = super().initial_state(x)
+            return state._replace(c=state.c + 2)
+
+    h, c = Twice(2, 3, 3).initial_state(FRAMES[:, 0])
+    assert h.eq(1).all()
+    assert c.eq(2).all()
+
+
 def test_a_layers_init_hidden_can_be_called_by_a_forward_of_ones_own(options):
     class Own(ConvLSTM):
         def _init_hidden(self, batch_size, image_size):
@@ -314,20 +329,6 @@ def test_the_only_output_of_a_climbing_stack_is_not_the_state():
     kept = states[-1].h.clone()
     outputs[-1].mul_(2)
     assert torch.equal(states[-1].h, kept)
-
-
-def test_what_was_pickled_before_parts_were_noted_still_works():
-    layer = ConvLSTM(2, [3, 3], 3, batch_first=True)
-    _, states = layer(FRAMES)
-    cell = layer.cell_list[0]
-    older = {name: value for name, value in cell.__dict__.items() if name != "_conv_built"}
-    again = ConvLSTMCell.__new__(ConvLSTMCell)
-    again.__setstate__(older)
-    assert_close(again(FRAMES[:, 0]), cell(FRAMES[:, 0]))
-    old = type(states).__new__(type(states))
-    old.append(states[-1])
-    old.__setstate__({"all_layers": states.all_layers, "memory": None})
-    assert_close(layer(FRAMES, old), layer(FRAMES, states))
 
 
 def test_a_state_put_back_to_the_initial_one_passes_through():

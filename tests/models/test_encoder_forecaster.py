@@ -144,3 +144,26 @@ def test_a_fresh_model_mostly_carries_the_last_frame_on():
         for n in (2, 0)
     ]
     assert errors[0] < 0.3 * errors[1]
+
+
+def test_the_engine_asked_for_does_the_arithmetic(monkeypatch):
+    from convlstm.engines import fused
+
+    torch.manual_seed(0)
+    fast = EncoderForecaster(2, [4, 5], engine="fused")
+    slow = EncoderForecaster(2, [4, 5], engine="reference")
+    slow.load_state_dict(fast.state_dict())
+    past, calls = frames(2, 4, 2, 16, 16).float(), []
+    inner = fused.run
+    monkeypatch.setattr(fused, "run", lambda *args, **options: calls.append(1) or inner(*args, **options))
+    forecasts = [model(past, 3) for model in (fast, slow)]
+    # Two levels: the past and two forecasts are read, three are written.
+    assert len(calls) == 2 * (1 + 2) + 2 * 3
+    torch.testing.assert_close(*forecasts)
+    gradients = [
+        torch.autograd.grad(f.square().sum(), m.parameters())
+        for f, m in zip(forecasts, (fast, slow), strict=True)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    with pytest.raises(OptionError, match="engine must be one of auto, compiled, fused, reference"):
+        EncoderForecaster(2, [4, 5], engine="fast")

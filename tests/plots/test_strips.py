@@ -154,7 +154,7 @@ def test_an_animation_plays_the_past_and_then_the_forecast(tmp_path: Path):
 
 
 def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path: Path):
-    with pytest.raises(ConvLSTMError, match="can be written"):
+    with pytest.raises(ConvLSTMError, match="must be writable"):
         animation({"truth": frames(2)}, tmp_path / "missing" / "a.gif")
     with pytest.raises(OptionError, match="must end in .gif"):
         animation({"truth": frames(2)}, tmp_path / "a.png")

@@ -329,6 +329,13 @@ def test_what_the_machine_lacks_is_named(tmp_path):
         ({"precision": "bf16"}, "precision must be one of .* did you mean 'bf16-mixed'"),
         ({"gradient_clip": -1.0}, "gradient_clip must be at least 0; received -1.0"),
         ({"schedule": "cosine"}, "schedule must be one of constant, onecycle; received 'cosine'"),
+        ({"epochs": "auto"}, "epochs must be greater than 0; received 'auto': give a number"),
+        ({"batch_size": "max"}, "batch_size must be greater than 0; received 'max': give a number"),
+        (
+            {"learning_rate": float("nan")},
+            "learning_rate must be greater than 0; received nan: give a number",
+        ),
+        ({"devices": True}, "devices must be greater than 0; received True: give a number"),
     ],
 )
 def test_bad_settings_are_named(option, message):
@@ -351,6 +358,19 @@ def test_the_largest_batch_fills_the_memory_it_is_given(monkeypatch):
     monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 0.5))
     with pytest.raises(OptionError, match="one window must fit in memory"):
         largest_batch(model, dataset, "mse", torch.device("cpu"))
+
+
+def test_the_largest_batch_of_one_window_is_one():
+    class Alone(list):
+        pass
+
+    windows = Alone([MovingObjects(**DATA).split("train")[0]])
+    assert largest_batch(EncoderForecaster(hidden_dim=[3, 4]), windows, "mse", torch.device("cpu")) == 1
+
+
+def test_fit_itself_wants_numbers(tmp_path):
+    with pytest.raises(OptionError, match="received batch_size=auto: call convlstm.train, which finds them"):
+        train(tmp_path, batch_size="auto")
 
 
 def test_the_learning_rate_finder_gives_one_that_learns(tmp_path):

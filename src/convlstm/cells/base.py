@@ -24,8 +24,9 @@ class Cell(nn.Module, ABC):
     """One step of a convolutional recurrence.
 
     A subclass writes `initial_state`, `project` and `step`; stacking, time and everything around them come
-    from the layers. State is passed in and returned, never kept on the module, and no parameter depends on
-    the size of the frames.
+    from the layers. These build it by ``cell(input_dim, hidden_dim, kernel_size, bias)``: its constructor
+    takes these four by position, and its own options by keyword. State is passed in and returned, never kept
+    on the module, and no parameter depends on the size of the frames.
 
     A recurrence with a second memory that climbs from layer to layer within a step, and enters the lowest
     layer of the next step from the top (as in PredRNN), sets ``climbs`` and has
@@ -48,7 +49,10 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def initial_state(self, x: Tensor) -> Any:
-        """The state before the first frame, with the batch, space, dtype and device of ``x`` (B, C, *S)."""
+        """The state before the first frame, with the batch, space, dtype and device of ``x`` (B, C, *S).
+
+        A NamedTuple of tensors, whose field ``h`` is the output, (B, hidden_dim, *S).
+        """
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
@@ -59,10 +63,18 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def step(self, p: Tensor, state: Any) -> Any:
-        """One step of the recurrence: ``p`` is `project`'s result for this frame; returns the new state."""
+        """One step of the recurrence.
+
+        Args:
+            p: `project`'s result for this frame, (B, ?, *S).
+            state: as `initial_state` gives it.
+
+        Returns:
+            The new state, of the same kind and shapes.
+        """
 
     def prepare(self) -> None:
-        """What is to be done once before steps; for cells whose weights hooks compute."""
+        """Called once before the first step of a sequence, for weights that must be computed by then."""
 
     def initial_memory(self, x: Tensor) -> Tensor:
         """The climbing memory before the first frame; only where ``climbs``."""
@@ -105,7 +117,7 @@ def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, .
     """One integer per space axis; a single integer means a square kernel in two dimensions."""
     whole: Any = (kernel_size, kernel_size) if isinstance(kernel_size, Integral) else kernel_size
     kernel = tuple(whole) if isinstance(whole, tuple | list) else ()
-    if not 1 <= len(kernel) <= 3 or not all(_is_count(k) for k in kernel):
+    if not 1 <= len(kernel) <= 3 or not all(map(is_count, kernel)):
         raise OptionError(
             "kernel_size must be a positive integer or a tuple of one to three of them (one per space axis); "
             f"received {kernel_size!r}"
@@ -113,13 +125,14 @@ def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, .
     return tuple(map(int, kernel))
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a value is an integer of at least 1, of Python or numpy."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def check_positive(value: int, name: str) -> int:
     """Return ``value`` if it is an integer of at least 1."""
-    if not _is_count(value):
+    if not is_count(value):
         raise OptionError(f"{name} must be an integer of at least 1; received {value!r}")
     return int(value)
 

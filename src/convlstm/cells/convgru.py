@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import register_state
 from convlstm.cells.parts import ConvCell, activation_function
-from convlstm.functional.gates import Activation, gru_update
+from convlstm.functional.gates import Activation
 
 
 class GRUState(NamedTuple):
@@ -43,7 +43,7 @@ class ConvGRUCell(ConvCell):
         kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
         bias: whether the gates have a bias.
         reset_after: whether the reset gate acts after the convolution over the hidden state.
-        gate_activation: of r and z; a name, a function, a module (copied) or a class of modules.
+        gate_activation: of r and z; as for `ConvLSTMCell`.
         candidate_activation: of n.
         dilation: distance between the kernel's taps, for all axes or per space axis.
         padding_mode: zeros, replicate, reflect or circular, for all axes or per space axis.
@@ -93,13 +93,13 @@ class ConvGRUCell(ConvCell):
         p_rz, p_n = p[:, :two], p[:, two:]
         if self.reset_after:
             sums = self.recur(h)
-            r, z = gru_update(p_rz + sums[:, :two], h, gate=self.gate_activation)
+            r, z = map(self.gate_activation, (p_rz + sums[:, :two]).chunk(2, dim=1))
             proposal = sums[:, two:]
             if self.reset_bias is not None:
                 proposal = proposal + self.reset_bias.view(-1, *(1,) * len(self.kernel_size))
             n = self.candidate_activation(p_n + r * proposal)
         else:
-            r, z = gru_update(p_rz + self.recur(h, slice(0, two)), h, gate=self.gate_activation)
+            r, z = map(self.gate_activation, (p_rz + self.recur(h, slice(0, two))).chunk(2, dim=1))
             n = self.candidate_activation(p_n + self.recur(r * h, slice(two, None)))
         return GRUState((1 - z) * n + z * h)
 

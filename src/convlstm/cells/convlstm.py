@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import register_state
+from convlstm.cells.base import is_count, register_state
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.gates import Activation, lstm_gates
@@ -46,8 +46,9 @@ class ConvLSTMCell(ConvCell):
         hidden_dim: channels of h and c.
         kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
         bias: whether the gates have a bias.
-        gate_activation: of i, f and o; a name, a function, a module (copied) or a class of modules. What a
-            module learns is saved.
+        gate_activation: of i, f and o: ``sigmoid``, ``hard_sigmoid``, ``tanh``, ``hard_tanh``, ``relu``,
+            ``leaky_relu``, ``elu``, ``silu``, ``gelu``, ``softsign`` or ``identity``; a function, a class of
+            modules, or a module (copied; `save_pretrained` takes classes and importable functions only).
         candidate_activation: of g.
         output_activation: of c' on its way to h'.
         forget_bias: added to the initial bias of the forget gate; 1 lets a fresh cell remember (Jozefowicz et
@@ -127,7 +128,7 @@ class ConvLSTMCell(ConvCell):
             raise OptionError(
                 f"image_size must have one entry per space axis ({axes}); received {image_size!r}"
             )
-        if any(not isinstance(n, int) or n < 1 for n in size):
+        if not all(map(is_count, size)):
             raise OptionError(f"image_size must hold integers of at least 1; received {image_size!r}")
         return nn.Parameter(torch.zeros(3, self.hidden_dim, *size))
 

@@ -3,13 +3,14 @@
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from convlstm.cells.base import Cell
+from convlstm.cells.base import Cell, is_count
 from convlstm.errors import OptionError, check_name
 from convlstm.functional.conv import PADDING_MODES, check_reach, same_conv
 from convlstm.functional.gates import ACTIVATIONS, Activation
@@ -61,8 +62,8 @@ class ConvCell(Cell):
     ) -> None:
         super().__init__(input_dim, hidden_dim, kernel_size)
         axes = len(self.kernel_size)
-        self.dilation = _per_axis(dilation, axes, "dilation", int)
-        if any(not isinstance(d, int) or d < 1 for d in self.dilation):
+        self.dilation = _per_axis(dilation, axes, "dilation", Integral)
+        if not all(map(is_count, self.dilation)):
             raise OptionError(f"dilation must be at least 1; received {dilation!r}: use integers")
         self.padding_mode = _per_axis(padding_mode, axes, "padding_mode", str)
         for mode in self.padding_mode:
@@ -110,7 +111,8 @@ class ConvCell(Cell):
     def init_hidden(self, batch_size: int, image_size: Sequence[int]) -> Any:
         """The initial state for a batch and an image size, with the parameters' device and dtype."""
         like, shape = next(self.parameters()), (batch_size, self.input_dim, *image_size)
-        if type(self).initial_state is not ConvCell.initial_state:
+        kind = type(self)
+        if kind.initial_state is not ConvCell.initial_state and kind.init_hidden is ConvCell.init_hidden:
             return self.initial_state(like.new_empty(shape))
         return self._zeros(like, shape)
 
@@ -122,11 +124,6 @@ class ConvCell(Cell):
         for hook in self.conv._forward_pre_hooks.values():
             if _computes_weight(hook):
                 hook(self.conv, ())
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """As pickle gives it back, also where cells did not note yet how their convolution was built."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self.__dict__.setdefault("_conv_built", _kind(self.conv))
 
     def extra_repr(self) -> str:
         """The activations; those that are modules are shown by themselves."""

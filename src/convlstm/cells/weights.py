@@ -21,16 +21,18 @@ def lstm_weights(
 
     What to pass for each library, whose layers keep the size ("same" padding) and have sigmoid and tanh:
 
-    ==================  =========  ===============  =================
-    library             ``gates``  channels_last    forget_offset
-    ==================  =========  ===============  =================
-    Keras ConvLSTM1D/2D/3D  ifgo   True             0
-    flax ConvLSTMCell   igfo       True             1 (added each step)
-    OpenSTL, PredRNN    ifgo       False            0
-    Equinox-style       ifgo       False            0
-    ==================  =========  ===============  =================
+    ======================  =========  =============  =================
+    library                 ``gates``  channels_last  forget_offset
+    ======================  =========  =============  =================
+    Keras ConvLSTM1D/2D/3D  ifgo       True           0
+    flax ConvLSTMCell       igfo       True           1 (added each step)
+    OpenSTL, PredRNN        ifgo       False          0
+    Equinox                 ifgo       False          0
+    ======================  =========  =============  =================
 
-    (Keras writes c for what is g here.) The single-file ConvLSTM needs no conversion: its weights are ours.
+    (Keras writes c for what is g here; the layer must have padding="same" and recurrent_activation="sigmoid":
+    ``cell.load_state_dict(lstm_weights(*keras_layer.get_weights(), gates="ifgo", channels_last=True))``.) The
+    single-file ConvLSTM needs no conversion: its weights are ours.
 
     Args:
         input_kernel: array or tensor (4 hidden, input, *kernel), or (*kernel, input, 4 hidden) if

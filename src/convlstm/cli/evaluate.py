@@ -48,7 +48,7 @@ def evaluate(
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1; received {batch_size}")
     source: Source = load(run.config)["data"] if data is None and run is not None else data  # type: ignore[assignment]
-    check_channels(forecaster, source.channels)
+    check_channels(forecaster, source.channels, "give data with those of the model, by --data")
     folder = Path(out) if out is not None else run.path  # type: ignore[union-attr]
     make_folder(folder)
     forecaster = forecaster.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -34,7 +34,7 @@ def train(
     """Train a forecaster into a run folder.
 
     The folder holds the configuration, logs, checkpoints and the trained model. Ctrl-C stops at any time,
-    and --resume goes on from there.
+    and --resume goes on from the last whole epoch.
 
     Args:
         data: where frames come from; `MovingObjects` unless given.
@@ -63,7 +63,7 @@ def train(
     data = MovingObjects() if data is None else data
     check(config, data)
     model = _default_model(config.seed) if model is None else model
-    check_channels(model, data.channels)
+    check_channels(model, data.channels, f"use --model.channels {data.channels}")
     if _follows():
         run = _leader(out)
         fit(model, data, _resolved_by(run, config), run)
@@ -87,8 +87,8 @@ def load(path: Path) -> dict[str, Any]:
     return parse(train, [], [("config", str(path))]).build()
 
 
-def check_channels(model: Forecaster, channels: int) -> None:
-    """Check that a model takes frames with so many channels.
+def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
+    """Check that a model takes frames with so many channels, or else say what to do.
 
     Raises:
         OptionError: it was built for another number.
@@ -97,7 +97,7 @@ def check_channels(model: Forecaster, channels: int) -> None:
     if built_for != channels:
         raise OptionError(
             f"the channels of the model must be those of the frames, {channels}; received {built_for}: "
-            f"use --model.channels {channels}"
+            f"{remedy}"
         )
 
 

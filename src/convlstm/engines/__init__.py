@@ -1,8 +1,20 @@
-"""The same recurrences, faster: exchangeable implementations of the loop over time, never another model."""
+"""The same recurrences, faster: exchangeable implementations of the loop over time, never another model.
+
+The way of a call, from `convlstm.layers.scan` down:
+
+* ``selection``: which engine serves it, ``reference`` being the loop of ``scan`` itself.
+* ``fused``: the layer as one differentiable function; under ``torch.compile`` by way of ``custom_op``.
+* ``plans``: how it is computed, from the cell, the frames and the precision.
+* ``sequence`` and ``backward``: the passes over time, in buffers from ``rooms``, by ``convolution``.
+* ``families``: what differs between ConvLSTM and ConvGRU.
+* Kernels, the arithmetic of a step: ``plain`` in torch's operations, which ``native`` (C++, in ``cpp/``) and
+  ``gpu`` (Triton, in ``triton_kernels``) do faster where they can.
+* ``graphs``: on a GPU, a call that comes again is replayed. ``stepper``: the same for streams.
+"""
 
 from convlstm.engines.fused import SAVES
 from convlstm.engines.graphs import Recording
+from convlstm.engines.selection import ENGINES, available, select
 from convlstm.engines.stepper import Steppers
-from convlstm.engines.table import ENGINES, available, select
 
 __all__ = ["ENGINES", "SAVES", "Recording", "Steppers", "available", "select"]

@@ -21,12 +21,12 @@ from convlstm.engines.sequence import Given, Plan, forward
 _DEVICES = {"cuda"}
 #: A call is recorded once this many like it have been seen: those of changing sizes never are.
 _SEEN_BEFORE = 2
-#: Recordings that are kept, those used last; each holds on to the memory that its call needs, which is some
-#: times the sums of its gates. So those are limited as well, in bytes, of one recording (above, the GPU takes
-#: longer than the host that asks) and of all.
+#: Recordings that are kept, those used last.
 _MOST = 16
 #: Calls after which one that was given up is recorded again, or more than fit would push each other out.
 _AGAIN = 100
+#: A recording holds on to the memory that its call needs, some times the sums of its gates. In bytes, those
+#: of one (of larger calls the GPU's work takes longer than asking for it) and of all at most.
 _LARGE, _LARGE_TOGETHER = 512 << 20, 2 << 30
 
 
@@ -122,7 +122,7 @@ class Recorded:
         return Gradients(x, weight, bias, extra, tuple(of_states))
 
     def _token(self) -> Tensor:
-        """A tensor on whose storage it hangs how long what was kept is needed, whoever holds it."""
+        """A tensor: as long as anybody holds its storage, what was kept is needed and this is busy."""
         self.busy = True
         memory = np.empty(1, dtype=np.uint8)
         weakref.finalize(memory, self._free).atexit = False

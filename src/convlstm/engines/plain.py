@@ -30,7 +30,7 @@ class Weight(NamedTuple):
 
 
 class PlainKernels:
-    """Each method is one pass over all pixels; arguments that are written to are called so.
+    """Each method is one pass over all pixels; its docstring says which arguments it writes to.
 
     Args:
         activations: names of those of the gates, the candidate and the output.
@@ -249,7 +249,7 @@ class PlainKernels:
         d_m.mul_(z)
 
     def kept(self, rows: Tensor) -> Tensor:
-        """Rows (..., 4 C) as sums (P, 4, C), wherever there they are kept: here each gate dense."""
+        """Kept rows (..., 4 C) seen as sums (P, 4, C); in memory they lie gate by gate here."""
         return rows.view(4, -1, rows.shape[-1] // 4).transpose(0, 1)
 
     def to_rows(self, frames: Tensor, rows: Tensor) -> None:

@@ -1,7 +1,9 @@
 """Room for the large buffers of a sequence, used again from call to call."""
 
 import math
+import threading
 import weakref
+from collections import deque
 
 import numpy as np
 import torch
@@ -20,9 +22,21 @@ class _Shelf:
     def __init__(self) -> None:
         self.waiting: list[np.ndarray] = []
         self.lent = self.most = 0
+        self._lock = threading.Lock()
+        # Buffers come back whenever Python finds that nobody holds them, in any thread and between any two
+        # lines of this file: they are only put down here, and sorted in by whoever borrows next.
+        self._returned: deque[np.ndarray] = deque()
 
     def lend(self, size: int) -> np.ndarray:
         """The smallest buffer of at least ``size`` bytes that does not waste half of itself, or a new one."""
+        with self._lock:
+            memory = self._found_or_new(size)
+        lent = memory[:size]  # lives as long as a tensor's storage, whoever holds that: graphs, views, users
+        weakref.finalize(lent, self._returned.append, memory).atexit = False
+        return lent
+
+    def _found_or_new(self, size: int) -> np.ndarray:
+        self._sort_in()
         fitting = [n for n, memory in enumerate(self.waiting) if size <= memory.size <= 2 * size]
         if fitting:
             memory = self.waiting.pop(min(fitting, key=lambda n: self.waiting[n].size))
@@ -33,21 +47,32 @@ class _Shelf:
         self.lent += memory.size
         self.most = max(self.most, self.lent)
         self._give_up()
-        lent = memory[:size]  # lives as long as a tensor's storage, whoever holds that: graphs, views, users
-        weakref.finalize(lent, self._take_back, memory).atexit = False
-        return lent
+        return memory
 
-    def _take_back(self, memory: np.ndarray) -> None:
-        self.lent -= memory.size
-        self.waiting.append(memory)
-        self._give_up()
+    def _sort_in(self) -> None:
+        while self._returned:
+            memory = self._returned.popleft()
+            self.lent -= memory.size
+            self.waiting.append(memory)
+            self._give_up()
 
     def _give_up(self) -> None:
-        while self.waiting and self.bytes_waiting() + self.lent > self.most:
+        while self.waiting and self._waiting() + self.lent > self.most:
             self.waiting.pop(0)
 
     def bytes_waiting(self) -> int:
         """How much memory is kept for the next call."""
+        with self._lock:
+            self._sort_in()
+            return self._waiting()
+
+    def clear(self) -> None:
+        """Keep nothing for the next call."""
+        with self._lock:
+            self._sort_in()
+            self.waiting.clear()
+
+    def _waiting(self) -> int:
         return sum(memory.size for memory in self.waiting)
 
 

@@ -21,7 +21,7 @@ def same_conv(
 ) -> Tensor:
     """Convolve to the size of the input.
 
-    An even kernel reaches one pixel further behind than before.
+    For an even kernel an axis is padded by one pixel more at its end than at its start.
 
     Args:
         x: (N, C_in, *S).

@@ -67,9 +67,3 @@ def lstm_gates(
     if peepholes is not None:
         o = o + peepholes[2] * c
     return gate(o) * output(c), c
-
-
-def gru_update(r_z: Tensor, h: Tensor, *, gate: Activation = torch.sigmoid) -> tuple[Tensor, Tensor]:
-    """The reset and update gates of a GRU from their sums (B, 2C, *S): r and z, each (B, C, *S)."""
-    r, z = r_z.chunk(2, dim=1)
-    return gate(r), gate(z)

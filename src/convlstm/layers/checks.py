@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import check_positive, check_same_kind, check_tensor
+from convlstm.cells.base import check_positive, check_same_kind, check_tensor, is_count
 from convlstm.cells.parts import ConvCell
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.scan import Timeline
@@ -122,7 +122,7 @@ def fraction(value: float, name: str) -> float:
 
 def count(value: int | None, name: str) -> int | None:
     """Return a number of steps, or None."""
-    if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < 1):
+    if value is not None and not is_count(value):
         raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
     return value
 
@@ -133,9 +133,9 @@ def space(value: Any, axes: int, name: str) -> tuple[int, ...] | None:
         return None
     if not isinstance(value, Sequence) or len(value) != axes:
         raise OptionError(f"{name} must have one entry per space axis ({axes}); received {value!r}")
-    if any(not isinstance(n, int) or n < 1 for n in value):
+    if not all(map(is_count, value)):
         raise OptionError(f"{name} must hold integers of at least 1; received {value!r}")
-    return tuple(value)
+    return tuple(map(int, value))
 
 
 def factory(value: Any, name: str) -> Any:

@@ -81,8 +81,22 @@ def spread(flags_BT: Tensor, x: Tensor) -> Tensor:
     return flags_BT[(..., *(None,) * (x.ndim - 2))]
 
 
-def fill_forward(x: Tensor, valid: Tensor, starts: Tensor | None = None) -> Tensor:
-    """In place of each missing frame of (B, T, C, *S) the last of its sequence that was there, or zeros."""
+def fill_forward(
+    x: Tensor, valid: Tensor, starts: Tensor | None = None, before: Tensor | None = None
+) -> Tensor:
+    """In place of each missing frame of (B, T, C, *S) the last of its sequence that was there.
+
+    Args:
+        x: the frames.
+        valid: (B, T) bool, which of them are there.
+        starts: (B, T) bool, which begin a new sequence.
+        before: (B, 1, C, *S), what was there before the first; None for zeros.
+    """
+    if before is not None:
+        there = valid.new_ones(len(valid), 1)
+        starts = None if starts is None else torch.cat([~there, starts], dim=1)
+        x, valid = torch.cat([before, x], dim=1), torch.cat([there, valid], dim=1)
+        return fill_forward(x, valid, starts)[:, 1:]
     steps = torch.arange(x.shape[1], device=x.device)
     last = torch.where(valid, steps, -1).cummax(dim=1).values
     if starts is not None:

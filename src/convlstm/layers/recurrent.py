@@ -5,7 +5,7 @@ from convlstm.layers.stack import Stack
 
 
 class ConvLSTM(Stack):
-    """Layers of a convolutional LSTM over a sequence of frames.
+    """Layers of a convolutional LSTM (Shi et al. 2015, arXiv:1506.04214) over a sequence of frames.
 
     Constructor, call and return value are those of the widely copied single-file ConvLSTM, and weights
     trained with it load by `load_state_dict`. One thing differs, where the original is wrong: with
@@ -21,8 +21,8 @@ class ConvLSTM(Stack):
         bias: whether the gates have a bias.
         return_all_layers: whether to return every layer's outputs and state, or the last layer's only.
         cell: what each layer runs: a cell class, a `functools.partial` of one (for its options, see
-            `ConvLSTMCell`), or a list
-            with one per layer; called with (input_dim, hidden_dim, kernel_size, bias).
+            `ConvLSTMCell`), or a list with one per layer; called with (input_dim, hidden_dim, kernel_size,
+            bias).
         bidirectional: whether a second cell per layer, with weights of its own, reads the sequence from its
             end; its outputs stand at the place of their frames.
         merge: of both directions: ``concat`` (hidden_dim doubles), ``sum`` or ``mean``.
@@ -31,10 +31,11 @@ class ConvLSTM(Stack):
             ``dense`` (each layer reads the input and all layers below).
         norm: of each layer's output: ``group``, ``layer`` (over channels, per pixel), or what builds a
             module from a number of channels.
-        dropout: probability of dropping a channel between layers, the same at all times; in training only.
+        dropout: probability of dropping a channel between layers, the same at all times (Gal and Ghahramani
+            2016, arXiv:1512.05287); in training only.
         zoneout: probability with which an element of the state keeps its old value (Krueger et al. 2017,
-            arXiv:1606.01305) in training; otherwise old and new are mixed in that proportion. The reference
-            engine runs it.
+            arXiv:1606.01305) in training; otherwise old and new are mixed in that proportion. Only the
+            reference engine has it.
         target_size: size to which frames are averaged before the first layer, whatever size they have.
         restore_size: whether outputs are interpolated back to the size of the input.
         last_only: whether the last layer returns its output after the last frame only, as T = 1.
@@ -47,8 +48,11 @@ class ConvLSTM(Stack):
             replay a CUDA graph from the third call of the same sizes on. An engine named that cannot serve a
             call says why; cells that it does not know keep their own ``step``.
         save: what ``fused`` and ``compiled`` keep of each step for the backward pass: ``gates``, ``state``
-            (half the memory or less; the gates are computed again, which takes one more convolution) or
+            (a quarter to a third of that; the gates are computed again, which takes one more convolution) or
             ``auto`` (gates, up to 2 GiB a layer).
+
+    Raises:
+        OptionError: an option out of its range, or options that exclude each other.
 
     Example:
         >>> import torch
@@ -64,8 +68,8 @@ class ConvLSTM(Stack):
 class ConvGRU(Stack):
     """Layers of a convolutional GRU over a sequence of frames.
 
-    Arguments, call and return value are as in `ConvLSTM`, all of them; each layer runs a `ConvGRUCell`, whose
-    options go through ``cell``, and its state is (h,).
+    It takes the arguments of `ConvLSTM`, is called like it and returns the same; each layer runs a
+    `ConvGRUCell`, whose options go through ``cell``, and has the state (h,).
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
 """The only loop over time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Keep:
         recompute_every: steps per segment whose insides are computed again in the backward pass rather than
             kept; None for never.
         zoneout: probability with which an element of the state keeps its old value in training; otherwise
-            each is mixed of both as they are to be expected.
+            each gets the expected value.
         save: what a fast engine keeps of each step for the backward pass, one of `convlstm.engines.SAVES`.
     """
 
@@ -97,7 +97,6 @@ def scan(
     initial = initial_state(cell, x[:, 0])
     from_initial = state is None
     state = initial if state is None else of_kind(initial, state)
-    cuts = _cuts(valid, keep.detach_every, reverse)
     if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
         starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
     zoneout = keep.zoneout
@@ -108,6 +107,8 @@ def scan(
         and (valid is not None or recompute_every),
     }
     chosen = select(engine, cell, x, state, special)
+    # Not elsewhere, as a list by frame would bind a compiled graph to the number of frames.
+    cuts = gradient_cuts(valid, keep.detach_every, steps, reverse) if chosen == "reference" else ()
     weights = _places(cell) if recompute_every else []
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
@@ -126,11 +127,8 @@ def scan(
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
             t = begin + place
-            done = steps - 1 - t if reverse else t
-            if cuts is not None:
-                state = map_state(_chooser(cuts[:, t]), map_state(Tensor.detach, state), state)
-            elif keep.detach_every and done and done % keep.detach_every == 0:
-                state = map_state(Tensor.detach, state)
+            if cut := cuts[t]:
+                state = map_state(cut, state)
             if starts is not None:
                 state = map_state(_chooser(starts[:, t]), initial, state)
             new = step(outputs[place], state)
@@ -174,7 +172,15 @@ def _in_segments(
 
 
 def climb(
-    cell: nn.Module, x: Tensor, state: Any, memory: Tensor | None, timeline: Timeline, *, lowest: bool
+    cell: nn.Module,
+    x: Tensor,
+    state: Any,
+    memory: Tensor | None,
+    timeline: Timeline,
+    *,
+    lowest: bool,
+    keep: Keep = Keep(),
+    engine: str = "reference",
 ) -> tuple[Tensor, Any, Tensor | None]:
     """One step of a layer in a stack where a memory climbs the layers.
 
@@ -186,34 +192,50 @@ def climb(
             initial one.
         timeline: of the one frame.
         lowest: whether this is the lowest layer, where a new sequence starts with a new memory.
+        keep: see `scan`; one frame has nothing to cut, and zoneout leaves the memory alone.
+        engine: see `scan`.
 
     Returns:
         The output (B, 1, hidden_dim, *S), the state, and the memory for the layer above.
     """
     if not isinstance(cell, Cell) or not cell.climbs:
-        return *scan(cell, x, state, timeline), memory
+        return *scan(cell, x, state, timeline, keep=keep, engine=engine), memory
     frame = x[:, 0]
     initial, bottom = cell.initial_state(frame), cell.initial_memory(frame)
     state = initial if state is None else of_kind(initial, state)
     memory = bottom if memory is None else memory
+    select(engine, cell, x, state, {"zoneout": keep.zoneout})  # such a cell keeps its step under every engine
     if timeline.starts is not None:
         choose = _chooser(timeline.starts[:, 0])
         state, memory = map_state(choose, initial, state), choose(bottom, memory) if lowest else memory
     new, risen = cell(frame, state, memory)
+    if keep.zoneout:
+        new = map_state(_zone_out(keep.zoneout, draws=cell.training), new, state)
     if timeline.valid is not None:
         choose = _chooser(timeline.valid[:, 0])
         new, risen = map_state(choose, new, state), choose(risen, memory)
     return output_of(new).unsqueeze(1), new, risen
 
 
-def _cuts(valid: Tensor | None, every: int | None, reverse: bool) -> Tensor | None:
-    """(B, T), where gradients are cut if frames are missing: before one that follows ``every`` others."""
-    if valid is None or not every:
-        return None
+def gradient_cuts(
+    valid: Tensor | None, every: int | None, steps: int, reverse: bool = False
+) -> Sequence[Callable[[Tensor], Tensor] | None]:
+    """By frame, what cuts gradients in a state before it: after every so many frames that are there."""
+    if not every:
+        return [None] * steps
+    if valid is None:
+        alike = [Tensor.detach if done and done % every == 0 else None for done in range(steps)]
+        return alike[::-1] if reverse else alike
     order = valid.flip(1) if reverse else valid
     done = order.cumsum(dim=1) - order.long()
-    cuts = order & (done > 0) & (done % every == 0)
-    return cuts.flip(1) if reverse else cuts
+    flags = order & (done > 0) & (done % every == 0)
+    return [_cutter(flags_B) for flags_B in (flags.flip(1) if reverse else flags).unbind(1)]
+
+
+def _cutter(where_B: Tensor) -> Callable[[Tensor], Tensor]:
+    """What cuts the gradients of the samples whose flag is set."""
+    choose = _chooser(where_B)
+    return lambda tensor: choose(tensor.detach(), tensor)
 
 
 def output_of(state: Any) -> Tensor:

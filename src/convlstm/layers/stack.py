@@ -33,7 +33,7 @@ from convlstm.layers.parts import (
     resize,
     spread,
 )
-from convlstm.layers.scan import Keep, Timeline, climb, initial_state, scan
+from convlstm.layers.scan import Keep, Timeline, climb, gradient_cuts, initial_state, scan
 from convlstm.layers.state import BothDirections, StackState, check_states
 from convlstm.layers.stream import Stream
 from convlstm.pretrained import Pretrained
@@ -193,10 +193,11 @@ class Stack(Pretrained):
             hidden_state: the states that an earlier call returned, or one state per layer (None for the
                 initial one), each tensor (B, hidden_dim, *S); None for the initial states. A bidirectional
                 layer's state is a pair, forward and backward.
-            mask: (B, T) bool, always batch first: which frames are there. A missing one, whatever it holds,
+            mask: (B, T) bool, batch first like the next two whatever ``batch_first`` says: True where a frame
+                is there (the opposite of torch's ``key_padding_mask``). A missing one, whatever it holds,
                 carries the state through; its output is that of the frame before.
             lengths: (B,) integers, how many frames each sequence has; what lies beyond is not read, and the
-                outputs there are zero.
+                outputs there are zero. With ``last_only`` each sequence gives that after its own last frame.
             reset: (B, T) bool: which frames begin a new sequence, from the initial state.
 
         Returns:
@@ -206,6 +207,7 @@ class Stack(Pretrained):
         Raises:
             ShapeError: wrong rank, channels or dtype; an empty sequence; a mask, lengths or states that do
                 not fit. Raised before any arithmetic.
+            OptionError: an engine named that cannot serve the call.
         """
         check_input(self, input_tensor, self.input_dim, self.axes, self.batch_first)
         x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
@@ -253,7 +255,9 @@ class Stack(Pretrained):
         super()._check_argument(name, known)
 
     def stream(self, batch_size: int, size: Sequence[int]) -> Stream:
-        """A session that is given one frame at a time and gives the output at once.
+        """A session that is given one frame at a time and gives the output at once, without gradients.
+
+        The next call may overwrite an output (B, hidden_dim, *S): clone what you keep.
 
         Args:
             batch_size: sequences side by side.
@@ -282,12 +286,18 @@ class Stack(Pretrained):
         memory: Tensor | None,
         timeline: Timeline,
         drops: list[Tensor | None],
+        shown: dict[int, Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Any], Tensor | None]:
-        """Each layer reads the whole sequence before the next: outputs and states of all layers, memory."""
+        """Each layer reads the whole sequence before the next: outputs and states of all layers, memory.
+
+        By layer, ``shown`` is what a connection around it showed last, and becomes what it shows at the end.
+        """
+        shown = {} if shown is None else shown
         features, ends = [x], []
         for layer, (state, drop) in enumerate(zip(states, drops, strict=True)):
             x = torch.cat(features, dim=2) if self.residual == "dense" else features[-1]
-            y, end, memory = self._layer(layer, x if drop is None else x * drop, state, memory, timeline)
+            x = x if drop is None else x * drop
+            y, end, memory = self._layer(layer, x, state, memory, timeline, shown)
             features.append(y)
             ends.append(end)
         return features[1:], ends, memory
@@ -302,17 +312,26 @@ class Stack(Pretrained):
     ) -> tuple[list[Tensor], list[Any], Tensor | None]:
         """All layers read each frame before the next: what a memory that climbs the layers needs."""
         frames: list[list[Tensor]] = []
-        for t in range(x.shape[1]):
-            if t and self.keep.detach_every and t % self.keep.detach_every == 0:
-                before = StackState(states, self.num_layers, memory).detach()
+        shown: dict[int, Tensor] = {}
+        cuts = gradient_cuts(timeline.valid, self.keep.detach_every, x.shape[1])
+        for t, cut in enumerate(cuts):
+            if cut:
+                before = StackState(states, self.num_layers, memory).map(cut)
                 states, memory = before.all_layers, before.memory
-            outputs, states, memory = self._by_layer(x[:, t : t + 1], states, memory, timeline.at(t), drops)
+            frame, flags = x[:, t : t + 1], timeline.at(t)
+            outputs, states, memory = self._by_layer(frame, states, memory, flags, drops, shown)
             frames.append(outputs)
         joined = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
         return ([*joined[:-1], frames[-1][-1].clone()] if self.keep.last_only else joined), states, memory
 
     def _layer(
-        self, layer: int, x: Tensor, state: Any, memory: Tensor | None, timeline: Timeline
+        self,
+        layer: int,
+        x: Tensor,
+        state: Any,
+        memory: Tensor | None,
+        timeline: Timeline,
+        shown: dict[int, Tensor],
     ) -> tuple[Tensor, Any, Tensor | None]:
         """One layer: both directions, merged and normalised, with its connection around them."""
         cell = self.cell_list[layer]
@@ -323,7 +342,8 @@ class Stack(Pretrained):
         how: Any = {"keep": keep, "engine": self.engine, "inner": inner}
         end: Any
         if self.climbs:
-            y, end, memory = climb(cell, x, state, memory, timeline, lowest=not layer)
+            climbing: Any = {"lowest": not layer, "keep": keep, "engine": self.engine}
+            y, end, memory = climb(cell, x, state, memory, timeline, **climbing)
         elif self.reverse_cell_list is None:
             y, end = scan(cell, x, state, timeline, **how)
         else:
@@ -335,8 +355,9 @@ class Stack(Pretrained):
         if self.norm_list is not None:
             y = by_frame(self.norm_list[layer], y)
         if self.residual in ("add", "project"):
-            # At a missing frame, what was added at the frame before is added again.
-            x = x if timeline.valid is None else fill_forward(x, timeline.valid, timeline.starts)
+            if timeline.valid is not None:  # at a missing frame, what was added at the frame before is again
+                x = fill_forward(x, timeline.valid, timeline.starts, shown.get(layer))
+                shown[layer] = x[:, -1:]
             x = x[:, -y.shape[1] :]
             y = y + (x if self.skip_list is None else by_frame(self.skip_list[layer], x))
         return y, end, memory

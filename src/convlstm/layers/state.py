@@ -42,11 +42,6 @@ class StackState(list[Any]):
         """One state per layer: those that are not shown, and the list."""
         return [*self._hidden, *self]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """As pickle gives it back, also where it was written with all layers in one list."""
-        whole = state.pop("all_layers", [])
-        self.__dict__.update({"_hidden": whole[: len(whole) - len(self)]} | state)
-
     def detach(self) -> "StackState":
         """The same values, cut from the graph that computed them."""
         return self.map(Tensor.detach)

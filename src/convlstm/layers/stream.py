@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class Stream:
     """A stack that is given one frame at a time; `Stack.stream` makes it.
 
-    The numbers are those of the stack on the whole sequence, without gradients (in training, dropout draws
-    anew at each frame). What a frame needs is made at
-    the first one, and again where weights, buffers, dtype, autocast or modes have changed (changes through
-    ``.data`` go unnoticed); on CUDA the second frame is recorded as a graph, which those that follow replay.
-    Cells and options that the fast engines do not know go the way of the stack, in fresh memory.
+    It gives the numbers of the stack on the whole sequence, without gradients; in training mode dropout is
+    drawn anew for each frame. Buffers are made at the first frame, and again when weights, buffers, dtype,
+    autocast or modes have changed (changes through ``.data`` go unnoticed). On CUDA the second frame is
+    recorded as a graph, which later ones replay. With cells and options that the fast engines do not know,
+    each frame is an ordinary call of the stack.
     """
 
     def __init__(self, stack: "Stack", batch_size: int, size: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
+from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.warp import carry
 from convlstm.layers import scan
@@ -43,7 +44,7 @@ class EncoderForecaster(Forecaster):
 
     Args:
         channels: C of the frames.
-        hidden_dim: channels of each level, finest first.
+        hidden_dim: channels of each level, finest first; an integer for one level.
         kernel_size: of the recurrent layers; one for all levels or one per level.
         patch_size: pixels along the side of a patch; 1 for none.
         skip: whether the forecaster sees the encoder's outputs at equal resolution.
@@ -56,6 +57,7 @@ class EncoderForecaster(Forecaster):
             saturate at the blank forecast.
         cell: what each layer runs; called with (input_dim, hidden_dim, kernel_size, bias). By default a
             ConvLSTM cell with a forget bias of 1.
+        engine: what does the arithmetic of the layers, as for `convlstm.ConvLSTM`.
 
     Example:
         >>> import torch
@@ -67,22 +69,27 @@ class EncoderForecaster(Forecaster):
     def __init__(
         self,
         channels: int = 1,
-        hidden_dim: Sequence[int] = (64, 64),
+        hidden_dim: int | Sequence[int] = (64, 64),
         kernel_size: int | Sequence[int] = 3,
         patch_size: int = 2,
         skip: bool = True,
         transport: int = 2,
         output: str = "linear",
         cell: CellFactory = remembering_lstm,
+        *,
+        engine: str = "auto",
     ) -> None:
         super().__init__()
         check_name(output, _OUTPUTS, "output")
-        least = {"channels": (channels, 1), "patch_size": (patch_size, 1), "levels": (len(hidden_dim), 1)}
-        for name, (value, low) in (least | {"transport": (transport, 0)}).items():
+        hidden_dim = [hidden_dim] if isinstance(hidden_dim, int) else list(hidden_dim)
+        if not hidden_dim:
+            raise OptionError("hidden_dim must hold the channels of one level at least; received none")
+        least = {"channels": (channels, 1), "patch_size": (patch_size, 1), "transport": (transport, 0)}
+        for name, (value, low) in least.items():
             if value < low:
                 raise OptionError(f"{name} must be at least {low}; received {value}")
         self.channels, self.patch_size, self.skip, self.output = channels, patch_size, skip, output
-        self.transport = transport
+        self.transport, self.engine = transport, check_name(engine, ENGINES, "engine")
         kernels = [kernel_size] * len(hidden_dim) if isinstance(kernel_size, int) else list(kernel_size)
         if len(kernels) != len(hidden_dim):
             raise OptionError(
@@ -152,7 +159,7 @@ class EncoderForecaster(Forecaster):
         """The encoder's states after more frames (B, T, C, H, W)."""
         x, new = F.pixel_unshuffle(frames, self.patch_size), []
         for level, cell in enumerate(self.encoder):
-            x, state = scan(cast(Cell, cell), x, states[level])
+            x, state = scan(cast(Cell, cell), x, states[level], engine=self.engine)
             new.append(state)
             if level < len(self.down):
                 x = F.leaky_relu(self.down[level](x.flatten(0, 1)), 0.2)
@@ -169,8 +176,9 @@ class EncoderForecaster(Forecaster):
             else:
                 x = F.leaky_relu(self.up[level](x), 0.2)
                 x = torch.cat([x, features[level]], dim=1) if self.skip else x
-            new[level] = self.forecaster[level](x, states[level])
-            x = new[level].h
+            cell = cast(Cell, self.forecaster[level])
+            y, new[level] = scan(cell, x.unsqueeze(1), states[level], engine=self.engine)
+            x = y.squeeze(1)
         made = F.pixel_shuffle(self.head(x), self.patch_size)
         if self.transport:
             weights, made = made[:, : -self.channels], made[:, -self.channels :]

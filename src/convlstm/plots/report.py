@@ -75,13 +75,6 @@ def _missing(record: Record, what: str, command: str) -> str:
     return f'<p class="missing">{what}: <code>{escape(line)}</code> makes them.</p>'
 
 
-def _best_baseline(scores: Verification) -> str | None:
-    """The baseline with the lowest overall MSE; None if no baseline has one."""
-    mse = scores.scores["mse"].overall
-    known = [name for name in scores.forecasters if name != scores.model and math.isfinite(mse[name])]
-    return min(known, key=lambda name: mse[name], default=None)
-
-
 def _headline(record: Record) -> str:
     scores = record.verification
     if scores is None:
@@ -102,7 +95,7 @@ def _forecasts(record: Record) -> str:
 
 def _verdict(scores: Verification) -> str:
     """One sentence: the model's squared error against that of the best baseline."""
-    mse, best = scores.scores["mse"].overall, _best_baseline(scores)
+    mse, best = scores.scores["mse"].overall, scores.best_baseline
     model = escape(spoken(scores.model))
     if best is not None and mse[best] == 0:
         return f"{model} cannot be better than {escape(spoken(best))}, a baseline that makes no error here"
@@ -119,7 +112,7 @@ def _verdict(scores: Verification) -> str:
 
 
 def _tiles(scores: Verification) -> str:
-    best, mse = _best_baseline(scores), scores.scores["mse"].overall
+    best, mse = scores.best_baseline, scores.scores["mse"].overall
     tiles = []
     if best is not None:
         tiles.append(
@@ -190,7 +183,7 @@ def _by_lead(record: Record) -> str:
     if scores is None:
         return _missing(record, "No scores yet", "evaluate")
     order = sorted(scores.scores, key=lambda key: {"mse": 0, "sharpness": 1}.get(key, 2))
-    charts = [_skill_chart(scores)] if _best_baseline(scores) else []
+    charts = [_skill_chart(scores)] if scores.best_baseline else []
     charts += [_score_chart(scores, scores.scores[key]) for key in order]
     tables = "".join(_lead_table(scores, scores.scores[key]) for key in order)
     return (

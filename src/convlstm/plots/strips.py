@@ -1,7 +1,7 @@
 """Frames in a row: film strips and animations, pixel for pixel, without smoothing."""
 
+import io
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convlstm.errors import DataError, OptionError, ShapeError
+from convlstm.errors import OptionError, ShapeError
+from convlstm.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -301,7 +302,7 @@ def animation(
     Raises:
         ShapeError: a row is not (T, C, H, W), or rows differ in length or size.
         OptionError: no row, another ending, or ``scale`` or ``frame_ms`` below 1.
-        DataError: the file cannot be written.
+        RunError: the file cannot be written.
     """
     target = Path(path)
     if target.suffix.lower() != ".gif":
@@ -315,22 +316,10 @@ def animation(
     times = scale or 2 * magnification(*next(iter(frames.values())).shape[2:])
     painted = {name: enlarge(row, times) for name, row in _paint_rows(frames, signed, limits).items()}
     pictures = _panels(painted, signed, dark)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        pictures[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=pictures[1:],
-            duration=[frame_ms] * (len(pictures) - 1) + [5 * frame_ms],
-            loop=0,
-        )
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(
-            f"animation must be written to a folder that can be written; {target} gave: {error}"
-        ) from error
+    durations = [frame_ms] * (len(pictures) - 1) + [5 * frame_ms]
+    film = io.BytesIO()
+    pictures[0].save(film, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    write_atomically(target, film.getvalue())
     return target
 
 
@@ -358,7 +347,9 @@ def _panels(painted: dict[str, Pixels], signed: Collection[str], dark: bool) -> 
             else:
                 # Nothing to compare yet: the colour of no error.
                 pen.rectangle((left, head, left + width - 1, head + height - 1), fill=DIVERGING[2][1])
-        label = f"forecast +{moment + 1}" if moment >= 0 else f"past {past_label(moment + known, known)}"
+        label = f"{'forecast ' if known else ''}+{moment + 1}"
+        if moment < 0:
+            label = f"past {past_label(moment + known, known)}"
         pen.text((size[0] // 2, size[1] - foot // 2), label, fill=muted, font=_font(13), anchor="mm")
         pictures.append(picture)
     return pictures

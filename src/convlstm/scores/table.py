@@ -74,9 +74,11 @@ class Verification:
     scores: Mapping[str, ScoreTable]
 
     @property
-    def best_baseline(self) -> str:
-        """The baseline with the lowest overall MSE."""
-        return min(self.forecasters[1:], key=lambda name: self.scores["mse"].overall[name])
+    def best_baseline(self) -> str | None:
+        """The baseline with the lowest overall MSE; None if no baseline has one."""
+        mse = self.scores["mse"].overall
+        known = [name for name in self.forecasters[1:] if math.isfinite(mse[name])]
+        return min(known, key=lambda name: mse[name], default=None)
 
     @property
     def skill(self) -> dict[str, Skill]:

@@ -1,5 +1,6 @@
 """How a forecaster is trained: every setting, its default and its meaning, in one place."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,7 +33,9 @@ class TrainingConfig:
         nodes: number of machines.
         accelerator: cpu, gpu, or auto for a GPU if there is one.
         workers: processes that prepare windows; 0 prepares them in the training process.
-        seed: of weights, windows and curriculum; two CPU runs with the same seed are equal bit for bit.
+        seed: of windows, curriculum and whatever training draws, and of the weights where no model is given
+            (one made in Python has its own: call torch.manual_seed before). Two CPU runs with equal seeds and
+            first weights are equal bit for bit.
     """
 
     loss: str = "mse"
@@ -62,10 +65,17 @@ class TrainingConfig:
         check_name(self.accelerator, ("auto", "cpu", "gpu"), "accelerator")
         for name in ("epochs", "batch_size", "learning_rate", "curriculum_steps", "devices", "nodes"):
             value = getattr(self, name)
-            if value != "auto" and value <= 0:
-                raise OptionError(f"{name} must be greater than 0; received {value}")
+            if value == "auto" and name in ("batch_size", "learning_rate"):
+                continue
+            if not (_is_number(value) and value > 0):
+                raise OptionError(f"{name} must be greater than 0; received {value!r}: give a number")
         for name in ("gradient_clip", "patience", "workers", "seed"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"{name} must be at least 0; received {getattr(self, name)}")
-        if not 0 <= self.ema < 1:
-            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema}")
+            value = getattr(self, name)
+            if not (_is_number(value) and value >= 0):
+                raise OptionError(f"{name} must be at least 0; received {value!r}: give a number")
+        if not (_is_number(self.ema) and 0 <= self.ema < 1):
+            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema!r}: give a number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

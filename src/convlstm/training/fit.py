@@ -43,6 +43,10 @@ def fit(
             before training begins; a loss that is no longer finite.
         KeyboardInterrupt: stopped by the user; the last checkpoint is kept, and the best model so far.
     """
+    if auto := [name for name in ("batch_size", "learning_rate") if getattr(config, name) == "auto"]:
+        raise OptionError(
+            f"training itself needs numbers; received {auto[0]}=auto: call convlstm.train, which finds them"
+        )
     check(config, data)
     notes = {"past": data.past, "steps": data.steps, "data": data.describe()}
     model.check_saved(**notes)

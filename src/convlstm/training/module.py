@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from convlstm.data.base import Window
-from convlstm.errors import ConvLSTMError, DataError, OptionError
+from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.curriculum import Curriculum
@@ -91,7 +91,7 @@ class ForecastModule(LightningModule):
         """Stop at once when the loss is no longer a number."""
         loss = float(self.trainer.callback_metrics["train_loss"])
         if not math.isfinite(loss):
-            raise ConvLSTMError(
+            raise RunError(
                 f"the training loss must stay finite; it is {loss} after step {self.global_step}: "
                 "lower learning_rate or gradient_clip, or use precision 32"
             )

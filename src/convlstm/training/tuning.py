@@ -42,11 +42,12 @@ def largest_batch(model: Forecaster, dataset: WindowDataset, loss: str, device: 
         OptionError: not even one window fits.
     """
     model = copy.deepcopy(model).to(device)
-    one, two = (_bytes_held(model, _batch(dataset, n), loss, device) for n in (1, 2))
-    fits = int(_free(device) * _HEADROOM // max(two - one, 1))
+    one, more = (_bytes_held(model, _batch(dataset, n), loss, device) for n in (1, min(2, len(dataset))))
+    window = more - one or one  # of a single window, all that is held
+    fits = int(_free(device) * _HEADROOM // max(window, 1))
     if fits < 1:
         raise OptionError(
-            f"one window must fit in memory; a training step needs {two - one:,} bytes and {_free(device):,} "
+            f"one window must fit in memory; a training step needs {window:,} bytes and {_free(device):,} "
             "are free: use smaller frames, fewer steps or a smaller model"
         )
     limit = min(fits, len(dataset), _LARGEST)

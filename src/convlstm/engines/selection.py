@@ -25,6 +25,9 @@ def available() -> dict[str, str | None]:
     return {"reference": None, "fused": None, "compiled": missing}
 
 
+#: Numbers of the state, at all frames together.
+_FEW = 1 << 17
+
 #: By device, why nothing can be compiled for it, or None.
 _COMPILERS = {"cpu": native.unavailable, "cuda": gpu.unavailable}
 
@@ -44,7 +47,8 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
 
     A cell of another family than the engines know keeps its own ``step`` under any engine: that is the
     reference. ``auto`` leaves float64 to the reference as well: who asks for that dtype checks numbers, and
-    the reference can be differentiated twice.
+    the reference can be differentiated twice. So it does with few numbers on a CPU, and with single frames
+    whose gradients are wished on a GPU: the loop is done with them before the fast engines have begun.
 
     Args:
         engine: one of `ENGINES`.
@@ -65,11 +69,23 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
             f"{reason}: use engine='auto'"
         )
-    if reason is not None or other or (engine == "auto" and x.dtype == torch.float64):
+    if reason is not None or other:
+        return "reference"
+    if engine == "auto" and (x.dtype == torch.float64 or _are_few(cell, x)):
         return "reference"
     if engine == "auto":
         return "fused" if _not_compiled(x.device.type) else "compiled"
     return engine
+
+
+def _are_few(cell: Any, x: Tensor) -> bool:
+    """Whether a whole sequence is so small that its calls take longer than its arithmetic."""
+    if torch.compiler.is_compiling():
+        return False
+    if x.device.type != "cpu":
+        return x.shape[1] == 1 and torch.is_grad_enabled()
+    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return exact and x[:, :, 0].numel() * cell.hidden_dim <= _FEW
 
 
 def _refusal(
