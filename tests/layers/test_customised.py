@@ -195,7 +195,6 @@ def test_init_hidden_says_where_a_sequence_begins(engine):
     assert_close(layer(FRAMES, reset=starts)[0][0][:, 2:], layer(FRAMES[:, 2:])[0][0])
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"target_size": (3, 2)}])
 def test_both_ways_to_begin_may_be_overridden_by_way_of_those_above():
     class Twice(ConvLSTMCell):
         def init_hidden(self, batch_size, image_size):
@@ -211,6 +210,7 @@ def test_both_ways_to_begin_may_be_overridden_by_way_of_those_above():
     assert c.eq(2).all()
 
 
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"target_size": (3, 2)}])
 def test_a_layers_init_hidden_can_be_called_by_a_forward_of_ones_own(options):
     class Own(ConvLSTM):
         def _init_hidden(self, batch_size, image_size):
