@@ -129,6 +129,23 @@ def test_gru():
     with_threads(agree)
 
 
+def test_an_open_forget_gate_keeps_the_memory_over_a_thousand_steps():
+    kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+    conv, h = SameConv((1, 1), ("zeros", "zeros")), torch.zeros(1, 2, 3, 16).bfloat16()
+    bias = torch.tensor([-16.0, 16.0, 0.0, 0.0]).repeat_interleave(16)
+    packed = kernels.lstm_weight(conv, torch.zeros(64, 32, 1, 1), bias, h, keep=False)
+    c, kept = torch.ones(h.shape), torch.empty(1, 2, 3, 64).bfloat16()
+    for _ in range(1000):
+        kernels.lstm_step(conv, h, h, packed, c, torch.empty_like(h), None, None)
+    assert_close(c, torch.full_like(c, torch.sigmoid(torch.tensor(16.0)).item() ** 1000), rtol=1e-4, atol=0)
+    c, rows = torch.ones(h.shape), bias.bfloat16().expand(6, 64).contiguous().view(1, 2, 3, 64)
+    for _ in range(1000):  # the kernel of processors without the unit
+        kernels.lstm_forward(
+            rows.view(6, 4, 16), c.view(6, 16), torch.empty_like(h).view(6, 16), kept.view(6, 4, 16), None
+        )
+    assert_close(c, torch.full_like(c, torch.sigmoid(torch.tensor(16.0)).item() ** 1000), rtol=1e-4, atol=0)
+
+
 def test_torchs_own_convolutions_go_on_beside_it():
     """Both configure the unit for themselves."""
     x, weight = torch.randn(2, 64, 20, 20).bfloat16(), torch.randn(64, 64, 3, 3).bfloat16()

@@ -329,13 +329,14 @@ def test_what_the_machine_lacks_is_named(tmp_path):
         ({"precision": "bf16"}, "precision must be one of .* did you mean 'bf16-mixed'"),
         ({"gradient_clip": -1.0}, "gradient_clip must be at least 0; received -1.0"),
         ({"schedule": "cosine"}, "schedule must be one of constant, onecycle; received 'cosine'"),
-        ({"epochs": "auto"}, "epochs must be greater than 0; received 'auto': give a number"),
-        ({"batch_size": "max"}, "batch_size must be greater than 0; received 'max': give a number"),
+        ({"epochs": "auto"}, "epochs must be greater than 0; received 'auto': give a whole number"),
+        ({"batch_size": "max"}, "batch_size must be greater than 0; received 'max': give a whole number"),
         (
             {"learning_rate": float("nan")},
             "learning_rate must be greater than 0; received nan: give a number",
         ),
-        ({"devices": True}, "devices must be greater than 0; received True: give a number"),
+        ({"workers": 0.5}, "workers must be at least 0; received 0.5: give a whole number"),
+        ({"devices": True}, "devices must be greater than 0; received True: give a whole number"),
     ],
 )
 def test_bad_settings_are_named(option, message):

@@ -65,6 +65,7 @@ class ConvCell(Cell):
         self.dilation = _per_axis(dilation, axes, "dilation", Integral)
         if not all(map(is_count, self.dilation)):
             raise OptionError(f"dilation must be at least 1; received {dilation!r}: use integers")
+        self.dilation = tuple(map(int, self.dilation))
         self.padding_mode = _per_axis(padding_mode, axes, "padding_mode", str)
         for mode in self.padding_mode:
             check_name(mode, PADDING_MODES, "padding_mode")

@@ -1,6 +1,7 @@
 """Room for the large buffers of a sequence, used again from call to call."""
 
 import math
+import os
 import threading
 import weakref
 from collections import deque
@@ -77,6 +78,8 @@ class _Shelf:
 
 
 _shelf = _Shelf()
+if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that only its parent has
+    os.register_at_fork(after_in_child=lambda: setattr(_shelf, "_lock", threading.Lock()))
 
 
 def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

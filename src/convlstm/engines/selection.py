@@ -25,8 +25,8 @@ def available() -> dict[str, str | None]:
     return {"reference": None, "fused": None, "compiled": missing}
 
 
-#: Numbers of the state, at all frames together.
-_FEW = 1 << 17
+#: Numbers of the state, at all frames together, that are few.
+_FEW, _FEW_ON_GPU = 1 << 16, 1 << 22
 
 #: By device, why nothing can be compiled for it, or None.
 _COMPILERS = {"cpu": native.unavailable, "cuda": gpu.unavailable}
@@ -47,8 +47,7 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
 
     A cell of another family than the engines know keeps its own ``step`` under any engine: that is the
     reference. ``auto`` leaves float64 to the reference as well: who asks for that dtype checks numbers, and
-    the reference can be differentiated twice. So it does with few numbers on a CPU, and with single frames
-    whose gradients are wished on a GPU: the loop is done with them before the fast engines have begun.
+    the reference can be differentiated twice.
 
     Args:
         engine: one of `ENGINES`.
@@ -71,21 +70,24 @@ def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[st
         )
     if reason is not None or other:
         return "reference"
-    if engine == "auto" and (x.dtype == torch.float64 or _are_few(cell, x)):
+    if engine == "auto" and x.dtype == torch.float64:
         return "reference"
     if engine == "auto":
         return "fused" if _not_compiled(x.device.type) else "compiled"
     return engine
 
 
-def _are_few(cell: Any, x: Tensor) -> bool:
-    """Whether a whole sequence is so small that its calls take longer than its arithmetic."""
+def are_few(cell: Any, x: Tensor) -> bool:
+    """Whether a call of a layer with (B, T, C, *S) is so small that the loop is done with it sooner.
+
+    On a GPU such are single frames whose gradients are wished, which no recording is replayed for.
+    """
     if torch.compiler.is_compiling():
         return False
+    numbers = x[:, :, 0].numel() * getattr(cell, "hidden_dim", 0)
     if x.device.type != "cpu":
-        return x.shape[1] == 1 and torch.is_grad_enabled()
-    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return exact and x[:, :, 0].numel() * cell.hidden_dim <= _FEW
+        return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= _FEW_ON_GPU
+    return x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and numbers <= _FEW
 
 
 def _refusal(

@@ -1,7 +1,7 @@
 """The only loop over time."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convlstm.cells.base import Cell, autocast, map_state
-from convlstm.engines import fused, select
+from convlstm.engines import are_few, fused, select
 from convlstm.errors import OptionError
 
 
@@ -107,6 +107,10 @@ def scan(
         and (valid is not None or recompute_every),
     }
     chosen = select(engine, cell, x, state, special)
+    if chosen == "reference" or (engine == "auto" and are_few(cell, x)):
+        chosen = "reference"
+        # The fast engine of a layer below hands on channels last, which outputs would inherit.
+        x = x if x[:, 0].is_contiguous() else x.contiguous()
     # Not elsewhere, as a list by frame would bind a compiled graph to the number of frames.
     cuts = gradient_cuts(valid, keep.detach_every, steps, reverse) if chosen == "reference" else ()
     weights = _places(cell) if recompute_every else []
@@ -199,6 +203,7 @@ def climb(
         The output (B, 1, hidden_dim, *S), the state, and the memory for the layer above.
     """
     if not isinstance(cell, Cell) or not cell.climbs:
+        keep = replace(keep, detach_every=None)  # the stack cuts
         return *scan(cell, x, state, timeline, keep=keep, engine=engine), memory
     frame = x[:, 0]
     initial, bottom = cell.initial_state(frame), cell.initial_memory(frame)

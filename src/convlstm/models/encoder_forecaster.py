@@ -44,7 +44,7 @@ class EncoderForecaster(Forecaster):
 
     Args:
         channels: C of the frames.
-        hidden_dim: channels of each level, finest first; an integer for one level.
+        hidden_dim: channels of each level, finest first.
         kernel_size: of the recurrent layers; one for all levels or one per level.
         patch_size: pixels along the side of a patch; 1 for none.
         skip: whether the forecaster sees the encoder's outputs at equal resolution.
@@ -69,7 +69,7 @@ class EncoderForecaster(Forecaster):
     def __init__(
         self,
         channels: int = 1,
-        hidden_dim: int | Sequence[int] = (64, 64),
+        hidden_dim: Sequence[int] = (64, 64),
         kernel_size: int | Sequence[int] = 3,
         patch_size: int = 2,
         skip: bool = True,
@@ -81,16 +81,18 @@ class EncoderForecaster(Forecaster):
     ) -> None:
         super().__init__()
         check_name(output, _OUTPUTS, "output")
-        hidden_dim = [hidden_dim] if isinstance(hidden_dim, int) else list(hidden_dim)
-        if not hidden_dim:
-            raise OptionError("hidden_dim must hold the channels of one level at least; received none")
+        if not isinstance(hidden_dim, Sequence) or not hidden_dim:
+            raise OptionError(
+                f"hidden_dim must hold the channels of each level; received {hidden_dim!r}: one level is [64]"
+            )
         least = {"channels": (channels, 1), "patch_size": (patch_size, 1), "transport": (transport, 0)}
         for name, (value, low) in least.items():
             if value < low:
                 raise OptionError(f"{name} must be at least {low}; received {value}")
         self.channels, self.patch_size, self.skip, self.output = channels, patch_size, skip, output
         self.transport, self.engine = transport, check_name(engine, ENGINES, "engine")
-        kernels = [kernel_size] * len(hidden_dim) if isinstance(kernel_size, int) else list(kernel_size)
+        one = not isinstance(kernel_size, Sequence)
+        kernels: list[Any] = [kernel_size] * len(hidden_dim) if one else [*kernel_size]  # type: ignore[misc]
         if len(kernels) != len(hidden_dim):
             raise OptionError(
                 f"kernel_size must have one entry per level ({len(hidden_dim)}); received {kernels}"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from convlstm.errors import OptionError, check_name
@@ -64,18 +65,23 @@ class TrainingConfig:
         check_name(self.precision, PRECISIONS, "precision")
         check_name(self.accelerator, ("auto", "cpu", "gpu"), "accelerator")
         for name in ("epochs", "batch_size", "learning_rate", "curriculum_steps", "devices", "nodes"):
-            value = getattr(self, name)
+            value, fraction = getattr(self, name), name == "learning_rate"
             if value == "auto" and name in ("batch_size", "learning_rate"):
                 continue
-            if not (_is_number(value) and value > 0):
-                raise OptionError(f"{name} must be greater than 0; received {value!r}: give a number")
+            if not (_is_number(value, fraction) and value > 0):
+                raise OptionError(f"{name} must be greater than 0; received {value!r}: {_give(fraction)}")
         for name in ("gradient_clip", "patience", "workers", "seed"):
-            value = getattr(self, name)
-            if not (_is_number(value) and value >= 0):
-                raise OptionError(f"{name} must be at least 0; received {value!r}: give a number")
-        if not (_is_number(self.ema) and 0 <= self.ema < 1):
-            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema!r}: give a number")
+            value, fraction = getattr(self, name), name == "gradient_clip"
+            if not (_is_number(value, fraction) and value >= 0):
+                raise OptionError(f"{name} must be at least 0; received {value!r}: {_give(fraction)}")
+        if not (_is_number(self.ema, True) and 0 <= self.ema < 1):
+            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema!r}: {_give(True)}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any, fraction: bool) -> bool:
+    kind = Real if fraction else Integral
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _give(fraction: bool) -> str:
+    return "give a number" if fraction else "give a whole number"

@@ -42,8 +42,9 @@ def largest_batch(model: Forecaster, dataset: WindowDataset, loss: str, device: 
         OptionError: not even one window fits.
     """
     model = copy.deepcopy(model).to(device)
-    one, more = (_bytes_held(model, _batch(dataset, n), loss, device) for n in (1, min(2, len(dataset))))
-    window = more - one or one  # of a single window, all that is held
+    number = min(2, len(dataset))
+    one, more = (_bytes_held(model, _batch(dataset, n), loss, device) for n in (1, number))
+    window = max(more - one, more // number)  # two may be computed by another engine than one
     fits = int(_free(device) * _HEADROOM // max(window, 1))
     if fits < 1:
         raise OptionError(

@@ -40,7 +40,7 @@ struct LSTM {
         if (KEEP) keep(kept + p * 4 * C + k, C, n, i, f, o, g);
         const floats before = get(c + m, n);
         if (PEEP) i += w.at(0, p, C, k, n) * before, f += w.at(1, p, C, k, n) * before;
-        const floats after = (GATE<T>::at(f) * before).value() + (GATE<T>::at(i) * CANDIDATE<T>::at(g)).value();
+        const floats after = (GATE<T>::at(f) * before).exact() + (GATE<T>::at(i) * CANDIDATE<T>::at(g)).value();
         if (PEEP) o += w.at(2, p, C, k, n) * after;
         put(c + m, after, n);
         put(h + m, (GATE<T>::at(o) * OUTPUT<T>::at(after)).value(), n);
@@ -58,7 +58,7 @@ struct GRU {
     template <class Count>
     void step(size p, size k, Count n, floats r, floats z, floats x, floats y) const {
         if (KEEP) keep(kept + p * 4 * C + k, C, n, r, z, x, y);
-        const floats old = GATE<T>::at(z).value(), proposal = CANDIDATE<T>::at(x + (GATE<T>::at(r) * y).value()).value();
+        const floats old = GATE<T>::at(z).exact(), proposal = CANDIDATE<T>::at(x + (GATE<T>::at(r) * y).value()).value();
         const floats after = (1 - old) * proposal + old * get(m + p * C + k, n);
         put(m + p * C + k, after, n), put(h + p * C + k, after, n);
     }
@@ -84,7 +84,7 @@ void lstm_replay_(const T* sums, const float* c, float* new_c, Peepholes w, size
             floats i = get(sums + s, n), f = get(sums + s + C, n);
             const floats g = get(sums + s + 3 * C, n), before = get(c + m, n);
             if (PEEP) i += w.at(0, p, C, k, n) * before, f += w.at(1, p, C, k, n) * before;
-            put(new_c + m, (GATE<T>::at(f) * before).value() + (GATE<T>::at(i) * CANDIDATE<T>::at(g)).value(), n);
+            put(new_c + m, (GATE<T>::at(f) * before).exact() + (GATE<T>::at(i) * CANDIDATE<T>::at(g)).value(), n);
         });
 }
 
@@ -98,10 +98,10 @@ void lstm_backward_(const T* sums, const float* c, const T* d_output, const T* d
             floats si = get(sums + s, n), sf = get(sums + s + C, n), so = get(sums + s + 2 * C, n);
             const floats sg = get(sums + s + 3 * C, n), before = get(c + m, n);
             if (PEEP) si += w.at(0, p, C, k, n) * before, sf += w.at(1, p, C, k, n) * before;
-            const floats i = GATE<T>::at(si).value(), f = GATE<T>::at(sf).value(), g = CANDIDATE<T>::at(sg).value();
+            const floats i = GATE<T>::at(si).exact(), f = GATE<T>::at(sf).exact(), g = CANDIDATE<T>::at(sg).exact();
             const floats after = f * before + i * g;
             if (PEEP) so += w.at(2, p, C, k, n) * after;
-            const floats o = GATE<T>::at(so).value(), out = OUTPUT<T>::at(after).value();
+            const floats o = GATE<T>::at(so).exact(), out = OUTPUT<T>::at(after).exact();
             const floats dh = get(d_output + m, n) + get(d_h + m, n);
             const floats d_o = dh * out * GATE<T>::slope(so, o);
             floats dc = get(d_c + m, n) + dh * o * OUTPUT<T>::slope(after, out);
@@ -133,7 +133,7 @@ void gru_replay_(const T* sums, const float* m, float* new_m, size P, size C, in
     for (size p = 0; p < P; p++)
         by_lanes(C, [=](size k, auto n) {
             const size q = p * 4 * C + k;
-            const floats r = get(sums + q, n), old = GATE<T>::at(get(sums + q + C, n)).value();
+            const floats r = get(sums + q, n), old = GATE<T>::at(get(sums + q + C, n)).exact();
             const floats x = get(sums + q + 2 * C, n), y = get(sums + q + 3 * C, n);
             const floats proposal = CANDIDATE<T>::at(x + (GATE<T>::at(r) * y).value()).value();
             put(new_m + p * C + k, (1 - old) * proposal + old * get(m + p * C + k, n), n);
@@ -148,8 +148,8 @@ void gru_backward_(const T* sums, const float* m, const T* d_output, const T* d_
         by_lanes(C, [=](size k, auto n) {
             const size s = p * 3 * C + k, q = p * 4 * C + k, at = p * C + k;
             const floats sr = get(sums + q, n), sz = get(sums + q + C, n), y = get(sums + q + 3 * C, n);
-            const floats r = GATE<T>::at(sr).value(), z = GATE<T>::at(sz).value();
-            const floats sn = get(sums + q + 2 * C, n) + r * y, proposal = CANDIDATE<T>::at(sn).value();
+            const floats r = GATE<T>::at(sr).exact(), z = GATE<T>::at(sz).exact();
+            const floats sn = get(sums + q + 2 * C, n) + r * y, proposal = CANDIDATE<T>::at(sn).exact();
             const floats d = get(d_m + at, n) + get(d_output + at, n) + get(d_h + at, n);
             const floats d_z = d * (get(m + at, n) - proposal) * GATE<T>::slope(sz, z);
             const floats d_n = d * (1 - z) * CANDIDATE<T>::slope(sn, proposal), d_r = d_n * y * GATE<T>::slope(sr, r);
