@@ -99,10 +99,9 @@ def scan(
     state = initial if state is None else of_kind(initial, state)
     if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
         starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
-    zoneout = keep.zoneout
     recompute_every = keep.recompute_every if torch.is_grad_enabled() else None
     special = {
-        "zoneout": zoneout,
+        "zoneout": keep.zoneout,
         "detach_every together with missing frames or checkpoint": keep.detach_every
         and (valid is not None or recompute_every),
     }
@@ -136,8 +135,8 @@ def scan(
             if starts is not None:
                 state = map_state(_chooser(starts[:, t]), initial, state)
             new = step(outputs[place], state)
-            if zoneout:
-                new = map_state(_zone_out(zoneout, draws=cell.training), new, state)
+            if keep.zoneout:
+                new = map_state(_zone_out(keep.zoneout, draws=cell.training), new, state)
             state = new if valid is None else map_state(_chooser(valid[:, t]), new, state)
             outputs[place] = output_of(state)
         if keep.last_only:
