@@ -42,7 +42,7 @@ def results(function, layer, x, flags):
 def test_a_compiled_layer_has_the_same_numbers(name, mixed, save):
     torch.manual_seed(0)
     layer = LAYERS[name](save=save)
-    size = (6, 7)[: layer.axes]
+    size = (6, 7)[: len(layer.kernel_size[0])]
     x, flags = torch.randn(3, 3, 2, *size), {"mask": torch.rand(3, 3) > 0.3, "reset": torch.rand(3, 3) > 0.7}
     nodes = []
 

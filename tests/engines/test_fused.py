@@ -120,7 +120,7 @@ def test_float64_is_the_reference(case):
     """To the accuracy of torch's sigmoid; on outputs in the same layout, so that a view() goes on working."""
     layer, x, states, flags, _ = case
     ours = in_pieces(case)
-    layer.engine = "reference"
+    layer.set_engine("reference")
     theirs = results(layer, x, states, flags)
     for a, b in zip([*ours[0], *ours[1]], [*theirs[0], *theirs[1]], strict=True):
         assert_close(a, b, rtol=0, atol=1e-9 * max(1.0, b.detach().abs().max().item()))
@@ -131,7 +131,7 @@ def errors(case):
     """For each result its distance from the reference in float64, the reference's own, and its scale."""
     layer, x, states, flags, _ = case
     ours = in_pieces(case)
-    layer.engine = "reference"
+    layer.set_engine("reference")
     theirs = results(layer, x, states, flags)
     truth = results(layer.double(), double(x), None if states is None else states.map(double), flags)
     for a, b, c in zip(*([*found[0], *found[1]] for found in (ours, theirs, truth)), strict=True):
@@ -201,7 +201,7 @@ def test_bfloat16_autocast_errs_no_more_than_the_loop(engine, stack, cell):
                 parameter.add_(0.1 * torch.randn_like(parameter))
         x = torch.randn(2, 8, 3, 9, 8).requires_grad_()
         for engine, found in errors.items():
-            layer.engine = engine
+            layer.set_engine(engine)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 mixed = _without_states(layer, x)
             exact = stack(
@@ -343,7 +343,7 @@ def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
     monkeypatch.setattr(selection, "_FEW", many)
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 0
-    layer.engine = "fused"
+    layer.set_engine("fused")
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 2
 
@@ -357,7 +357,7 @@ def test_layers_of_which_the_loop_runs_some_give_what_the_loop_gives(monkeypatch
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 1
     found, gradients = results(layer, x.requires_grad_(), None, {})
-    layer.engine = "reference"
+    layer.set_engine("reference")
     expected, right = results(layer, x, None, {})
     assert_close(found, expected)
     assert_close(gradients, right, rtol=1e-4, atol=1e-5)
@@ -437,7 +437,7 @@ OTHERS = {
 def test_other_cells_keep_their_own_step_under_any_engine(cell, engine):
     layer, x = layer_and_frames(engine, cell=cell)
     ours = layer(x)[0]
-    layer.engine = "reference"
+    layer.set_engine("reference")
     assert_close(ours, layer(x)[0], rtol=0, atol=0)
 
 
@@ -483,7 +483,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(monkeypatch, tmp_pa
     with pytest.warns(RuntimeWarning, match="the C.. compiler failed: no space left"):
         ours = layer(x)[0]
     layer(x)  # without a warning, which would be an error
-    layer.engine = "reference"
+    layer.set_engine("reference")
     assert_close(ours, layer(x)[0], rtol=1e-5, atol=1e-5)
 
 
@@ -494,7 +494,7 @@ def test_without_a_compiler_the_engine_says_so_and_auto_does_without(monkeypatch
     layer, x = layer_and_frames("compiled")
     with pytest.raises(OptionError, match=r"engine='compiled', which cannot because there is no C\+\+ comp"):
         layer(x)
-    layer.engine = "auto"
+    layer.set_engine("auto")
     assert layer(x)[0][0].isfinite().all()
 
 

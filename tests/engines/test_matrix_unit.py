@@ -175,7 +175,7 @@ def test_wide_frames_whatever_dtype_and_device_new_tensors_have():
             ours = layer(x)[0][-1]
     finally:
         torch.set_default_dtype(before)
-    layer.engine = "reference"
+    layer.set_engine("reference")
     assert (ours - layer(x)[0][-1]).abs().max() < 0.02
 
 

@@ -1,5 +1,6 @@
 """Memories that climb the layers, and foreign modules in the list of cells."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -118,7 +119,7 @@ def test_both_schedules_give_equal_numbers_for_every_other_cell(options):
     reset[2, 3] = reset[0, 1] = True
     flags = {"lengths": torch.tensor([5, 4, 5]), "reset": reset, "mask": mask}
     by_layer, states = layer(x, **flags)
-    layer.climbs = True
+    layer._convlstm_options = replace(layer._convlstm_options, time_major=True)
     by_frame, others = layer(x, **flags)
     torch.testing.assert_close(by_frame, by_layer)
     gradients = [torch.autograd.grad(outputs[-1].square().sum(), x) for outputs in (by_frame, by_layer)]
@@ -141,7 +142,7 @@ def test_zoneout_reaches_a_cell_whose_memory_climbs(stack):
 
 def test_an_engine_named_that_cannot_serve_climbing_layers_is_refused(stack, monkeypatch):
     layer, x = stack
-    layer.engine = "fused"
+    layer.set_engine("fused")
     layer(x)  # such a cell keeps its step
     with pytest.raises(OptionError, match="it has no zoneout"):
         ConvLSTM(2, 3, 3, 2, batch_first=True, cell=ZigZagCell, zoneout=0.2, engine="fused").double()(x)

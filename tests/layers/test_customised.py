@@ -23,6 +23,7 @@ from convlstm import (
     SAConvLSTMCell,
 )
 from convlstm.cells import LSTMState
+from convlstm.engines import available as engines_available
 from convlstm.errors import OptionError, ShapeError
 
 FRAMES = torch.randn(2, 4, 2, 6, 5, generator=torch.Generator().manual_seed(0))
@@ -82,7 +83,8 @@ def test_hooks_on_the_convolution_hear_every_step_and_change_no_number(engine, o
     torch.manual_seed(0)
     plain = ConvLSTM(2, 3, kernel, batch_first=True, cell=lambda *sizes: family(*sizes, **options))
     heard = copy.deepcopy(plain)
-    heard.engine, maps = engine, []
+    heard.set_engine(engine)
+    maps = []
     handle = heard.cell_list[0].conv.register_forward_hook(lambda module, inputs, y: maps.append(y))
     assert_close(heard(FRAMES), plain(FRAMES))
     assert [tuple(y.shape) for y in maps] == [(2, 3 * family.gates, 6, 5)] * 4
@@ -490,3 +492,261 @@ def test_states_move_as_tensors_do():
     double = states.to(torch.float64)
     assert {tensor.dtype for tensor in double.tensors()} == {torch.float64}
     assert_close(double.to(torch.float32).tensors(), states.tensors())
+
+
+class Scaled(ConvLSTM):
+    """A forward of its own around the stack's."""
+
+    def forward(self, x, hidden_state=None, **flags):
+        outputs, states = super().forward(x, hidden_state, **flags)
+        return [2 * y for y in outputs], states
+
+
+class LastAlone(ConvLSTM):
+    """Returns the last layer's outputs without a list."""
+
+    def forward(self, x, hidden_state=None):
+        outputs, states = super().forward(x, hidden_state)
+        return torch.relu(outputs[-1]), states
+
+
+class Skip(ConvLSTM):
+    """The guide's connection from the input to the output, which keeps the size."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.skip = nn.Conv2d(2, 3, 1)
+
+    def forward(self, x, hidden_state=None):
+        outputs, states = super().forward(x, hidden_state)
+        skipped = self.skip(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return [*outputs[:-1], outputs[-1] + skipped], states
+
+
+class Pooled(ConvLSTM):
+    """The guide's layer for any resolution, which works at one size."""
+
+    def forward(self, x, hidden_state=None):
+        small = nn.functional.adaptive_avg_pool2d(x.flatten(0, 1), (4, 4)).unflatten(0, x.shape[:2])
+        return super().forward(small, hidden_state)
+
+
+class OwnStates(ConvLSTM):
+    """Keeps a count beside the stack's states."""
+
+    def forward(self, x, hidden_state=None):
+        states, count = (None, torch.zeros(())) if hidden_state is None else hidden_state
+        outputs, states = super().forward(x, states)
+        return [outputs[-1] + count], (states, count + 1)
+
+
+class OwnStep(ConvLSTM):
+    def step(self, frame, state=None):
+        output, state = super().step(frame, state)
+        return -output, state
+
+
+def streamed(layer, x):
+    with torch.no_grad():
+        session = layer.stream(len(x), x.shape[3:])
+        return torch.stack([session(frame).clone() for frame in x.unbind(1)], dim=1)
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused", "compiled", "reference"])
+@pytest.mark.parametrize("kind", [Scaled, LastAlone, Skip, Pooled])
+def test_a_forward_of_a_subclass_takes_effect_in_streams(kind, engine):
+    if engine == "compiled" and engines_available()["compiled"]:
+        pytest.skip("no compiler here")
+    torch.manual_seed(0)
+    layer = kind(2, 3, 3, 2, batch_first=True, engine=engine).eval()
+    outputs = layer(FRAMES)[0]
+    last = outputs[-1] if isinstance(outputs, list) else outputs
+    assert_close(streamed(layer, FRAMES), last)
+
+
+def test_what_else_changes_a_call_takes_effect_in_streams():
+    torch.manual_seed(0)
+    plain = ConvLSTM(2, 3, 3, 2, batch_first=True).eval()
+    expected = plain(FRAMES)[0][-1]
+
+    def double(module, inputs, result):
+        return [2 * y for y in result[0]], result[1]
+
+    hooked = copy.deepcopy(plain)
+    session = hooked.stream(2, (6, 5))
+    session(FRAMES[:, 0])
+    handle = hooked.register_forward_hook(double)  # while the stream is running
+    assert_close(session(FRAMES[:, 1]), 2 * expected[:, 1])
+    handle.remove()
+    assert_close(session(FRAMES[:, 2]), expected[:, 2])
+    halved = copy.deepcopy(plain)
+    halved.register_forward_pre_hook(lambda module, inputs: (0.5 * inputs[0], *inputs[1:]))
+    assert_close(streamed(halved, FRAMES), plain(0.5 * FRAMES)[0][-1])
+    instance = copy.deepcopy(plain)
+    instance.forward = lambda *inputs: double(None, inputs, plain.forward(*inputs))
+    assert_close(streamed(instance, FRAMES), 2 * expected)
+    counted = expected + torch.arange(4.0)[:, None, None, None]
+    for kind, effect in ((OwnStep, -expected), (OwnStates, counted)):
+        layer = kind(2, 3, 3, 2, batch_first=True)
+        layer.load_state_dict(plain.state_dict())
+        assert_close(streamed(layer, FRAMES), effect)
+    session = layer.stream(2, (6, 5))  # states of another kind can be kept and gone back to
+    first = session(FRAMES[:, 0]).clone()
+    kept = session.state
+    second = session(FRAMES[:, 1]).clone()
+    session.state = kept
+    assert torch.equal(session(FRAMES[:, 1]), second)
+    session.state = None
+    assert torch.equal(session(FRAMES[:, 0]), first)
+
+
+def test_a_forward_that_no_stream_can_be_made_of_is_refused_in_words():
+    class Bare(ConvLSTM):
+        def forward(self, x, hidden_state=None):
+            return super().forward(x, hidden_state)[0][-1]
+
+    class Mean(ConvLSTM):
+        def forward(self, x, hidden_state=None):
+            outputs, states = super().forward(x, hidden_state)
+            return outputs[-1].mean(1), states
+
+    class Stateless(ConvLSTM):
+        def forward(self, x):
+            return super().forward(x)
+
+    for kind, received in ((Bare, r"a tensor \(2, 1, 3, 6, 5\)"), (Mean, r"a tensor \(2, 3, 6, 5\)")):
+        with pytest.raises(OptionError, match=rf"{kind.__name__}'s forward returned .*{received}"):
+            streamed(kind(2, 3, 3, batch_first=True), FRAMES)
+    with pytest.raises(OptionError, match="takes hidden_state; received a Stateless whose forward"):
+        Stateless(2, 3, 3, batch_first=True).stream(2, (6, 5))
+
+
+def test_a_step_is_one_frame_of_a_call():
+    torch.manual_seed(0)
+    for layer in (
+        ConvLSTM(2, 3, 3, 2, batch_first=True),
+        ConvGRU(2, [3, 4], 3, return_all_layers=True, residual="project", norm="group"),
+        ConvLSTM(2, 3, 3, 2, target_size=(3, 3), restore_size=True),
+    ):
+        x = FRAMES if layer.batch_first else FRAMES.transpose(0, 1)
+        outputs, ends = layer(x)
+        state = None
+        for t in range(4):
+            y, state = layer.step(FRAMES[:, t], state)
+            assert_close(y, outputs[-1].select(1 if layer.batch_first else 0, t))
+        assert_close(state.tensors(), ends.tensors())
+
+
+#: Names that the original and its copies give to attributes, and those that this library's stack once had.
+# fmt: off
+NAMES = [
+    "activation", "attention", "axes", "backward", "backward_cells", "bn", "buffer", "cell",
+    "cells", "channels", "checkpoint", "climbs", "config", "conv", "conv_out", "convs", "decoder",
+    "depth", "detach_every", "device", "dilation", "dim", "directions", "drop", "dropout",
+    "effective_padding", "encoder", "engine", "extra", "features", "flatten", "forget_bias",
+    "forward_cells", "fusion", "gates", "groups", "h", "head", "height", "hidden",
+    "hidden_channels", "hidden_size", "image_size", "in_channels", "init_states", "input_channels",
+    "input_shape", "input_size", "inputs", "inner", "keep", "kernel", "last_only", "layer",
+    "layers", "length", "lengths", "linear", "mask", "memory", "merge", "model", "modes", "module",
+    "name", "norm", "norm_list", "norms", "num_classes", "num_directions", "num_features",
+    "options", "out", "out_channels", "output", "output_dim", "outputs", "p", "padding", "params",
+    "plan", "pool", "projection", "reducer", "reset", "residual", "restore_size", "reverse",
+    "reverse_cell_list", "reverse_net", "save", "seq_len", "sequence_length", "shape", "size",
+    "skip", "skip_list", "spatial", "state", "states", "statistics", "steps", "stride",
+    "target_size", "teacher", "time", "time_major", "timeline", "transform", "width", "widths",
+    "zoneout", "_all_layers", "_build", "_cells", "_drops", "_forward", "_hidden", "_init_weights",
+    "_layer", "_layers", "_norm", "_options", "_plan", "_run", "_states", "_steps"
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("value", [None, 7, nn.Dropout2d(0.2), nn.ModuleList([nn.Identity()])], ids=str)
+def test_attributes_of_a_subclass_change_no_number(value):
+    class Before(ConvLSTM):
+        def __init__(self, *sizes, **options):
+            if not isinstance(value, nn.Module):
+                for name in NAMES:
+                    setattr(self, name, value)
+            super().__init__(*sizes, **options)
+
+    class After(ConvLSTM):
+        def __init__(self, *sizes, **options):
+            super().__init__(*sizes, **options)
+            for name in NAMES:
+                setattr(self, name, value)
+
+    rich = {"residual": True, "dropout": 0.0, "zoneout": 0.1, "last_only": True}
+    for options in ({}, rich, {"target_size": (4, 4), "restore_size": True}):
+        torch.manual_seed(0)
+        plain = ConvLSTM(2, 2, 3, 2, batch_first=True, **options).eval()
+        for kind in (Before, After):
+            layer = kind(2, 2, 3, 2, batch_first=True, **options).eval()
+            layer.load_state_dict(plain.state_dict())
+            expected, states = plain(FRAMES)
+            outputs, found = layer(FRAMES, lengths=torch.tensor([4, 4]))
+            assert_close(outputs, expected)
+            assert_close(found.tensors(), states.tensors())
+            assert_close(streamed(layer, FRAMES), streamed(plain, FRAMES))
+            if kind is Before and not isinstance(value, nn.Module):
+                assert all(getattr(layer, name) is value for name in NAMES)
+
+
+def test_what_a_stack_keeps_has_names_that_no_user_would_choose():
+    documented = {"input_dim", "hidden_dim", "kernel_size", "num_layers", "batch_first", "bias"}
+    documented |= {"return_all_layers", "cell_list"}
+    layer = ConvLSTM(2, 3, 3, 2)
+    own = (vars(layer).keys() | layer._modules.keys()) - vars(nn.Module()).keys()
+    assert {name for name in own if not name.startswith("_convlstm")} == documented
+    assert layer.hidden_dim == [3, 3]
+    assert layer.kernel_size == [(3, 3), (3, 3)]
+
+
+class BiConvLSTM(ConvLSTM):
+    """The popular guide's layer for both directions, as it is written there."""
+
+    def __init__(self, input_dim, hidden_dim, kernel_size, num_layers, batch_first=True):
+        super().__init__(input_dim, hidden_dim, kernel_size, num_layers, batch_first=batch_first)
+        self.reverse_cell_list = nn.ModuleList(
+            [
+                ConvLSTMCell(input_dim if n == 0 else hidden_dim, hidden_dim, kernel_size, True)
+                for n in range(num_layers)
+            ]
+        )
+
+    def forward(self, input_tensor, hidden_state=None):
+        forward_output, forward_state = super().forward(input_tensor, hidden_state)
+        backward_output, backward_state = super().forward(torch.flip(input_tensor, [1]), hidden_state)
+        backward_output = torch.flip(backward_output[-1], [1])
+        return torch.cat([forward_output[-1], backward_output], dim=2), (forward_state, backward_state)
+
+
+def test_the_guides_layer_for_both_directions_runs_as_in_the_original():
+    torch.manual_seed(0)
+    layer = BiConvLSTM(2, 3, 3, 2)
+    plain = ConvLSTM(2, 3, 3, 2, batch_first=True)
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if not k.startswith("reverse")})
+    output, (forward, backward) = layer(FRAMES)
+    there, ends = plain(FRAMES)
+    back, starts = plain(FRAMES.flip(1))
+    assert_close(output, torch.cat([there[-1], back[-1].flip(1)], dim=2))
+    assert_close([*forward.tensors(), *backward.tensors()], [*ends.tensors(), *starts.tensors()])
+
+
+def test_the_states_that_a_deeper_stack_shows_begin_a_shallower_one():
+    torch.manual_seed(0)
+    encoder, decoder = ConvLSTM(2, 3, 3, 3, batch_first=True), ConvLSTM(2, 3, 3, 1, batch_first=True)
+    _, states = encoder(FRAMES)
+    assert len(states) == 1
+    expected = decoder(FRAMES, [tuple(states[0])])[0][0]
+    assert_close(decoder(FRAMES, states)[0][0], expected)
+    session = decoder.stream(2, (6, 5))
+    session.state = states
+    assert_close(session(FRAMES[:, 0]), expected[:, 0].detach())
+    # Three shown states begin three layers, and the same depth resumes whole.
+    whole = ConvLSTM(2, 3, 3, 3, batch_first=True, return_all_layers=True)
+    _, all_three = whole(FRAMES)
+    assert_close(encoder(FRAMES, all_three)[0], encoder(FRAMES, [*all_three])[0])
+    again = encoder(FRAMES, states)[1]
+    assert_close(again.tensors(), encoder(FRAMES, states.all_layers)[1].tensors())
+    with pytest.raises(ShapeError, match=r"one state per layer \(2\); received 3"):
+        ConvLSTM(2, 3, 3, 2, batch_first=True)(FRAMES, states)

@@ -67,7 +67,7 @@ def frame_by_frame(session, x):
 def test_a_stream_is_the_stack(name, mixed):
     torch.manual_seed(0)
     stack, size = STACKS[name](), (6, 7, 5)
-    size = size[: stack.axes]
+    size = size[: len(stack.kernel_size[0])]
     x = torch.randn(3, 7, 2, *size)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         session = stack.stream(3, size)
@@ -151,7 +151,7 @@ def test_a_stream_hears_hooks_that_come_later_and_another_engine():
     session(x)
     session(x)
     assert heard == [1, 1]
-    stack.engine = "fused"
+    stack.set_engine("fused")
     with pytest.raises(OptionError, match="hooks"):
         session(x)
 

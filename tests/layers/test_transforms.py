@@ -183,7 +183,7 @@ def test_hooks_fire_once_a_step_with_the_state_and_change_no_number(make):
     x = frames(layer, steps=4)
     expected = layer(x)
     steps = 4
-    cells = [*layer.cell_list, *(layer.reverse_cell_list or [])]
+    cells = [*layer.cell_list, *getattr(layer, "reverse_cell_list", [])]
     seen = {n: [] for n in range(len(cells))}
     handles = [
         cell.register_forward_hook(lambda cell, inputs, state, n=n: seen[n].append(state))
@@ -192,7 +192,7 @@ def test_hooks_fire_once_a_step_with_the_state_and_change_no_number(make):
     hooked = layer(x)
     assert [len(states) for states in seen.values()] == [steps] * len(cells)
     for states, end in zip(seen.values(), hooked[1].all_layers, strict=False):
-        if not layer.keep.zoneout:  # which mixes the state behind the cell
+        if not layer._convlstm_options.keep.zoneout:  # which mixes the state behind the cell
             assert_close(states[-1].h, end.h if hasattr(end, "h") else end.forward.h)
     assert_close([*hooked[0], *flat(hooked[1])], [*expected[0], *flat(expected[1])])
     for handle in handles:
@@ -342,9 +342,8 @@ def test_compiles_as_one_graph_with_every_option(name):
 @pytest.mark.parametrize("name", ["plain", "time first", "options", "both ways"])
 def test_exported_once_runs_at_other_batches_and_sizes(name):
     layer = RICH[name]().eval()
-    layer.engine = (
-        "reference"  # which is what an export holds; a norm over two channels magnifies the last digit
-    )
+    # The engine of an export; a norm over two channels magnifies the last digit.
+    layer.set_engine("reference")
     free = torch.export.Dim.DYNAMIC
     batch = 0 if layer.batch_first else 1
     program = torch.export.export(layer, (frames(layer),), dynamic_shapes=({batch: free, 3: free, 4: free},))

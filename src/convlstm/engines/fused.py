@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import convlstm.engines.custom_op as custom_op
+from convlstm.cells.base import Cell
 from convlstm.cells.convgru import ConvGRUCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.engines.backward import Backward
@@ -74,6 +75,11 @@ def refusal(cell: Any, x: Tensor, state: Any) -> str | None:
     if any(t.shape != (x.shape[0], cell.hidden_dim, *x.shape[3:]) for t in state):
         return "the state has another shape than the frames"
     return None
+
+
+def has_own_forward(cell: Cell) -> bool:
+    """True if a cell's class or the cell itself overrides `Cell.forward`."""
+    return "forward" in vars(cell) or type(cell).forward is not Cell.forward
 
 
 def has_hooks(cell: nn.Module) -> bool:

@@ -100,7 +100,7 @@ def _refusal(
         return f"it has no {', '.join(names)}"
     if not isinstance(cell, Cell):
         return f"{name} is no convlstm.cells.Cell"
-    if type(cell).forward is not Cell.forward:
+    if fused.has_own_forward(cell):
         return f"{name} has a forward of its own"
     if fused.has_hooks(cell):
         return f"{name} has hooks"

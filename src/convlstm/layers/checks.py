@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import check_positive, check_same_kind, check_tensor, is_count
 from convlstm.cells.parts import ConvCell
-from convlstm.errors import OptionError, ShapeError
+from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.layers.scan import Timeline
 
 
@@ -149,3 +149,62 @@ def factory(value: Any, name: str) -> Any:
     if not callable(value):
         raise OptionError(f"{name} must be a class or a factory; received {value!r}")
     return value
+
+
+def check_residual(residual: bool | str) -> str:
+    """Return the connection around layers by name, or empty text for none."""
+    if not residual:
+        return ""
+    return check_name("add" if residual is True else residual, ("add", "project", "dense"), "residual")
+
+
+def check_merge(merge: str, bidirectional: bool) -> str:
+    """Return the way in which two directions are merged."""
+    check_name(merge, ("concat", "sum", "mean"), "merge")
+    if merge != "concat" and not bidirectional:
+        raise OptionError(
+            f"merge joins both directions; received '{merge}' without bidirectional=True: pass it, or "
+            "leave merge out"
+        )
+    return merge
+
+
+def check_dropout(dropout: float, layers: int) -> float:
+    """Return the probability of dropping a channel between layers."""
+    probability = fraction(dropout, "dropout")
+    if probability and layers == 1:
+        raise OptionError(f"dropout acts between layers and needs two at least; received {dropout} with one")
+    return probability
+
+
+def check_target(target: Any, axes: int, restore: bool) -> tuple[int, ...] | None:
+    """Return the size to which frames are averaged, or None."""
+    if restore and target is None:
+        raise OptionError("restore_size undoes target_size; received restore_size=True without target_size")
+    return space(target, axes, "target_size")
+
+
+def channels_of_layers(
+    input_dim: int, hidden_dim: Sequence[int], doubled: bool, residual: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels into and out of each layer.
+
+    Args:
+        input_dim: channels of the frames.
+        hidden_dim: channels of each layer's cells.
+        doubled: whether a layer's output is both directions side by side.
+        residual: connection around each layer, as `check_residual` returns it.
+
+    Raises:
+        OptionError: a connection that adds unequal numbers of channels.
+    """
+    outputs = tuple((2 if doubled else 1) * hidden for hidden in hidden_dim)
+    inputs = (input_dim, *outputs[:-1])
+    if residual == "dense":
+        inputs = tuple(input_dim + sum(outputs[:layer]) for layer in range(len(outputs)))
+    if residual == "add" and inputs != outputs:
+        raise OptionError(
+            f"residual=True needs as many channels out of each layer as into it; received {list(inputs)} in "
+            f"and {list(outputs)} out: use residual='project'"
+        )
+    return inputs, outputs

@@ -1,11 +1,13 @@
 """What stands between the layers of a stack: normalisation, dropout, projections, pooling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from convlstm.errors import check_name
 
@@ -43,6 +45,30 @@ class _GroupNorm(nn.GroupNorm):
 def _group_norm(channels: int) -> nn.Module:
     groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
     return _GroupNorm(groups, channels)
+
+
+def has_batch_statistics(module: nn.Module) -> bool:
+    """True if a module in training mode normalises by statistics of the batch, or keeps such statistics."""
+    return any(
+        isinstance(part, _NormBase)
+        and part.training
+        and (isinstance(part, _BatchNorm) or bool(part.track_running_stats))
+        for part in module.modules()
+    )
+
+
+@contextmanager
+def spare_statistics(module: nn.Module) -> Iterator[None]:
+    """Let a module's normalisations track their statistics in buffers that are dropped at the end."""
+    norms = [part for part in module.modules() if isinstance(part, _NormBase)]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({k: None if b is None else b.clone() for k, b in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept, strict=True):
+            norm._buffers.update(buffers)
 
 
 def projection(inputs: int, outputs: int, axes: int) -> nn.Module:

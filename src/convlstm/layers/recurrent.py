@@ -24,13 +24,14 @@ class ConvLSTM(Stack):
             `ConvLSTMCell`), or a list with one per layer; called with (input_dim, hidden_dim, kernel_size,
             bias).
         bidirectional: whether a second cell per layer, with weights of its own, reads the sequence from its
-            end; its outputs stand at the place of their frames.
+            end; its outputs stand at the place of their frames. With ``last_only`` see there.
         merge: of both directions: ``concat`` (hidden_dim doubles), ``sum`` or ``mean``.
         residual: connection around each layer: True (adds its input, at a missing frame the last one that was
             there in this call; channels must be equal), ``project`` (adds a 1x1 convolution of it), or
             ``dense`` (each layer reads the input and all layers below).
         norm: of each layer's output: ``group``, ``layer`` (over channels, per pixel), or what builds a
-            module from a number of channels.
+            module from a number of channels. Batch normalisation takes its statistics in training from the
+            frames that are there, those beyond ``lengths`` or missing in ``mask`` left out.
         dropout: probability of dropping a channel between layers, the same at all times (Gal and Ghahramani
             2016, arXiv:1512.05287); in training only.
         zoneout: probability with which an element of the state keeps its old value (Krueger et al. 2017,
@@ -38,8 +39,12 @@ class ConvLSTM(Stack):
             reference engine has it.
         target_size: size to which frames are averaged before the first layer, whatever size they have.
         restore_size: whether outputs are interpolated back to the size of the input.
-        last_only: whether the last layer returns its output after the last frame only, as T = 1.
-        detach_every: steps after which gradients are cut (truncated back-propagation through time).
+        last_only: whether the last layer returns its output after the last step only, as T = 1. The last step
+            of the backward direction is the first frame: with ``bidirectional`` the result joins the forward
+            output at the last frame and the backward output at the first, as in Keras, and is not
+            ``outputs[:, -1:]``.
+        detach_every: steps after which gradients are cut (truncated back-propagation through time). Frames
+            that a sequence has are counted: one that has ended (``lengths``) is not cut again.
         checkpoint: steps per segment that is computed again in the backward pass rather than kept in memory.
         engine: what does the arithmetic, with the same numbers: ``reference`` (the loop over time as it is
             written), ``fused`` (one function for the whole sequence with its backward pass by hand),

@@ -1,7 +1,9 @@
 """The only loop over time."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from convlstm.cells.base import Cell, autocast, map_state
 from convlstm.engines import are_few, fused, select
 from convlstm.errors import OptionError
+from convlstm.layers.parts import has_batch_statistics, spare_statistics, spread
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,10 @@ def scan(
     is `Cell.step`. A cell with hooks or a ``forward`` of its own, and any module with the single-file
     original's cell call, is called step by step instead, so that these always run.
 
+    Batch normalisation inside a cell takes its statistics in training, on every device, from the frames that
+    are there: in `Cell.project` over all frames of the call, in `Cell.step` and in a cell that is called step
+    by step over the samples of each step.
+
     Args:
         cell: the recurrence.
         x: (B, T, C, *S), T at least 1. Frames that are not valid may hold anything, NaN too.
@@ -92,7 +99,7 @@ def scan(
     if isinstance(cell, Cell):
         cell.prepare()
     if valid is not None:
-        x = torch.where(valid[(..., *(None,) * (x.ndim - 2))], x, 0)
+        x = torch.where(spread(valid, x), x, 0)
     steps = x.shape[1]
     initial = initial_state(cell, x[:, 0])
     from_initial = state is None
@@ -113,6 +120,12 @@ def scan(
     # Not elsewhere, as a list by frame would bind a compiled graph to the number of frames.
     cuts = gradient_cuts(valid, keep.detach_every, steps, reverse) if chosen == "reference" else ()
     weights = _places(cell) if recompute_every else []
+    step = _call_by_step(cell)
+    statistics = chosen == "reference" and has_batch_statistics(cell)
+    if statistics and step is None:
+        owned: Any = cell
+        x, step = _projected(owned, x, valid), owned.step
+    some = valid if statistics else None  # the samples over which a step takes its statistics
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
         """The frames ``x``, of which the first is frame ``begin`` of the sequence."""
@@ -126,7 +139,7 @@ def scan(
             how: Any = {"reverse": reverse, "last_only": keep.last_only, "inner": inner, "save": keep.save}
             fresh = from_initial and (begin + x.shape[1] == steps if reverse else begin == 0)
             return fused.run(cell, x, state, *flags, fresh=fresh, compiled=chosen == "compiled", **how)
-        inputs, step = _inputs_and_step(cell, x)
+        inputs, next_state = _inputs_and_step(cell, x) if step is None else (x, step)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
             t = begin + place
@@ -134,7 +147,7 @@ def scan(
                 state = map_state(cut, state)
             if starts is not None:
                 state = map_state(_chooser(starts[:, t]), initial, state)
-            new = step(outputs[place], state)
+            new = _step_of(next_state, outputs[place], state, None if some is None else some[:, t])
             if keep.zoneout:
                 new = map_state(_zone_out(keep.zoneout, draws=cell.training), new, state)
             state = new if valid is None else map_state(_chooser(valid[:, t]), new, state)
@@ -146,7 +159,8 @@ def scan(
     length = recompute_every or (keep.detach_every if chosen != "reference" else None)
     if not length:
         return run(x, state, 0)
-    pieces, state = _in_segments(run, x, state, length, reverse, recompute=bool(recompute_every))
+    again = _recompute(cell, statistics) if recompute_every else None
+    pieces, state = _in_segments(run, x, state, length, reverse, again)
     return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
 
 
@@ -155,23 +169,40 @@ def _places(cell: nn.Module) -> list[int]:
 
 
 def _in_segments(
-    run: Callable[..., tuple[Tensor, Any]], x: Tensor, state: Any, length: int, reverse: bool, recompute: bool
+    run: Callable[..., tuple[Tensor, Any]],
+    x: Tensor,
+    state: Any,
+    length: int,
+    reverse: bool,
+    recompute: Callable[..., Any] | None,
 ) -> tuple[list[Tensor], Any]:
     """Outputs of segments of some steps, in the order of running, and the state at the end.
 
-    What is inside a segment is computed again in the backward pass, or else gradients are cut between two.
+    With ``recompute`` the insides of a segment are computed again in the backward pass; without it gradients
+    are cut between two segments.
     """
     pieces: list[Tensor] = []
     steps = x.shape[1]
     for done in range(0, steps, length):
         begin = max(0, steps - done - length) if reverse else done
         part = x[:, begin : steps - done if reverse else done + length]
-        if recompute:
-            outputs, state = checkpoint(run, part, state, begin, use_reentrant=False)
+        if recompute is not None:
+            outputs, state = recompute(run, part, state, begin)
         else:
             outputs, state = run(part, map_state(Tensor.detach, state) if pieces else state, begin)
         pieces.append(outputs)
     return pieces, state
+
+
+def _recompute(cell: nn.Module, statistics: bool) -> Callable[..., Any]:
+    """`torch.utils.checkpoint` under which batch statistics are counted in the forward pass only."""
+    if not statistics:
+        return partial(checkpoint, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), spare_statistics(cell)
+
+    return partial(checkpoint, use_reentrant=False, context_fn=contexts)
 
 
 def climb(
@@ -212,7 +243,17 @@ def climb(
     if timeline.starts is not None:
         choose = _chooser(timeline.starts[:, 0])
         state, memory = map_state(choose, initial, state), choose(bottom, memory) if lowest else memory
-    new, risen = cell(frame, state, memory)
+    kind, some = type(state), None
+    if timeline.valid is not None and has_batch_statistics(cell):
+        some = timeline.valid[:, 0]
+
+    def step(frame: Tensor, before: Any) -> Any:
+        memory, *state = before
+        new, risen = cell(frame, kind(*state), memory)
+        return risen, *new
+
+    risen, *parts = _step_of(step, frame, (memory, *state), some)
+    new = kind(*parts)
     if keep.zoneout:
         new = map_state(_zone_out(keep.zoneout, draws=cell.training), new, state)
     if timeline.valid is not None:
@@ -296,13 +337,52 @@ def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Ten
     return kept
 
 
-def _inputs_and_step(cell: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:
-    """Projected frames and `Cell.step`; frames and the call itself where somebody listens to that call."""
-    if isinstance(cell, Cell) and type(cell).forward is Cell.forward and not fused.has_hooks(cell):
-        if x.device.type == "cpu":  # where the memory of one large result costs more than many calls
-            return x, lambda frame, state: cell.step(cell.project(frame), state)
-        projected = cell.project(x.flatten(0, 1))
-        return projected.view(*x.shape[:2], *projected.shape[1:]), cell.step
-    if isinstance(cell, Cell):
-        return x, cell.__call__
-    return x, lambda frame, state: of_kind(state, cell(frame, state))
+def _call_by_step(cell: nn.Module) -> Callable[[Tensor, Any], Any] | None:
+    """The call of a cell that is run by it: one with hooks or a ``forward`` of its own, or a foreign one."""
+    if not isinstance(cell, Cell):
+        return lambda frame, state: of_kind(state, cell(frame, state))
+    if fused.has_own_forward(cell) or fused.has_hooks(cell):
+        return cell.__call__
+    return None
+
+
+def _inputs_and_step(cell: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:
+    """Projected frames and `Cell.step`; on a CPU the frames, projected by the step."""
+    if _on_cpu(x):  # where the memory of one large result costs more than many calls
+        return x, lambda frame, state: cell.step(cell.project(frame), state)
+    return _projected(cell, x, None), cell.step
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _projected(cell: Any, x: Tensor, valid: Tensor | None) -> Tensor:
+    """`Cell.project` of all frames (B, T, C, *S) that are there at once; zeros for the others."""
+    frames = x.flatten(0, 1)
+    places = None if valid is None else valid.flatten().nonzero().squeeze(1)
+    if places is None:
+        p = cell.project(frames)
+    elif len(places):
+        some = cell.project(frames[places])
+        p = some.new_zeros(len(frames), *some.shape[1:]).index_copy(0, places, some)
+    else:
+        p = frames  # which no step reads
+    sequence: Tensor = p.view(*x.shape[:2], *p.shape[1:])
+    return sequence
+
+
+def _step_of(step: Callable[[Tensor, Any], Any], frame: Tensor, state: Any, valid_B: Tensor | None) -> Any:
+    """The state after a step, taken by the samples that are there alone where flags are given."""
+    if valid_B is None:
+        return step(frame, state)
+    places = valid_B.nonzero().squeeze(1)
+    if not len(places):
+        return state
+    new = step(frame[places], map_state(lambda tensor: tensor[places], state))
+
+    def put(part: Tensor, whole: Tensor) -> Tensor:
+        dtype = torch.promote_types(part.dtype, whole.dtype)
+        return whole.to(dtype).index_copy(0, places, part.to(dtype))
+
+    return map_state(put, new, state)

@@ -100,8 +100,10 @@ def check_states(
     cells: Sequence[nn.Module],
     widths: Sequence[int],
     bidirectional: bool,
-) -> list[Any]:
-    """One state per layer (None for the initial one), checked against the input and the cells.
+) -> tuple[list[Any], Tensor | None]:
+    """One state per layer (None for the initial one) and the spatiotemporal memory, checked.
+
+    Of the states of a deeper stack, those in the list are taken if it has one entry per layer.
 
     Args:
         x: (B, T, C, *S).
@@ -115,8 +117,12 @@ def check_states(
         ShapeError: another stack's, batch's or size's states, or another dtype or device.
     """
     if given is None:
-        return [None] * len(cells)
-    states = given.all_layers if isinstance(given, StackState) else list(given)
+        return [None] * len(cells), None
+    states, memory = list(given), None
+    if isinstance(given, StackState):
+        memory = given.memory
+        if len(given.all_layers) == len(cells) or len(given) != len(cells):
+            states = given.all_layers
     if len(states) != len(cells):
         raise ShapeError(
             f"hidden_state must hold one state per layer ({len(cells)}); received {len(states)}: pass the "
@@ -137,4 +143,4 @@ def check_states(
             )
         for half in state if bidirectional else (state,):
             check_state(half, initial, what)
-    return states
+    return states, memory

@@ -1,10 +1,13 @@
 """One frame in, one frame out: a stack on a sequence that is still going on."""
 
+import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from convlstm.cells.base import Cell, autocast, check_positive
 from convlstm.engines import Recording, Steppers, select
@@ -25,26 +28,32 @@ class Stream:
     drawn anew for each frame. Buffers are made at the first frame, and again when weights, buffers, dtype,
     autocast or modes have changed (changes through ``.data`` go unnoticed). On CUDA the second frame is
     recorded as a graph, which later ones replay. With cells and options that the fast engines do not know,
-    each frame is an ordinary call of the stack.
+    and where a subclass, a hook or the instance changes the call, each frame is a `Stack.step`.
     """
 
     def __init__(self, stack: "Stack", batch_size: int, size: Sequence[int]) -> None:
-        if stack.bidirectional:
+        options = stack._convlstm_options
+        if options.bidirectional:
             raise OptionError(
                 "a stream reads frames as they come; received a stack with bidirectional=True, which needs "
                 "the last frame first: build one without"
             )
-        known = space(size, stack.axes, "size")
+        if not _takes_state(stack):
+            raise OptionError(
+                "a stream passes states from call to call, which takes hidden_state; received a "
+                f"{type(stack).__name__} whose forward has no second argument: add hidden_state=None to it"
+            )
+        known = space(size, options.axes, "size")
         if known is None:
-            raise OptionError(f"size must have one entry per space axis ({stack.axes}); received None")
-        check_sizes(list(stack.cell_list), stack.target_size or known)
+            raise OptionError(f"size must have one entry per space axis ({options.axes}); received None")
+        check_sizes(list(stack.cell_list), options.target_size or known)
         self._stack = stack
-        self.shape = (check_positive(batch_size, "batch_size"), stack.input_dim, *known)
+        self.shape = (check_positive(batch_size, "batch_size"), options.input_dim, *known)
         self._steppers: Steppers | None = None
         self._recording: Recording | None = None
         self._made_for: Any = None
         # The states where no steppers hold them, or those that these are to load at the next frame.
-        self._states: StackState | None = None
+        self._states: Any = None
         self._held_here = True
 
     def __call__(self, frame: Tensor) -> Tensor:
@@ -67,9 +76,9 @@ class Stream:
             if situation != self._made_for:
                 self._make(frame)
                 self._made_for = situation
-                return self._by_stack(frame) if self._steppers is None else self._steppers(frame)
+                return self._by_step(frame) if self._steppers is None else self._steppers(frame)
             if self._steppers is None:
-                return self._by_stack(frame)
+                return self._by_step(frame)
             if self._held_here:
                 self._steppers.load(self._filled(frame, self._states))
                 self._states, self._held_here = None, False
@@ -81,27 +90,29 @@ class Stream:
             return output
 
     @property
-    def state(self) -> StackState | None:
-        """The states of all layers in tensors of their own, as the stack returns them; None at the start.
+    def state(self) -> Any:
+        """The states of all layers in tensors of their own, as `Stack.step` returns them; None at the start.
 
         Set, it is where the next frame goes on from: the states that a stream or the stack returned, or None
         for the initial ones.
         """
         if self._steppers is None or self._held_here:
-            return None if self._states is None else self._states.map(torch.clone)
+            return tree_map_only(Tensor, torch.clone, self._states)
         return StackState(self._steppers.states, self._shown)
 
     @state.setter
-    def state(self, states: Sequence[Any] | None) -> None:
+    def state(self, states: Any) -> None:
         given = None
-        if states is not None:
+        if states is not None and self._stack._convlstm_is_customised():  # its states may be of any kind
+            given = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), states)
+        elif states is not None:
             stack, cells = self._stack, list(self._stack.cell_list)
-            size = stack.target_size or self.shape[2:]
+            options = stack._convlstm_options
+            size = options.target_size or self.shape[2:]
             weight = next(stack.parameters(), torch.empty(()))
             like = weight.new_empty(self.shape)
             sized = weight.new_empty(self.shape[0], 1, self.shape[1], *size)
-            checked = check_states(sized, size, states, cells, stack.inputs, bidirectional=False)
-            memory = states.memory if isinstance(states, StackState) else None
+            checked, memory = check_states(sized, size, states, cells, options.inputs, bidirectional=False)
             with torch.no_grad():
                 filled = self._filled(like, StackState(checked, self._shown))
                 given = StackState(filled, self._shown, memory).map(torch.clone)
@@ -114,16 +125,17 @@ class Stream:
 
     @property
     def _shown(self) -> int:
-        return self._stack.num_layers if self._stack.return_all_layers else 1
+        return len(self._stack.cell_list) if self._stack.return_all_layers else 1
 
     def _situation(self, frame: Tensor) -> Any:
         """What steppers are made for: where it is not as it was, they are made anew."""
         stack, kind = self._stack, frame.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        modes = stack.training, stack.engine, torch.is_inference_mode_enabled()
+        modes = stack.training, stack._convlstm_options.engine, torch.is_inference_mode_enabled()
         tensors = [*stack.parameters(), *stack.buffers()]
         versions = [0 if t.is_inference() else t._version for t in tensors]
         hooks = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in stack.cell_list]
+        hooks.append(stack._convlstm_is_customised())
         return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], hooks
 
     def _make(self, frame: Tensor) -> None:
@@ -131,10 +143,11 @@ class Stream:
         for cell in stack.cell_list:
             if isinstance(cell, Cell):
                 cell.prepare()
-        check_input(stack, frame.unsqueeze(1), stack.input_dim, stack.axes, batch_first=True)
+        options = stack._convlstm_options
+        check_input(stack, frame.unsqueeze(1), options.input_dim, options.axes, batch_first=True)
         engines, states = self._engines(frame), self.state
-        if states is not None and not autocast(frame):
-            states = states.map(lambda tensor: tensor.to(frame))
+        if not autocast(frame):
+            states = tree_map_only(Tensor, partial(_converted, like=frame), states)
         self._recording, self._steppers = None, None
         self._states, self._held_here = states, True
         if "reference" not in engines:
@@ -143,29 +156,43 @@ class Stream:
             self._states, self._held_here = None, False
 
     def _engines(self, frame: Tensor) -> set[str]:
-        """What runs the layers; the reference also where there is more than layers."""
-        stack = self._stack
-        drops = stack.keep.zoneout or (stack.training and stack.dropout)
-        if stack.climbs or stack.residual or stack.norm_list is not None or stack.target_size or drops:
+        """Engines of the layers; the reference where each frame is a call of the stack."""
+        stack, options = self._stack, self._stack._convlstm_options
+        more = options.residual or options.normed or options.target_size or options.keep.zoneout
+        more = more or options.time_major or (stack.training and options.dropout)
+        if more or stack._convlstm_is_customised():
             return {"reference"}
         return {
-            select(stack.engine, cell, x.unsqueeze(1), initial_state(cell, x), {})
+            select(options.engine, cell, x.unsqueeze(1), initial_state(cell, x), {})
             for cell, x in zip(stack.cell_list, self._inputs(frame), strict=True)
         }
 
     def _inputs(self, frame: Tensor) -> list[Tensor]:
         """What each layer reads, but for the values."""
-        size = self._stack.target_size or frame.shape[2:]
-        return [frame.new_empty(frame.shape[0], width, *size) for width in self._stack.inputs]
+        options = self._stack._convlstm_options
+        size = options.target_size or frame.shape[2:]
+        return [frame.new_empty(frame.shape[0], width, *size) for width in options.inputs]
 
     def _filled(self, frame: Tensor, states: StackState | None) -> list[Any]:
         """One state per layer, initial ones where there is none."""
-        given = [None] * self._stack.num_layers if states is None else states.all_layers
+        given = [None] * len(self._stack.cell_list) if states is None else states.all_layers
         initial = map(initial_state, self._stack.cell_list, self._inputs(frame))
         return [i if s is None else of_kind(i, s) for i, s in zip(initial, given, strict=True)]
 
-    def _by_stack(self, frame: Tensor) -> Tensor:
-        axis = 1 if self._stack.batch_first else 0
-        outputs, self._states = self._stack(frame.unsqueeze(axis), self._states)
-        output: Tensor = outputs[-1].select(axis, 0)
+    def _by_step(self, frame: Tensor) -> Tensor:
+        output, self._states = self._stack.step(frame, self._states)
         return output
+
+
+def _takes_state(stack: "Stack") -> bool:
+    """True if the stack can be called with frames and states."""
+    try:
+        inspect.signature(stack.forward).bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def _converted(tensor: Tensor, like: Tensor) -> Tensor:
+    """A floating-point tensor in the dtype of a frame, any tensor on its device."""
+    return tensor.to(like) if tensor.is_floating_point() else tensor.to(like.device)

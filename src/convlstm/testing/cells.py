@@ -79,6 +79,19 @@ def layers_of_it_can_be_saved(make: CellFactory) -> None:
     assert_close(again.eval()(x)[0], layer.eval()(x)[0], rtol=0, atol=0)
 
 
+def segments_train_alike(make: CellFactory) -> None:
+    """In training mode, steps recomputed in the backward pass change no gradient and no buffer."""
+    x, results = torch.randn(2, 4, 2, 5, 4, dtype=torch.float64), []
+    for checkpoint in (None, 2):
+        torch.manual_seed(0)
+        layer = ConvLSTM(2, 3, 3, 1, True, cell=make, checkpoint=checkpoint).double()
+        outputs, _ = layer(x)
+        outputs[0].square().sum().backward()
+        gradients = [p.grad for p in layer.parameters() if p.grad is not None]
+        results.append([outputs[0], *gradients, *layer.buffers()])
+    assert_close(*results)
+
+
 CELL_CHECKS: tuple[Callable[[CellFactory], None], ...] = (
     state_is_named_and_fits,
     projection_is_frame_by_frame,
@@ -86,6 +99,7 @@ CELL_CHECKS: tuple[Callable[[CellFactory], None], ...] = (
     any_size_without_new_parameters,
     layers_of_it_keep_their_contract,
     layers_of_it_can_be_saved,
+    segments_train_alike,
 )
 
 
