@@ -124,3 +124,21 @@ def test_importing_the_package_or_a_layer_stays_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_layers_and_models_load_what_torch_loads():
+    """Built and called: torch._dynamo, which loads sympy, takes as long as torch itself."""
+    code = """if True:
+        import sys, torch
+        before = set(sys.modules)
+        from convlstm import ConvGRU, ConvLSTM, EncoderForecaster
+        for stack in (ConvGRU, ConvLSTM):
+            for engine in ("auto", "fused", "reference"):
+                outputs, _ = stack(1, 2, 3, batch_first=True, engine=engine)(torch.rand(1, 2, 1, 5, 5))
+                outputs[0].sum().backward()
+        EncoderForecaster(channels=1)
+        more = {name.split(".")[0] if name[:5] != "torch" else name for name in set(sys.modules) - before}
+        print(sorted(more - sys.stdlib_module_names))
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "['convlstm', 'safetensors']"

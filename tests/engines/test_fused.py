@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import available, fused, gpu, native, plain, plans, rooms, selection
+from convlstm.engines import available, compiler, fused, gpu, native, plain, plans, rooms, selection
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 
@@ -465,7 +465,7 @@ def test_engines_by_name():
 def without_libraries(monkeypatch, tmp_path):
     """As on a new machine: nothing compiled yet, in memory or on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (native.library, native._command, native._folder, native.warn_once, plans._family)
+    caches = (native.library, compiler._with_flags, compiler.warn_once, plans._family)
     for function in caches:
         function.cache_clear()
     yield
@@ -511,10 +511,8 @@ def test_triton_that_fails_is_told_once_and_done_without():
 @pytest.mark.skipif("compiled" not in FAST, reason="no compiler")
 @pytest.mark.usefixtures("without_libraries")
 def test_a_library_is_compiled_once_for_all_shapes(monkeypatch):
-    built, run = [], native._run
-    monkeypatch.setattr(
-        native, "_run", lambda command, **k: built.append("-o" in command) or run(command, **k)
-    )
+    built, run = [], compiler._run
+    monkeypatch.setattr(compiler, "_run", lambda command: built.append("-o" in command) or run(command))
     layer, x = layer_and_frames("compiled")
     layer(x)
     for other in (x[:1], x[:, :2], x[..., :5], torch.randn(3, 4, 3, 11, 4)):
@@ -527,7 +525,7 @@ def test_a_library_is_compiled_once_for_all_shapes(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_processor_with_narrow_registers_computes_the_same(dtype, monkeypatch):
     """Four numbers at once, and no instructions for bfloat16."""
-    monkeypatch.setattr(native, "_FOR_THIS_CPU", ([],))
+    monkeypatch.setattr(compiler, "_FOR_THIS_CPU", ([],))
     layer, x = layer_and_frames("compiled", dtype=dtype)
     ours = _without_states(layer, x.requires_grad_())
     exact, _ = layer_and_frames("reference", dtype=torch.float64)

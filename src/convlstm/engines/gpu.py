@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import convlstm.engines.native as native
+from convlstm.engines.compiler import warn_once
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.plain import PlainKernels, Weight, by_gate, flat
 
@@ -42,7 +42,7 @@ def kernels(activations: tuple[str, str, str]) -> PlainKernels:
         made.lstm_replay(sums, sums[:, 0], torch.empty_like(sums[:, 0]), None)
     except Exception as error:  # of Triton's, the compiler's, the system's or the driver's
         line = (str(error).strip() or repr(error)).splitlines()[-1]
-        native.warn_once(
+        warn_once(
             "convlstm runs without Triton's kernels, slower and with the same numbers, because Triton "
             f"failed: {line}"
         )

@@ -1,42 +1,23 @@
 """Kernels of ``cpp/kernels.cpp``, compiled by the machine's C++ compiler when first used, kept on disk."""
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import warnings
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from convlstm.engines.compiler import CompilerError, compile_library, library_key, unavailable, warn_once
 from convlstm.engines.convolution import SameConv, padded_places
+from convlstm.engines.library_cache import load_library
 from convlstm.engines.plain import PlainKernels, Weight, by_gate
 from convlstm.engines.rooms import room
 
 _SOURCE = Path(__file__).with_name("cpp") / "kernels.cpp"
 #: Dtypes that the kernels store, by their names there.
 STORED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
-_FOR_THIS_CPU: tuple[list[str], ...] = (
-    ["-march=native", "-mprefer-vector-width=512"],
-    ["-march=native"],
-    ["-mcpu=native"],
-    [],
-)
-
-
-def unavailable() -> str | None:
-    """Why nothing can be compiled here, or None."""
-    if sys.platform == "win32":
-        return "it knows no compiler on Windows"
-    return None if _compiler() else "there is no C++ compiler on the PATH (c++, g++ or clang++), nor in $CXX"
 
 
 @cache
@@ -45,97 +26,18 @@ def library(gate: str, candidate: str, output: str) -> Any | None:
 
     The first call in a process takes some milliseconds, on a new machine the seconds that the compiler takes.
     """
+    defines = (f"-DGATE={gate}", f"-DCANDIDATE={candidate}", f"-DOUTPUT={output}")
     reason = unavailable()
     if reason is None:
         try:
-            return _load(_build([f"-DGATE={gate}", f"-DCANDIDATE={candidate}", f"-DOUTPUT={output}"]))
-        except (OSError, subprocess.SubprocessError) as error:
-            lines = (getattr(error, "stderr", None) or repr(error)).strip().splitlines()
-            reason = f"the C++ compiler failed: {lines[-1]}"
+            build = partial(compile_library, _SOURCE, defines)
+            return _declared(load_library(library_key(_SOURCE, defines), build))
+        except CompilerError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"the library that the C++ compiler made cannot be loaded: {error}"
     warn_once(f"convlstm runs without compiled kernels, slower and with the same numbers, because {reason}")
     return None
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Say what is done without, once in a process."""
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
-
-
-def _compiler() -> str | None:
-    return _found(os.environ.get("CXX"), os.environ.get("PATH"))
-
-
-@cache
-def _found(wanted: str | None, path: str | None) -> str | None:
-    """The compiler wanted, or the first one in the folders of a PATH."""
-    names = [wanted] if wanted else ["c++", "g++", "clang++"]
-    return next((found for name in names if (found := shutil.which(name, path=path))), None)
-
-
-@cache
-def _command() -> tuple[list[str], str]:
-    """The compiler with the flags that it takes, and what tells its results from those of another.
-
-    The macros that a compiler defines spell out its version and the processor's instructions, so that a home
-    folder shared by different machines holds a library for each.
-    """
-    compiler = _compiler()
-    assert compiler is not None
-    for flags in _FOR_THIS_CPU:
-        command = [compiler, *_FLAGS, *flags]
-        macros = _run([*command, "-dM", "-E", "-x", "c++", os.devnull], check=False)
-        if macros.returncode == 0:
-            return command, macros.stdout
-    raise OSError(f"{compiler} takes none of the flags {_FOR_THIS_CPU}")
-
-
-def _run(command: list[str], check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=check)
-
-
-def _build(defines: list[str]) -> Path:
-    """The compiled library, from disk if it is there; whole or not at all, whoever else builds it."""
-    command, macros = _command()
-    openmp = _openmp()
-    files = [*sorted(_SOURCE.parent.glob("*.h")), _SOURCE]
-    sources = [path.read_text(encoding="utf-8") for path in files]
-    inputs = [*sources, *command, *openmp, *defines, macros]
-    name = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:32]
-    library = _folder() / f"{name}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=library.parent) as work:
-            made = Path(work) / library.name
-            try:
-                _run([*command, *defines, str(_SOURCE), *openmp, "-o", str(made)])
-            except subprocess.CalledProcessError:
-                if not openmp:
-                    raise
-                _run([*command, *defines, str(_SOURCE), "-o", str(made)])  # one thread is better than none
-            made.replace(library)
-    return library
-
-
-@cache
-def _openmp() -> list[str]:
-    """Flags for threads out of the pool that torch has already: two pools would fight for the cores."""
-    if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
-        return []
-    own = sorted(Path(torch.__file__).with_name("lib").glob("libgomp*.so*"))
-    return ["-fopenmp", *map(str, own[:1])]
-
-
-@cache
-def _folder() -> Path:
-    """Where libraries are kept, closed to others as they are run; a temporary folder if there is no home."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(home) / "convlstm"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="convlstm-"))
 
 
 class _Sizes(ctypes.Structure):
@@ -165,8 +67,8 @@ class _Packed(NamedTuple):
     columns: Tensor
 
 
-def _load(path: Path) -> Any:
-    found = ctypes.CDLL(str(path))
+def _declared(found: Any) -> Any:
+    """A library whose functions know the types of their arguments."""
     pointer, size, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     sizes_of = ctypes.POINTER(_Sizes)
     for name in STORED.values():

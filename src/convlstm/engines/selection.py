@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import convlstm.engines.compiler as compiler
 import convlstm.engines.fused as fused
 import convlstm.engines.gpu as gpu
-import convlstm.engines.native as native
 from convlstm.cells.base import Cell
 from convlstm.errors import OptionError, check_name
 
@@ -29,7 +29,7 @@ def available() -> dict[str, str | None]:
 _FEW, _FEW_ON_GPU = 1 << 16, 1 << 22
 
 #: By device, why nothing can be compiled for it, or None.
-_COMPILERS = {"cpu": native.unavailable, "cuda": gpu.unavailable}
+_COMPILERS = {"cpu": compiler.unavailable, "cuda": gpu.unavailable}
 
 
 def _not_compiled(device: str) -> str | None:
@@ -37,9 +37,13 @@ def _not_compiled(device: str) -> str | None:
     return reason
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _constant(device: str) -> str | None:
-    return _COMPILERS.get(device, native.unavailable)()
+    return _COMPILERS.get(device, compiler.unavailable)()
+
+
+# As `torch.compiler.assume_constant_result` marks a function, which also imports torch._dynamo and with it
+# sympy: that takes as long as to import torch.
+_constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str:
