@@ -1,0 +1,56 @@
+// Calls one of the kernels, for processors that this one can emulate.
+//
+// Arguments: the kernel's name, its numbers, and for each pointer the bytes behind it, "-" for a null pointer.
+// What is behind the pointers comes on the standard input and goes to the standard output.
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "kernels.cpp"
+
+struct Arguments {
+    std::vector<size> numbers;
+    std::vector<void*> pointers;
+    size_t number = 0, pointer = 0;
+
+    template <class T>
+    T take() {
+        if constexpr (std::is_pointer_v<T>)
+            return static_cast<T>(pointers.at(pointer++));
+        else
+            return static_cast<T>(numbers.at(number++));
+    }
+};
+
+template <class... Types>
+std::function<void(Arguments&)> called(void (*kernel)(Types...)) {
+    return [=](Arguments& a) { std::apply(kernel, std::tuple<Types...>{a.take<Types>()...}); };
+}
+
+#define ENTRY(NAME) {#NAME, called(NAME)}
+#define ENTRIES(T)                                                                                        \
+    ENTRY(lstm_forward_##T), ENTRY(lstm_replay_##T), ENTRY(lstm_backward_##T), ENTRY(gru_forward_##T),    \
+        ENTRY(gru_replay_##T), ENTRY(gru_backward_##T), ENTRY(transpose_##T##_float32),                   \
+        ENTRY(transpose_##T##_bfloat16)
+
+int main(int count, char** texts) {
+    const std::map<std::string, std::function<void(Arguments&)>> kernels{ENTRIES(float32), ENTRIES(bfloat16)};
+    Arguments arguments;
+    std::vector<std::vector<char>> buffers;
+    int n = 2;
+    for (const int end = n + 1 + std::atoi(texts[n]); ++n < end;) arguments.numbers.push_back(std::atol(texts[n]));
+    for (; n < count; n++) buffers.emplace_back(std::atol(texts[n]));  // of no bytes for "-"
+    for (auto& buffer : buffers) {
+        if (std::fread(buffer.data(), 1, buffer.size(), stdin) != buffer.size()) return 2;
+        arguments.pointers.push_back(buffer.empty() ? nullptr : buffer.data());
+    }
+    kernels.at(texts[1])(arguments);
+    for (auto& buffer : buffers) std::fwrite(buffer.data(), 1, buffer.size(), stdout);
+    return arguments.number != arguments.numbers.size() || arguments.pointer != arguments.pointers.size();
+}
