@@ -429,7 +429,7 @@ def test_compiled_layers_check_their_states_too(shape):
         (
             lambda layer: ConvGRU(2, 3, 3, batch_first=True)(FRAMES, [torch.zeros(2, 3, 6, 5)]),
             ShapeError,
-            "must hold the tensors h of a GRUState; received Tensor: pass what",
+            r"received a list with tensors in it: for one layer pass \[\(h,\)\]",
         ),
         (lambda layer: layer.cell_list[0](None), ShapeError, r"a frame \(B, C, H, W\) must be a tensor"),
         (lambda layer: ConvLSTM(2, 3, "same"), OptionError, "kernel_size must be .*; received 'same'"),

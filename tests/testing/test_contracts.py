@@ -6,9 +6,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from convlstm import Cell, ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell, SAConvLSTMCell
 from convlstm.cells import LSTMState
+from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.functional.conv import same_conv
 from convlstm.testing import CELL_CHECKS, LAYER_CHECKS, check_cell, check_layer
 
@@ -142,8 +144,197 @@ class Deaf(MinimalCell):
 
 @pytest.mark.parametrize("broken", [Forgetful, Peeking, Fixed, Idle, Deaf])
 def test_broken_cells_are_caught(broken):
-    with pytest.raises((AssertionError, RuntimeError)):
+    with pytest.raises(AssertionError, match=r"^\w+: "):
         check_cell(broken)
+
+
+class CountedState(NamedTuple):
+    h: torch.Tensor
+    age: torch.Tensor  # int64 (B,)
+
+
+class Counted(MinimalCell):
+    """Averages over all frames so far, whose number it counts."""
+
+    def initial_state(self, x):
+        return CountedState(*super().initial_state(x), x.new_zeros(x.shape[0], dtype=torch.int64))
+
+    def step(self, p, state):
+        new, share = super().step(p, MinimalState(state.h)).h, (1 / (state.age + 1)).to(p.dtype)
+        share = share.view(-1, 1, 1, 1)
+        return CountedState(share * new + (1 - share) * state.h, state.age + 1)
+
+
+class FlaggedState(NamedTuple):
+    h: torch.Tensor
+    wet: torch.Tensor  # bool (B, hidden_dim, H, W)
+
+
+class Flagged(MinimalCell):
+    """Doubles what comes to pixels that were once above zero."""
+
+    def initial_state(self, x):
+        (h,) = super().initial_state(x)
+        return FlaggedState(h, torch.zeros_like(h, dtype=torch.bool))
+
+    def step(self, p, state):
+        (h,) = super().step(p, MinimalState(state.h))
+        return FlaggedState(torch.where(state.wet, 2 * h, h), state.wet | (h > 0))
+
+
+class TurningState(NamedTuple):
+    h: torch.Tensor
+    z: torch.Tensor  # complex (B, hidden_dim, H, W)
+
+
+class Turning(MinimalCell):
+    """A wave that turns by a learnt angle at every step."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.angle = nn.Parameter(torch.tensor(0.3))
+
+    def initial_state(self, x):
+        (h,) = super().initial_state(x)
+        return TurningState(h, h.new_zeros(h.shape, dtype=h.dtype.to_complex()))
+
+    def step(self, p, state):
+        (h,) = super().step(p, MinimalState(state.h))
+        z = self.leak * state.z * torch.polar(torch.ones_like(self.angle), self.angle) + torch.complex(h, p)
+        return TurningState(torch.tanh(z.real), z)
+
+
+OTHER_DTYPES = [Counted, Flagged, Turning]
+
+
+@pytest.mark.parametrize("cell", OTHER_DTYPES)
+def test_states_of_any_dtype_keep_the_contract(cell):
+    check_cell(cell, {"leak": 0.9})
+
+
+@pytest.mark.parametrize("cell", OTHER_DTYPES)
+def test_streams_keep_states_of_any_dtype(cell):
+    layer, x = ConvLSTM(1, 2, 3, 2, True, cell=cell, return_all_layers=True), torch.randn(2, 4, 1, 5, 4)
+    outputs, states = layer(x)
+    stream = layer.stream(2, (5, 4))
+    for t, frame in enumerate(x.unbind(1)):
+        if t == 2:  # as a session that is kept between two frames
+            kept, stream = stream.state, layer.stream(2, (5, 4))
+            stream.state = kept
+        assert_close(stream(frame), outputs[-1][:, t])
+    assert_close([tuple(s) for s in stream.state], [tuple(s) for s in states])
+
+
+class Stale(Counted):
+    """Counts, and does not look at the count."""
+
+    def step(self, p, state):
+        return CountedState(MinimalCell.step(self, p, MinimalState(state.h)).h, torch.ones_like(state.age))
+
+
+class Inner(NamedTuple):
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+class Nested(MinimalCell):
+    """Has a state within its state."""
+
+    def initial_state(self, x):
+        (h,) = super().initial_state(x)
+        return CountedState(h, Inner(h, h))
+
+    def step(self, p, state):
+        (h,) = super().step(p, MinimalState(state.h))
+        return CountedState(h, Inner(h, h))
+
+
+class NestedLater(MinimalCell):
+    """Puts a state within the state in its step."""
+
+    def step(self, p, state):
+        return MinimalState(super().step(p, state))
+
+
+class InParts(MinimalCell):
+    """Projects to two tensors."""
+
+    def project(self, x):
+        return super().project(x), x
+
+    def step(self, p, state):
+        return super().step(p[0], state)
+
+
+class Bare(MinimalCell):
+    """Gives the hidden state itself."""
+
+    def step(self, p, state):
+        return super().step(p, state).h
+
+
+class Plain(MinimalCell):
+    """Gives a plain tuple."""
+
+    def step(self, p, state):
+        return tuple(super().step(p, state))
+
+
+class PlainFirst(MinimalCell):
+    """Begins with a plain tuple."""
+
+    def initial_state(self, x):
+        return tuple(super().initial_state(x))
+
+
+class BareFirst(MinimalCell):
+    """Begins with the hidden state itself."""
+
+    def initial_state(self, x):
+        return super().initial_state(x).h
+
+
+class Growing(MinimalCell):
+    """Pads by one pixel too much."""
+
+    def step(self, p, state):
+        return MinimalState(nn.functional.pad(super().step(p, state).h, (0, 1, 0, 0)))
+
+
+STRANGE = {
+    Nested: r"initial_state must return .* Nested's returned a CountedState that holds a Inner: put all",
+    NestedLater: "step must return .* NestedLater's returned a MinimalState that holds a MinimalState: ret",
+    InParts: "project must return one tensor; the InParts's returned a tuple: join the parts with torch.cat",
+    Bare: "step must return .* tensors h in a MinimalState; the Bare's returned a tensor: return a MinimalS",
+    Plain: "step must return .* Plain's returned a tuple: return a MinimalState",
+    PlainFirst: "initial_state must return .* PlainFirst's returned a tuple: put all tensors",
+    BareFirst: "initial_state must return .* BareFirst's returned a tensor: put all tensors",
+    Growing: r"step must keep the shapes .*, h \(\d, 3, \d, \d\); the Growing's returned .*: pad",
+}
+
+
+@pytest.mark.parametrize(("cell", "message"), STRANGE.items())
+def test_other_states_are_judged_in_a_sentence(cell, message):
+    with pytest.raises(AssertionError, match=f"^state_is_named_and_fits: {message}"):
+        check_cell(cell)
+
+
+@pytest.mark.parametrize(("cell", "message"), STRANGE.items())
+def test_layers_refuse_other_states_in_the_same_sentence(cell, message):
+    """Also one frame, the cell alone, and where each step is a call that hooks listen to."""
+    layer, x = ConvLSTM(2, 3, 3, 2, True, cell=cell, bidirectional=True), torch.randn(2, 3, 2, 5, 4)
+    calls = [lambda: layer(x), lambda: layer(x[:, :1]), lambda: layer.cell_list[0](x[:, 0])]
+    for call in calls:
+        with pytest.raises(OptionError if "shapes" not in message else ShapeError, match=message):
+            call()
+    layer.cell_list[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(ConvLSTMError, match=message):
+        layer(x)
+
+
+def test_a_whole_number_without_effect_is_caught():
+    with pytest.raises(AssertionError, match=r"output_depends_on_input_and_state: age has no effect"):
+        check_cell(Stale)
 
 
 def test_an_option_without_effect_is_caught(monkeypatch):

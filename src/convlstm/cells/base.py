@@ -13,7 +13,10 @@ from convlstm.errors import OptionError, ShapeError
 
 
 class State(Protocol):
-    """What a cell carries from step to step: a NamedTuple of tensors (B, C, *S), ``h`` the output."""
+    """What a cell carries from step to step: a flat NamedTuple of tensors, batch first, ``h`` the output.
+
+    ``h`` is real; the others may have any dtype, integers, bool and complex numbers included.
+    """
 
     @property
     def h(self) -> Tensor:
@@ -51,12 +54,13 @@ class Cell(nn.Module, ABC):
     def initial_state(self, x: Tensor) -> Any:
         """The state before the first frame, with the batch, space, dtype and device of ``x`` (B, C, *S).
 
-        A NamedTuple of tensors, whose field ``h`` is the output, (B, hidden_dim, *S).
+        A flat NamedTuple of tensors, each with the batch first and of any dtype, whose field ``h`` is the
+        output, (B, hidden_dim, *S).
         """
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """All that depends on the input alone, (N, input_dim, *S) -> (N, ?, *S).
+        """All that depends on the input alone, as one tensor, (N, input_dim, *S) -> (N, ?, *S).
 
         Called with one frame (N = B) or with all frames of a sequence at once (N = B T).
         """
@@ -87,13 +91,14 @@ class Cell(nn.Module, ABC):
         """
         check_frame(self, input_tensor)
         self.prepare()
-        initial = self.initial_state(input_tensor)
+        initial = check_initial(self, self.initial_state(input_tensor))
         state = initial if cur_state is None else check_state(cur_state, initial, "the state")
+        projected = check_projection(self, self.project(input_tensor))
         if not self.climbs:
-            return self.step(self.project(input_tensor), state)
+            return check_step(self, self.step(projected, state), state)
         climbing_step: Any = self.step
         memory = self.initial_memory(input_tensor) if memory is None else memory
-        return climbing_step(self.project(input_tensor), state, memory)
+        return check_climb(self, climbing_step(projected, state, memory), state)
 
 
 #: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
@@ -172,6 +177,95 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
     return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
 
+def check_initial(cell: nn.Module, state: Any) -> Any:
+    """Check that a cell's initial state is a flat NamedTuple of tensors with a field ``h``.
+
+    Raises:
+        OptionError: anything else, such as a tensor, a plain tuple or a state within a state.
+    """
+    if not hasattr(state, "h") or not hasattr(state, "_fields") or not _is_flat(state):
+        raise OptionError(
+            "initial_state must return a NamedTuple of tensors, the output as its field h; the "
+            f"{type(cell).__name__}'s returned {_described(state)}: put all tensors into one flat NamedTuple"
+        )
+    return state
+
+
+def check_projection(cell: nn.Module, projected: Any) -> Tensor:
+    """Check that `Cell.project` has given one tensor.
+
+    Raises:
+        OptionError: a tuple or anything else.
+    """
+    if not isinstance(projected, Tensor):
+        raise OptionError(
+            f"project must return one tensor; the {type(cell).__name__}'s returned {_described(projected)}: "
+            "join the parts with torch.cat, and take them apart in step"
+        )
+    return projected
+
+
+def check_step(cell: nn.Module, new: Any, state: Any) -> Any:
+    """Check that a step has given a state of the same kind and shapes; not while torch.compile traces.
+
+    Args:
+        cell: whose step.
+        new: its result.
+        state: the state that it was given.
+
+    Raises:
+        OptionError: a tensor, a plain tuple, another kind of state, or a state within a state.
+        ShapeError: tensors of other shapes.
+    """
+    if torch.compiler.is_compiling():
+        return new
+    name, kind = type(cell).__name__, type(state)
+    if type(new) is not kind or len(new) != len(state) or not _is_flat(new):
+        fields = ", ".join(map(str, getattr(kind, "_fields", range(len(state)))))
+        raise OptionError(
+            f"step must return the kind of state that initial_state gives, tensors {fields} in a "
+            f"{kind.__name__}; the {name}'s returned {_described(new)}: return a {kind.__name__}"
+        )
+    for field, tensor, like in zip(getattr(kind, "_fields", range(len(state))), new, state, strict=True):
+        if tensor.shape != like.shape:
+            raise ShapeError(
+                f"step must keep the shapes of the state, {field} {tuple(like.shape)}; the {name}'s returned "
+                f"{tuple(tensor.shape)}: pad its convolutions, or give initial_state the same shape"
+            )
+    return new
+
+
+def check_climb(cell: Cell, result: Any, state: Any) -> Any:
+    """Check that the step of a cell that ``climbs`` has given (state, memory).
+
+    Raises:
+        OptionError: anything else.
+    """
+    if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Tensor):
+        raise OptionError(
+            f"the step of a cell that climbs must return (state, memory); the {type(cell).__name__}'s "
+            f"returned {_described(result)}: return both"
+        )
+    return check_step(cell, result[0], state), result[1]
+
+
+def _is_flat(state: Any) -> bool:
+    return all(isinstance(part, Tensor) for part in state)
+
+
+def _described(value: Any) -> str:
+    """A value in words: its type, and the first of its parts that is no tensor."""
+    words = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    parts = value if isinstance(value, tuple | list) else ()
+    strange = next((part for part in parts if not isinstance(part, Tensor)), None)
+    return words if strange is None else f"{words} that holds a {type(strange).__name__}"
+
+
+def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
+    """A tensor of a state on a frame's device, and in its dtype if both hold real numbers."""
+    return tensor.to(frame) if tensor.is_floating_point() else tensor.to(frame.device)
+
+
 def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
     """Check that a tensor can meet a module's parameters.
 
@@ -197,6 +291,13 @@ def check_tensor(x: Any, what: str) -> None:
             f"{what} must be a tensor; received a {type(x).__name__}: "
             + (packed if type(x).__name__ == "PackedSequence" else "convert it with torch.as_tensor")
         )
+    if x.is_nested:
+        raise ShapeError(
+            f"{what} must be one dense tensor; received a nested tensor: pad it with "
+            "torch.nested.to_padded_tensor(x, 0.0) and pass the sequences' own numbers of frames as lengths="
+        )
+    if x.layout is not torch.strided:
+        raise ShapeError(f"{what} must be a dense tensor; received {x.layout}: convert it with to_dense()")
 
 
 def autocast(x: Tensor) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import register_state
+from convlstm.cells.original import takes_no_input_size
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.functional.gates import Activation
 
@@ -31,11 +32,11 @@ class ConvGRUCell(ConvCell):
         n  = tanh(W_n * x + b_n + U_n * (r h))            reset_after=False, as in the paper: two
         h' = (1 - z) n + z h
 
-    Some write h' = (1 - z) h + z n: weights of such a cell load with the signs of W_z, U_z and b_z turned.
+    Some write h' = (1 - z) h + z n: `gru_weights` converts weights of such a cell and of most public ones.
 
     ``conv.weight`` is (3 hidden_dim, input_dim + hidden_dim, *kernel_size), [W, U], whose halves are applied
     apart, so that hooks on ``conv`` hear nothing; ``conv.bias`` is (3 hidden_dim,); ``reset_bias``
-    (hidden_dim,) is b_u.
+    (hidden_dim,) is b_u. An adapter around ``conv``, as of peft, is called on each half beside zeros.
 
     Args:
         input_dim: channels of the input.
@@ -56,6 +57,7 @@ class ConvGRUCell(ConvCell):
     state_class = GRUState
     one_sum = False
 
+    @takes_no_input_size
     def __init__(
         self,
         input_dim: int,
@@ -119,6 +121,7 @@ class ConvRNNCell(ConvCell):
     gates = 1
     state_class = GRUState
 
+    @takes_no_input_size
     def __init__(
         self,
         input_dim: int,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import is_count, register_state
+from convlstm.cells.original import takes_no_input_size
 from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.gates import Activation, lstm_gates
@@ -72,6 +73,7 @@ class ConvLSTMCell(ConvCell):
     gates = 4
     state_class = LSTMState
 
+    @takes_no_input_size
     def __init__(
         self,
         input_dim: int,

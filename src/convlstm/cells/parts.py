@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from convlstm.cells.base import Cell, is_count
-from convlstm.errors import OptionError, check_name
+from convlstm.cells.base import Cell, is_count, like_frame
+from convlstm.cells.original import check_built
+from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.conv import PADDING_MODES, check_reach, same_conv
 from convlstm.functional.gates import ACTIVATIONS, Activation
 
@@ -24,9 +25,13 @@ class ConvCell(Cell):
     ``conv.weight`` is (gates hidden_dim, input_dim + hidden_dim, *kernel_size), ``conv.bias``
     (gates hidden_dim,). The part over the input is `project`, the part over the hidden state `recur`; the
     module ``conv`` is called itself, on both beside each other, where somebody listens to it by hooks (not
-    where padding modes differ by axis) or has put another in its place.
+    where padding modes differ by axis) or has put another in its place. A cell that needs the two parts
+    apart calls an adapter (a module that holds the convolution built here as ``base_layer``, as peft's do)
+    on each beside zeros.
 
     Attributes:
+        bias: whether the gates have a bias, as in the single-file original.
+        padding: pixels before the frame by which a convolution over it keeps the size, one per space axis.
         gates: how many.
         state_class: the kind of state, a NamedTuple of tensors (B, hidden_dim, *S).
         one_sum: whether each gate is one sum over input and hidden state, so that ``conv`` may be called.
@@ -70,13 +75,14 @@ class ConvCell(Cell):
         for mode in self.padding_mode:
             check_name(mode, PADDING_MODES, "padding_mode")
         # Holds the parameters under the original's names; `project` and `recur` apply them.
-        padding = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        self.bias = bias
+        self.padding = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
         plain = set(self.padding_mode) == {"zeros"} and all(k % 2 for k in self.kernel_size)
         self.conv: _ConvNd = _CONV[axes](
             input_dim + hidden_dim,
             self.gates * hidden_dim,
             self.kernel_size,
-            padding=padding if plain else "same",
+            padding=self.padding if plain else "same",
             padding_mode=self.padding_mode[0],
             dilation=self.dilation,
             bias=bias,
@@ -93,7 +99,7 @@ class ConvCell(Cell):
         if getattr(self.init_hidden, "__func__", None) is ConvCell.init_hidden:
             return self._zeros(x, x.shape)
         return self.state_class(
-            *(tensor.to(x) for tensor in self.init_hidden(x.shape[0], tuple(x.shape[2:])))
+            *(like_frame(tensor, x) for tensor in self.init_hidden(x.shape[0], tuple(x.shape[2:])))
         )
 
     def _zeros(self, like: Tensor, shape: Sequence[int]) -> Any:
@@ -122,6 +128,7 @@ class ConvCell(Cell):
 
         They wait for a call of the convolution, which a cell applies in two halves and does not call.
         """
+        check_built(self, "_conv_built")
         for hook in self.conv._forward_pre_hooks.values():
             if _computes_weight(hook):
                 hook(self.conv, ())
@@ -133,22 +140,38 @@ class ConvCell(Cell):
 
     def project(self, x: Tensor) -> Tensor:
         """The input's part of the gates, (N, gates hidden_dim, *S); or the input if ``conv`` is called."""
-        if self.calls_conv:
+        how = self._how_applied()
+        if how == "whole":
             return x
+        if how == "by halves":
+            return self._half(x, 0)
         return self._convolve(x, self.conv.weight[:, : self.input_dim], self.conv.bias)
 
     def recur(self, h: Tensor, gates: slice = slice(None)) -> Tensor:
         """The hidden state's part of the gates, or of those whose rows of the weight are given."""
-        h = h if self.attention is None else self.attention(h)
+        h = self._attended(h)
+        if self._how_applied() == "by halves":
+            return self._half(h, 1)[:, gates]
         return self._convolve(h, self.conv.weight[gates, self.input_dim :], None)
 
     def sums(self, p: Tensor, h: Tensor) -> Tensor:
         """Of all gates, (B, gates hidden_dim, *S): `project`'s result for a frame with the part of h."""
-        if not self.calls_conv:
+        if self._how_applied() != "whole":
             return p + self.recur(h)
-        h = h if self.attention is None else self.attention(h)
-        sums: Tensor = self.conv(torch.cat([p, h], dim=1))
+        sums: Tensor = self.conv(torch.cat([p, self._attended(h)], dim=1))
         return sums
+
+    def _attended(self, h: Tensor) -> Tensor:
+        if self.attention is None:
+            return h
+        weighed: Tensor = self.attention(h)
+        if getattr(weighed, "shape", None) != h.shape:
+            received = tuple(weighed.shape) if isinstance(weighed, Tensor) else f"a {type(weighed).__name__}"
+            raise ShapeError(
+                f"attention must map the hidden state (B, C, *S) = {tuple(h.shape)} to the same shape; "
+                f"received {received} from a {type(self.attention).__name__}: return weights * h"
+            )
+        return weighed
 
     @property
     def calls_conv(self) -> bool:
@@ -157,17 +180,43 @@ class ConvCell(Cell):
         Raises:
             OptionError: another convolution in a cell that needs its two halves.
         """
+        return self._how_applied() != "by weights"
+
+    def _how_applied(self) -> str:
+        """How ``conv`` is applied: ``by weights`` (of its halves), or called, ``whole`` or ``by halves``."""
         ours = _kind(self.conv) == self._conv_built
-        if not ours and not self.one_sum:
-            raise OptionError(
-                f"the conv of a {type(self).__name__}, whose halves it applies apart, must stay as it was "
-                f"built; received {self.conv}: write a cell with a step of its own"
-            )
         if ours and not _has_listeners(self.conv):
-            return False
+            return "by weights"
+        adapts = not ours and _kind(_adapted(self.conv)) == self._conv_built
+        one_mode = len(set(self.padding_mode)) == 1
+        if adapts and not one_mode:
+            raise OptionError(
+                "a conv that an adapter calls must have one padding_mode for all axes; received "
+                f"{self.padding_mode} in a {type(self).__name__}: merge the adapter into its weights"
+            )
         rules = ("project", "recur", "sums", "step", "_convolve")
         own = any(not getattr(type(self), rule).__module__.startswith("convlstm.cells.") for rule in rules)
-        return self.one_sum and not own and (not ours or len(set(self.padding_mode)) == 1)
+        if self.one_sum and not own and (not ours or one_mode):
+            return "whole"
+        if not ours and not adapts and not self.one_sum:
+            raise OptionError(
+                f"the conv of a {type(self).__name__}, whose halves it applies apart, must stay as it was "
+                f"built; received {self.conv}: wrap it in an adapter that holds it as base_layer, or write a "
+                "cell with a step of its own"
+            )
+        return "by halves" if adapts else "by weights"
+
+    def _half(self, x: Tensor, half: int) -> Tensor:
+        """An adapter's part of the gates from the frame (0, with bias) or the hidden state (1, without).
+
+        Adapters are affine in their input, as the convolution that they hold is.
+        """
+        missing = x.new_zeros(x.shape[0], (self.hidden_dim, self.input_dim)[half], *x.shape[2:])
+        sums: Tensor = self.conv(torch.cat([missing, x] if half else [x, missing], dim=1))
+        if not half:
+            return sums
+        nothing = x.new_zeros(1, self.input_dim + self.hidden_dim, *x.shape[2:])
+        return sums - self.conv(nothing)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)
@@ -177,6 +226,13 @@ def _kind(conv: nn.Module) -> tuple[Any, ...]:
     """What a convolution does, but for its weights."""
     names = ("stride", "padding", "dilation", "groups", "padding_mode")
     return vars(conv).get("forward", type(conv).forward), *(getattr(conv, name, None) for name in names)
+
+
+def _adapted(conv: nn.Module) -> nn.Module:
+    """The convolution inside an adapter, or inside several."""
+    while isinstance(inner := conv._modules.get("base_layer"), nn.Module):
+        conv = inner
+    return conv
 
 
 def _computes_weight(hook: Any) -> bool:

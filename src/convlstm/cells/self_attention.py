@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, check_positive, register_state
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
+from convlstm.cells.original import takes_no_input_size
 from convlstm.functional.attention import attend, remember
 
 
@@ -44,6 +45,7 @@ class SAConvLSTMCell(Cell):
         options: further options of `ConvLSTMCell`, such as ``peephole="channel"`` (the paper has peepholes).
     """
 
+    @takes_no_input_size
     def __init__(
         self,
         input_dim: int,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convlstm.cells.base import check_positive, check_same_kind, check_tensor, is_count
 from convlstm.cells.parts import ConvCell
 from convlstm.errors import OptionError, ShapeError, check_name
-from convlstm.layers.scan import Timeline
+from convlstm.layers.scan import Timeline, initial_state, output_of
 
 
 def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_first: bool) -> None:
@@ -76,13 +76,71 @@ def timeline_of(
                 f"lengths must be integers (B,) = ({shape[0]},); received {lengths.dtype} "
                 f"{tuple(lengths.shape)}"
             )
-        readable = not torch.compiler.is_compiling() and not lengths.is_meta
-        if readable and (lengths.min() < 1 or lengths.max() > shape[1]):
-            raise ShapeError(f"lengths must lie between 1 and T = {shape[1]}; received {lengths.tolist()}")
+        _check_range(lengths, shape[1])
         within = torch.arange(shape[1], device=x.device) < lengths[:, None]
     valid = within if mask is None else mask if within is None else mask & within
     starts = reset if reset is None or within is None else reset & within
     return Timeline(valid, starts), within
+
+
+def _check_range(lengths: Tensor, steps: int) -> None:
+    """Check that lengths lie between 1 and T: here and now, or in a traced graph whenever it runs.
+
+    Raises:
+        ShapeError: they do not. A graph raises a RuntimeError (on CUDA at the next synchronisation).
+    """
+    rule = f"lengths must lie between 1 and T = {steps}"
+    if torch.compiler.is_compiling():
+        torch._assert_async(((lengths >= 1) & (lengths <= steps)).all(), rule)
+    elif not lengths.is_meta and (lengths.min() < 1 or lengths.max() > steps):
+        raise ShapeError(f"{rule}; received {lengths.tolist()}")
+
+
+def check_is_list(given: Any, x: Tensor, cell: nn.Module, width: int, size: Sequence[int]) -> None:
+    """Check that ``hidden_state`` has one state per layer and is not one state's tensors.
+
+    Args:
+        given: what the caller passed.
+        x: (B, T, C, *S).
+        cell: of the first layer.
+        width: channels into it.
+        size: of the frames that reach it.
+
+    Raises:
+        ShapeError: a tensor, or tensors where states should be.
+    """
+    tensors = [given] if isinstance(given, Tensor) else [part for part in given if isinstance(part, Tensor)]
+    if tensors:
+        fields = getattr(initial_state(cell, x.new_empty(x.shape[0], width, *size)), "_fields", ("h", "c"))
+        state = f"({', '.join(fields)}{',' * (len(fields) == 1)})"
+        what = "a tensor" if given is tensors[0] else f"a {type(given).__name__} with tensors in it"
+        raise ShapeError(
+            f"hidden_state must be a list with one state per layer; received {what}: for one layer pass "
+            f"[{state}]"
+        )
+
+
+def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], widths: Sequence[int]) -> None:
+    """Check that the cells of a stack with connections around its layers keep the frames' size.
+
+    Args:
+        x: (B, T, C, *S).
+        size: of the frames that reach the first layer.
+        cells: one per layer.
+        widths: channels into each layer.
+
+    Raises:
+        ShapeError: a cell whose state has another size than its input.
+    """
+    for layer, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+        if isinstance(cell, ConvCell) and type(cell).initial_state is ConvCell.initial_state:
+            continue
+        found = output_of(initial_state(cell, x.new_empty(x.shape[0], width, *size))).shape[2:]
+        if tuple(found) != tuple(size):
+            raise ShapeError(
+                "residual joins each layer's input and output, which must have one size; received "
+                f"{tuple(size)} in and {tuple(found)} out of layer {layer}: leave residual out"
+            )
 
 
 def number_of_layers(num_layers: int | None, **values: Any) -> int:
@@ -146,12 +204,17 @@ def factory(value: Any, name: str) -> Any:
             f"{name} must be what builds a module for each layer; received a {kind} that is built: pass the "
             f"class {kind}, or a functools.partial of it"
         )
+    if isinstance(value, dict) and "class" in value:
+        raise OptionError(
+            f"{name} must be a class or a factory; received {value!r}, as hyperparameters describe one: pass "
+            "the hyperparameters to rebuild, as in ConvLSTM.rebuild(layer.hyperparameters)"
+        )
     if not callable(value):
         raise OptionError(f"{name} must be a class or a factory; received {value!r}")
     return value
 
 
-def check_residual(residual: bool | str) -> str:
+def connection_of(residual: bool | str) -> str:
     """Return the connection around layers by name, or empty text for none."""
     if not residual:
         return ""
@@ -193,7 +256,7 @@ def channels_of_layers(
         input_dim: channels of the frames.
         hidden_dim: channels of each layer's cells.
         doubled: whether a layer's output is both directions side by side.
-        residual: connection around each layer, as `check_residual` returns it.
+        residual: connection around each layer, as `connection_of` returns it.
 
     Raises:
         OptionError: a connection that adds unequal numbers of channels.

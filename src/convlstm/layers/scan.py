@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from convlstm.cells.base import Cell, autocast, map_state
+from convlstm.cells.base import (
+    Cell,
+    autocast,
+    check_initial,
+    check_projection,
+    check_step,
+    like_frame,
+    map_state,
+)
 from convlstm.engines import are_few, fused, select
 from convlstm.errors import OptionError
 from convlstm.layers.parts import has_batch_statistics, spare_statistics, spread
@@ -142,12 +150,13 @@ def scan(
         inputs, next_state = _inputs_and_step(cell, x) if step is None else (x, step)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
-            t = begin + place
+            t, first = begin + place, place == (len(outputs) - 1 if reverse else 0)
             if cut := cuts[t]:
                 state = map_state(cut, state)
             if starts is not None:
                 state = map_state(_chooser(starts[:, t]), initial, state)
             new = _step_of(next_state, outputs[place], state, None if some is None else some[:, t])
+            new = check_step(cell, new, state) if first else new
             if keep.zoneout:
                 new = map_state(_zone_out(keep.zoneout, draws=cell.training), new, state)
             state = new if valid is None else map_state(_chooser(valid[:, t]), new, state)
@@ -297,21 +306,17 @@ def initial_state(cell: nn.Module, frame: Tensor) -> Any:
     if frame.is_floating_point() and frame.itemsize < 4 and autocast(frame):
         frame = frame.float()
     if isinstance(cell, Cell):
-        state = cell.initial_state(frame)
-        if isinstance(state, Tensor):
-            raise OptionError(
-                f"initial_state must return a NamedTuple of tensors, the output as its field h; the "
-                f"{type(cell).__name__}'s returned a tensor: put it into one, as step's result"
-            )
-        return state
+        return check_initial(cell, cell.initial_state(frame))
     foreign: Any = cell
     h_c = foreign.init_hidden(frame.shape[0], tuple(frame.shape[2:]))
-    return tuple(tensor.to(frame) for tensor in h_c)
+    return tuple(like_frame(tensor, frame) for tensor in h_c)
 
 
 def of_kind(initial: Any, state: Any) -> Any:
-    """A state given as a list or tuple, as the kind of state that the cell makes."""
+    """A state given as a list or tuple, as the kind of state that the cell makes; all else as it is."""
     kind = type(initial)
+    if type(state) is kind or not isinstance(state, tuple | list) or len(state) != len(initial):
+        return state
     return kind(*state) if hasattr(kind, "_fields") else kind(state)
 
 
@@ -325,13 +330,13 @@ def _chooser(where_B: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Tensor]:
-    """What keeps elements of a state: at random, or all in expectation; none of whole numbers."""
+    """What keeps elements of a state: at random, or all in expectation; none of whole numbers or flags."""
 
     def kept(new: Tensor, old: Tensor) -> Tensor:
-        if not new.is_floating_point():
+        if not (new.is_floating_point() or new.is_complex()):
             return new
         if draws:
-            return torch.where(torch.rand_like(new) < probability, old, new)
+            return torch.where(torch.rand_like(new.real) < probability, old, new)
         return new.lerp(old.to(new), probability)
 
     return kept
@@ -339,17 +344,15 @@ def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Ten
 
 def _call_by_step(cell: nn.Module) -> Callable[[Tensor, Any], Any] | None:
     """The call of a cell that is run by it: one with hooks or a ``forward`` of its own, or a foreign one."""
-    if not isinstance(cell, Cell):
-        return lambda frame, state: of_kind(state, cell(frame, state))
-    if fused.has_own_forward(cell) or fused.has_hooks(cell):
-        return cell.__call__
-    return None
+    if isinstance(cell, Cell) and not (fused.has_own_forward(cell) or fused.has_hooks(cell)):
+        return None
+    return lambda frame, state: of_kind(state, cell(frame, state))
 
 
 def _inputs_and_step(cell: Any, x: Tensor) -> tuple[Tensor, Callable[[Tensor, Any], Any]]:
     """Projected frames and `Cell.step`; on a CPU the frames, projected by the step."""
     if _on_cpu(x):  # where the memory of one large result costs more than many calls
-        return x, lambda frame, state: cell.step(cell.project(frame), state)
+        return x, lambda frame, state: cell.step(check_projection(cell, cell.project(frame)), state)
     return _projected(cell, x, None), cell.step
 
 
@@ -362,7 +365,7 @@ def _projected(cell: Any, x: Tensor, valid: Tensor | None) -> Tensor:
     frames = x.flatten(0, 1)
     places = None if valid is None else valid.flatten().nonzero().squeeze(1)
     if places is None:
-        p = cell.project(frames)
+        p = check_projection(cell, cell.project(frames))
     elif len(places):
         some = cell.project(frames[places])
         p = some.new_zeros(len(frames), *some.shape[1:]).index_copy(0, places, some)

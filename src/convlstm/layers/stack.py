@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, CellFactory, check_positive, kernel_tuple
+from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
 from convlstm.engines import ENGINES, SAVES
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.checks import (
@@ -36,7 +37,7 @@ from convlstm.pretrained import Pretrained
 Kernel = int | tuple[int, ...]
 
 
-class Stack(Pretrained):
+class Stack(OriginalHelpers, Pretrained):
     """Layers of cells over a sequence; `ConvLSTM` and `ConvGRU` say which cell, and document the options.
 
     A subclass may override `forward` or `step` and set attributes of any other name than these, before or
@@ -57,6 +58,7 @@ class Stack(Pretrained):
     #: What each layer runs where ``cell`` is not given.
     default_cell: ClassVar[type[Cell]]
 
+    @takes_no_input_size
     def __init__(
         self,
         input_dim: int,
@@ -109,7 +111,7 @@ class Stack(Pretrained):
             save=check_name(save, SAVES, "save"),
         )
         axes = len(self.kernel_size[0])
-        connection = check_residual(residual)
+        connection = connection_of(residual)
         inputs, outputs = channels_of_layers(
             self.input_dim, self.hidden_dim, bidirectional and merge == "concat", connection
         )
@@ -199,6 +201,7 @@ class Stack(Pretrained):
                 not fit. Raised before any arithmetic.
             OptionError: an engine named that cannot serve the call.
         """
+        check_built(self, "_convlstm_options")
         options, cells, batch_first = self._convlstm_options, list(self.cell_list), self.batch_first
         check_input(self, input_tensor, options.input_dim, options.axes, batch_first)
         x = input_tensor if batch_first else input_tensor.transpose(0, 1)
@@ -207,6 +210,8 @@ class Stack(Pretrained):
         inner = options.target_size or size
         check_sizes(cells, inner)
         states, memory = check_states(x, inner, hidden_state, cells, options.inputs, options.bidirectional)
+        if options.residual:
+            check_residual(x, inner, cells, options.inputs)
         if timeline.valid is not None:
             x = torch.where(spread(timeline.valid, x), x, 0)
         if options.target_size is not None:
@@ -297,6 +302,8 @@ class Stack(Pretrained):
 
     @classmethod
     def _check_argument(cls, name: str, known: list[str]) -> None:
+        if name == "input_size" and name not in known:
+            refuse_input_size(cls)
         cell = cls.default_cell
         stack, options = (inspect.signature(kind.__init__).parameters for kind in (Stack, cell))
         if name not in known and name in options and name not in stack:

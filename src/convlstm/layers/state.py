@@ -9,6 +9,7 @@ from torch.utils import _pytree
 
 from convlstm.cells.base import check_state, map_state, register_state
 from convlstm.errors import ShapeError
+from convlstm.layers.checks import check_is_list
 from convlstm.layers.scan import initial_state, output_of
 
 
@@ -118,6 +119,7 @@ def check_states(
     """
     if given is None:
         return [None] * len(cells), None
+    check_is_list(given, x, cells[0], widths[0], size)
     states, memory = list(given), None
     if isinstance(given, StackState):
         memory = given.memory

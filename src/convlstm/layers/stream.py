@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from convlstm.cells.base import Cell, autocast, check_positive
+from convlstm.cells.base import Cell, autocast, check_positive, like_frame
 from convlstm.engines import Recording, Steppers, select
 from convlstm.engines.fused import has_hooks
 from convlstm.errors import OptionError, ShapeError
@@ -147,7 +147,7 @@ class Stream:
         check_input(stack, frame.unsqueeze(1), options.input_dim, options.axes, batch_first=True)
         engines, states = self._engines(frame), self.state
         if not autocast(frame):
-            states = tree_map_only(Tensor, partial(_converted, like=frame), states)
+            states = tree_map_only(Tensor, partial(like_frame, frame=frame), states)
         self._recording, self._steppers = None, None
         self._states, self._held_here = states, True
         if "reference" not in engines:
@@ -191,8 +191,3 @@ def _takes_state(stack: "Stack") -> bool:
     except TypeError:
         return False
     return True
-
-
-def _converted(tensor: Tensor, like: Tensor) -> Tensor:
-    """A floating-point tensor in the dtype of a frame, any tensor on its device."""
-    return tensor.to(like) if tensor.is_floating_point() else tensor.to(like.device)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from convlstm.cells.base import CellFactory
+from convlstm.cells.base import CellFactory, check_initial, check_projection, check_step
 from convlstm.layers import ConvLSTM
-from convlstm.testing.layers import check_layer
+from convlstm.testing.layers import check_layer, judge
 
 _SIZES: tuple[int, int, tuple[int, ...], bool] = (2, 3, (3, 3), True)
 
@@ -26,12 +26,18 @@ def _frame(batch: int = 2, size: tuple[int, int] = (5, 4)) -> Tensor:
 
 
 def state_is_named_and_fits(make: CellFactory) -> None:
-    """The state is a NamedTuple with the output as ``h``, of the batch and size of the frame."""
+    """The state is a flat NamedTuple of tensors with the output as ``h``, whose shapes and dtypes stay.
+
+    ``h`` has the batch, size and dtype of the frame; other tensors may have any dtype.
+    """
     cell, x = _cell(make), _frame()
-    for state in (cell.initial_state(x), cell(x)):
-        assert "h" in getattr(state, "_fields", ()), "the state must be a NamedTuple with a field h"
+    initial = check_initial(cell, cell.initial_state(x))
+    new = check_step(cell, cell.step(check_projection(cell, cell.project(x)), initial), initial)
+    for state in (initial, new):
         assert state.h.shape == (2, 3, 5, 4), f"h must be (B, hidden_dim, *S), not {tuple(state.h.shape)}"
-    assert [t.shape for t in cell.initial_state(x)] == [t.shape for t in cell(x)]
+        assert state.h.dtype == x.dtype, f"h must have the frames' dtype {x.dtype}, not {state.h.dtype}"
+    for name, old, tensor in zip(initial._fields, initial, new, strict=True):
+        assert old.dtype == tensor.dtype, f"step must keep the dtype of {name}: {old.dtype}, {tensor.dtype}"
 
 
 def projection_is_frame_by_frame(make: CellFactory) -> None:
@@ -43,14 +49,36 @@ def projection_is_frame_by_frame(make: CellFactory) -> None:
 
 
 def output_depends_on_input_and_state(make: CellFactory) -> None:
-    """Both the frame and every tensor of the state reach the new state."""
+    """Both the frame and every tensor of the state reach the new state.
+
+    Real and complex tensors are drawn at random and show it by a gradient. Others may only have some values:
+    those that the cell gives them in its first steps are put in each other's place.
+    """
     cell, x = _cell(make), _frame().requires_grad_()
-    state = [torch.rand_like(t, requires_grad=True) for t in cell.initial_state(x.detach())]
-    new = cell(x, type(cell.initial_state(x.detach()))(*state))
-    gradients = torch.autograd.grad(sum(t.square().sum() for t in new), [x, *state], allow_unused=True)
-    for name, gradient in zip(("the frame", *new._fields), gradients, strict=True):
+    reached = [cell.initial_state(x.detach())]
+    for _ in range(3):
+        reached.append(cell(x.detach(), reached[-1]))
+    smooth = [t.is_floating_point() or t.is_complex() for t in reached[-1]]
+    drawn = [
+        torch.rand_like(t, requires_grad=True) if s else t for t, s in zip(reached[-1], smooth, strict=True)
+    ]
+    state = type(reached[0])(*drawn)
+    new = cell(x, state)
+    inputs = {"the frame": x} | {name: t for name, t in state._asdict().items() if t.requires_grad}
+    results = [t.abs().square().sum() for t in new if t.requires_grad]
+    assert results, "the frame has no effect"
+    gradients = torch.autograd.grad(sum(results), list(inputs.values()), allow_unused=True)
+    for name, gradient in zip(inputs, gradients, strict=True):
         assert gradient is not None, f"{name} has no effect"
         assert gradient.any(), f"{name} has no effect"
+    for name in set(state._fields) - set(inputs):
+        values = [getattr(earlier, name) for earlier in reached]
+        other = next((t for t in values if not torch.equal(t, values[-1])), None)
+        if other is None:  # it never changes: no other value is known
+            continue
+        changed = cell(x, state._replace(**{name: other}))
+        alike = all(torch.equal(a, b) for a, b in zip(new, changed, strict=True))
+        assert not alike, f"{name} has no effect"
 
 
 def any_size_without_new_parameters(make: CellFactory) -> None:
@@ -112,13 +140,9 @@ def check_cell(make: CellFactory, options: Mapping[str, Any] | None = None) -> N
             parameters or give another state.
 
     Raises:
-        AssertionError: the first check that fails, by name.
+        AssertionError: the first check that fails, by name; also where the cell raises an error of its own.
     """
-    for check in CELL_CHECKS:
-        try:
-            check(make)
-        except AssertionError as error:
-            raise AssertionError(f"{check.__name__}: {error}") from error
+    judge(CELL_CHECKS, make)
     for name, value in (options or {}).items():
         assert _differs(make, partial(make, **{name: value})), f"{name}={value!r} has no effect"
 

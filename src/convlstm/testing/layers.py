@@ -2,12 +2,14 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+
+from convlstm.errors import ConvLSTMError
 
 #: Builds a layer with ``batch_first=True`` and ``return_all_layers=True`` from its number of input channels.
 LayerFactory = Callable[[int], nn.Module]
@@ -163,15 +165,35 @@ def copies_are_equal(make: LayerFactory) -> None:
 
 
 def every_dtype_runs(make: LayerFactory) -> None:
-    """float64, float32, bfloat16 and float16 stay what they are; autocast stays close to float32."""
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+    """float64, float32, bfloat16 and float16 stay what they are; autocast stays close to float32.
+
+    Whole numbers and flags of a state keep their dtype; as they may turn with a rounding, one output in twenty
+    may then differ under autocast. With complex numbers among them only float64 and
+    float32 are tried, without autocast, as torch has no others that it computes with.
+    """
+    kinds = [t.dtype for t in _flat(_layer(make)(_frames())[1])]
+    has_complex = any(kind.is_complex for kind in kinds)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)[: 2 if has_complex else 4]:
         layer = _layer(make).to(dtype)
         outputs, states = layer(_frames().to(dtype))
-        assert {t.dtype for t in (outputs[-1], *_flat(states))} == {dtype}, f"{dtype} is not kept"
+        expected = [dtype, *(_in_precision_of(dtype, kind) for kind in kinds)]
+        found = [t.dtype for t in (outputs[-1], *_flat(states))]
+        assert found == expected, f"{dtype} is not kept: output and states are {found}, not {expected}"
+    if has_complex:
+        return
     layer, x = _layer(make).float(), _frames().float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = layer(x)[0][-1]
-    assert_close(mixed.float(), layer(x)[0][-1], rtol=0.05, atol=0.05)
+    share = torch.isclose(mixed.float(), layer(x)[0][-1], rtol=0.05, atol=0.05).float().mean().item()
+    least = 1.0 if all(kind.is_floating_point for kind in kinds) else 0.95
+    assert share >= least, f"under autocast {share:.1%} of the outputs are within 0.05 of those in float32"
+
+
+def _in_precision_of(dtype: torch.dtype, kind: torch.dtype) -> torch.dtype:
+    """What a tensor of one dtype is in a layer of another."""
+    if kind.is_floating_point:
+        return dtype
+    return dtype.to_complex() if kind.is_complex else kind
 
 
 def it_can_be_built_without_memory(make: LayerFactory) -> None:
@@ -218,10 +240,21 @@ def check_layer(make: LayerFactory) -> None:
             and ``return_all_layers=True``: ``lambda n: ConvLSTM(n, 4, 3, 2, True, True, True)``.
 
     Raises:
+        AssertionError: the first check that fails, by name; also where the layer raises an error of its own.
+    """
+    judge(LAYER_CHECKS, make)
+
+
+def judge(checks: Iterable[Callable[[Any], None]], make: Any) -> None:
+    """Run checks, and say of any error which check it came from.
+
+    Raises:
         AssertionError: the first check that fails, by name.
     """
-    for check in LAYER_CHECKS:
+    for check in checks:
         try:
             check(make)
-        except AssertionError as error:
-            raise AssertionError(f"{check.__name__}: {error}") from error
+        except Exception as error:
+            ours = isinstance(error, AssertionError | ConvLSTMError)
+            reason = str(error) if ours else f"{type(error).__name__}: {error}"
+            raise AssertionError(f"{check.__name__}: {reason}") from error
