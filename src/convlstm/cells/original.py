@@ -3,23 +3,22 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from convlstm.errors import OptionError, RunError
 
-P = ParamSpec("P")
-M = TypeVar("M", bound=nn.Module)
+Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
-def takes_no_input_size(constructor: Callable[Concatenate[M, P], None]) -> Callable[Concatenate[M, P], None]:
+def takes_no_input_size(constructor: Constructor) -> Constructor:
     """Decorate a constructor to refuse the older (input_size, input_dim, hidden_dim, ...) in words."""
     parameters = inspect.signature(constructor).parameters.values()
     most = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) - 1
 
     @functools.wraps(constructor)
-    def checked(self: M, *args: P.args, **kwargs: P.kwargs) -> None:
+    def checked(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         # By position: a size first, a kernel in fourth place, a number of layers in fifth; or one too many.
         first, _, _, fourth, fifth = (*args, *(None,) * 5)[:5]
         pairs = isinstance(first, tuple | list) or isinstance(fourth, tuple | list)
@@ -27,7 +26,7 @@ def takes_no_input_size(constructor: Callable[Concatenate[M, P], None]) -> Calla
             refuse_input_size(type(self))
         constructor(self, *args, **kwargs)
 
-    return checked
+    return cast(Constructor, checked)
 
 
 def refuse_input_size(kind: type) -> None:

@@ -216,7 +216,8 @@ class ConvCell(Cell):
         if not half:
             return sums
         nothing = x.new_zeros(1, self.input_dim + self.hidden_dim, *x.shape[2:])
-        return sums - self.conv(nothing)
+        rest: Tensor = sums - self.conv(nothing)
+        return rest
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)

@@ -20,6 +20,7 @@ from convlstm.layers.checks import (
     check_residual,
     check_sizes,
     check_target,
+    connection_of,
     count,
     factory,
     fraction,
