@@ -129,15 +129,16 @@ def plant(cache, libraries):
     return path
 
 
-def test_a_file_that_others_can_write_is_not_loaded_but_replaced(cache, built, libraries):
+def test_a_file_that_others_can_write_and_a_link_are_not_loaded(cache, built, libraries):
     path = plant(cache, libraries)
     assert load_library(KEY, built).answer() == 13  # so it is right
     path.chmod(0o720)
     assert load_library(KEY, built).answer() == 42
-    path.unlink()
+    shutil.rmtree(cache)
+    cache.mkdir(mode=0o700)
     path.symlink_to(libraries / "13.so")
     assert load_library(KEY, built).answer() == 42
-    assert len(built.places) == 1
+    assert len(built.places) == 2
 
 
 def own_folder_of_another(cache, monkeypatch):

@@ -9,6 +9,7 @@ The way of a call, from `convlstm.layers.scan` down:
 * ``families``: what differs between ConvLSTM and ConvGRU.
 * Kernels, the arithmetic of a step: ``plain`` in torch's operations, which ``native`` (C++, in ``cpp/``) and
   ``gpu`` (Triton, in ``triton_kernels``) do faster where they can.
+* ``compiler`` and ``library_cache``: how the C++ is compiled, and where the result is kept.
 * ``graphs``: on a GPU, a call that comes again is replayed. ``stepper``: the same for streams.
 """
 
