@@ -167,8 +167,8 @@ def no_home(cache, monkeypatch):
 
 UNUSABLE = {
     "must be your own, and belongs to the user with number": own_folder_of_another,
-    "must be closed to other users": lambda cache, _: cache.chmod(0o777),
-    "can write to it": lambda cache, _: cache.chmod(0o770),
+    "must be closed to other users .mode 700., and its mode is 777": lambda cache, _: cache.chmod(0o777),
+    "must be closed to other users .mode 700., and its mode is 770": lambda cache, _: cache.chmod(0o770),
     "must be a folder, and is a link": link_to_a_folder,
     "must be a folder, and is a link or a file": file_in_its_place,
     "Not a directory": file_above,

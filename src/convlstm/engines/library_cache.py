@@ -64,7 +64,7 @@ def _warn(error: OSError) -> None:
     warn_once(
         "convlstm compiles its kernels again in each process, because they cannot be kept: "
         f"{error.strerror or error}{'' if error.filename is None else f' ({os.fspath(error.filename)!r})'}; "
-        "set XDG_CACHE_HOME to a folder of your own"
+        "mend that, or set XDG_CACHE_HOME to another folder of your own"
     )
 
 
@@ -88,7 +88,8 @@ def _own_folder() -> Path:
     if found.st_uid != os.geteuid():
         raise OSError(f"{folder} must be your own, and belongs to the user with number {found.st_uid}")
     if found.st_mode & 0o022:
-        raise OSError(f"{folder} must be closed to other users, who can write to it: remove it")
+        mode = stat.S_IMODE(found.st_mode)
+        raise OSError(f"{folder} must be closed to other users (mode 700), and its mode is {mode:o}")
     if found.st_mode & 0o077:
         folder.chmod(0o700)
     if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
