@@ -4,13 +4,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from convlstm import ConvLSTM
-from convlstm.cells import lstm_weights
+from convlstm import ConvLSTM, ConvLSTMCell
+from convlstm.cells import LSTMState, lstm_weights
 from convlstm.errors import OptionError, ShapeError
 
 SCRIPT = """
@@ -20,7 +22,7 @@ kernel = tuple(map(int, sys.argv[2].split(",")))
 keras.utils.set_random_seed(0)
 Layer = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D, 3: keras.layers.ConvLSTM3D}[axes]
 layer = Layer(3, kernel, padding="same", return_sequences=True, bias_initializer="random_normal",
-              data_format="channels_last")
+              data_format="channels_last", dilation_rate=int(sys.argv[4]))
 x = np.random.default_rng(0).normal(size=(2, 4, *(5, 4, 3)[:axes], 2)).astype("float32")
 y = keras.ops.convert_to_numpy(layer(x))
 weights = {f"w{k}": np.asarray(keras.ops.convert_to_numpy(w)) for k, w in enumerate(layer.weights)}
@@ -30,19 +32,43 @@ np.savez(path, x=x, y=y, **weights)
 
 @pytest.mark.parametrize(("axes", "kernel"), [(1, (3,)), (2, (3, 5)), (2, (2, 4)), (3, (3, 1, 3))])
 def test_equal_to_keras_with_its_weights(axes, kernel, tmp_path):
-    if importlib.util.find_spec("keras") is None:
-        pytest.skip("keras is not installed")
-    path = tmp_path / "keras.npz"
-    # In a process of its own: Keras reads its backend when it is imported.
-    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(axes), ",".join(map(str, kernel)), str(path)]
-    subprocess.run(words, check=True, env=os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""})
-    stored = np.load(path)
+    stored = keras_layer(tmp_path, axes, ",".join(map(str, kernel)))
     layer = ConvLSTM(2, 3, kernel, 1, batch_first=True)
     weights = lstm_weights(stored["w0"], stored["w1"], stored["w2"], gates="ifgo", channels_last=True)
     layer.cell_list[0].load_state_dict(weights)
     (outputs,), _ = layer(torch.from_numpy(stored["x"]).movedim(-1, 2))
     expected = torch.from_numpy(stored["y"]).movedim(-1, 2)
     torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-5)
+
+
+def keras_layer(folder, axes, kernel, dilation_rate=1):
+    """Input, output and weights of a layer of Keras; skips the test where there is none."""
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("keras is not installed")
+    path = folder / "keras.npz"
+    # In a process of its own: Keras reads its backend when it is imported.
+    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(axes), kernel, str(path), str(dilation_rate)]
+    subprocess.run(words, check=True, env=os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""})
+    return np.load(path)
+
+
+def test_a_dilation_rate_of_keras_dilates_the_input_only(tmp_path):
+    """Its weights have no counterpart here, as `lstm_weights` says: neither with dilation nor without."""
+    stored = keras_layer(tmp_path, 2, "3,3", dilation_rate=2)
+    weights = lstm_weights(stored["w0"], stored["w1"], stored["w2"], gates="ifgo", channels_last=True)
+    x, expected = (torch.from_numpy(stored[name]).movedim(-1, 2) for name in "xy")
+    cell = ConvLSTMCell(2, 3, 3)
+    cell.load_state_dict(weights)
+    kernel, bias = weights["conv.weight"], weights["conv.bias"]
+    h = c = torch.zeros(2, 3, *x.shape[3:])
+    for frame, found in zip(x.unbind(1), expected.unbind(1), strict=True):
+        p = F.conv2d(frame, kernel[:, :2], bias, padding=2, dilation=2)
+        h, c = cell.update(p + F.conv2d(h, kernel[:, 2:], padding=1), LSTMState(h, c))
+        torch.testing.assert_close(h, found, rtol=0, atol=1e-5)
+    for dilation in (1, 2):
+        layer = ConvLSTM(2, 3, 3, batch_first=True, cell=partial(ConvLSTMCell, dilation=dilation))
+        layer.cell_list[0].load_state_dict(weights)
+        assert (layer(x)[0][0] - expected).abs().max() > 0.05
 
 
 def test_gate_orders_and_offsets():

@@ -1,6 +1,7 @@
 """Each cell's options, all together, against plain loops; that each does something; what is refused."""
 
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from random_stacks import CELLS, cell_options, randomise
 from torch import nn
 
-from convlstm import ConvGRUCell, ConvLSTMCell, ConvRNNCell
+from convlstm import ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell, SAConvLSTMCell
 from convlstm.cells import GRUState, LSTMState
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
@@ -126,6 +127,54 @@ def test_attention_of_ones_own_as_module_class_or_factory():
         assert "attention.weight" in dict(cell.named_parameters())
         assert cell.attention.weight is not own.weight
         assert cell(x, [torch.randn(1, 3, 4, 4)] * 2).h.shape == (1, 3, 4, 4)
+
+
+class MapOnly(nn.Module):
+    """The attention of a popular guide: one weight per pixel, not multiplied by what it weighs."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, h):
+        return torch.sigmoid(self.conv(h))
+
+
+class ChannelWeights(nn.Module):
+    """One weight per channel, which a convolution would take for a frame of one pixel."""
+
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, h):
+        return torch.sigmoid(h.mean((2, 3), keepdim=True))
+
+
+class Pair(nn.Module):
+    """Output and weights, as torch's own attention gives them."""
+
+    def __init__(self, channels):
+        super().__init__()
+
+    def forward(self, h):
+        return h, h
+
+
+@pytest.mark.parametrize(
+    "family", [*CELLS.values(), partial(ConvGRUCell, reset_after=False), SAConvLSTMCell], ids=str
+)
+@pytest.mark.parametrize(
+    ("attention", "received"),
+    [(MapOnly, r"\(2, 1, 4, 5\)"), (ChannelWeights, r"\(2, 3, 1, 1\)"), (Pair, "a tuple")],
+)
+def test_attention_of_another_shape_is_refused_with_the_remedy(family, attention, received):
+    rule = r"attention must map the hidden state \(B, C, \*S\) = \(2, 3, 4, 5\) to the same shape"
+    message = f"{rule}; received {received} from a {attention.__name__}: return weights [*] h$"
+    cell = partial(family, attention=attention)
+    x = torch.randn(2, 2, 2, 4, 5)
+    for call in (lambda: cell(2, 3, 3)(x[:, 0]), lambda: ConvLSTM(2, 3, 3, batch_first=True, cell=cell)(x)):
+        with pytest.raises(ShapeError, match=message):
+            call()
 
 
 def test_the_update_rule_alone_can_be_replaced():

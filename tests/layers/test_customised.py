@@ -113,6 +113,95 @@ def test_halves_that_are_applied_apart_stay_what_they_were():
         layer(FRAMES)
 
 
+class Adapter(nn.Module):
+    """What peft puts in a convolution's place: it holds the convolution, and adds a path of few channels."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.down = nn.Conv2d(base_layer.in_channels, 2, 3, padding=1, bias=False)
+        self.up = nn.Conv2d(2, base_layer.out_channels, 1, bias=bool(base_layer.bias is not None))
+
+    @property
+    def weight(self):
+        return self.base_layer.weight
+
+    @property
+    def bias(self):
+        return self.base_layer.bias
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+    def merged(self):
+        """The convolution that does the same."""
+        conv, base = nn.Conv2d(*self.base_layer.weight.shape[1::-1], 3, padding=1), self.base_layer
+        conv.weight.data = base.weight + torch.einsum(
+            "or,rikl->oikl", self.up.weight[..., 0, 0], self.down.weight
+        )
+        conv.bias.data = base.bias + self.up.bias
+        return conv
+
+
+class OwnGates(ConvGRUCell):
+    """Takes the halves in a step of its own."""
+
+    def step(self, p, state):
+        return super().step(2 * p, state)
+
+
+class OwnSum(ConvLSTMCell):
+    """Takes the halves of what others call whole."""
+
+    def step(self, p, state):
+        return self.update(p + 0.5 * self.recur(state.h), state)
+
+
+@engines
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        ConvGRUCell,
+        functools.partial(ConvGRUCell, reset_after=False, attention="channel"),
+        OwnGates,
+        OwnSum,
+        ConvLSTMCell,
+    ],
+)
+def test_adapters_around_a_convolution_act_and_learn(engine, nested, cell):
+    """As a layer whose convolution has their weights: by halves too, in streams, and in one of each layer."""
+    torch.manual_seed(0)
+    layer = ConvGRU(2, 3, 3, 2, batch_first=True, cell=cell, engine=engine)
+    merged = copy.deepcopy(layer)
+    for place, plain in zip(layer.cell_list, merged.cell_list, strict=True):
+        place.conv = Adapter(place.conv)
+        plain.conv.load_state_dict(place.conv.merged().state_dict())
+        if nested:
+            place.conv = Adapter(place.conv.base_layer)
+            inner = copy.deepcopy(place.conv)
+            place.conv.base_layer = Adapter(place.conv.base_layer)
+            inner.base_layer = place.conv.base_layer.merged()
+            plain.conv.load_state_dict(inner.merged().state_dict())
+    outputs, states = layer(FRAMES)
+    expected, ends = merged(FRAMES)
+    assert_close(outputs, expected)
+    assert_close([tuple(s) for s in states], [tuple(s) for s in ends])
+    outputs[0].square().sum().backward()
+    assert all(p.grad.any() for name, p in layer.named_parameters() if "down" in name or "up" in name)
+    stream = layer.stream(2, (6, 5))
+    for t in range(4):
+        assert_close(stream(FRAMES[:, t]), expected[0][:, t].detach())
+
+
+@pytest.mark.parametrize("cell", [ConvGRUCell, ConvLSTMCell])
+def test_an_adapter_that_calls_a_convolution_of_two_paddings_is_refused(cell):
+    layer = ConvLSTM(2, 3, 3, cell=functools.partial(cell, padding_mode=("replicate", "circular")))
+    layer.cell_list[0].conv = Adapter(layer.cell_list[0].conv)
+    with pytest.raises(OptionError, match=r"one padding_mode for all axes; received .*: merge the adapter"):
+        layer(FRAMES.transpose(0, 1))
+
+
 class Doubled(ConvLSTMCell):
     """A half of its own."""
 
@@ -400,6 +489,16 @@ def test_compiled_layers_check_their_states_too(shape):
         torch.compiler.reset()  # what was given up while it was traced would not be traced again
 
 
+class Shrinking(ConvLSTMCell):
+    """Reads every other pixel."""
+
+    def initial_state(self, x):
+        return super().initial_state(x[..., ::2, ::2])
+
+    def project(self, x):
+        return super().project(x[..., ::2, ::2])
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -460,6 +559,67 @@ def test_compiled_layers_check_their_states_too(shape):
             lambda layer: ConvLSTM(2, 3, 3, peephole="channel"),
             OptionError,
             r"one of the cell: pass cell=functools\.partial\(ConvLSTMCell, peephole=\.\.\.\)",
+        ),
+        (
+            lambda layer: layer(FRAMES, (torch.zeros(2, 3, 6, 5),) * 2),
+            ShapeError,
+            r"one state per layer; received a tuple with tensors in it: for one layer pass \[\(h, c\)\]",
+        ),
+        (
+            lambda layer: ConvLSTM(2, 3, 3, 2, True)(FRAMES, [torch.zeros(2, 3, 6, 5)] * 2),
+            ShapeError,
+            r"received a list with tensors in it: for one layer pass \[\(h, c\)\]",
+        ),
+        (
+            lambda layer: layer(FRAMES, layer(FRAMES)[1][0]),
+            ShapeError,
+            r"received a LSTMState with tensors in it: for one layer pass \[\(h, c\)\]",
+        ),
+        (
+            lambda layer: ConvGRU(2, 3, 3, batch_first=True)(FRAMES, torch.zeros(2, 3, 6, 5)),
+            ShapeError,
+            r"one state per layer; received a tensor: for one layer pass \[\(h,\)\]",
+        ),
+        (
+            lambda layer: layer(torch.nested.nested_tensor([FRAMES[0], FRAMES[1, :2]], layout=torch.jagged)),
+            ShapeError,
+            "must be one dense tensor; received a nested tensor: pad it with .* as lengths=",
+        ),
+        (
+            lambda layer: layer.cell_list[0](torch.nested.nested_tensor([FRAMES[0, 0]], layout=torch.jagged)),
+            ShapeError,
+            "must be one dense tensor; received a nested tensor",
+        ),
+        (
+            lambda layer: layer(FRAMES.to_sparse()),
+            ShapeError,
+            r"must be a dense tensor; received torch\.sparse_coo: convert it with to_dense\(\)",
+        ),
+        *(
+            (
+                lambda layer, residual=residual: ConvLSTM(
+                    2, 2, 3, 2, True, cell=Shrinking, residual=residual
+                )(FRAMES),
+                ShapeError,
+                r"residual joins .*; received \(6, 5\) in and \(3, 3\) out of layer 0: leave residual out",
+            )
+            for residual in (True, "project", "dense")
+        ),
+        *(
+            (
+                lambda layer, option=option, value=value: ConvLSTM(
+                    **ConvLSTM(2, 3, 3, **{option: value}).hyperparameters
+                ),
+                OptionError,
+                rf"{option} must be a class or a factory; received {{.*: pass the hyperparameters to "
+                r"rebuild, as in ConvLSTM\.rebuild\(layer\.hyperparameters\)",
+            )
+            for option, value in (
+                ("cell", ConvGRUCell),
+                ("cell", functools.partial(ConvLSTMCell, forget_bias=1.0)),
+                ("cell", [ConvGRUCell, ConvLSTMCell]),
+                ("norm", nn.BatchNorm2d),
+            )
         ),
     ],
 )

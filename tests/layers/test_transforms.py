@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
 from convlstm.cells import LSTMState
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 from convlstm.layers import BothDirections, StackState
 
@@ -329,6 +329,19 @@ def test_compiles_as_one_graph_with_flags_states_and_gradients():
         results.append([*outputs, *flat(ends), *(p.grad.clone() for p in layer.parameters())])
     assert_close(*results)
     assert isinstance(ends, StackState)
+
+
+def test_lengths_out_of_range_fail_in_a_compiled_and_in_an_exported_graph():
+    """Where their values are not known while it is traced, the graph itself looks at them."""
+    layer, x, good = ConvLSTM(1, 2, 3, batch_first=True), torch.randn(2, 4, 1, 5, 4), torch.tensor([2, 4])
+    exported = torch.export.export(layer, (x,), kwargs={"lengths": good}).module()
+    for call in (torch.compile(layer, backend="aot_eager", fullgraph=True), exported):
+        assert_close(call(x, lengths=good)[0], layer(x, lengths=good)[0])
+        for bad in ([0, 4], [2, 5], [-1, 2]):
+            with pytest.raises(RuntimeError, match="lengths must lie between 1 and T"):
+                call(x, lengths=torch.tensor(bad))
+    with pytest.raises(ShapeError, match=r"between 1 and T = 4; received \[2, 5\]"):
+        layer(x, lengths=torch.tensor([2, 5]))
 
 
 @pytest.mark.parametrize("name", ["options", "mixed"])

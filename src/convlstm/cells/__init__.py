@@ -4,7 +4,7 @@ from convlstm.cells.base import Cell, CellFactory, State, map_state
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.self_attention import SAConvLSTMCell, SAState
-from convlstm.cells.weights import lstm_weights
+from convlstm.cells.weights import gru_weights, lstm_weights
 
 __all__ = [
     "Cell",
@@ -17,6 +17,7 @@ __all__ = [
     "SAConvLSTMCell",
     "SAState",
     "State",
+    "gru_weights",
     "lstm_weights",
     "map_state",
 ]

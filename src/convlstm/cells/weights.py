@@ -1,11 +1,12 @@
-"""Weights of other libraries' ConvLSTMs, as ours."""
+"""Weights of other libraries' ConvLSTMs and ConvGRUs, as ours."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convlstm.errors import OptionError, ShapeError
+from convlstm.errors import OptionError, ShapeError, check_name
 
 
 def lstm_weights(
@@ -33,6 +34,10 @@ def lstm_weights(
     (Keras writes c for what is g here; the layer must have padding="same" and recurrent_activation="sigmoid":
     ``cell.load_state_dict(lstm_weights(*keras_layer.get_weights(), gates="ifgo", channels_last=True))``.) The
     single-file ConvLSTM needs no conversion: its weights are ours.
+
+    A Keras layer's ``dilation_rate`` dilates the input's kernel only, where ``dilation`` of a cell here
+    dilates both: weights of a Keras layer with a ``dilation_rate`` above 1 give other numbers here, whatever
+    the cell's options.
 
     Args:
         input_kernel: array or tensor (4 hidden, input, *kernel), or (*kernel, input, 4 hidden) if
@@ -74,3 +79,109 @@ def lstm_weights(
         by_gate[1] += forget_offset
         state["conv.bias"] = by_gate.flatten()
     return state
+
+
+def gru_weights(
+    kernels: Sequence[Any],
+    biases: Sequence[Any] = (),
+    *,
+    gates: str,
+    update: str,
+    reset_after: bool = False,
+    hidden_kernels: Sequence[Any] = (),
+    hidden_biases: Sequence[Any] = (),
+    hidden_first: bool = False,
+) -> dict[str, Tensor]:
+    """A state dict for `ConvGRUCell` from the convolutions of another ConvGRU.
+
+    What to pass for each code, whose layers keep the size (zero padding, odd kernels) and whose gates are
+    sigmoids; n has tanh unless the table says otherwise:
+
+    ============================  ================================  =========  ==========  =================
+    code                          ``kernels``                       ``gates``  ``update``  further
+    ============================  ================================  =========  ==========  =================
+    happyjin/ConvGRU-pytorch      conv_gates, conv_can              rzn        new
+    jacobkimmel/pytorch_convgru   reset_gate, update_gate, out_gate rzn        new
+    RAFT, RAFT-Stereo             convz, convr, convq               zrn        new         hidden_first=True
+    DGMR (ReLU in place of tanh)  read, update, output convolution  rzn        old
+    HKO-7 (leaky ReLU, 0.2)       i2h; hidden_kernels: h2h          rzn        old         reset_after=True
+    ============================  ================================  =========  ==========  =================
+
+    ``cell.load_state_dict(gru_weights([c.weight for c in convs], [c.bias for c in convs], gates="rzn",
+    update="new"))``, with ``cell = ConvGRUCell(..., reset_after=False)``.
+
+    Args:
+        kernels: one convolution's kernel or several, (n hidden, input + hidden, *kernel), whose rows in the
+            order given are the gates'; over the input alone, (n hidden, input, *kernel), if there are
+            ``hidden_kernels``.
+        biases: as many, (n hidden,), or none.
+        gates: order in which the rows of all kernels stack reset gate, update gate and candidate, a
+            permutation of ``rzn``.
+        update: what the update gate z multiplies in h': ``old``, the state before, h' = (1 - z) n + z h, as
+            here; or ``new``, the candidate, h' = (1 - z) h + z n, whose z is 1 - z here.
+        reset_after: whether the reset gate acts after the convolution over the hidden state,
+            n = tanh(W * x + r (U * h)), or before it, n = tanh(W * x + U * (r h)); as for the cell.
+        hidden_kernels: kernels over the hidden state where these are apart, (n hidden, hidden, *kernel).
+        hidden_biases: their biases, or none.
+        hidden_first: whether joint kernels take the hidden state before the input, [h, x].
+
+    Returns:
+        ``conv.weight``; with biases also ``conv.bias`` and, with ``reset_after``, ``reset_bias``.
+
+    Raises:
+        OptionError: ``gates`` is no permutation of r, z, n, or ``update`` is neither old nor new.
+        ShapeError: kernels or biases that do not belong together.
+    """
+    if sorted(gates) != sorted("rzn"):
+        raise OptionError(f"gates must be a permutation of 'rzn'; received {gates!r}")
+    check_name(update, ("old", "new"), "update")
+    order = [gates.index(gate) for gate in "rzn"]
+    weight = _joint(kernels, hidden_kernels, hidden_first)
+    hidden = weight.shape[0] // 3
+    added = [_rows(given) for given in (biases, hidden_biases) if given]
+    if any(bias.shape != (3 * hidden,) for bias in added):
+        raise ShapeError(
+            f"biases must be ({3 * hidden},) in all; received {[tuple(bias.shape) for bias in added]}: pass "
+            "that of each convolution once"
+        )
+
+    def ours(tensor: Tensor) -> Tensor:
+        """Rows in the order r, z, n, those of z with the sign that they have here."""
+        blocks = tensor.unflatten(0, (3, hidden))[order]
+        if update == "new":  # 1 - sigmoid(s) is sigmoid(-s)
+            blocks[1] *= -1
+        return blocks.flatten(0, 1)
+
+    state = {"conv.weight": ours(weight)}
+    if added:
+        bias = ours(_rows(biases)) if biases else torch.zeros(3 * hidden, dtype=weight.dtype)
+        over_hidden = ours(_rows(hidden_biases)) if hidden_biases else torch.zeros_like(bias)
+        if reset_after:
+            state["reset_bias"] = over_hidden[2 * hidden :].clone()
+            over_hidden[2 * hidden :] = 0
+        state["conv.bias"] = bias + over_hidden
+    return state
+
+
+def _joint(kernels: Sequence[Any], hidden_kernels: Sequence[Any], hidden_first: bool) -> Tensor:
+    """The kernel (3 hidden, input + hidden, *kernel) of all gates, rows in the order given."""
+    weight = _rows(kernels)
+    hidden = weight.shape[0] // 3
+    fits = weight.shape[0] == 3 * hidden
+    if hidden_kernels:
+        over_hidden = _rows(hidden_kernels)
+        fits = fits and over_hidden.shape == (3 * hidden, hidden, *weight.shape[2:])
+    if not fits or (not hidden_kernels and weight.shape[1] <= hidden):
+        received = [tuple(torch.as_tensor(kernel).shape) for kernel in (*kernels, *hidden_kernels)]
+        raise ShapeError(
+            "kernels must have 3 hidden rows in all, over input + hidden channels, or over input and hidden "
+            f"channels in kernels of one size; received {received}: pass each convolution of the cell once"
+        )
+    if hidden_kernels:
+        return torch.cat([weight, over_hidden], dim=1)
+    return weight.roll(-hidden, dims=1) if hidden_first else weight
+
+
+def _rows(tensors: Sequence[Any]) -> Tensor:
+    """Kernels or biases of several convolutions, one below the other."""
+    return torch.cat([torch.as_tensor(tensor).detach() for tensor in tensors])

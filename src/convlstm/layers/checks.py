@@ -89,11 +89,11 @@ def _check_range(lengths: Tensor, steps: int) -> None:
     Raises:
         ShapeError: they do not. A graph raises a RuntimeError (on CUDA at the next synchronisation).
     """
-    rule = f"lengths must lie between 1 and T = {steps}"
-    if torch.compiler.is_compiling():
-        torch._assert_async(((lengths >= 1) & (lengths <= steps)).all(), rule)
+    if torch.compiler.is_compiling():  # a message with T in it would bind the graph to that number of frames
+        inside = ((lengths >= 1) & (lengths <= steps)).all()
+        torch._assert_async(inside, "lengths must lie between 1 and T, the number of frames")
     elif not lengths.is_meta and (lengths.min() < 1 or lengths.max() > steps):
-        raise ShapeError(f"{rule}; received {lengths.tolist()}")
+        raise ShapeError(f"lengths must lie between 1 and T = {steps}; received {lengths.tolist()}")
 
 
 def check_is_list(given: Any, x: Tensor, cell: nn.Module, width: int, size: Sequence[int]) -> None:

@@ -158,6 +158,7 @@ class Stack(OriginalHelpers, Pretrained):
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The constructor's arguments as plain data; kernels by layer, as JSON knows no tuples."""
+        check_built(self, "_arguments")
         known = super().hyperparameters
         kernels = {"kernel_size": [list(kernel) for kernel in self._convlstm_options.kernels]}
         return known | kernels if "kernel_size" in known else known
@@ -331,6 +332,7 @@ class Stack(OriginalHelpers, Pretrained):
             torch.Size([2, 8, 24, 32])
             >>> kept = session.state  # to go on from here later: session.state = kept
         """
+        check_built(self, "_arguments")
         return Stream(self, batch_size, size)
 
 

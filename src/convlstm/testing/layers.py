@@ -168,8 +168,8 @@ def every_dtype_runs(make: LayerFactory) -> None:
     """float64, float32, bfloat16 and float16 stay what they are; autocast stays close to float32.
 
     Whole numbers and flags of a state keep their dtype; as they may turn with a rounding, one output in
-    twenty may then differ under autocast. With complex numbers among them only float64 and
-    float32 are tried, without autocast, as torch has no others that it computes with.
+    twenty may then differ under autocast. With complex numbers among them only float64 and float32 are tried,
+    without autocast, as torch has no others that it computes with.
     """
     kinds = [t.dtype for t in _flat(_layer(make)(_frames())[1])]
     has_complex = any(kind.is_complex for kind in kinds)
