@@ -153,6 +153,48 @@ def test_what_cannot_climb_is_named():
         ConvLSTM(2, 3, 3, 2, cell=ZigZagCell, bidirectional=True)
 
 
+class TwoFields(NamedTuple):
+    h: torch.Tensor
+    c: torch.Tensor
+
+
+class NoMemory(ZigZagCell):
+    """Gives a state of two tensors, which is no pair of state and memory."""
+
+    def step(self, p, state, memory):
+        return TwoFields(*super().step(p, state, memory)[0], memory)
+
+
+class BareState(ZigZagCell):
+    """Gives the hidden state in place of the state."""
+
+    def step(self, p, state, memory):
+        (h,), memory = super().step(p, state, memory)
+        return h, memory
+
+
+class NothingRises(ZigZagCell):
+    """Gives no memory."""
+
+    def step(self, p, state, memory):
+        return super().step(p, state, memory)[0], None
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (NoMemory, r"must return \(state, memory\); the NoMemory's returned a TwoFields: return both"),
+        (BareState, r"tensors h in a ZigZagState; the BareState's returned a tensor: return a ZigZagState"),
+        (NothingRises, r"must return \(state, memory\); the NothingRises's returned a tuple that holds"),
+    ],
+)
+def test_what_a_climbing_step_must_return_is_named(cell, message):
+    layer, x = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=cell), torch.randn(2, 3, 2, 4, 4)
+    for call in (lambda: layer(x), lambda: layer.cell_list[0](x[:, 0])):
+        with pytest.raises(OptionError, match=message):
+            call()
+
+
 class ForeignCell(nn.Module):
     """A module with the single-file original's cell call, written by somebody else."""
 

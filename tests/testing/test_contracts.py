@@ -225,6 +225,23 @@ def test_streams_keep_states_of_any_dtype(cell):
     assert_close([tuple(s) for s in stream.state], [tuple(s) for s in states])
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_zoneout_holds_complex_numbers_and_leaves_counts_alone(training):
+    x = torch.randn(2, 1, 1, 5, 4)
+    plain = ConvLSTM(1, 2, 3, batch_first=True, cell=Turning)
+    z = plain(x)[1][0].z
+    layer = ConvLSTM(1, 2, 3, batch_first=True, cell=Turning, zoneout=0.25).train(training)
+    layer.load_state_dict(plain.state_dict())
+    held = layer(x)[1][0].z
+    if training:
+        assert 0 < (held == 0).sum() < held.numel()
+        assert_close(held[held != 0], z[held != 0])
+    else:
+        assert_close(held, 0.75 * z)
+    counting = ConvLSTM(1, 2, 3, batch_first=True, cell=Counted, zoneout=0.25).train(training)
+    assert counting(x)[1][0].age.tolist() == [1, 1]
+
+
 class Stale(Counted):
     """Counts, and does not look at the count."""
 

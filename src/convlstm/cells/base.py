@@ -241,7 +241,8 @@ def check_climb(cell: Cell, result: Any, state: Any) -> Any:
     Raises:
         OptionError: anything else.
     """
-    if type(result) is not tuple or len(result) != 2 or not isinstance(result[1], Tensor):
+    pair = isinstance(result, tuple | list) and not hasattr(result, "_fields") and len(result) == 2
+    if not pair or not isinstance(result[1], Tensor):
         raise OptionError(
             f"the step of a cell that climbs must return (state, memory); the {type(cell).__name__}'s "
             f"returned {_described(result)}: return both"

@@ -215,9 +215,8 @@ class ConvCell(Cell):
         sums: Tensor = self.conv(torch.cat([missing, x] if half else [x, missing], dim=1))
         if not half:
             return sums
-        nothing = x.new_zeros(1, self.input_dim + self.hidden_dim, *x.shape[2:])
-        rest: Tensor = sums - self.conv(nothing)
-        return rest
+        bias: Tensor = self.conv(x.new_zeros(1, self.input_dim + self.hidden_dim, *x.shape[2:]))
+        return sums - bias
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)

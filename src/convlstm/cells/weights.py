@@ -147,7 +147,7 @@ def gru_weights(
 
     def ours(tensor: Tensor) -> Tensor:
         """Rows in the order r, z, n, those of z with the sign that they have here."""
-        blocks = tensor.unflatten(0, (3, hidden))[order]
+        blocks = tensor.reshape(3, hidden, *tensor.shape[1:])[order]
         if update == "new":  # 1 - sigmoid(s) is sigmoid(-s)
             blocks[1] *= -1
         return blocks.flatten(0, 1)

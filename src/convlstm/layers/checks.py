@@ -109,11 +109,11 @@ def check_is_list(given: Any, x: Tensor, cell: nn.Module, width: int, size: Sequ
     Raises:
         ShapeError: a tensor, or tensors where states should be.
     """
-    tensors = [given] if isinstance(given, Tensor) else [part for part in given if isinstance(part, Tensor)]
-    if tensors:
+    one = isinstance(given, Tensor)
+    if one or (isinstance(given, tuple | list) and any(isinstance(part, Tensor) for part in given)):
         fields = getattr(initial_state(cell, x.new_empty(x.shape[0], width, *size)), "_fields", ("h", "c"))
         state = f"({', '.join(fields)}{',' * (len(fields) == 1)})"
-        what = "a tensor" if given is tensors[0] else f"a {type(given).__name__} with tensors in it"
+        what = "a tensor" if one else f"a {type(given).__name__} with tensors in it"
         raise ShapeError(
             f"hidden_state must be a list with one state per layer; received {what}: for one layer pass "
             f"[{state}]"
