@@ -1,12 +1,14 @@
-"""Writing files so that nothing is ever half written."""
+"""Writing files so that nothing is ever half written, and taking back what a call wrote."""
 
+import errno
 import os
+import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from convlstm.errors import RunError
+from convlstm.errors import OptionError, RunError
 
 
 @contextmanager
@@ -31,15 +33,125 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written; nothing is left behind.
     """
-    with writing(path):
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files, each as `write_atomically` does, and all of them or none.
+
+    All are written beside their places before the first is moved there.
+
+    Raises:
+        RunError: one cannot be written; all stay as they were.
+    """
+    scratch: dict[Path, str] = {}
+    try:
+        for path, content in contents.items():
+            with writing(path):
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+                handle, scratch[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(scratch[path], 0o644)
+        for path, name in scratch.items():
+            with writing(path):
+                os.replace(name, path)
+    except BaseException:
+        for name in scratch.values():
+            Path(name).unlink(missing_ok=True)
+        raise
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be made in a folder; the only sure sign is to make one.
+
+    Raises:
+        RunError: it is missing, or files cannot be made in it.
+    """
+    with writing(folder), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what writes of files with these names left in a folder when their process was killed."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        # The name that `tempfile.mkstemp` makes of the prefix in `write_together`.
+        leftover = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name)
+        if leftover and leftover[1] in names and path.is_file() and not path.is_symlink():
+            path.unlink(missing_ok=True)
+
+
+def given_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """The path that an argument holds.
+
+    Raises:
+        OptionError: an empty text, which would mean the current folder.
+    """
+    if os.fspath(value) == "":
+        raise OptionError(
+            f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "
+            "the current folder"
+        )
+    return Path(value)
+
+
+class Changes:
+    """Files and folders that one call makes or replaces, so that exactly these can be put back."""
+
+    def __init__(self) -> None:
+        self._made: list[Path] = []
+        self._replaced: dict[Path, bytes] = {}
+
+    def folder(self, path: Path) -> None:
+        """Make a folder, and those above it, where there is none.
+
+        Raises:
+            RunError: it cannot be made.
+        """
+        with writing(path):
+            for place in reversed([path, *path.parents]):
+                if place.is_dir():
+                    continue
+                if os.path.lexists(place):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+                place.mkdir(exist_ok=True)  # another process may just have made it
+                self._made.append(place)
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write a file by `write_atomically`.
+
+        Raises:
+            RunError: as `write_atomically`.
+        """
+        with writing(path):
+            before = path.read_bytes() if path.exists() else None
+        write_atomically(path, content)
+        if before is None:
+            self.made(path)
+        elif path not in self._made:
+            self._replaced.setdefault(path, before)
+
+    def made(self, path: Path) -> None:
+        """Note a file that this call made by other means."""
+        if path not in self._made:
+            self._made.append(path)
+
+    def keep(self) -> None:
+        """Forget everything so far: it stays."""
+        self._made.clear()
+        self._replaced.clear()
+
+    def undo(self) -> None:
+        """Remove what was made, and folders only if nothing else lies in them; put back what was replaced."""
+        for path, content in self._replaced.items():
+            write_atomically(path, content)
+        for path in reversed(self._made):
+            with suppress(OSError):
+                if path.is_dir() and not path.is_symlink():
+                    path.rmdir()
+                else:
+                    path.unlink()
+        self.keep()

@@ -10,7 +10,7 @@ from convlstm.cli.main import main
 from convlstm.cli.names import nearest, placeholder, type_in_words
 from convlstm.cli.options import parse
 from convlstm.cli.pages import page
-from convlstm.cli.train import load, train
+from convlstm.cli.train import train
 from convlstm.cli.words import split
 
 OWN = '''
@@ -108,7 +108,7 @@ def test_the_printed_configuration_is_what_config_takes(own, capsys):
     assert main(["train", *line.split(), "--print_config"]) == 0
     printed = capsys.readouterr().out
     (own / "c.yaml").write_text(printed)
-    objects = load(own / "c.yaml")
+    objects = build("--config c.yaml")
     assert objects["config"].epochs == 3
     assert objects["data"].canvas == (16, 16)
     assert objects["model"].encoder[0].width == 3

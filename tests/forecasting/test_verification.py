@@ -1,6 +1,5 @@
 import csv
 import json
-import os
 import tracemalloc
 import weakref
 from collections import deque
@@ -17,7 +16,7 @@ from torch.utils.data import DataLoader
 from convlstm.data.base import Window, WindowDataset
 from convlstm.errors import DataError, OptionError, RunError, ShapeError
 from convlstm.forecasting import verification as module
-from convlstm.forecasting.verification import read_scores, verify, write_cases, write_scores
+from convlstm.forecasting.verification import cases_file, read_scores, scores_files, verify
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Blank, Persistence
 from convlstm.scores import MAE, MSE, standard_scores
@@ -239,9 +238,11 @@ def test_files(tmp_path):
     baselines = {"blank": Blank, "persistence": Persistence}
     model = Scaled(0.5)
     result, cases = verify(model, batched(dataset), name="mine", baselines=baselines)
-    write_scores(tmp_path, result)
-    write_cases(tmp_path, cases, dataset, model, name="mine", baselines=baselines)
-    assert sorted(os.listdir(tmp_path)) == ["cases.npz", "scores.csv", "scores.json"]
+    (tmp_path / "cases.npz").write_bytes(cases_file(cases, dataset, model, name="mine", baselines=baselines))
+    files = scores_files(result)
+    assert sorted(files) == ["scores.csv", "scores.json"]
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
 
     assert read_scores(tmp_path) == result
     assert json.loads((tmp_path / "scores.json").read_text()) == result.to_dict()
@@ -273,9 +274,6 @@ def test_files(tmp_path):
 
 
 def test_bad_folders(tmp_path):
-    result, _ = verify(Scaled(), batched(Drift([0.1])), scores=FAST)
-    with pytest.raises(RunError, match=r"scores.json must be writable"):
-        write_scores(tmp_path / "missing", result)
     with pytest.raises(
         RunError, match=r"scores.json must be a readable JSON file; .*: evaluate the run first"
     ):

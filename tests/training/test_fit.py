@@ -301,7 +301,7 @@ def test_a_model_that_could_not_be_saved_is_refused_before_it_is_trained(tmp_pat
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path):
     train(tmp_path / "run", epochs=1)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RunError, match="already holds a run: go on with it .*--resume"):
+    with pytest.raises(RunError, match="holds metrics.csv, checkpoints, logs, model already: choose another"):
         train(tmp_path / "run")
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     (tmp_path / "file").touch()

@@ -1,9 +1,10 @@
 """A run's configuration as a YAML file: from objects, and back to settings."""
 
 import dataclasses
+import inspect
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import get_loader
 
@@ -19,7 +20,7 @@ Settings = dict[str, Any]
 
 def configuration(data: Source, model: Forecaster, config: TrainingConfig) -> str:
     """Everything that makes a run, as ``--config`` takes it."""
-    settings = dataclasses.asdict(config) | {"data": _described(data), "model": _described(model)}
+    settings = dataclasses.asdict(config) | {"data": described(data), "model": described(model)}
     return yaml_of(settings)
 
 
@@ -55,10 +56,51 @@ def yaml_of(settings: Settings) -> str:
     return str(yaml.safe_dump(settings, sort_keys=False))
 
 
-def _described(thing: Source | Forecaster) -> dict[str, Any]:
-    """A part of a run as a configuration holds it."""
-    arguments = {name: _plain(value) for name, value in thing.hyperparameters.items()}
-    return {"class_path": path_of(type(thing)), "init_args": arguments}
+def described(thing: Source | Forecaster) -> dict[str, Any]:
+    """A part of a run as a configuration holds it; paths of data are absolute, so that it holds anywhere.
+
+    Raises:
+        RunError: an argument that does not fit into a file.
+    """
+    kind = type(thing)
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    try:
+        hints = get_type_hints(kind.__init__)
+    except Exception:  # a hint may name what cannot be imported
+        hints = {}
+    arguments = {}
+    for name, value in thing.hyperparameters.items():
+        plain = _plain(value)
+        given = value is not defaults.get(name) and plain != defaults.get(name)
+        arguments[name] = _absolute(plain, _is_path(hints.get(name))) if given else plain
+    return {"class_path": path_of(kind), "init_args": arguments}
+
+
+def _absolute(value: Any, is_path: bool) -> Any:
+    """Text that names a file or folder that exists as an absolute path; lists are walked, the rest stays.
+
+    Args:
+        value: plain data.
+        is_path: whether its type says that it is a path; other text must look like one, by a separator or an
+            ending, as a word may happen to be the name of a folder.
+    """
+    if isinstance(value, list):
+        return [_absolute(item, is_path) for item in value]
+    if not isinstance(value, str) or not (is_path or os.sep in value or Path(value).suffix):
+        return value
+    return os.path.abspath(value) if _exists(value) else value
+
+
+def _exists(text: str) -> bool:
+    try:
+        return os.path.exists(text)
+    except ValueError:  # a null character
+        return False
+
+
+def _is_path(hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    return (isinstance(kind, type) and issubclass(kind, os.PathLike)) or any(map(_is_path, get_args(hint)))
 
 
 def _plain(value: Any) -> Any:

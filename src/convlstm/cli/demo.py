@@ -1,7 +1,11 @@
 """``convlstm demo``: everything once, in a few minutes on two CPU cores."""
 
+import os
 from pathlib import Path
 from typing import Any
+
+from convlstm.errors import RunError
+from convlstm.files import given_path
 
 # The demonstration is smaller than the benchmark (canvas 64, two digits) so that it takes minutes on a CPU.
 DATA: dict[str, Any] = {
@@ -21,6 +25,8 @@ TRAINING: dict[str, Any] = {
     "curriculum_steps": 400,
     "accelerator": "cpu",
 }
+# What the demo adds to the files of a run.
+_PICTURES = ("past.npy", "strip.png", "forecast.gif", "forecast.png")
 
 
 def demo(out: Path | None = None) -> Path:
@@ -46,7 +52,10 @@ def demo(out: Path | None = None) -> Path:
     from convlstm.models import EncoderForecaster
     from convlstm.training.config import TrainingConfig
 
-    folder = Path(out) if out is not None else free_folder(Path("runs/demo"))
+    folder = given_path("--out", out) if out is not None else free_folder(Path("runs/demo"))
+    for name in _PICTURES:
+        if os.path.lexists(folder / name):
+            raise RunError(f"the demo must not replace files; {folder} holds {name}: choose another --out")
     config, data = TrainingConfig(**TRAINING), MovingObjects(**DATA)
     print(f"learning {data.describe()}", flush=True)
     torch.manual_seed(config.seed)
@@ -54,8 +63,8 @@ def demo(out: Path | None = None) -> Path:
     evaluate(run)
     _strip(run)
     np.save(run / "past.npy", data.split("test")[0].past.numpy())
-    for ending in ("gif", "png"):
-        forecast(run, run / "past.npy", steps=2 * data.steps, out=run / f"forecast.{ending}")
+    for name in ("forecast.gif", "forecast.png"):
+        forecast(run, run / "past.npy", steps=2 * data.steps, out=run / name)
     report(run)
     return run
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convlstm.cli.train import check_channels, load
+from convlstm.cli.train import check_channels, load, run_settings
 from convlstm.data.base import Source, Window
 from convlstm.errors import OptionError, RunError
+from convlstm.files import Changes, check_writable, given_path, write_together
 from convlstm.models.base import Forecaster
-from convlstm.training.run import RunFolder
+from convlstm.training.run import RunFolder, check_free, run_of
 
 
 def evaluate(
@@ -27,58 +28,91 @@ def evaluate(
         data: whose test split is forecast; that of the run itself unless given. An option of it alone, such
             as --data.test_size, changes that option of the run's data.
         batch_size: windows forecast at once.
-        out: the folder that scores are written to; the run itself unless given.
+        out: the folder that scores are written to, which must hold none yet; the run itself unless given,
+            which keeps the scores of its own test windows: other data needs a folder.
 
     Returns:
         The `Verification`.
     """
     import torch
 
-    from convlstm.forecasting.verification import verify, write_cases, write_scores
+    from convlstm.forecasting.verification import cases_file, scores_files, verify
     from convlstm.training.loaders import evaluation_loader
 
-    forecaster = load_model(model)
+    model = given_path("MODEL", model)
     run = run_of(model)
+    forecaster = load_model(model)
     if data is None and run is None:
         raise OptionError(
             f"a model folder needs data to be evaluated on; {model} is no run: add --data CLASS"
         )
-    if out is None and run is None:
-        raise OptionError(f"scores need a folder to go to; {model} is no run: add --out FOLDER")
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1; received {batch_size}")
-    source: Source = load(run.config)["data"] if data is None and run is not None else data  # type: ignore[assignment]
+    own = None if run is None else load(run)["data"]
+    source: Source = own if data is None else data  # type: ignore[assignment]
+    folder = _place(run, model, out, other=data is not None and not _same(data, own))
     check_channels(forecaster, source.channels, "give data with those of the model, by --data")
-    folder = Path(out) if out is not None else run.path  # type: ignore[union-attr]
-    make_folder(folder)
-    forecaster = forecaster.to("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = source.split("test")
-    batches = _watched(evaluation_loader(dataset, batch_size), len(dataset))
-    name = spoken_name(forecaster)
-    verification, cases = verify(forecaster, batches, name=name, data=source.describe())
-    write_cases(folder, cases, dataset, forecaster, name=name)
-    write_scores(folder, verification)
+    changes = Changes()
+    try:
+        changes.folder(folder)
+        check_writable(folder)
+        forecaster = forecaster.to("cuda" if torch.cuda.is_available() else "cpu")
+        dataset = source.split("test")
+        batches = _watched(evaluation_loader(dataset, batch_size), len(dataset))
+        name = spoken_name(forecaster)
+        verification, cases = verify(forecaster, batches, name=name, data=source.describe())
+        files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)} | scores_files(verification)
+        write_together({folder / name: content for name, content in files.items()})
+    except BaseException:
+        changes.undo()
+        raise
     _show(verification)
     print(f"scores in {folder}/scores.json, scores.csv; cases in cases.npz")
     print(f"next: convlstm report {shlex.quote(str(folder))}")
     return verification
 
 
-def settings(arguments: list[str]) -> dict[str, Any]:
+def _place(run: RunFolder | None, model: Path, out: Path | None, *, other: bool) -> Path:
+    """The folder that scores go to.
+
+    Args:
+        run: that is evaluated, if it is one.
+        model: as it was given.
+        out: what was asked for.
+        other: whether the data are others than the run's own.
+
+    Raises:
+        OptionError: a folder is needed.
+        RunError: the folder holds scores or another run.
+    """
+    folder = None if out is None else given_path("--out", out)
+    if run is not None and (folder is None or folder.resolve() == run.path.resolve()):
+        if other:
+            raise OptionError(
+                f"a run keeps the scores of its own test windows; {run.path} is evaluated on others: add "
+                "--out FOLDER"
+            )
+        return run.path
+    if folder is None:
+        raise OptionError(f"scores need a folder to go to; {model} is no run: add --out FOLDER")
+    check_free(folder, "scores")
+    return folder
+
+
+def _same(data: Source, own: Source | None) -> bool:
+    """True if a source is that of the run."""
+    from convlstm.cli.configuration import described
+
+    try:
+        return own is not None and described(data) == described(own)
+    except RunError:  # made of arrays, so not of a file
+        return False
+
+
+def settings(arguments: list[str], _: dict[str, str | None]) -> dict[str, Any]:
     """What options of the data start from: the data of the run that is evaluated."""
-    from convlstm.cli.configuration import read_settings
-
-    run = run_of(Path(arguments[0])) if arguments else None
-    return {} if run is None else {"data": read_settings(run.config)["data"]}
-
-
-def run_of(path: Path) -> RunFolder | None:
-    """The run that a folder is, or whose model it is."""
-    path = Path(path)
-    for folder in (path, path.parent):
-        if (folder / "config.yaml").exists() and (folder == path or RunFolder(folder).model == path):
-            return RunFolder(folder)
-    return None
+    run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
+    return {} if run is None else {"data": run_settings(run)["data"]}
 
 
 def load_model(path: Path) -> Forecaster:
@@ -88,6 +122,8 @@ def load_model(path: Path) -> Forecaster:
         RunError: no such folder, no model in it, or a damaged one.
     """
     run = run_of(path)
+    if run is not None:
+        run.find_modules()
     if run is not None and not run.model.exists():
         raise RunError(
             f"a run must have finished, or been stopped by Ctrl-C, before its model is used; {run.path} "
@@ -95,18 +131,6 @@ def load_model(path: Path) -> Forecaster:
         )
     model: Forecaster = Forecaster.from_pretrained(str(path if run is None else run.model))
     return model.eval()
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and see that files can be written into it, before any work is done."""
-    import tempfile
-
-    from convlstm.files import writing
-
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
 
 
 def spoken_name(model: Forecaster) -> str:

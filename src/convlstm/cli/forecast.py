@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from convlstm.cli.evaluate import load_model, run_of
+from convlstm.cli.evaluate import load_model
+from convlstm.training.run import run_of
 
 
 def forecast(model: Path, past: Path, *, steps: int, out: Path, overwrite: bool = False) -> Path:

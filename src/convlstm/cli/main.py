@@ -113,7 +113,8 @@ def _sentence(error: Exception) -> str | None:
         if extra is None:
             return None
         return f"this command needs {missing}, which is not installed: pip install 'convlstm[{extra}]'"
-    if type(error).__name__ == "OutOfMemoryError":
+    memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    if memory or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return "the batch must fit in memory, and it does not: lower --batch_size, or use --batch_size auto"
     if isinstance(error, OSError) and error.strerror:
         place = (

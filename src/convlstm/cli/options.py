@@ -31,14 +31,16 @@ DEFAULT_CLASSES: dict[Any, str] = {Source: "convlstm.MovingObjects", Forecaster:
 
 
 def call(
-    function: Callable[..., Any], words: list[str], settings: Callable[[list[str]], Settings] | None = None
+    function: Callable[..., Any],
+    words: list[str],
+    settings: Callable[[list[str], dict[str, str | None]], Settings] | None = None,
 ) -> None:
     """Call a command with what was typed, or show its help or its configuration.
 
     Args:
         function: the command.
         words: what was typed after its name.
-        settings: from the arguments that were typed, options of `Command.parse` as a file would hold them.
+        settings: from the arguments and options that were typed, those of `parse` as a file would hold them.
     """
     arguments, options = split(function, words)
     if any(name in ("help", "h") for name, _ in options):
@@ -48,9 +50,8 @@ def call(
         print(page(command_of(function, chosen, {})), end="")
         return
     printing = any(name == "print_config" for name, _ in options)
-    command = parse(
-        function, arguments, [o for o in options if o[0] != "print_config"], settings and settings(arguments)
-    )
+    typed = [option for option in options if option[0] != "print_config"]
+    command = parse(function, arguments, typed, settings and settings(arguments, dict(typed)))
     if printing and command.config:
         print(command.text(), end="")
         return
@@ -84,6 +85,11 @@ def command_of(function: Callable[..., Any], typed: Mapping[str, Any], settings:
     for name, base in _parts_of(function).items():
         section = settings.get(name)
         in_file = section.get("class_path") if isinstance(section, Mapping) else section
+        if name in settings and not section:
+            raise OptionError(
+                f"{name} in the configuration must hold a class_path; it is empty: leave {name} out for the "
+                "default"
+            )
         chosen = typed.get(name) or in_file or DEFAULT_CLASSES[base]
         parts[name] = import_class(chosen, base, f"--{name}")
     return Command(function, parts)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from convlstm.files import given_path
+
 
 def report(run: Path) -> Path:
     """Write a run's report, one HTML file that needs no network.
@@ -14,6 +16,6 @@ def report(run: Path) -> Path:
     """
     from convlstm.plots.report import write_report
 
-    path = write_report(Path(run))
+    path = write_report(given_path("RUN", run))
     print(f"the report is {path}")
     return path

@@ -4,16 +4,16 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convlstm.cli.configuration import configuration
+from convlstm.cli.configuration import configuration, described
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
+from convlstm.files import given_path
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run import RunFolder, command_line, environment, read_metrics
@@ -21,6 +21,7 @@ from convlstm.training.run import RunFolder, command_line, environment, read_met
 # Tells the processes that Lightning starts for further devices where the run is.
 _RUN = "CONVLSTM_RUN"
 _PATIENCE_S = 600
+_OWN = "--resume takes every option but --epochs from the run itself; received {}: leave it out"
 
 
 def train(
@@ -40,8 +41,10 @@ def train(
         data: where frames come from; `MovingObjects` unless given.
         model: what is trained; `EncoderForecaster` unless given.
         config: how.
-        out: the run folder, which must not hold a run yet; runs/train, runs/train-2 ... unless given.
-        resume: a run folder to go on with, by its own configuration; no other option is needed or allowed.
+        out: the run folder, which must hold no file of a run's names yet; runs/train, runs/train-2 ... unless
+            given.
+        resume: a run folder to go on with, by its own configuration; only --epochs may be another, also to
+            train a finished run further: its learning rate then goes on along the schedule over all epochs.
 
     Returns:
         The run folder.
@@ -49,42 +52,68 @@ def train(
     Raises:
         ConvLSTMError: options that do not fit each other, the machine or the folder; nothing is left behind.
     """
-    # A script may pass plain text where the command line makes a path.
     if resume is not None:
-        if (data, model, config, out) != (None, None, None, None):
+        run = RunFolder(given_path("--resume", resume))
+        if out is not None:
             raise OptionError(
-                "--resume takes every option from the run itself; received others as well: leave them out"
+                "--resume goes on in the run's own folder; received --out as well: leave it out"
             )
-        return _resume(RunFolder(Path(resume)))
+        return _resume(run, data, model, config)
     from convlstm.data import MovingObjects
     from convlstm.training.fit import check, fit
 
+    folder = None if out is None else given_path("--out", out)
     config = TrainingConfig() if config is None else config
     data = MovingObjects() if data is None else data
     check(config, data)
     model = _default_model(config.seed) if model is None else model
     check_channels(model, data.channels, f"use --model.channels {data.channels}")
     if _follows():
-        run = _leader(out)
+        run = _leader(folder)
         fit(model, data, _resolved_by(run, config), run)
         return run.path
-    run = RunFolder(Path(out) if out is not None else free_folder(Path("runs/train")))
-    with _starting(run):
-        config = _resolve(config, model, data)
-        run.note("config.yaml", configuration(data, model, config))
-        run.note("command.txt", command_line() + "\n")
-        run.note("environment.json", json.dumps(environment(), indent=2) + "\n")
-        with _stoppable(run):
-            fit(model, data, config, run)
-    _say_what_next(run, config)
+    run = RunFolder(free_folder(Path("runs/train")) if folder is None else folder)
+    text = configuration(data, model, config)
+    with _changing(run):
+        run.start()
+        # First of all, so that a run that is killed can be resumed from here on.
+        run.write(run.config, text)
+        _train(run, data, model, config)
     return run.path
 
 
-def load(path: Path) -> dict[str, Any]:
-    """``data``, ``model`` and ``config`` of a configuration file, with fresh weights."""
+def load(run: RunFolder) -> dict[str, Any]:
+    """``data``, ``model`` and ``config`` of a run, with fresh weights."""
     from convlstm.cli.options import parse
 
-    return parse(train, [], [("config", str(path))]).build()
+    return parse(train, [], [], run_settings(run)).build()
+
+
+def run_settings(run: RunFolder) -> dict[str, Any]:
+    """The settings in the configuration file of a run, once the modules of its classes can be found.
+
+    Raises:
+        OptionError: as `read_settings`.
+        RunError: it does not say what the run is made of, or a module is not found.
+    """
+    from convlstm.cli.configuration import read_settings
+
+    settings = read_settings(run.config)
+    for name in ("data", "model"):
+        if not settings.get(name):
+            raise RunError(
+                f"the configuration of a run must hold its {name}; {run.config} holds none: put back "
+                "the file as train wrote it"
+            )
+    run.find_modules()
+    return settings
+
+
+def settings(_: list[str], options: dict[str, str | None]) -> dict[str, Any]:
+    """What options start from: with --resume, those of the run."""
+    resume = options.get("resume")
+    run = RunFolder(Path(resume)) if resume else None
+    return run_settings(run) if run is not None and run.config.exists() else {}
 
 
 def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
@@ -105,29 +134,66 @@ def free_folder(path: Path) -> Path:
     """``path``, or the first of path-2, path-3 ... that does not exist yet."""
     number = 1
     free = path
-    while free.exists():
+    while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
 
 
-def _resume(run: RunFolder) -> Path:
+def _resume(
+    run: RunFolder, data: Source | None, model: Forecaster | None, config: TrainingConfig | None
+) -> Path:
+    """Go on with a run; what is given must be as in its configuration, but for the number of epochs."""
     from convlstm.training.fit import fit
 
-    if not run.config.exists():
-        raise RunError(
-            f"a run to go on with must hold a config.yaml; {run.path} holds none: give an earlier --out"
-        )
-    parts = load(run.config)
-    if not _follows():
-        commands = run.path / "command.txt"
-        before = commands.read_text() if commands.exists() else ""
-        run.note(commands.name, before + command_line() + "\n")
-    with _stoppable(run):
-        fit(parts["model"], parts["data"], parts["config"], run, resume=True)
-    if not _follows():
-        _say_what_next(run, parts["config"])
+    if _follows():
+        parts = load(run)
+        config = _resolved_by(run, parts["config"])
+        fit(parts["model"], parts["data"], config, run, resume=True)
+        return run.path
+    run.reopen()
+    parts = load(run)
+    own = parts["config"]
+    for name, given in {"data": data, "model": model}.items():
+        if given is not None and described(given) != described(parts[name]):
+            raise OptionError(_OWN.format(f"another {name}"))
+    if config is not None:
+        kept = dataclasses.replace(config, epochs=own.epochs)
+        if other := [
+            f.name for f in dataclasses.fields(own) if getattr(kept, f.name) != getattr(own, f.name)
+        ]:
+            raise OptionError(_OWN.format(f"another {', '.join(other)}"))
+        own = dataclasses.replace(own, epochs=config.epochs)
+    # Objects that a script gives may have weights of their own, which a run without a checkpoint starts from.
+    data, model = data or parts["data"], model or parts["model"]
+    checkpoint = run.checkpoint()
+    with _changing(run):
+        if own != parts["config"]:
+            run.write(run.config, configuration(data, model, own))
+        if checkpoint is None:
+            print(f"{run.path} has no checkpoint yet: training starts at the first epoch")
+        elif checkpoint == run.best:
+            print(f"{run.last} is missing: training goes on from {run.best}")
+        _train(run, data, model, own, resume=True)
     return run.path
+
+
+def _train(
+    run: RunFolder, data: Source, model: Forecaster, config: TrainingConfig, *, resume: bool = False
+) -> None:
+    """Note the command and the machine, put numbers in place of ``auto``, train, say what is next."""
+    from convlstm.training.fit import fit
+
+    commands = run.commands.read_text() if run.commands.exists() else ""
+    run.write(run.commands, f"{commands}{command_line()}\n")
+    if not run.environment.exists():
+        parts = [described(part) for part in (data, model)]
+        run.write(run.environment, json.dumps(environment(*parts), indent=2) + "\n")
+    resolved = _resolve(config, model, data)
+    if resolved != config:
+        run.write(run.config, configuration(data, model, resolved))
+    fit(model, data, resolved, run, resume=resume)
+    _say_what_next(run, resolved)
 
 
 def _default_model(seed: int) -> Forecaster:
@@ -175,63 +241,58 @@ def _leader(out: Path | None) -> RunFolder:
     if folder is None:
         raise OptionError("processes that start on their own need to know the run; received no --out: add it")
     run = RunFolder(Path(folder))
+    _wait_until(run.config.exists, run)
+    return run
+
+
+def _resolved_by(run: RunFolder, config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the numbers that the first process found for ``auto``."""
+    from convlstm.cli.configuration import read_settings
+
+    automatic = [name for name in ("batch_size", "learning_rate") if getattr(config, name) == "auto"]
+    found: dict[str, Any] = {}
+
+    def is_found() -> bool:
+        settings = read_settings(run.config)
+        found.update({name: settings[name] for name in automatic})
+        return "auto" not in found.values()
+
+    _wait_until(is_found, run)
+    return dataclasses.replace(config, **found)
+
+
+def _wait_until(done: Callable[[], bool], run: RunFolder) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    while not run.config.exists():
+    while not done():
         if time.monotonic() > deadline:
             raise RunError(
                 f"the first process must write {run.config}; it did not within {_PATIENCE_S} s: "
                 "the folder must be one that all machines share"
             )
         time.sleep(0.2)
-    return run
-
-
-def _resolved_by(run: RunFolder, config: TrainingConfig) -> TrainingConfig:
-    if "auto" not in (config.batch_size, config.learning_rate):
-        return config
-    from convlstm.cli.configuration import read_settings
-
-    settings = read_settings(run.config)
-    return dataclasses.replace(
-        config, batch_size=settings["batch_size"], learning_rate=settings["learning_rate"]
-    )
 
 
 @contextmanager
-def _starting(run: RunFolder) -> Iterator[None]:
-    """A new run folder, which disappears again if training is refused before its first checkpoint."""
-    existed = run.path.exists()
-    run.start()
+def _changing(run: RunFolder) -> Iterator[None]:
+    """Put everything back where training is refused before its next checkpoint; say what Ctrl-C leaves."""
     os.environ[_RUN] = str(run.path.resolve())
     try:
         yield
-    except Exception:
-        if not (run.last.exists() or run.best.exists()):
-            for name in ("config.yaml", "command.txt", "environment.json", "metrics.csv"):
-                (run.path / name).unlink(missing_ok=True)
-            for name in ("checkpoints", "logs"):
-                shutil.rmtree(run.path / name, ignore_errors=True)
-            if not existed:
-                shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    finally:
-        os.environ.pop(_RUN, None)
-
-
-@contextmanager
-def _stoppable(run: RunFolder) -> Iterator[None]:
-    """After Ctrl-C, say what is kept and how to go on."""
-    try:
-        yield
     except KeyboardInterrupt:
-        if _follows():
-            raise
+        if not run.config.exists():
+            run.undo()
+            raise KeyboardInterrupt("stopped before training began; nothing is left behind") from None
         kept = "there is no checkpoint yet"
         if run.last.exists():
             kept = f"the last checkpoint is {run.last}"
             kept += f", the best model so far {run.model}" if run.model.exists() else ""
         again = shlex.quote(str(run.path))
         raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
+    except Exception:
+        run.undo()
+        raise
+    finally:
+        os.environ.pop(_RUN, None)
 
 
 def _say_what_next(run: RunFolder, config: TrainingConfig) -> None:

@@ -1,10 +1,12 @@
 """What was typed after a command, taken apart into arguments and options."""
 
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from convlstm.cli.names import type_in_words
 from convlstm.errors import OptionError
+from convlstm.files import given_path
 
 #: A name, with underscores, and what was given as its value.
 Option = tuple[str, str | None]
@@ -39,8 +41,10 @@ def needed(name: str, value: str | None, hint: Any) -> str:
     """The value of an option, or ``true`` for a switch.
 
     Raises:
-        OptionError: none was typed.
+        OptionError: none was typed, or an empty one for a path.
     """
+    if value == "" and Path in (hint, *get_args(hint)):
+        given_path(f"--{name}", value)
     if value is not None:
         return value
     if hint is bool:

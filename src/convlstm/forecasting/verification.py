@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from convlstm.data.base import Window, WindowDataset
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
-from convlstm.files import write_atomically
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score, ScoreState
@@ -109,19 +108,14 @@ def verify(
     return verification, chosen.cases()
 
 
-def write_scores(folder: str | Path, verification: Verification) -> None:
-    """Write ``scores.json`` and ``scores.csv`` (a row a forecaster, score and lead time) into a folder.
-
-    Raises:
-        RunError: they cannot be written; what was there stays.
-    """
+def scores_files(verification: Verification) -> dict[str, bytes]:
+    """Content by name of ``scores.json`` and ``scores.csv`` (a row a forecaster, score and lead time)."""
     text = json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n"
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("forecaster", "score", "lead", "value"))
     writer.writerows(verification.rows())
-    write_atomically(Path(folder, "scores.json"), text.encode())
-    write_atomically(Path(folder, "scores.csv"), lines.getvalue().encode())
+    return {"scores.json": text.encode(), "scores.csv": lines.getvalue().encode()}
 
 
 def read_scores(folder: str | Path) -> Verification:
@@ -138,30 +132,25 @@ def read_scores(folder: str | Path) -> Verification:
     return Verification.from_dict(plain)
 
 
-def write_cases(
-    folder: str | Path,
+def cases_file(
     cases: Cases,
     dataset: WindowDataset,
     model: Forecaster,
     *,
     name: str = "model",
     baselines: Baselines = BASELINES,
-) -> None:
-    """Forecast the chosen cases once more and write ``cases.npz`` into a folder.
+) -> bytes:
+    """Forecast the chosen cases once more and return the content of ``cases.npz``.
 
     It holds ``label``, ``index`` and ``mse`` (3,), ``past`` (3, K, C, H, W), ``truth`` (3, L, C, H, W) and,
     for every forecaster, ``forecast_<name>`` (3, L, C, H, W).
 
     Args:
-        folder: where.
         cases: from `verify`.
         dataset: whose windows were verified, in its order.
         model: as in `verify`.
         name: as in `verify`.
         baselines: as in `verify`.
-
-    Raises:
-        RunError: it cannot be written; what was there stays.
     """
     windows = [dataset[index] for index in cases.index]
     window = Window(*(torch.stack(frames) for frames in zip(*windows, strict=True)))
@@ -174,7 +163,7 @@ def write_cases(
                 arrays[f"forecast_{key}"] = _array(forecaster(past, truth.shape[1]))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    write_atomically(Path(folder, "cases.npz"), content.getvalue())
+    return content.getvalue()
 
 
 class _Chosen:

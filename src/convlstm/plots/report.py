@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from html import escape
@@ -9,11 +10,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from convlstm.files import write_atomically
+from convlstm.errors import RunError
+from convlstm.files import write_atomically, writing
 from convlstm.plots import film
 from convlstm.plots.curves import SLOTS, Line, line_chart, number, spoken
 from convlstm.plots.record import Record, read_record
 from convlstm.scores.table import ScoreTable, Verification
+
+# By which a report is known, so that no other file is ever replaced by one.
+_MARK = '<meta name="generator" content="convlstm report">'
 
 _DIRECTION = {True: "higher is better", False: "lower is better", None: ""}
 _ARROW = {True: "↑", False: "↓", None: ""}
@@ -33,12 +38,24 @@ def write_report(run: Path | str) -> Path:
 
     Raises:
         RunError: no such folder, neither metrics.csv nor scores.json in it, a file in it that is not what its
-            name says, or a folder that cannot be written; no report is written or replaced then.
+            name says, a report.html that is not ours, or a folder that cannot be written; no report is
+            written or replaced then.
     """
     record = read_record(Path(run))
     target = record.path / "report.html"
+    if os.path.lexists(target) and _MARK not in _start_of(target):
+        raise RunError(
+            f"a report must not replace another file; {target} was not written by convlstm report: move it "
+            "away"
+        )
     write_atomically(target, render(record).encode())
     return target
+
+
+def _start_of(path: Path) -> str:
+    """The first characters of a file."""
+    with writing(path), path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(1000)
 
 
 def render(record: Record) -> str:
@@ -62,7 +79,7 @@ def render(record: Record) -> str:
         f'<section id="{key}"><h2>{name}</h2>{content}</section>' for key, (name, content) in sections.items()
     )
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_MARK}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
         f"<style>\n{style}</style></head>\n<body><main>{_headline(record)}<nav>{links}</nav>{body}</main></body></html>\n"

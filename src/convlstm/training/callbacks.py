@@ -2,13 +2,16 @@
 
 import csv
 import io
+import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from convlstm.files import write_atomically
@@ -17,16 +20,53 @@ from convlstm.training.run import RunFolder
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
 
 
+class RunLogger(TensorBoardLogger):
+    """TensorBoard's event files of a run, without a file of hyperparameters: config.yaml holds them."""
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__(run.path, name=run.logs.name, version="")
+
+    def save(self) -> None:
+        """Write out what is waiting."""
+        super(TensorBoardLogger, self).save()
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, even if the process or the machine dies while it does."""
+    """Writes a checkpoint whole or not at all, even if the process or the machine dies while it does.
+
+    Args:
+        run: the folder of the run; what was made in it until a checkpoint is written stays with it.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        self.run = run
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write and flush a file beside ``path``, then move it there."""
-        from pathlib import Path
-
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_atomically(Path(path), buffer.getvalue())
+        self.run.changes.keep()
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, with the paths in it as they are where the run lies now.
+
+        Lightning forgets the best score where a folder has another name than before.
+        """
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        folder = os.path.realpath(self.run.checkpoints)
+        for state in checkpoint.get("callbacks", {}).values():
+            if not (isinstance(state, dict) and "best_k_models" in state):
+                continue
+            state["dirpath"] = folder
+            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[name] = state[name] and os.path.join(folder, os.path.basename(state[name]))
+            state["best_k_models"] = {
+                os.path.join(folder, os.path.basename(place)): score
+                for place, score in state["best_k_models"].items()
+            }
+        return checkpoint
 
 
 class History(Callback):
@@ -66,7 +106,7 @@ class History(Callback):
             writer = csv.DictWriter(text, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
-            write_atomically(self.run.metrics, text.getvalue().encode())
+            self.run.write(self.run.metrics, text.getvalue())
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far."""

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from convlstm.data.base import Source, Window
 from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster
-from convlstm.training.callbacks import AtomicCheckpoints, History, Progress, Samples
+from convlstm.training.callbacks import AtomicCheckpoints, History, Progress, RunLogger, Samples
 from convlstm.training.config import PRECISIONS, TrainingConfig
+from convlstm.training.failures import in_one_sentence
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.module import ForecastModule
 from convlstm.training.quiet import quiet
@@ -33,14 +33,14 @@ def fit(
         data: where windows come from.
         config: how; ``auto`` must have been resolved.
         run: a folder made by `RunFolder.start`.
-        resume: go on from the run's last checkpoint, if there is one.
+        resume: go on from `RunFolder.checkpoint`, if there is one.
 
     Returns:
         The model, on the CPU, in evaluation mode.
 
     Raises:
         ConvLSTMError: options that do not fit the machine or each other, or a model that could not be saved,
-            before training begins; a loss that is no longer finite.
+            before training begins; a loss that is no longer finite; a worker or another process that ended.
         KeyboardInterrupt: stopped by the user; the last checkpoint is kept, and the best model so far.
     """
     if auto := [name for name in ("batch_size", "learning_rate") if getattr(config, name) == "auto"]:
@@ -57,11 +57,15 @@ def fit(
         batch = int(config.batch_size)
         training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
         validation: DataLoader[Window] = evaluation_loader(data.split("validation"), batch, **shares)
-        checkpoint = run.last if resume and run.last.exists() else None
+        checkpoint = run.checkpoint() if resume else None
         if checkpoint:
             check_checkpoint(checkpoint, module)
+        if trainer.is_global_zero:
+            run.changes.folder(run.checkpoints)
+            run.changes.folder(run.logs)
         try:
-            trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
+            with in_one_sentence(run, trainer.world_size):
+                trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
                 restore(model, run.best)
@@ -92,9 +96,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         raise RunError(
             f"a checkpoint must be a whole file written by convlstm train; reading {path} gave "
-            f"'{str(error).splitlines()[0]}': delete it to start afresh, or copy it again"
+            f"'{(str(error) or type(error).__name__).splitlines()[0]}': copy it again, or move it out of the "
+            "run to go on from the other one there"
         ) from error
-    if not isinstance(content, dict) or not {"state_dict", "optimizer_states", "loops"} <= content.keys():
+    if (
+        not isinstance(content, dict)
+        or not {"state_dict", "optimizer_states", "loops", "epoch"} <= content.keys()
+    ):
         raise RunError(f"a checkpoint must be written by convlstm train; {path} holds something else")
     return content
 
@@ -103,15 +111,21 @@ def check_checkpoint(path: Path, module: ForecastModule) -> None:
     """Check that a checkpoint can be resumed by this module.
 
     Raises:
-        RunError: unreadable, or of another architecture.
+        RunError: unreadable, of another architecture, or trained for more epochs than are wanted.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in read_checkpoint(path)["state_dict"].items()}
+    content = read_checkpoint(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     if shapes != expected:
         name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
         raise RunError(
             f"a checkpoint must fit the model it resumes; {path} differs at {name} "
             f"({shapes.get(name)} stored, {expected.get(name)} expected): use the run's own config.yaml"
+        )
+    if content["epoch"] >= module.config.epochs:
+        raise RunError(
+            f"epochs must be at least those that a run was trained for, {content['epoch'] + 1}; received "
+            f"{module.config.epochs}: give more"
         )
 
 
@@ -220,9 +234,9 @@ def _trainer(config: TrainingConfig, run: RunFolder, data: Source) -> Trainer:
         precision=PRECISIONS[config.precision],
         max_epochs=config.epochs,
         gradient_clip_val=config.gradient_clip or None,
-        logger=TensorBoardLogger(run.path, name="logs", version=""),
+        logger=RunLogger(run),
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
+        plugins=[AtomicCheckpoints(run)],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,

@@ -107,7 +107,11 @@ class ForecastModule(LightningModule):
         self.log("val_mse", LOSSES["mse"](forecast, future), **options)
 
     def configure_optimizers(self) -> Any:
-        """Adam, with the learning rate rising to its maximum and falling to almost nothing (Smith 2018)."""
+        """Adam, with the learning rate rising to its maximum and falling to almost nothing (Smith 2018).
+
+        A run that goes on for more epochs than planned takes the rate that this schedule over all of them has
+        at its step.
+        """
         rate = float(self.config.learning_rate)
         optimizer = torch.optim.Adam(self.model.parameters(), lr=rate)
         if self.config.schedule == "constant":
@@ -116,3 +120,9 @@ class ForecastModule(LightningModule):
             optimizer, max_lr=rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.15
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the schedule span the epochs that are wanted now, which may be more than at first."""
+        for state in checkpoint["lr_schedulers"]:
+            for planned in ("total_steps", "_schedule_phases"):
+                state.pop(planned, None)

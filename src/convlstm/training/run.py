@@ -1,29 +1,42 @@
 """The folder of a run: where each thing lies, and what makes a folder a run."""
 
 import csv
+import json
 import os
 import platform
 import shlex
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from convlstm.errors import RunError
-from convlstm.files import write_atomically, writing
+from convlstm.files import Changes, remove_leftovers
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run folder.
+    """The files of a run: their names, and what a command may make, replace or remove of them.
+
+    A folder is a run once it holds ``config.yaml``, which is the first file to be written.
 
     Args:
         path: the folder.
+        changes: what this process makes in it.
     """
 
+    #: Everything that `train`, `evaluate` and `report` write.
+    NAMES: ClassVar[tuple[str, ...]] = (
+        *("config.yaml", "command.txt", "environment.json", "metrics.csv", "checkpoints", "logs", "model"),
+        *("scores.json", "scores.csv", "cases.npz", "report.html"),
+    )
+
     path: Path
+    changes: Changes = field(default_factory=Changes, compare=False, repr=False)
 
     @property
     def config(self) -> Path:
@@ -31,9 +44,24 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def commands(self) -> Path:
+        """The commands that trained the run, one a line."""
+        return self.path / "command.txt"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, machine, and where the user's own modules lay."""
+        return self.path / "environment.json"
+
+    @property
     def metrics(self) -> Path:
         """Losses by epoch."""
         return self.path / "metrics.csv"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "logs"
 
     @property
     def checkpoints(self) -> Path:
@@ -56,22 +84,128 @@ class RunFolder:
         return self.path / "model"
 
     def start(self) -> None:
-        """Make the folder for a new run.
+        """Make the folder for a new run, or take one that holds none of a run's files.
 
         Raises:
-            RunError: it already holds a run, or cannot be written.
+            RunError: it already holds a run or a file of a run's names, or cannot be written.
         """
-        if self.config.exists() or self.checkpoints.exists():
+        if self.config.exists():
             raise RunError(
                 f"a new run needs a folder without one; {self.path} already holds a run: go on with it "
                 f"(convlstm train --resume {self.path}) or choose another --out"
             )
-        with writing(self.path):
-            self.checkpoints.mkdir(parents=True)
+        check_free(self.path, "a new run")
+        self.changes.folder(self.path)
+        remove_leftovers(self.path, self.NAMES)
 
-    def note(self, name: str, text: str) -> None:
+    def reopen(self) -> None:
+        """Take a run that is there to train it further.
+
+        Raises:
+            RunError: the folder holds no run.
+        """
+        if not self.config.exists():
+            raise RunError(
+                f"a run to go on with must hold a config.yaml; {self.path} holds none: give an earlier --out"
+            )
+        remove_leftovers(self.path, self.NAMES)
+        remove_leftovers(self.checkpoints, (self.last.name, self.best.name))
+        remove_leftovers(self.model, ("config.json", "model.safetensors"))
+
+    def checkpoint(self) -> Path | None:
+        """The checkpoint to go on from; None before the first epoch is complete.
+
+        ``best.ckpt`` stands in for a missing ``last.ckpt``: it is written first, so that a run that was
+        killed in between, in its first epoch, has it alone.
+
+        Raises:
+            RunError: the run was trained, and a checkpoint is missing without which it would start over or
+                forget its best weights.
+        """
+        if self.best.exists():
+            return self.last if self.last.exists() else self.best
+        if self.last.exists():
+            raise RunError(
+                f"a run goes on with its best weights so far; {self.best} is missing: copy it back, or copy "
+                f"{self.last} there to count its epoch as the best"
+            )
+        # The first epoch's row is written before its checkpoints.
+        rows = self.metrics.read_bytes().count(b"\n") - 1 if self.metrics.exists() else 0
+        if rows > 1 or self.model.exists():
+            raise RunError(
+                f"a run that was trained goes on from a checkpoint; {self.checkpoints} holds none: copy it "
+                f"back, or train anew (convlstm train --config {self.config} --out ANOTHER)"
+            )
+        return None
+
+    def write(self, path: Path, text: str) -> None:
         """Write a text file of the run, whole or not at all."""
-        write_atomically(self.path / name, text.encode())
+        self.changes.write(path, text.encode())
+
+    def undo(self) -> None:
+        """Remove what this process made since it last wrote a checkpoint, and put back what it replaced."""
+        # TensorBoard names its files by the process.
+        for path in self.logs.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+            self.changes.made(path)
+        self.changes.undo()
+
+    @property
+    def modules(self) -> dict[str, Path]:
+        """The folder that each module of the user's own lay in when the run was trained."""
+        try:
+            noted = json.loads(self.environment.read_text())["modules"]
+            return {name: Path(folder) for name, folder in noted.items() if name.isidentifier()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {}  # made by hand, or by an earlier version
+
+    def find_modules(self, trust: Iterable[str] = ()) -> None:
+        """Put the folders of the user's own modules on the import path, where a module is not found without.
+
+        Args:
+            trust: packages whose code may run; the folder of any other is not used, nor one inside the run.
+
+        Raises:
+            RunError: a module is not found; the sentence says where it lay.
+        """
+        trusted = {name.partition(".")[0] for name in trust}
+        for name, folder in self.modules.items():
+            if name in sys.modules or find_spec(name) is not None:
+                continue
+            inside = folder.resolve().is_relative_to(self.path.resolve())
+            if name in trusted and folder.is_absolute() and folder.is_dir() and not inside:
+                sys.path.append(str(folder))
+                continue
+            raise RunError(
+                f"the run {self.path} is made of classes of {name}, which is not found; it lay in {folder}: "
+                f"run the command there, or add --trust {name}"
+            )
+
+
+def run_of(path: Path) -> RunFolder | None:
+    """The run that a folder is, or whose model it is."""
+    path = Path(path)
+    for folder in (path, path.parent):
+        run = RunFolder(folder)
+        if run.config.exists() and (folder == path or run.model == path):
+            return run
+    return None
+
+
+def check_free(folder: Path, what: str) -> None:
+    """Check that a folder holds none of a run's files, whoever made them; others may lie in it.
+
+    Args:
+        folder: existing or not.
+        what: is to be written into it, to open the message.
+
+    Raises:
+        RunError: it holds some.
+    """
+    held = [name for name in RunFolder.NAMES if os.path.lexists(folder / name)]
+    if held:
+        raise RunError(
+            f"{what} must not replace files; {folder} holds {', '.join(held)} already: choose another --out"
+        )
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -80,8 +214,12 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def environment() -> dict[str, Any]:
-    """Versions, machine and time, as plain data."""
+def environment(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Versions, machine and time, as plain data, and the folders of the user's own modules.
+
+    Args:
+        parts: what the run is made of, as `arguments.describe` gives it.
+    """
     import torch
 
     names = ("convlstm", "torch", "lightning", "numpy")
@@ -94,7 +232,29 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "modules": {name: folder for part in parts for name, folder in _modules(part)},
     }
+
+
+def _modules(described: Any) -> Iterator[tuple[str, str]]:
+    """Module and folder of every class of the user's own in what `arguments.describe` gives."""
+    if isinstance(described, list):
+        for item in described:
+            yield from _modules(item)
+    if not isinstance(described, dict):
+        return
+    for item in described.values():
+        yield from _modules(item)
+    name = str(described.get("class", "")).partition(".")[0]
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    # A package without a file of its own has only a list of folders.
+    place = Path(
+        os.path.abspath(file or Path(next(iter(getattr(module, "__path__", [])), ""), "__init__.py"))
+    )
+    installed = {"site-packages", "dist-packages"} & set(place.parts) or name in sys.stdlib_module_names
+    if module is not None and name not in ("convlstm", "__main__") and not installed:
+        yield name, str(place.parents[1] if place.name == "__init__.py" else place.parent)
 
 
 def command_line() -> str:
