@@ -41,15 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run([word for word in words if word != "--debug"])
     except KeyboardInterrupt as stop:
-        # A command that can be taken up again says how.
-        after_echo = "\n" if sys.stderr.isatty() else ""
-        print(f"{after_echo}convlstm: {str(stop) or 'stopped'}", file=sys.stderr)
-        return 130
+        return _stopped(stop)
     except BrokenPipeError:
         # Whoever read the output has gone, as in `convlstm evaluate RUN | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        # An extension module that is interrupted while it is imported raises an ImportError.
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            return _stopped(KeyboardInterrupt())
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -57,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"convlstm: error: {' '.join(sentence.split())}", file=sys.stderr)
         return 2
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    # A command that can be taken up again says how.
+    after_echo = "\n" if sys.stderr.isatty() else ""
+    print(f"{after_echo}convlstm: {str(stop) or 'stopped'}", file=sys.stderr)
+    return 130
 
 
 def _run(words: list[str]) -> int:

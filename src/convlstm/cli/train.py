@@ -280,7 +280,7 @@ def _changing(run: RunFolder) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if not run.config.exists():
-            run.undo()
+            run.changes.undo()
             raise KeyboardInterrupt("stopped before training began; nothing is left behind") from None
         kept = "there is no checkpoint yet"
         if run.last.exists():
@@ -289,7 +289,7 @@ def _changing(run: RunFolder) -> Iterator[None]:
         again = shlex.quote(str(run.path))
         raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
     except Exception:
-        run.undo()
+        run.changes.undo()
         raise
     finally:
         os.environ.pop(_RUN, None)

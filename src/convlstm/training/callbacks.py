@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from torch import Tensor
 
 from convlstm.files import write_atomically
@@ -25,6 +26,18 @@ class RunLogger(TensorBoardLogger):
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__(run.path, name=run.logs.name, version="")
+        self.run = run
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer; its file is noted as made by this process."""
+        if self._experiment is None:
+            before = set(self.run.logs.glob("*"))
+            super().experiment  # noqa: B018
+            for path in set(self.run.logs.glob("*")) - before:
+                self.run.changes.made(path)
+        return self._experiment
 
     def save(self) -> None:
         """Write out what is waiting."""

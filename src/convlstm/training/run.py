@@ -142,13 +142,6 @@ class RunFolder:
         """Write a text file of the run, whole or not at all."""
         self.changes.write(path, text.encode())
 
-    def undo(self) -> None:
-        """Remove what this process made since it last wrote a checkpoint, and put back what it replaced."""
-        # TensorBoard names its files by the process.
-        for path in self.logs.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
-            self.changes.made(path)
-        self.changes.undo()
-
     @property
     def modules(self) -> dict[str, Path]:
         """The folder that each module of the user's own lay in when the run was trained."""
