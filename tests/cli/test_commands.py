@@ -271,3 +271,224 @@ def test_two_processes_share_a_run_and_what_auto_stands_for(tmp_path):
     config = (tmp_path / "runs" / "train" / "config.yaml").read_text()
     assert "devices: 2\n" in config
     assert "batch_size: 8\n" in config
+
+
+def held(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_scores_of_other_data_never_replace_those_of_the_run(run, tmp_path, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    before = held(run)
+    for words in (
+        ["--data.test_size", "3"],
+        ["--data.count", "2"],
+        ["--data", "MovingObjects", *TYPED[:7], "--data.test_size", "3"],
+        ["--data.test_size", "3", "--out", str(run / "." / "model" / "..")],
+    ):
+        for model in (run, run / "model"):
+            assert main(["evaluate", str(model), *words]) == 2
+            message = capsys.readouterr().err
+            assert f"a run keeps the scores of its own test windows; {run} is evaluated on others" in message
+            assert "add --out FOLDER" in message
+            assert held(run) == before
+    # The same data, however they were given, are the run's own.
+    for words in (["--out", str(run)], ["--data", "MovingObjects", *TYPED[:8]], ["--data.test_size", "5"]):
+        assert main(["evaluate", str(run), *words]) == 0
+        assert held(run)["scores.json"] == before["scores.json"]
+
+
+@pytest.mark.parametrize("name", ["scores.json", "scores.csv", "cases.npz", "config.yaml", "checkpoints"])
+def test_scores_replace_nothing_in_another_folder(run, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
+    assert main(["evaluate", str(run), "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds {name} already: choose another --out" in capsys.readouterr().err
+    assert held(tmp_path) == {name: b"mine"}
+
+
+def test_scores_are_replaced_together_or_not_at_all(run, tmp_path, capsys):
+    copy = tmp_path / "run"
+    subprocess.run(["cp", "-r", run, copy], check=True)
+    assert main(["evaluate", str(copy)]) == 0
+    (copy / "scores.json").write_text("old")
+    (copy / "scores.csv").unlink()
+    (copy / "scores.csv").mkdir()
+    before = held(copy)
+    assert main(["evaluate", str(copy)]) == 2
+    assert (
+        f"{copy / 'scores.csv'} must be writable; the system says 'Is a directory'" in capsys.readouterr().err
+    )
+    assert held(copy) == before
+
+
+class NotFinite(MovingObjects):
+    """Test windows without values."""
+
+    def split(self, name):
+        windows = super().split(name)
+
+        class Broken(type(windows)):
+            def __getitem__(self, index):
+                past, future = super().__getitem__(index)
+                return type(super().__getitem__(index))(past, future * float("nan"))
+
+        return Broken(self, name)
+
+
+def test_an_evaluation_that_is_refused_leaves_no_folder(run, tmp_path):
+    with pytest.raises(ConvLSTMError):
+        evaluate(run, data=NotFinite(**DATA, **SIZES), out=tmp_path / "a" / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_replaces_reports_only(run, tmp_path, capsys):
+    scores = tmp_path / "scores"
+    assert main(["evaluate", str(run), "--out", str(scores)]) == 0
+    target = scores / "report.html"
+    target.symlink_to(tmp_path / "nowhere.html")
+    assert main(["report", str(scores)]) == 2
+    target.unlink()
+    for theirs in ("<html>mine</html>", "", "x" * 2000 + '<meta name="generator" content="convlstm report">'):
+        target.write_text(theirs)
+        capsys.readouterr()
+        assert main(["report", str(scores)]) == 2
+        assert f"{target} was not written by convlstm report: move it away" in capsys.readouterr().err
+        assert target.read_text() == theirs
+    target.unlink()
+    for _ in range(2):
+        assert main(["report", str(scores)]) == 0
+
+
+def test_the_demonstration_replaces_no_picture_of_the_users(tmp_path, capsys):
+    (tmp_path / "strip.png").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds strip.png: choose another --out" in capsys.readouterr().err
+    assert held(tmp_path) == {"strip.png": b"mine"}
+
+
+OWN = """
+from pathlib import Path
+import numpy as np
+from convlstm import EncoderForecaster, MovingObjects
+
+class MyModel(EncoderForecaster):
+    pass
+
+class MySource(MovingObjects):
+    def __init__(self, pictures: Path, listing="a", notes=(), word="digits", **kwargs):
+        np.load(pictures), [open(name).close() for name in (listing, *notes)]
+        super().__init__(**kwargs)
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a module of the user's own and data beside it."""
+    folder = tmp_path / "project"
+    (folder / "data").mkdir(parents=True)
+    (folder / "digits").mkdir()  # of a name that is a word elsewhere
+    (folder / "own_classes.py").write_text(OWN)
+    pictures = np.random.default_rng(0).random((20, 8, 8))
+    np.save(folder / "pictures.npy", pictures)
+    np.save(folder / "bare", pictures)
+    for name in ("list.txt", "data/notes"):
+        (folder / name).touch()
+    return folder
+
+
+def command(folder, *words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "convlstm", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
+    )
+
+
+def test_paths_of_data_are_noted_so_that_a_run_works_from_anywhere(project, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    assert main(["train", *TYPED, "--data.images", "pictures.npy", "--out", "run"]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    project.joinpath("run").rename(elsewhere / "run")
+    monkeypatch.chdir(elsewhere)
+    assert f"images: {project}/pictures.npy\n" in Path("run/config.yaml").read_text()
+    assert main(["evaluate", "run"]) == 0
+    assert main(["train", "--resume", "run", "--epochs", "2"]) == 0
+    assert main(["report", "run"]) == 0
+    monkeypatch.chdir(project)
+    # The same file by a relative path is the run's own data.
+    assert main(["evaluate", str(elsewhere / "run"), "--data.images", "pictures.npy"]) == 0
+
+
+def test_what_is_a_path_is_told_by_its_type_or_its_look(project, monkeypatch):
+    from convlstm.cli.configuration import described
+
+    monkeypatch.chdir(project)
+    monkeypatch.syspath_prepend(str(project))
+    from own_classes import MySource
+
+    source = MySource(Path("pictures.npy"), listing="list.txt", notes=["data/notes", "list.txt"], word="data")
+    assert described(source)["init_args"] | DATA == DATA | {
+        "pictures": str(project / "pictures.npy"),
+        "listing": str(project / "list.txt"),
+        "notes": [str(project / "data" / "notes"), str(project / "list.txt")],
+        "word": "data",  # a folder of that name lies here, but nothing says that it is meant
+    }
+    images = described(MovingObjects(**DATA))["init_args"]["images"]
+    assert images == "digits"
+    assert described(MovingObjects(images="pictures.npy", **DATA))["init_args"]["images"] == str(
+        project / "pictures.npy"
+    )
+
+
+@pytest.mark.long
+def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
+    words = [f"--{name}={value}" for name, value in CONFIG.items()] + ["--model.hidden_dim=[4]"]
+    words += ["--data.canvas=16", "--data.object_size=8", "--data.count=1", "--data.train_size=8"]
+    words += ["--data.validation_size=4", "--data.test_size=4", "--data=own_classes.MySource"]
+    words += ["--data.pictures=pictures.npy", "--data.listing=list.txt", "--model=own_classes.MyModel"]
+    made = command(project, "train", *words, "--out", "run")
+    assert made.returncode == 0, made.stderr
+    noted = json.loads((project / "run" / "environment.json").read_text())["modules"]
+    assert noted == {"own_classes": str(project)}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for words in (["evaluate", "../project/run"], ["train", "--resume", "../project/run", "--epochs=2"]):
+        refused = command(elsewhere, *words)
+        assert refused.returncode == 2
+        assert (
+            f"own_classes, which is not found; it lay in {project}: run the command there" in refused.stderr
+        )
+        assert refused.stderr.count("\n") == 1
+        assert command(project, *words).returncode == 0
+
+
+def test_folders_of_modules_are_used_with_trust_only_and_never_inside_the_run(tmp_path, monkeypatch):
+    from convlstm.training.run import RunFolder
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    run, folder = RunFolder(tmp_path / "run"), tmp_path / "code"
+    run.path.mkdir()
+    folder.mkdir()
+
+    def note(modules):
+        run.environment.write_text(json.dumps({"modules": modules}))
+
+    note({"noted_module": str(folder)})
+    before = list(sys.path)
+    for trust in ((), ("another",)):
+        with pytest.raises(RunError, match=f"noted_module, which is not found; it lay in {folder}"):
+            run.find_modules(trust)
+    for inside in (run.path, run.path / "model", tmp_path / "run" / ".." / "run", "code", tmp_path / "gone"):
+        note({"noted_module": str(inside)})
+        with pytest.raises(RunError, match="which is not found"):
+            run.find_modules(("noted_module",))
+    assert sys.path == before
+    note({"noted_module": str(folder)})
+    run.find_modules(("noted_module.models",))
+    assert sys.path == [*before, str(folder)]
+    for damaged in ("{", "[]", '{"modules": 3}', '{"modules": {"a.b": "/"}}', '{"modules": {"a": 3}}'):
+        run.environment.write_text(damaged)
+        run.find_modules()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from convlstm.arguments import path_of
 from convlstm.cli.configuration import configuration, described
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
@@ -187,7 +188,7 @@ def _train(
     commands = run.commands.read_text() if run.commands.exists() else ""
     run.write(run.commands, f"{commands}{command_line()}\n")
     if not run.environment.exists():
-        parts = [described(part) for part in (data, model)]
+        parts = [{"class": path_of(type(part)), "arguments": part.hyperparameters} for part in (data, model)]
         run.write(run.environment, json.dumps(environment(*parts), indent=2) + "\n")
     resolved = _resolve(config, model, data)
     if resolved != config:

@@ -1,8 +1,5 @@
 """Train a forecaster on a source of frames, into a run folder."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from convlstm.training.config import PRECISIONS, TrainingConfig
 from convlstm.training.failures import in_one_sentence
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.module import ForecastModule
-from convlstm.training.quiet import quiet
+from convlstm.training.quiet import interruptible, quiet
 from convlstm.training.run import RunFolder
 
 
@@ -50,7 +47,7 @@ def fit(
     check(config, data)
     notes = {"past": data.past, "steps": data.steps, "data": data.describe()}
     model.check_saved(**notes)
-    with quiet(), _interruptible():
+    with quiet(), interruptible():
         module = ForecastModule(model, config)
         trainer = _trainer(config, run, data)
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
@@ -127,21 +124,6 @@ def check_checkpoint(path: Path, module: ForecastModule) -> None:
             f"epochs must be at least those that a run was trained for, {content['epoch'] + 1}; received "
             f"{module.config.epochs}: give more"
         )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C mean what it means in Python.
-
-    Lightning ends the process when it is interrupted, and ignores the signal from then on.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def check(config: TrainingConfig, data: Source) -> None:

@@ -1,6 +1,7 @@
-"""Keeping Lightning from talking about itself."""
+"""Keeping Lightning from talking about itself, and from ending the process."""
 
 import logging
+import signal
 import threading
 import warnings
 from collections.abc import Iterator
@@ -31,3 +32,18 @@ def quiet() -> Iterator[None]:
             threading.excepthook = hook
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C mean what it means in Python.
+
+    Lightning ends the process when it is interrupted, and ignores the signal from then on.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)

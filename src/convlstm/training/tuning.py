@@ -19,7 +19,7 @@ from convlstm.training.config import TrainingConfig
 from convlstm.training.loaders import training_loader
 from convlstm.training.module import ForecastModule
 from convlstm.training.objectives import LOSSES
-from convlstm.training.quiet import quiet
+from convlstm.training.quiet import interruptible, quiet
 
 _LARGEST = 1024
 _HEADROOM = 0.8
@@ -83,7 +83,7 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
     loader = training_loader(dataset, int(config.batch_size), seed=config.seed)
     # The search shows a bar of its own, which belongs on a screen only.
     screen = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    with quiet(), redirect_stderr(screen), tempfile.TemporaryDirectory() as scratch:
+    with quiet(), interruptible(), redirect_stderr(screen), tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             accelerator=config.accelerator,
             devices=1,

@@ -1,0 +1,64 @@
+"""Sources that fail in ways of their own once training has begun, for tests of what a command says."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from convlstm import MovingObjects
+from convlstm.data import WindowDataset
+from convlstm.errors import DataError
+
+SIZES = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3, "train_size": 16}
+
+
+def _raise_in_lines():
+    raise ValueError("a bad\nwindow")
+
+
+def _refuse():
+    raise DataError("frames must be nice; received ugly ones: paint them")
+
+
+HOW = {
+    "not": lambda: None,
+    "exits": lambda: os._exit(3),
+    "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "raises": _raise_in_lines,
+    "raises with a key": lambda: {}["missing"],
+    "refuses": _refuse,
+    "asks torch for memory": lambda: torch.empty(10**15),
+    "asks numpy for memory": lambda: np.empty(10**15),
+}
+
+
+class Failing(MovingObjects):
+    """Fails at the second batch of an epoch of training, in whatever process prepares it.
+
+    Args:
+        how: of `HOW`, in the first epoch; or a run, whose logs vanish in the second.
+    """
+
+    def __init__(self, how: str):
+        super().__init__(**SIZES, validation_size=4, test_size=4)
+        self.how = how
+
+    def split(self, name):
+        windows, how = super().split(name), self.how
+        first = 8 if how in HOW else 24
+
+        class Fails(WindowDataset):
+            def __len__(self):
+                return len(windows)
+
+            def __getitem__(self, index):
+                if name == "train" and index >= first:
+                    HOW.get(how, lambda: shutil.rmtree(Path(how) / "logs", ignore_errors=True))()
+                return windows[index]
+
+        # Drawn in their order, so that checks before training meet none of these.
+        Fails.endless = True
+        return Fails()

@@ -1,0 +1,122 @@
+"""What ends a run from outside it: workers, ranks, memory, logs; one sentence and the exit status each."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from convlstm.cli.main import main
+from convlstm.training.run import read_metrics
+
+OPTIONS = ["--epochs=3", "--batch_size=4", "--accelerator=cpu", "--model.hidden_dim=[4]"]
+OPTIONS += ["--data=failing_sources.Failing"]
+
+
+@pytest.fixture(autouse=True)
+def sources(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def said(capfd):
+    """What was printed as an error, which is one line."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("epoch ")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ("exits", "windows must stay alive; one exited unexpectedly: free memory or use fewer workers"),
+        ("is killed", "windows must stay alive; one is killed by signal: Killed: free memory or use fewer"),
+        ("raises", "prepared without errors; a worker gave ValueError: a bad: --debug shows where"),
+        ("raises with a key", "a worker gave KeyError: 'missing': --debug shows where"),
+        ("refuses", "convlstm: error: frames must be nice; received ugly ones: paint them"),
+        ("asks torch for memory", "a worker gave RuntimeError: [enforce fail at alloc_cpu"),
+    ],
+)
+def test_a_worker_that_fails_is_one_sentence_and_leaves_nothing(tmp_path, capfd, how, sentence):
+    words = [*OPTIONS, "--workers=1", f"--data.how={how}", "--out", str(tmp_path / "run")]
+    assert main(["train", *words]) == 2
+    assert sentence in said(capfd)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("how", ["asks torch for memory", "asks numpy for memory"])
+def test_memory_that_the_cpu_has_not_is_one_sentence(tmp_path, capfd, how):
+    assert main(["train", *OPTIONS, f"--data.how={how}", "--out", str(tmp_path / "run")]) == 2
+    assert "the batch must fit in memory, and it does not: lower --batch_size" in said(capfd)
+    assert not (tmp_path / "run").exists()
+
+
+def test_logs_that_vanish_end_the_run_with_a_sentence_and_keep_its_checkpoint(tmp_path, capfd):
+    run = tmp_path / "run"
+    words = ["train", *OPTIONS, "--data.how", str(run), "--out", str(run)]
+    assert main(words) == 2
+    sentence = f"{run / 'logs'} must stay writable while a run is trained; the system says 'No such file"
+    assert sentence in said(capfd)
+    assert (run / "checkpoints" / "last.ckpt").exists()
+    assert len(read_metrics(run / "metrics.csv")) >= 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", ["the first", "the other"])
+def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed):
+    command = [sys.executable, "-m", "convlstm", "train", *OPTIONS, "--data.how=not", "--epochs=500"]
+    process = subprocess.Popen(
+        [*command, "--devices=2", "--out", "run"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    metrics = tmp_path / "run" / "metrics.csv"
+    for _ in range(1200):
+        if process.poll() is not None or (metrics.exists() and len(read_metrics(metrics)) > 2):
+            break
+        time.sleep(0.1)
+    other = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.kill(process.pid if killed == "the first" else other, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)  # until both are gone, who share its end
+    lines = [line for line in errors.splitlines() if not line.startswith("epoch ")]
+    assert len(lines) == 1, errors
+    assert "all processes that train a run must stay alive; another one ended" in lines[0]
+    assert "go on with convlstm train --resume run" in lines[0]
+    assert process.returncode == (-signal.SIGKILL if killed == "the first" else 2)
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.long
+def test_ctrl_c_at_any_moment_of_the_set_up_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "convlstm", "train", *OPTIONS, "--data.how=not", "--learning_rate=auto"]
+    began = time.monotonic()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([*command, "--out=whole"], cwd=tmp_path, check=True, capture_output=True, env=environment)
+    took = time.monotonic() - began
+    for moment in range(1, 13):
+        process = subprocess.Popen(
+            [*command, f"--out={moment}"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        time.sleep(took * moment / 13)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        lines = [line for line in errors.splitlines() if line and not line.startswith("epoch ")]
+        if process.returncode == 0:
+            continue
+        assert len(lines) == 1, errors
+        assert lines[0].startswith("convlstm: stopped")
+        # Interrupted within `exec`, Python ends by the signal, which a shell shows as 130 too.
+        assert process.returncode in (130, -signal.SIGINT)
+        run = tmp_path / f"{moment}"
+        assert not run.exists() or (run / "config.yaml").exists()
