@@ -420,6 +420,12 @@ def test_paths_of_data_are_noted_so_that_a_run_works_from_anywhere(project, tmp_
     monkeypatch.chdir(project)
     # The same file by a relative path is the run's own data.
     assert main(["evaluate", str(elsewhere / "run"), "--data.images", "pictures.npy"]) == 0
+    # Where the run's own data are gone, others can still be used.
+    Path("pictures.npy").unlink()
+    assert main(["evaluate", str(elsewhere / "run")]) == 2
+    assert main(["evaluate", str(elsewhere / "run"), "--data.images", "digits"]) == 2
+    assert "evaluated on others: add --out FOLDER" in capsys.readouterr().err
+    assert main(["evaluate", str(elsewhere / "run"), "--data.images", "digits", "--out", "scores"]) == 0
 
 
 def test_what_is_a_path_is_told_by_its_type_or_its_look(project, monkeypatch):

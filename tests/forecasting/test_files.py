@@ -137,6 +137,18 @@ def test_a_slight_overshoot_does_not_change_the_grey_of_a_picture(tmp_path):
     assert (read_frames(tmp_path / "out.gif").values[:, 0, 0, 0] * 255).round().tolist() == [0, 128, 255]
 
 
+def test_a_link_to_nowhere_stays_unless_asked(tmp_path):
+    path = tmp_path / "forecast.npy"
+    path.symlink_to(tmp_path / "elsewhere.npy")
+    for refused in (lambda: check_output(path), lambda: write_frames(path, FORECAST)):
+        with pytest.raises(RunError, match="must not replace a file unasked"):
+            refused()
+    assert path.is_symlink()
+    write_frames(path, FORECAST, overwrite=True)
+    assert path.is_file()
+    assert not (tmp_path / "elsewhere.npy").exists()
+
+
 def test_an_existing_file_stays_unless_asked(tmp_path):
     path = tmp_path / "out.npy"
     path.write_bytes(b"mine")

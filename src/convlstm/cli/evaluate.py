@@ -9,7 +9,7 @@ from typing import Any
 
 from convlstm.cli.train import check_channels, load, run_settings
 from convlstm.data.base import Source, Window
-from convlstm.errors import OptionError, RunError
+from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.files import Changes, check_writable, given_path, write_together
 from convlstm.models.base import Forecaster
 from convlstm.training.run import RunFolder, check_free, run_of
@@ -48,9 +48,8 @@ def evaluate(
         )
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1; received {batch_size}")
-    own = None if run is None else load(run)["data"]
-    source: Source = own if data is None else data  # type: ignore[assignment]
-    folder = _place(run, model, out, other=data is not None and not _same(data, own))
+    source: Source = load(run)["data"] if data is None and run is not None else data  # type: ignore[assignment]
+    folder = _place(run, model, out, other=data is not None and run is not None and not _same(data, run))
     check_channels(forecaster, source.channels, "give data with those of the model, by --data")
     changes = Changes()
     try:
@@ -99,13 +98,13 @@ def _place(run: RunFolder | None, model: Path, out: Path | None, *, other: bool)
     return folder
 
 
-def _same(data: Source, own: Source | None) -> bool:
+def _same(data: Source, run: RunFolder) -> bool:
     """True if a source is that of the run."""
     from convlstm.cli.configuration import described
 
     try:
-        return own is not None and described(data) == described(own)
-    except RunError:  # made of arrays, so not of a file
+        return described(data) == described(load(run)["data"])
+    except ConvLSTMError:  # it does not fit into a file, or that of the run is not here
         return False
 
 

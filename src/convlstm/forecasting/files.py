@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
         )
     if path.is_dir():
         raise RunError(f"a forecast must go to a file; {path} is a folder: choose another name")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise RunError(
             "a forecast must not replace a file unasked; "
             f"{path} exists: choose another name or pass overwrite"
