@@ -93,6 +93,23 @@ def test_hooks_on_the_convolution_hear_every_step_and_change_no_number(engine, o
     assert len(maps) == 4
 
 
+def test_hooks_on_layers_and_cells_hear_what_the_guide_says():
+    """A cell's hook gets a state. A layer's outputs are in lists, in which torch seeks no gradients."""
+    layer, x, heard = ConvLSTM(2, 3, 3, batch_first=True), FRAMES.clone().requires_grad_(), []
+    layer.register_full_backward_hook(lambda *_: heard.append("layer"))
+    (outputs,), _ = layer(x)
+    outputs.register_hook(lambda gradient: heard.append(tuple(gradient.shape)))
+    outputs.sum().backward()
+    assert heard == [(2, 4, 3, 6, 5)]
+    maps, gradients = [], []
+    layer.cell_list[0].register_forward_hook(lambda cell, inputs, output: maps.append(output.h))
+    layer.cell_list[0].register_full_backward_hook(lambda cell, inner, outer: gradients.append(outer[0]))
+    (outputs,), _ = layer(x)
+    outputs.sum().backward()
+    assert_close(torch.stack(maps, 1), outputs)
+    assert [tuple(g.shape) for g in gradients] == [(2, 3, 6, 5)] * 4
+
+
 def test_a_stream_hears_hooks_on_the_convolution_that_come_later():
     layer, maps = ConvLSTM(2, 3, 3, batch_first=True), []
     expected = layer(FRAMES)[0][0].detach()
