@@ -12,7 +12,7 @@ import convlstm
 SOURCE = Path(convlstm.__file__).parent
 # Each folder may import from those before it, data and scores from functional; top-level files are leaves.
 ORDER = ("functional", "cells", "engines", "layers", "models", "forecasting", "training", "plots", "cli")
-LEAVES = ("arguments", "errors", "files", "pretrained")
+LEAVES = ("arguments", "errors", "files", "pretrained", "trust")
 BESIDE = ("data", "scores")
 # Where heavy libraries may be imported, even inside a function; `cli` composes and may use any.
 ROOMS = {

@@ -2,22 +2,20 @@
 
 import inspect
 import sys
-from collections.abc import Callable
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from torch import nn
 
 from convlstm.errors import RunError, check_name
+from convlstm.trust import Trust
 
 
 class RemembersArguments:
     """A class whose instances know what they were built from."""
 
-    _arguments: dict[str, Any]
+    _convlstm_arguments: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show the constructor's arguments wherever a class is described, not those of ``__new__``."""
@@ -48,7 +46,7 @@ class RemembersArguments:
                 arguments |= arguments.pop(name)
             elif parameter.kind is parameter.VAR_POSITIONAL:  # handed on to the constructor below
                 arguments |= dict(zip(below, arguments.pop(name), strict=False))
-        self.__dict__["_arguments"] = arguments
+        self.__dict__["_convlstm_arguments"] = arguments
         return self
 
     @classmethod
@@ -58,14 +56,14 @@ class RemembersArguments:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The constructor's arguments, with the defaults that it names, as plain data; classes by their path.
+        """The constructor's arguments, with the defaults that it names, as plain data; see `describe`.
 
         ``cls.rebuild(hyperparameters)`` gives the same architecture again.
 
         Raises:
             RunError: an argument that cannot be written down, such as a lambda or a module.
         """
-        return {name: describe(value) for name, value in self._arguments.items()}
+        return {name: describe(value) for name, value in self._convlstm_arguments.items()}
 
 
 def _signatures(kind: type) -> tuple[inspect.Signature, list[str]]:
@@ -78,12 +76,23 @@ def _signatures(kind: type) -> tuple[inspect.Signature, list[str]]:
 
 
 def copy(value: Any) -> Any:
-    """A list or dictionary of its own, which the caller cannot change; anything else as it is."""
-    return value.copy() if isinstance(value, list | dict) else value
+    """Lists and dictionaries of its own, at any depth, which the caller cannot change; the rest as it is."""
+    if isinstance(value, dict):
+        return {name: copy(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(copy, value))
+    return value
 
 
 def describe(value: Any) -> Any:
-    """A class, function or `functools.partial` as plain data; lists are walked, the rest stays as it is."""
+    """An argument as data that JSON holds; `resolve` gives the same argument again.
+
+    A class or function becomes ``{"class": path}``, a `functools.partial` has its ``arguments`` beside it, a
+    tuple becomes ``{"tuple": [...]}``; lists and dictionaries are walked, the rest stays as it is.
+
+    Raises:
+        RunError: what has no name to import it by, a module, or a dictionary whose keys are no free text.
+    """
     if isinstance(value, partial):
         if value.args:
             raise RunError(f"a factory that is saved must be a partial with keywords only; received {value}")
@@ -92,7 +101,15 @@ def describe(value: Any) -> Any:
             "arguments": {k: describe(v) for k, v in value.keywords.items()},
         }
     if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
+        items = [describe(item) for item in value]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value) or value.keys() & {"class", "tuple"}:
+            raise RunError(
+                "a dictionary that is saved must have keys that are text, and neither 'class' nor 'tuple'; "
+                f"received {value}: name them otherwise"
+            )
+        return {name: describe(item) for name, item in value.items()}
     if isinstance(value, nn.Module):
         raise RunError(
             f"an argument that is saved must be plain data or a class; received a {type(value).__name__} "
@@ -103,79 +120,58 @@ def describe(value: Any) -> Any:
     return {"class": path_of(value)} if callable(value) else value
 
 
-def resolve(value: Any) -> Any:
+def resolve(value: Any, trust: Trust | None = None) -> Any:
     """The inverse of `describe`.
 
+    Args:
+        value: plain data.
+        trust: which classes may be loaded; those that load by themselves if None.
+
     Raises:
-        RunError: a class that cannot be imported, or a function that builds no part of a model.
+        RunError: a class or function that may not be loaded, cannot be imported, or is of another kind.
     """
     if isinstance(value, list):
-        return [resolve(item) for item in value]
-    if not isinstance(value, dict) or "class" not in value:
+        return [resolve(item, trust) for item in value]
+    if not isinstance(value, dict):
         return value
-    module, _, name = value["class"].rpartition(".")
-    own = module not in _IMPORTED_HERE and module in sys.modules
-    try:
-        found: Callable[..., Any] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RunError(
-            f"the classes a model is made of must be importable; {value['class']} gave '{error}': "
-            "run where that module can be found (PYTHONPATH)"
-        ) from error
-    if not own:
-        _IMPORTED_HERE.add(module)
-    if not _builds_models(found, module, own):
-        if not own:  # so that whoever imports it after reading this has imported it
-            _IMPORTED_HERE.discard(module)
-            sys.modules.pop(module, None)
-        raise RunError(
-            "a model must be made of modules and of functions of torch, or of a file of yours "
-            f"that is imported already; received {value['class']}: import that file, or make it an nn.Module"
-        )
-    arguments = {k: resolve(v) for k, v in value.get("arguments", {}).items()}
+    if value.keys() == {"tuple"} and isinstance(value["tuple"], list):
+        return tuple(resolve(item, trust) for item in value["tuple"])
+    if "class" not in value:
+        return {name: resolve(item, trust) for name, item in value.items()}
+    arguments = value.get("arguments", {})
+    if not isinstance(arguments, dict) or value.keys() - {"class", "arguments"}:
+        raise RunError(f"a class must have arguments by name; received {str(value)[:200]}")
+    found = (trust or Trust()).find(value["class"])
+    arguments = {name: resolve(item, trust) for name, item in arguments.items()}
     return partial(found, **arguments) if arguments else found
-
-
-#: Modules that were imported because a file named them.
-_IMPORTED_HERE: set[str] = set()
-
-
-def _builds_models(found: Any, module: str, own: bool) -> bool:
-    """Whether something named in a file that may be a stranger's can be called.
-
-    Args:
-        found: what it names.
-        module: where.
-        own: whether the program had imported that module by itself.
-    """
-    if isinstance(found, type) and issubclass(found, nn.Module):
-        return True
-    home = module.partition(".")[0]
-    if home == "torch":  # not `torch.load`, which is written in Python
-        return module == "torch.nn.functional" or (
-            module in ("torch", "torch.special", "torch._C._special") and inspect.isbuiltin(found)
-        )
-    written: str = getattr(found, "__module__", None) or ""
-    if home == "convlstm":
-        return written.startswith(("convlstm.cells.", "convlstm.functional.", "convlstm.models."))
-    # What others wrote and installed may do anything; who wrote a file beside the program knows what it does.
-    place = Path(getattr(sys.modules[module], "__file__", None) or sys.prefix).parts
-    installed = {"site-packages", "dist-packages"} & set(place) or home in sys.stdlib_module_names
-    return own and not installed and written.partition(".")[0] == home
 
 
 def path_of(thing: Any) -> str:
     """The shortest dotted path under which a class or function can be imported, so that files may move.
 
+    Where something was defined again under its name, as by running a cell of a notebook twice, the name means
+    the newer definition.
+
     Raises:
-        RunError: a lambda, or something defined inside a function.
+        RunError: what has no name in a module: a lambda, something defined inside a function, by `exec` or in
+            another class, an object.
     """
-    name = thing.__qualname__.removeprefix("_VariableFunctionsClass.")  # as torch's own functions are called
-    if "<" in name:
-        raise RunError(
-            f"a class that is saved must be importable by name; received {thing.__module__}.{name}: define "
-            "it in a module"
-        )
-    parts = thing.__module__.split(".")
-    homes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-    return next(f"{home}.{name}" for home in homes if getattr(sys.modules.get(home), name, None) is thing)
+    home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    if isinstance(home, str) and isinstance(name, str):
+        name = name.removeprefix("_VariableFunctionsClass.")  # as torch's own functions are called
+        parts = home.split(".")
+        homes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+        for module in homes:
+            if getattr(sys.modules.get(module), name, None) is thing:
+                return f"{module}.{name}"
+        newer = getattr(sys.modules.get(home), name, None)
+        if isinstance(newer, type) == isinstance(thing, type) and (home, name) == (
+            getattr(newer, "__module__", None),
+            getattr(newer, "__qualname__", None),
+        ):
+            return f"{home}.{name}"
+    received = f"{home}.{name}" if isinstance(name, str) else repr(thing)
+    raise RunError(
+        f"a class that is saved must be importable by name; received {received}: define it at the top of a "
+        "module, under that name"
+    )

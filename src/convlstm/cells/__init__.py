@@ -1,6 +1,6 @@
 """One step of time: a cell's parameters, what it does with the input alone, what it does with its state."""
 
-from convlstm.cells.base import Cell, CellFactory, State, map_state
+from convlstm.cells.base import Cell, CellFactory, State, map_state, register_state
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.self_attention import SAConvLSTMCell, SAState
@@ -20,4 +20,5 @@ __all__ = [
     "gru_weights",
     "lstm_weights",
     "map_state",
+    "register_state",
 ]

@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
 from convlstm.errors import OptionError, ShapeError
@@ -92,6 +92,7 @@ class Cell(nn.Module, ABC):
         check_frame(self, input_tensor)
         self.prepare()
         initial = check_initial(self, self.initial_state(input_tensor))
+        allow_loading(type(initial))
         state = initial if cur_state is None else check_state(cur_state, initial, "the state")
         projected = check_projection(self, self.project(input_tensor))
         if not self.climbs:
@@ -105,10 +106,49 @@ class Cell(nn.Module, ABC):
 CellFactory = Callable[[int, int, tuple[int, ...], bool], Cell]
 
 
-def register_state(kind: type, module: str) -> None:
-    """Let a kind of state pass through `torch.compile`, `torch.export` and `torch.load`."""
-    _pytree._register_namedtuple(kind, serialized_type_name=f"{module}.{kind.__name__}")
+def register_state(kind: Any, module: str | None = None) -> Any:
+    """Let a kind of state pass through `torch.export.save` and, in any program, `torch.load`.
+
+    It may stand as a decorator above the class. In the program in which a state was made, `torch.load` reads
+    it without this; another program imports the module that registers it first.
+
+    Args:
+        kind: a NamedTuple class, at the top of a module.
+        module: where the class is imported from; its own module if None.
+
+    Returns:
+        ``kind``.
+
+    Raises:
+        OptionError: something else than a NamedTuple class.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")):
+        raise OptionError(
+            f"a kind of state must be a NamedTuple class; received {kind!r}: derive it from that"
+        )
+    if kind not in _pytree.SUPPORTED_NODES:
+        _pytree._register_namedtuple(
+            kind, serialized_type_name=f"{module or kind.__module__}.{kind.__qualname__}"
+        )
+    allow_loading(kind)
+    return kind
+
+
+def allow_loading(kind: type) -> None:
+    """Let `torch.load` read a kind of state, unless a compiler is tracing or the class cannot be imported."""
+    if torch.compiler.is_compiling() or kind in _LOADABLE.values() or not hasattr(kind, "_fields"):
+        return
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if "<locals>" in name:
+        return
+    if name in _LOADABLE:  # defined again, as by running a cell of a notebook twice
+        _weights_only_unpickler._remove_safe_globals([_LOADABLE[name]])
+    _LOADABLE[name] = kind
     torch.serialization.add_safe_globals([kind])
+
+
+#: Kinds of states that `torch.load` reads, by their names.
+_LOADABLE: dict[str, type] = {}
 
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:

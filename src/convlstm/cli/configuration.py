@@ -112,6 +112,8 @@ def _plain(value: Any) -> Any:
             "class_path": value["class"],
             "init_args": {k: _plain(v) for k, v in value["arguments"].items()},
         }
+    if isinstance(value, dict) and value.keys() == {"tuple"}:
+        return _plain(value["tuple"])
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -12,6 +12,9 @@ from convlstm.cells.parts import ConvCell
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.layers.scan import Timeline, initial_state, output_of
 
+#: More would fill the memory before the first layer is built.
+_MOST_LAYERS = 10_000
+
 
 def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_first: bool) -> None:
     """Check the rank, channels, dtype and device of a layer's input.
@@ -146,7 +149,9 @@ def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], w
 def number_of_layers(num_layers: int | None, **values: Any) -> int:
     """The number of layers, given or read off the lists."""
     if num_layers is not None:
-        return check_positive(num_layers, "num_layers")
+        if check_positive(num_layers, "num_layers") > _MOST_LAYERS:
+            raise OptionError(f"num_layers must be at most {_MOST_LAYERS}; received {num_layers}")
+        return int(num_layers)
     lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
     for name, length in lengths.items():
         if not length:

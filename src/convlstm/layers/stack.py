@@ -157,19 +157,24 @@ class Stack(OriginalHelpers, Pretrained):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The constructor's arguments as plain data; kernels by layer, as JSON knows no tuples."""
-        check_built(self, "_arguments")
+        """The constructor's arguments as plain data; without a constructor of its own, lists for tuples."""
+        check_built(self, "_convlstm_options")
         known = super().hyperparameters
+        if type(self).__init__ is not Stack.__init__:
+            return known
         kernels = {"kernel_size": [list(kernel) for kernel in self._convlstm_options.kernels]}
-        return known | kernels if "kernel_size" in known else known
+        given = {name: self._convlstm_arguments[name] for name in ("hidden_dim", "target_size")}
+        return known | kernels | {name: list(v) for name, v in given.items() if isinstance(v, tuple)}
 
     def extra_repr(self) -> str:
         """The options that are not as they are by default; what `cell` builds is shown by itself."""
         options = list(inspect.signature(Stack.__init__).parameters.values())[4:]
         shown = [
-            o for o in options if o.name != "cell" and self._arguments.get(o.name, o.default) != o.default
+            o
+            for o in options
+            if o.name != "cell" and self._convlstm_arguments.get(o.name, o.default) != o.default
         ]
-        return ", ".join(f"{o.name}={self._arguments[o.name]!r}" for o in shown)
+        return ", ".join(f"{o.name}={self._convlstm_arguments[o.name]!r}" for o in shown)
 
     def forward(
         self,

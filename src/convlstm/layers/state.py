@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from convlstm.cells.base import check_state, map_state, register_state
-from convlstm.errors import ShapeError
+from convlstm.cells.base import allow_loading, check_state, map_state, register_state
+from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.checks import check_is_list
 from convlstm.layers.scan import initial_state, output_of
 
@@ -37,6 +37,9 @@ class StackState(list[Any]):
         hidden = len(all_layers) - shown
         self._hidden, self.memory = list(all_layers[:hidden]), memory
         super().__init__(all_layers[hidden:])
+        for state in all_layers:
+            for half in state if isinstance(state, BothDirections) else (state,):
+                allow_loading(type(half))
 
     @property
     def all_layers(self) -> list[Any]:
@@ -48,8 +51,21 @@ class StackState(list[Any]):
         return self.map(Tensor.detach)
 
     def to(self, *args: Any, **kwargs: Any) -> "StackState":
-        """With another dtype or on another device, as `torch.Tensor.to` takes them."""
-        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+        """With another dtype or on another device, as `torch.nn.Module.to` takes them.
+
+        A dtype is that of floating-point tensors; integers, flags and complex tensors keep theirs.
+
+        Raises:
+            OptionError: a dtype that is not floating-point.
+        """
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype is not None and not dtype.is_floating_point:
+            raise OptionError(f"states are converted to a floating-point dtype; received {dtype}")
+
+        def convert(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking)
+
+        return self.map(convert)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "StackState":
         """Apply a function to every tensor."""

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from convlstm.cells.base import CellFactory, check_initial, check_projection, check_step
 from convlstm.layers import ConvLSTM
 from convlstm.testing.layers import check_layer, judge
+from convlstm.trust import packages_in
 
 _SIZES: tuple[int, int, tuple[int, ...], bool] = (2, 3, (3, 3), True)
 
@@ -102,7 +103,8 @@ def layers_of_it_can_be_saved(make: CellFactory) -> None:
     """A layer of it is written to a folder and read back; the cell must be importable for that."""
     layer = ConvLSTM(2, 3, 3, 2, cell=make)
     with tempfile.TemporaryDirectory() as folder:
-        again = ConvLSTM.from_pretrained(layer.save_pretrained(folder))
+        own = tuple(packages_in(layer.hyperparameters))
+        again = ConvLSTM.from_pretrained(layer.save_pretrained(folder), trust=own)
     x = torch.randn(3, 1, 2, 5, 4)
     assert_close(again.eval()(x)[0], layer.eval()(x)[0], rtol=0, atol=0)
 
