@@ -76,7 +76,7 @@ def test_options_reach_the_objects_with_hyphens_and_underscores(own):
 
 
 def test_what_is_not_mentioned_is_left_to_the_function():
-    assert build("--out a") == {"out": Path("a"), "resume": None}
+    assert build("--out a") == {"out": Path("a"), "resume": None, "trust": []}
 
 
 def test_models_and_cells_of_the_users_own(own):

@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,16 @@ from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.files import Changes, check_writable, given_path, write_together
 from convlstm.models.base import Forecaster
 from convlstm.training.run import RunFolder, check_free, run_of
+from convlstm.trust import packages
 
 
 def evaluate(
-    model: Path, *, data: Source | None = None, batch_size: int = 16, out: Path | None = None
+    model: Path,
+    *,
+    data: Source | None = None,
+    batch_size: int = 16,
+    out: Path | None = None,
+    trust: str | Sequence[str] = (),
 ) -> Any:
     """Score a trained model beside the baselines on test windows.
 
@@ -30,6 +36,8 @@ def evaluate(
         batch_size: windows forecast at once.
         out: the folder that scores are written to, which must hold none yet; the run itself unless given,
             which keeps the scores of its own test windows: other data needs a folder.
+        trust: names of the packages of your own, separated by commas, whose classes the run may load; any
+            other but this one is refused.
 
     Returns:
         The `Verification`.
@@ -41,15 +49,17 @@ def evaluate(
 
     model = given_path("MODEL", model)
     run = run_of(model)
-    forecaster = load_model(model)
+    forecaster = load_model(model, trust)
     if data is None and run is None:
         raise OptionError(
             f"a model folder needs data to be evaluated on; {model} is no run: add --data CLASS"
         )
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1; received {batch_size}")
-    source: Source = load(run)["data"] if data is None and run is not None else data  # type: ignore[assignment]
-    folder = _place(run, model, out, other=data is not None and run is not None and not _same(data, run))
+    own_data = data is None and run is not None
+    source: Source = load(run, trust)["data"] if own_data else data  # type: ignore[assignment, arg-type]
+    other = data is not None and run is not None and not _same(data, run, trust)
+    folder = _place(run, model, out, other=other)
     check_channels(forecaster, source.channels, "give data with those of the model, by --data")
     changes = Changes()
     try:
@@ -98,37 +108,42 @@ def _place(run: RunFolder | None, model: Path, out: Path | None, *, other: bool)
     return folder
 
 
-def _same(data: Source, run: RunFolder) -> bool:
+def _same(data: Source, run: RunFolder, trust: str | Sequence[str]) -> bool:
     """True if a source is that of the run."""
     from convlstm.cli.configuration import described
 
     try:
-        return described(data) == described(load(run)["data"])
+        return described(data) == described(load(run, trust)["data"])
     except ConvLSTMError:  # it does not fit into a file, or that of the run is not here
         return False
 
 
-def settings(arguments: list[str], _: dict[str, str | None]) -> dict[str, Any]:
+def settings(arguments: list[str], options: dict[str, str | None]) -> dict[str, Any]:
     """What options of the data start from: the data of the run that is evaluated."""
     run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
-    return {} if run is None else {"data": run_settings(run)["data"]}
+    return {} if run is None else {"data": run_settings(run, options.get("trust") or ())["data"]}
 
 
-def load_model(path: Path) -> Forecaster:
+def load_model(path: Path, trust: str | Sequence[str] = ()) -> Forecaster:
     """The trained model of a run folder, or that of a model folder.
+
+    Args:
+        path: the folder.
+        trust: packages whose classes may be loaded, as for `from_pretrained`.
 
     Raises:
         RunError: no such folder, no model in it, or a damaged one.
     """
     run = run_of(path)
     if run is not None:
-        run.find_modules()
+        run.find_modules(packages(trust))
     if run is not None and not run.model.exists():
         raise RunError(
             f"a run must have finished, or been stopped by Ctrl-C, before its model is used; {run.path} "
             f"holds none yet: go on with convlstm train --resume {run.path}"
         )
-    model: Forecaster = Forecaster.from_pretrained(str(path if run is None else run.model))
+    folder = str(path if run is None else run.model)
+    model: Forecaster = Forecaster.from_pretrained(folder, trust=trust)
     return model.eval()
 
 

@@ -1,12 +1,21 @@
 """``convlstm forecast``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from convlstm.cli.evaluate import load_model
 from convlstm.training.run import run_of
 
 
-def forecast(model: Path, past: Path, *, steps: int, out: Path, overwrite: bool = False) -> Path:
+def forecast(
+    model: Path,
+    past: Path,
+    *,
+    steps: int,
+    out: Path,
+    overwrite: bool = False,
+    trust: str | Sequence[str] = (),
+) -> Path:
     """Forecast the frames that follow those in a file.
 
     The last frames are used, as many as the model was trained with. Frames may have any height and width.
@@ -18,6 +27,8 @@ def forecast(model: Path, past: Path, *, steps: int, out: Path, overwrite: bool 
         steps: frames to forecast.
         out: the file to write, by its ending: .npz, .npy, .gif or .png (a film strip).
         overwrite: replace the file if it exists.
+        trust: names of the packages of your own, separated by commas, whose classes the model may load; any
+            other but this one is refused.
 
     Returns:
         ``out``.
@@ -32,7 +43,7 @@ def forecast(model: Path, past: Path, *, steps: int, out: Path, overwrite: bool 
     if steps < 1:
         raise OptionError(f"steps must be at least 1; received {steps}")
     check_output(out, overwrite=overwrite)
-    forecaster = load_model(model)
+    forecaster = load_model(model, trust)
     frames = read_frames(past)
     channels = frames.values.shape[1]
     if getattr(forecaster, "channels", channels) != channels:

@@ -18,8 +18,9 @@ import docstring_parser
 from jsonargparse import ArgumentParser, Namespace, get_loader
 
 from convlstm.arguments import path_of
-from convlstm.cli.configuration import Settings, read_settings, yaml_of
+from convlstm.cli.configuration import Settings, yaml_of
 from convlstm.cli.names import import_class, nearest, placeholder, type_in_words
+from convlstm.cli.trusted import typed_settings
 from convlstm.cli.words import Option, needed, split
 from convlstm.data.base import Source
 from convlstm.errors import OptionError
@@ -72,7 +73,9 @@ def parse(
     settings = dict(settings or {})
     for name, value in options:
         if name == "config" and _config_of(function):
-            settings |= read_settings(Path(needed(name, value, Path)))
+            settings |= typed_settings(
+                function, Path(needed(name, value, Path)), dict(options).get("trust") or ()
+            )
     typed = [(name, value) for name, value in options if name != "config" or not _config_of(function)]
     command = command_of(function, {name: value for name, value in typed if value is not None}, settings)
     command.read(arguments, typed, settings)

@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from convlstm.files import given_path
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run import RunFolder, command_line, environment, read_metrics
+from convlstm.trust import packages, packages_in
 
 # Tells the processes that Lightning starts for further devices where the run is.
 _RUN = "CONVLSTM_RUN"
@@ -32,6 +33,7 @@ def train(
     config: TrainingConfig | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    trust: str | Sequence[str] = (),
 ) -> Path:
     """Train a forecaster into a run folder.
 
@@ -46,6 +48,9 @@ def train(
             given.
         resume: a run folder to go on with, by its own configuration; only --epochs may be another, also to
             train a finished run further: its learning rate then goes on along the schedule over all epochs.
+        trust: names of the packages of your own, separated by commas, whose classes a run given by --resume
+            or --config may load; any
+            other but this one is refused.
 
     Returns:
         The run folder.
@@ -59,7 +64,7 @@ def train(
             raise OptionError(
                 "--resume goes on in the run's own folder; received --out as well: leave it out"
             )
-        return _resume(run, data, model, config)
+        return _resume(run, data, model, config, trust)
     from convlstm.data import MovingObjects
     from convlstm.training.fit import check, fit
 
@@ -83,21 +88,23 @@ def train(
     return run.path
 
 
-def load(run: RunFolder) -> dict[str, Any]:
+def load(run: RunFolder, trust: str | Sequence[str] = ()) -> dict[str, Any]:
     """``data``, ``model`` and ``config`` of a run, with fresh weights."""
     from convlstm.cli.options import parse
 
-    return parse(train, [], [], run_settings(run)).build()
+    return parse(train, [], [], run_settings(run, trust)).build()
 
 
-def run_settings(run: RunFolder) -> dict[str, Any]:
+def run_settings(run: RunFolder, trust: str | Sequence[str] = ()) -> dict[str, Any]:
     """The settings in the configuration file of a run, once the modules of its classes can be found.
 
     Raises:
         OptionError: as `read_settings`.
-        RunError: it does not say what the run is made of, or a module is not found.
+        RunError: it does not say what the run is made of, a module is not found, or a class is of a package
+            that is not trusted.
     """
     from convlstm.cli.configuration import read_settings
+    from convlstm.cli.trusted import check_classes
 
     settings = read_settings(run.config)
     for name in ("data", "model"):
@@ -106,7 +113,8 @@ def run_settings(run: RunFolder) -> dict[str, Any]:
                 f"the configuration of a run must hold its {name}; {run.config} holds none: put back "
                 "the file as train wrote it"
             )
-    run.find_modules()
+    run.find_modules(packages(trust))
+    check_classes(train, settings, run.path, trust)
     return settings
 
 
@@ -114,7 +122,7 @@ def settings(_: list[str], options: dict[str, str | None]) -> dict[str, Any]:
     """What options start from: with --resume, those of the run."""
     resume = options.get("resume")
     run = RunFolder(Path(resume)) if resume else None
-    return run_settings(run) if run is not None and run.config.exists() else {}
+    return run_settings(run, options.get("trust") or ()) if run is not None and run.config.exists() else {}
 
 
 def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
@@ -142,18 +150,22 @@ def free_folder(path: Path) -> Path:
 
 
 def _resume(
-    run: RunFolder, data: Source | None, model: Forecaster | None, config: TrainingConfig | None
+    run: RunFolder,
+    data: Source | None,
+    model: Forecaster | None,
+    config: TrainingConfig | None,
+    trust: str | Sequence[str],
 ) -> Path:
     """Go on with a run; what is given must be as in its configuration, but for the number of epochs."""
     from convlstm.training.fit import fit
 
     if _follows():
-        parts = load(run)
+        parts = load(run, trust)
         config = _resolved_by(run, parts["config"])
         fit(parts["model"], parts["data"], config, run, resume=True)
         return run.path
     run.reopen()
-    parts = load(run)
+    parts = load(run, trust)
     own = parts["config"]
     for name, given in {"data": data, "model": model}.items():
         if given is not None and described(given) != described(parts[name]):
@@ -194,7 +206,7 @@ def _train(
     if resolved != config:
         run.write(run.config, configuration(data, model, resolved))
     fit(model, data, resolved, run, resume=resume)
-    _say_what_next(run, resolved)
+    _say_what_next(run, resolved, _trusting(data, model))
 
 
 def _default_model(seed: int) -> Forecaster:
@@ -296,7 +308,15 @@ def _changing(run: RunFolder) -> Iterator[None]:
         os.environ.pop(_RUN, None)
 
 
-def _say_what_next(run: RunFolder, config: TrainingConfig) -> None:
+def _trusting(data: Source, model: Forecaster) -> str:
+    """The option that a command on this run needs, where it is made of classes of other packages."""
+    named = packages_in(
+        [{"class": path_of(type(part)), "arguments": part.hyperparameters} for part in (data, model)]
+    )
+    return f" --trust {','.join(sorted(named))}" if named else ""
+
+
+def _say_what_next(run: RunFolder, config: TrainingConfig, trusting: str) -> None:
     rows = read_metrics(run.metrics)
     best = min(rows, key=lambda row: row["val_loss"])
     print(
@@ -304,4 +324,4 @@ def _say_what_next(run: RunFolder, config: TrainingConfig) -> None:
         f"best validation loss {best['val_loss']:.4g} in epoch {int(best['epoch'])}"
     )
     path = shlex.quote(str(run.path))
-    print(f"next: convlstm evaluate {path}\n      convlstm report {path}")
+    print(f"next: convlstm evaluate {path}{trusting}\n      convlstm report {path}")

@@ -337,7 +337,7 @@ class Stack(OriginalHelpers, Pretrained):
             torch.Size([2, 8, 24, 32])
             >>> kept = session.state  # to go on from here later: session.state = kept
         """
-        check_built(self, "_arguments")
+        check_built(self, "_convlstm_options")
         return Stream(self, batch_size, size)
 
 
