@@ -457,6 +457,7 @@ def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
     words += ["--data.pictures=pictures.npy", "--data.listing=list.txt", "--model=own_classes.MyModel"]
     made = command(project, "train", *words, "--out", "run")
     assert made.returncode == 0, made.stderr
+    assert "next: convlstm evaluate run --trust own_classes\n" in made.stdout
     noted = json.loads((project / "run" / "environment.json").read_text())["modules"]
     assert noted == {"own_classes": str(project)}
     elsewhere = tmp_path / "elsewhere"
@@ -468,7 +469,12 @@ def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
             f"own_classes, which is not found; it lay in {project}: run the command there" in refused.stderr
         )
         assert refused.stderr.count("\n") == 1
-        assert command(project, *words).returncode == 0
+        refused = command(project, *words)
+        assert "received own_classes.MySource: " in refused.stderr
+        assert "add --trust own_classes" in refused.stderr
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        trusted = command(elsewhere, *words, "--trust", "own_classes")
+        assert trusted.returncode == 0, trusted.stderr
 
 
 def test_folders_of_modules_are_used_with_trust_only_and_never_inside_the_run(tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ def _resume(
         fit(parts["model"], parts["data"], config, run, resume=True)
         return run.path
     run.reopen()
-    parts = load(run, trust)
+    parts = load(run, (*packages(trust), *_packages_of(data, model)))
     own = parts["config"]
     for name, given in {"data": data, "model": model}.items():
         if given is not None and described(given) != described(parts[name]):
@@ -206,7 +206,7 @@ def _train(
     if resolved != config:
         run.write(run.config, configuration(data, model, resolved))
     fit(model, data, resolved, run, resume=resume)
-    _say_what_next(run, resolved, _trusting(data, model))
+    _say_what_next(run, resolved, _packages_of(data, model))
 
 
 def _default_model(seed: int) -> Forecaster:
@@ -308,15 +308,13 @@ def _changing(run: RunFolder) -> Iterator[None]:
         os.environ.pop(_RUN, None)
 
 
-def _trusting(data: Source, model: Forecaster) -> str:
-    """The option that a command on this run needs, where it is made of classes of other packages."""
-    named = packages_in(
-        [{"class": path_of(type(part)), "arguments": part.hyperparameters} for part in (data, model)]
-    )
-    return f" --trust {','.join(sorted(named))}" if named else ""
+def _packages_of(*parts: Source | Forecaster | None) -> tuple[str, ...]:
+    """The packages, other than this one and torch, whose classes parts of a run are made of."""
+    described = [{"class": path_of(type(p)), "arguments": p.hyperparameters} for p in parts if p is not None]
+    return tuple(sorted(packages_in(described)))
 
 
-def _say_what_next(run: RunFolder, config: TrainingConfig, trusting: str) -> None:
+def _say_what_next(run: RunFolder, config: TrainingConfig, own: tuple[str, ...]) -> None:
     rows = read_metrics(run.metrics)
     best = min(rows, key=lambda row: row["val_loss"])
     print(
@@ -324,4 +322,5 @@ def _say_what_next(run: RunFolder, config: TrainingConfig, trusting: str) -> Non
         f"best validation loss {best['val_loss']:.4g} in epoch {int(best['epoch'])}"
     )
     path = shlex.quote(str(run.path))
-    print(f"next: convlstm evaluate {path}{trusting}\n      convlstm report {path}")
+    trust = f" --trust {','.join(own)}" if own else ""
+    print(f"next: convlstm evaluate {path}{trust}\n      convlstm report {path}")

@@ -1,0 +1,147 @@
+"""The runs and model folders of strangers, as the commands are given them."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from convlstm.cli.main import main
+from convlstm.cli.trusted import _class_paths, _takes_class
+
+WORDS = (
+    "--data.canvas 16 --data.object_size 8 --data.count 1 --data.past 3 --data.steps 3 --data.train_size 8 "
+)
+WORDS += "--data.validation_size 4 --data.test_size 4 --epochs 1 --batch_size 4 --model.hidden_dim [4] "
+WORDS += "--accelerator cpu"
+EVIL = """
+import pathlib
+from convlstm import EncoderForecaster, MovingObjects
+pathlib.Path(__file__).with_name("ran").touch()
+
+class Model(EncoderForecaster):
+    pass
+
+class Data(MovingObjects):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished run."""
+    path = tmp_path_factory.mktemp("runs") / "made"
+    assert main(["train", *WORDS.split(), "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def stranger(made, tmp_path, monkeypatch):
+    """A copy of the run with code in it, in the folder where commands are given."""
+    shutil.copytree(made, tmp_path / "stranger")
+    for folder in ("stranger", "stranger/model"):
+        (tmp_path / folder / "evil.py").write_text(EVIL)
+    np.save(tmp_path / "past.npy", np.zeros((3, 16, 16), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path / "stranger"
+
+
+def commands(run, *more):
+    """Everything that reads a run."""
+    return [
+        ["evaluate", str(run), *more],
+        ["forecast", str(run), "past.npy", "--steps", "2", "--out", "future.npy", *more],
+        ["train", "--resume", str(run), "--epochs", "2", *more],
+        ["train", "--config", str(run / "config.yaml"), "--out", "again", *more],
+    ]
+
+
+def rewrite(run, change):
+    """Change the run's configuration."""
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    change(settings)
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+CHANGES = {
+    "model": lambda s: s["model"].update(class_path="stranger.evil.Model"),
+    "data": lambda s: s["data"].update(class_path="stranger.evil.Data"),
+    "section": lambda s: s.update(model="stranger.evil.Model"),
+    "cell": lambda s: s["model"]["init_args"].update(cell="stranger.evil.Model"),
+    "cell with options": lambda s: s["model"]["init_args"].update(cell={"class_path": "stranger.evil.Model"}),
+    "inside a cell": lambda s: s["model"]["init_args"].update(
+        cell={"class_path": "convlstm.ConvLSTMCell", "init_args": {"attention": "stranger.evil.Model"}}
+    ),
+    "this": lambda s: s["model"]["init_args"].update(cell="this.x"),
+    "any argument": lambda s: s["data"]["init_args"].update(images={"class_path": "this.x"}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("trust", [(), ("--trust", "stranger,evil")])
+def test_nothing_in_a_run_is_imported_from_it(stranger, change, trust, capsys):
+    rewrite(stranger, CHANGES[change])
+    before = content(stranger.parent)
+    for line in commands(stranger, *trust):
+        if line[0] == "forecast":
+            continue  # reads the model folder alone
+        assert main(line) == 2, line
+        shown = capsys.readouterr()
+        assert "load by themselves; received" in shown.err or "must lie outside the folder" in shown.err
+        assert shown.err.count("\n") == 1
+        assert shown.out == ""
+    assert content(stranger.parent) == before
+    assert not {"stranger.evil", "evil", "this"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("trust", [(), ("--trust", "stranger")])
+def test_nothing_in_a_model_folder_is_imported_from_it(stranger, trust, capsys):
+    config = stranger / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"class": "stranger.model.evil.Model"}))
+    before = content(stranger.parent)
+    for line in commands(stranger, *trust)[:2]:
+        assert main(line) == 2
+        shown = capsys.readouterr().err
+        assert "load by themselves; received" in shown or "must lie outside the folder" in shown
+    assert content(stranger.parent) == before
+
+
+def test_a_function_of_torch_is_no_cell(stranger, capsys):
+    rewrite(stranger, lambda s: s["model"]["init_args"].update(cell="torch.set_num_threads"))
+    assert main(["evaluate", str(stranger)]) == 2
+    assert (
+        "received torch.set_num_threads: only such classes are built from a file" in capsys.readouterr().err
+    )
+
+
+def test_what_may_name_a_class_is_told_from_text():
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from convlstm.cells import CellFactory
+    from convlstm.data import Source
+
+    for hint in (CellFactory, str | Callable[[int], Any] | None, Sequence[type[int]], Source, Source | None):
+        assert _takes_class(hint), hint
+    for hint in (str, Path | None, list[int], tuple[str, float], dict[str, bool], Any, None):
+        assert not _takes_class(hint), hint
+    assert [*_class_paths(["os.path", {"a": "os.x"}, "no_such.npy", "group", "a/os.py"], True)] == [
+        "os.path",
+        "os.x",
+    ]
+    assert [*_class_paths({"class_path": "no_such.X", "init_args": {"file": "os.py"}}, False)] == [
+        "no_such.X"
+    ]
+
+
+def test_trust_is_given_as_names(made, capsys):
+    assert main(["evaluate", str(made), "--trust", "my/code.py"]) == 2
+    assert "trust must name packages, such as my_package" in capsys.readouterr().err
