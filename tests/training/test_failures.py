@@ -65,7 +65,9 @@ def test_logs_that_vanish_end_the_run_with_a_sentence_and_keep_its_checkpoint(tm
 
 @pytest.mark.long
 @pytest.mark.parametrize("killed", ["the first", "the other"])
-def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed):
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed, epochs):
+    """Also while it is set up, when the other one waits for it out of reach of an exception."""
     command = [sys.executable, "-m", "convlstm", "train", *OPTIONS, "--data.how=not", "--epochs=500"]
     process = subprocess.Popen(
         [*command, "--devices=2", "--out", "run"],
@@ -76,11 +78,13 @@ def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed):
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     metrics = tmp_path / "run" / "metrics.csv"
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for _ in range(1200):
-        if process.poll() is not None or (metrics.exists() and len(read_metrics(metrics)) > 2):
+        done = len(read_metrics(metrics)) if metrics.exists() else 0
+        if process.poll() is not None or (children.read_text() and done >= epochs):
             break
         time.sleep(0.1)
-    other = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    other = int(children.read_text().split()[0])
     os.kill(process.pid if killed == "the first" else other, signal.SIGKILL)
     _, errors = process.communicate(timeout=120)  # until both are gone, who share its end
     lines = [line for line in errors.splitlines() if not line.startswith("epoch ")]
@@ -89,7 +93,8 @@ def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed):
     assert "go on with convlstm train --resume " in lines[0]
     assert lines[0].endswith("run")
     assert process.returncode == (-signal.SIGKILL if killed == "the first" else 2)
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert (tmp_path / "run" / "config.yaml").exists()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() or not epochs
 
 
 @pytest.mark.long

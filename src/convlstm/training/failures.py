@@ -2,12 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from subprocess import Popen
+from threading import Event, Thread
+from typing import Any
 
 from convlstm.errors import ConvLSTMError, DataError, RunError
 from convlstm.training.run import RunFolder
 
+# Tells the processes that Lightning starts for further devices who started them.
+_LEADER = "CONVLSTM_LEADER"
+_GRACE_S = 5.0
 _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process")
 _DIED = re.compile(
     r"DataLoader worker \(pid[^)]*\)*\s*[\d, ]*\)? (exited unexpectedly|is killed by signal: [\w ]+)"
@@ -27,7 +34,8 @@ def in_one_sentence(run: RunFolder, ranks: int = 1) -> Iterator[None]:
         RunError: a worker or another rank that ended, or logs that cannot be written.
     """
     try:
-        yield
+        with _watching(_lost(run)) if ranks > 1 else nullcontext():
+            yield
     except Exception as error:
         for cause in _chain(error):
             told = _told(cause, run, ranks)
@@ -56,11 +64,8 @@ def _told(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | N
             f"the processes that prepare windows must stay alive; one {died[1].strip()}: free memory or use "
             "fewer workers"
         )
-    if ranks > 1 and re.search("gloo|NCCL|[Cc]onnection (closed|reset)|Broken pipe", text):
-        return RunError(
-            "all processes that train a run must stay alive; another one ended: see its message, if it gave "
-            f"one, and go on with convlstm train --resume {run.path}"
-        )
+    if ranks > 1 and re.search("gloo|NCCL|[Cc]onnection (was|closed|reset)", text):
+        return RunError(_lost(run))
     if isinstance(error, OSError) and error.filename is not None:
         place = os.path.abspath(os.fsdecode(error.filename))
         if place.startswith(os.path.abspath(run.logs) + os.sep):
@@ -69,6 +74,54 @@ def _told(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | N
                 f"free space, leave the folder in place, and go on with convlstm train --resume {run.path}"
             )
     return None
+
+
+def _lost(run: RunFolder) -> str:
+    return (
+        "all processes that train a run must stay alive; another one ended: see its message, if it gave "
+        f"one, and go on with convlstm train --resume {run.path}"
+    )
+
+
+@contextmanager
+def _watching(sentence: str) -> Iterator[None]:
+    """End this process with a sentence if another rank has ended and nothing else has noticed.
+
+    It may hang in a call that waits for the other one, out of reach of an exception. Lightning's own thread
+    would kill it without a word.
+    """
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    launchers: Any = subprocess_script
+    over = Event()
+
+    def watch(ended: Callable[[], bool]) -> None:
+        def wait() -> None:
+            while not over.wait(1):
+                # Most often an error of the connection follows within seconds, which says the same.
+                if ended() and not over.wait(_GRACE_S):
+                    sys.stderr.write(f"convlstm: error: {sentence}\n")
+                    sys.stderr.flush()
+                    os._exit(2)
+
+        Thread(target=wait, daemon=True, name="other ranks").start()
+
+    def observe(children: list[Popen[Any]]) -> None:
+        watch(lambda: any(child.poll() for child in children))
+
+    before = launchers._launch_process_observer
+    launchers._launch_process_observer = observe
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[_LEADER] = str(os.getpid())
+    else:
+        leader = int(os.environ.get(_LEADER, os.getppid()))
+        watch(lambda: os.getppid() != leader)
+    try:
+        yield
+    finally:
+        over.set()
+        os.environ.pop(_LEADER, None)
+        launchers._launch_process_observer = before
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
