@@ -297,12 +297,10 @@ passed = 0
 def counted(call):
     def counting(*args, **kwargs):
         global passed
-        for _ in range(2):  # before it and after it
-            passed += 1
-            if passed == moment:
-                os._exit(9)
-            result = call(*args, **kwargs) if _ == 0 else result
-        return result
+        passed += 1
+        if passed == moment:
+            os._exit(9)
+        return call(*args, **kwargs)
     return counting
 
 os.replace, os.mkdir = counted(os.replace), counted(os.mkdir)
@@ -336,7 +334,7 @@ def test_a_start_killed_at_any_step_can_be_resumed_or_started_again(tmp_path):
         assert run.config.read_text() == whole.config.read_text()
         assert {name for name in content(run.path) if not name.startswith("logs/")} == files, moment
     assert codes[-1] == 0
-    assert len(codes) > 20
+    assert len(codes) > 12
 
 
 def test_a_start_that_was_killed_before_anything_was_written_is_no_run(tmp_path):

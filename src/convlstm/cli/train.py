@@ -187,6 +187,7 @@ def _resume(
             print(f"{run.path} has no checkpoint yet: training starts at the first epoch")
         elif checkpoint == run.best:
             print(f"{run.last} is missing: training goes on from {run.best}")
+            run.changes.write(run.last, run.best.read_bytes())
         _train(run, data, model, own, resume=True)
     return run.path
 
