@@ -1,9 +1,14 @@
 """Files written together or not at all, leftovers of killed writes, changes that are taken back."""
 
+import os
+import stat
+import subprocess
+import sys
+
 import pytest
 
 from convlstm.errors import OptionError, RunError
-from convlstm.files import Changes, given_path, remove_leftovers, write_together
+from convlstm.files import Changes, given_path, remove_leftovers, write_atomically, write_together
 
 
 def content(folder):
@@ -29,12 +34,12 @@ def test_files_are_replaced_together_or_not_at_all(tmp_path):
 def test_leftovers_are_known_by_their_own_pattern_and_the_names_they_stood_for(tmp_path):
     kept = {".config.yaml", ".config.yaml.short", ".config.yaml.Upper123", "config.yaml.abcd1234"}
     kept |= {".notes.txt.abcd1234", ".scores.json.abcd1234"}
-    for name in [*kept, ".config.yaml.abcd_234"]:
+    for name in [*kept, ".config.yaml.abcd0234"]:
         (tmp_path / name).write_text("x")
-    (tmp_path / ".config.yaml.folder12").mkdir()
-    (tmp_path / ".config.yaml.linked12").symlink_to(tmp_path / "config.yaml.abcd1234")
+    (tmp_path / ".config.yaml.f01de012").mkdir()
+    (tmp_path / ".config.yaml.11aced12").symlink_to(tmp_path / "config.yaml.abcd1234")
     remove_leftovers(tmp_path, ["config.yaml"])
-    assert set(content(tmp_path)) == kept | {".config.yaml.folder12", ".config.yaml.linked12"}
+    assert set(content(tmp_path)) == kept | {".config.yaml.f01de012", ".config.yaml.11aced12"}
     remove_leftovers(tmp_path / "missing", ["config.yaml"])
 
 
@@ -90,3 +95,72 @@ def test_an_empty_path_is_not_the_current_folder():
     with pytest.raises(OptionError, match="--out must be a path; received an empty one, as an unset shell"):
         given_path("--out", "")
     assert str(given_path("--out", ".")) == "."
+
+
+def mode(path):
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o002, 0o022])
+def test_new_files_honour_the_umask(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "a", b"1")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a") == 0o666 & ~umask
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    path = tmp_path / "a"
+    for kept in (0o600, 0o664):
+        path.write_bytes(b"0")
+        path.chmod(kept)
+        write_atomically(path, b"1")
+        assert (path.read_bytes(), mode(path)) == (b"1", kept)
+
+
+def test_a_link_is_replaced_and_its_target_stays(tmp_path):
+    (tmp_path / "target").write_bytes(b"theirs")
+    (tmp_path / "target").chmod(0o600)
+    (tmp_path / "link").symlink_to("target")
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "link", b"ours")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "target").read_bytes() == b"theirs"
+    assert not (tmp_path / "link").is_symlink()
+    assert mode(tmp_path / "link") == 0o644
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from convlstm.errors import RunError
+from convlstm.files import write_atomically
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+for room in range(0, 5000, 333):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    try:
+        write_atomically(path, b"n" * 5000)
+    except RunError as error:
+        assert "the system says" in str(error), error
+    else:
+        raise SystemExit(f"{room} bytes were enough")
+    assert path.read_bytes() == b"old", room
+    assert [file.name for file in path.parent.iterdir()] == ["a"], room
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits of POSIX")
+def test_a_disk_full_at_any_amount_of_space_leaves_what_was_there(tmp_path):
+    """Sixteen amounts of space, by a limit on the size of files, which needs no rights."""
+    (tmp_path / "a").write_bytes(b"old")
+    subprocess.run([sys.executable, "-c", FULL, str(tmp_path / "a")], check=True)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(RunError, match="must be writable; the system says 'No such file"):
+        write_atomically(tmp_path / "none" / "a", b"1")

@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,6 +32,9 @@ def writing(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that whoever reads it, now or after a crash, sees the old content or the new.
 
+    A new file has the permissions that the umask leaves; one that is replaced keeps its own, as with ``cp``.
+    A symbolic link is replaced, not followed.
+
     Raises:
         RunError: it cannot be written; nothing is left behind.
     """
@@ -44,24 +49,28 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     Raises:
         RunError: one cannot be written; all stay as they were.
     """
-    scratch: dict[Path, str] = {}
+    scratch: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
             with writing(path):
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-                handle, scratch[path] = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+                beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+                # The system applies the umask; reading it would change it for a moment, for every thread.
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+                handle, scratch[path] = os.open(beside, flags, 0o666), beside
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                os.chmod(scratch[path], 0o644)
-        for path, name in scratch.items():
+                if path.is_file() and not path.is_symlink():
+                    os.chmod(beside, stat.S_IMODE(path.stat().st_mode) & 0o777)
+        for path, beside in scratch.items():
             with writing(path):
-                os.replace(name, path)
+                os.replace(beside, path)
     except BaseException:
-        for name in scratch.values():
-            Path(name).unlink(missing_ok=True)
+        for beside in scratch.values():
+            beside.unlink(missing_ok=True)
         raise
 
 
@@ -78,8 +87,7 @@ def check_writable(folder: Path) -> None:
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
     """Remove what writes of files with these names left in a folder when their process was killed."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        # The name that `tempfile.mkstemp` makes of the prefix in `write_together`.
-        leftover = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}", path.name)
+        leftover = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", path.name)  # as `write_together` names them
         if leftover and leftover[1] in names and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 

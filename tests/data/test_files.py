@@ -251,3 +251,55 @@ def test_without_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(OptionError, match="pip install pillow"):
         read_frames(tmp_path / "past.gif")
+
+
+def test_pictures_are_turned_as_exif_says(tmp_path):
+    orientations = {3: lambda a: a[::-1, ::-1], 6: lambda a: np.rot90(a, -1), 8: np.rot90}
+    for orientation, turned in orientations.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(GREY[0]).save(tmp_path / "1.png", exif=exif)
+        assert torch.equal(read_frames(tmp_path).values[0, 0], unit(np.ascontiguousarray(turned(GREY[0]))))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_last_axis_of_one_channel(tmp_path, dtype):
+    array = (GREY / 255).astype(np.float32) if dtype == np.float32 else GREY
+    np.save(tmp_path / "past.npy", array[..., None])
+    assert torch.equal(read_frames(tmp_path / "past.npy").values, unit(GREY[:, None]))
+    np.save(tmp_path / "past.npy", array[:, :1, :, None])  # one row of eight: a channel first
+    assert read_frames(tmp_path / "past.npy").values.shape == (5, 1, 8, 1)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["t-10", "t-2", "t-1", "t", "t+1", "t+10"],
+        ["frame_t-2", "frame_t-1"],
+        ["-10", "-2", "0", "1", "+2"],
+        ["step-2", "step-1", "step0", "step1"],
+        ["x_-2.5", "x_-1.5"],
+        ["frame-1", "frame-2", "frame-10"],
+        ["shot", "shot-1", "shot-2"],
+        ["2020-01-02", "2020-01-10", "2020-02-01"],
+        ["run2 t-1", "run2 t+1", "run10 t-2"],
+    ],
+)
+def test_signed_numbers_sort_as_numbers_and_hyphens_separate(tmp_path, names):
+    for k, name in enumerate(names):
+        Image.fromarray(np.full((2, 2), k, np.uint8)).save(tmp_path / f"{name}.png")
+    frames = read_frames(tmp_path)
+    assert torch.equal(frames.values[:, 0, 0, 0], torch.arange(len(names)) / 255)
+    assert frames.notes == (
+        f"{tmp_path} holds {len(names)} images, taken from {names[0]}.png to {names[-1]}.png",
+    )
+
+
+def test_frames_that_a_gif_may_have_joined_are_announced(tmp_path):
+    path = tmp_path / "film.gif"
+    save_gif(path, GREY[[0, 1, 1, 2]])  # Pillow joins the two that are equal and shows them twice as long
+    frames = read_frames(path)
+    assert len(frames.values) == 3
+    assert "film.gif shows its frames for 50 to 100 ms and each is taken once" in frames.notes[0]
+    save_gif(path, GREY)
+    assert read_frames(path).notes == ()

@@ -1,10 +1,15 @@
 """``convlstm forecast``."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convlstm.cli.evaluate import load_model
 from convlstm.training.run import run_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def forecast(
@@ -19,7 +24,8 @@ def forecast(
     """Forecast the frames that follow those in a file.
 
     The last frames are used, as many as the model was trained with. Frames may have any height and width.
-    Values come back in the scale of the input.
+    Values come back in the scale of the input. The order of the images of a folder, and values far outside
+    those of the training, are printed to stderr.
 
     Args:
         model: a run folder or a model folder.
@@ -52,7 +58,8 @@ def forecast(
             "convert it or use another model"
         )
     run = run_of(model)
-    needed = int(read_config(model if run is None else run.model).get("past", 1))
+    notes = read_config(model if run is None else run.model)
+    needed = int(notes.get("past", 1))
     if len(frames.values) < needed:
         raise DataError(
             f"the past must hold the {needed} frames that the model was trained with; {past} holds "
@@ -60,8 +67,26 @@ def forecast(
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     known = frames.values[-needed:]
+    for line in (*frames.notes, *_far_outside(known, past, notes.get("value_range"))):
+        print(f"convlstm: {line}", file=sys.stderr)
     with torch.inference_mode():
         future = forecaster.to(device)(known[None].to(device), steps)[0].cpu()
     write_frames(out, future, dtype=frames.dtype, past=known, overwrite=overwrite)
     print(f"{steps} frames after the last of {past} are in {out}")
     return Path(out)
+
+
+def _far_outside(values: "Tensor", path: Path, trained: Any) -> list[str]:
+    """A sentence if values lie more than twice the width of the training's range beyond it."""
+    if not (
+        isinstance(trained, list) and len(trained) == 2 and all(type(end) in (int, float) for end in trained)
+    ):
+        return []
+    (low, high), least, greatest = trained, float(values.min()), float(values.max())
+    margin = 2 * (high - low or 1)
+    if low - margin <= least and greatest <= high + margin:
+        return []
+    return [
+        f"{path} holds values from {least:g} to {greatest:g}, the model was trained on {low:g} to {high:g}: "
+        "bring them to the scale of the training, or the forecast means nothing"
+    ]

@@ -1,5 +1,6 @@
 """The ``convlstm`` command: finds the command, turns what goes wrong into one sentence and an exit status."""
 
+import io
 import os
 import sys
 import traceback
@@ -8,7 +9,7 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from convlstm import __version__
-from convlstm.errors import ConvLSTMError, OptionError
+from convlstm.errors import ConvLSTMError, OptionError, RunError
 
 #: What the overview says; nothing is imported before a command is chosen.
 COMMANDS = {
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 2 after an error in what was given, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in words
     try:
         return _run([word for word in words if word != "--debug"])
@@ -79,13 +83,23 @@ def _run(words: list[str]) -> int:
         hint = f"did you mean {near[0]!r}?" if near else "see convlstm --help"
         raise OptionError(f"a command must be one of {', '.join(COMMANDS)}; received {name!r}: {hint}")
     # The user's own models and cells may lie where the command is given.
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    here = _current_folder()
+    if here not in sys.path:
+        sys.path.append(here)
     module = import_module(f"convlstm.cli.{name}")
     from convlstm.cli.options import call
 
     call(getattr(module, name), words[1:], getattr(module, "settings", None))
     return 0
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise RunError(
+            "the current folder must exist; it was deleted or moved: change to another one (cd)"
+        ) from None
 
 
 def _overview() -> str:

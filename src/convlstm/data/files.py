@@ -29,19 +29,23 @@ class Frames(NamedTuple):
         values: (T, C, H, W), float32; integers of the file divided by the greatest value of their dtype, so
             that unsigned ones lie in [0, 1]; floats as they are.
         dtype: of the values in the file; `from_unit` takes it.
+        notes: sentences for the user: the order of a folder's images, frames that a GIF may have joined.
     """
 
     values: Tensor
     dtype: np.dtype[Any]
+    notes: tuple[str, ...] = ()
 
 
 def read_frames(path: str | Path) -> Frames:
     """Read a sequence of frames.
 
-    Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or (T, H,
-    W, 3) and hold floats or integers of 8 or 16 bits. A ``.gif`` is one channel if all its colours are grey,
-    else red, green and blue. The images of a folder are taken in the order a person would put them (2.png
-    before 10.png); transparency is dropped.
+    Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or, with
+    more than four rows, (T, H, W, 1) or (T, H, W, 3) and hold floats or integers of 8 or 16 bits. A ``.gif``
+    is one channel if all its colours are grey, else red, green and blue; a frame that is shown longer than
+    others counts once, unless this library wrote the file. The images of a folder are taken by the numbers in
+    their names (2.png before 10.png, t-2 before t-1 before t before t+1), turned as their EXIF orientation
+    says; transparency is dropped.
 
     Args:
         path: a file or a folder of images.
@@ -53,21 +57,24 @@ def read_frames(path: str | Path) -> Frames:
         DataError: missing, damaged or of an unknown kind; wrong rank or dtype; NaN; images of unequal sizes.
     """
     path = Path(path)
+    notes: list[str] = []
     if path.is_dir():
-        frames_TCHW = _read_folder(path)
+        files = _images_of(path)
+        notes.append(f"{path} holds {len(files)} images, taken from {files[0].name} to {files[-1].name}")
+        frames_TCHW = _read_folder(path, files)
     elif not path.exists():
         raise DataError(f"frames must come from an existing file or folder; {path} does not exist: check it")
     elif path.suffix.lower() in (".npy", ".npz"):
         frames_TCHW = _channels_first(read_array(path), path)
     elif path.suffix.lower() == ".gif":
-        frames_TCHW = _stack([array for array, _ in _pictures(path)], [], path, palette=True)
+        frames_TCHW = _stack([array for array, _ in _pictures(path, notes)], [], path, palette=True)
     else:
         raise DataError(
             f"frames must come from a .npy, .npz or .gif file or a folder of images; received {path}"
         )
     values = to_unit(frames_TCHW, str(path))
     check_finite(values, str(path), _AXES)
-    return Frames(torch.from_numpy(values), frames_TCHW.dtype)
+    return Frames(torch.from_numpy(values), frames_TCHW.dtype, tuple(notes))
 
 
 def to_unit(frames: NDArray[Any], what: str = "frames") -> NDArray[np.float32]:
@@ -170,28 +177,63 @@ def _unreadable(path: Path, error: BaseException) -> DataError:
 
 
 def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """(T, H, W), (T, C, H, W) or (T, H, W, 3) as (T, C, H, W)."""
+    """(T, H, W), (T, C, H, W), (T, H, W, 1) or (T, H, W, 3) as (T, C, H, W)."""
     if array.ndim not in (3, 4) or 0 in array.shape:
         hint = "leave out the batch axis" if array.ndim == 5 else "bring it to one of these"
         raise DataError(
-            "frames must be (T, H, W), (T, C, H, W) or (T, H, W, 3) with no empty axis; "
+            "frames must be (T, H, W), (T, C, H, W), (T, H, W, 1) or (T, H, W, 3) with no empty axis; "
             f"{path} has shape {array.shape}: {hint}"
         )
     if array.ndim == 3:
         return array[:, None]
-    # Nobody has frames three columns wide of more than four channels: the three are red, green and blue.
-    return np.moveaxis(array, -1, 1) if array.shape[-1] == 3 and array.shape[1] > 4 else array
+    # Frames one or three columns wide of more than four channels do not occur: these are grey or colour.
+    return np.moveaxis(array, -1, 1) if array.shape[-1] in (1, 3) and array.shape[1] > 4 else array
 
 
-def _natural(name: str) -> list[str | int]:
-    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)]
+def _by_number(stems: Sequence[str]) -> list[list[str | int]]:
+    """Sort keys of names: numbers count as numbers, with their sign.
+
+    A hyphen is a sign at the start of a name, after a separator and after a ``t`` alone; elsewhere only if
+    another name has a ``+`` or no sign in its place (``step-1``, ``step0``): in ``frame-1``, ``frame-2`` and
+    in dates it separates. A name that ends where others have a sign is number 0 (``t``).
+    """
+    stems = [stem.lower() for stem in stems]
+    numbers = [list(re.finditer(r"(?<!\d)([+-]?)(\d+)", stem)) for stem in stems]
+    before = [[stem[: number.start()] for number in row] for stem, row in zip(stems, numbers, strict=True)]
+    found = [
+        (number[1], text)
+        for row, texts in zip(numbers, before, strict=True)
+        for number, text in zip(row, texts, strict=True)
+    ]
+    others = {text for sign, text in found if sign != "-"}
+    signed = {
+        text
+        for sign, text in found
+        if sign == "+" or (sign == "-" and (text in others or re.search(r"(^|[\W_]|(?<![^\W_])t)$", text)))
+    }
+    keys: list[list[str | int]] = []
+    for stem, row, texts in zip(stems, numbers, before, strict=True):
+        key: list[str | int] = []
+        end = 0
+        for number, text in zip(row, texts, strict=True):
+            sign = number[1] if text in signed else ""
+            key += [stem[end : number.start() if sign else number.start(2)], int(sign + number[2])]
+            end = number.end()
+        keys.append([*key, stem[end:], *([0] if stem in signed else [])])
+    return keys
 
 
-def _read_folder(folder: Path) -> NDArray[Any]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and file.name[0] != "."]
-    files.sort(key=lambda file: (_natural(file.name), file.name))
+def _images_of(folder: Path) -> list[Path]:
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and file.name[0] != "."
+    )
     if not files:
         raise DataError(f"a folder of frames must hold images ({', '.join(_IMAGES)}); {folder} holds none")
+    keys = _by_number([file.stem for file in files])
+    return [files[k] for k in sorted(range(len(files)), key=keys.__getitem__)]
+
+
+def _read_folder(folder: Path, files: list[Path]) -> NDArray[Any]:
     arrays, palette = [], False
     for file in files:
         pictures = _pictures(file)
@@ -204,10 +246,13 @@ def _read_folder(folder: Path) -> NDArray[Any]:
     return _stack(arrays, files, folder, palette=palette)
 
 
-def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
-    """Every frame of an image file as (H, W) or (H, W, 3), with whether its colours came from a palette."""
+def _pictures(path: Path, notes: list[str] | None = None) -> list[tuple[NDArray[Any], bool]]:
+    """Every frame of an image file as (H, W) or (H, W, 3), with True if its colours came from a palette.
+
+    ``notes`` receives a sentence if the frames are shown for unequal times.
+    """
     try:
-        from PIL import Image, ImageSequence
+        from PIL import Image, ImageOps, ImageSequence
     except ImportError as error:
         raise OptionError(f"images need Pillow to be read; {path} is one: pip install pillow") from error
     try:
@@ -217,9 +262,16 @@ def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
                 raise EOFError("the end of the file is missing")
             ours = image.info.get("comment") == COMMENT
             frames = [
-                (_pixels(frame), frame.info.get("duration", 0)) for frame in ImageSequence.Iterator(image)
+                (_pixels(ImageOps.exif_transpose(frame)), frame.info.get("duration", 0))
+                for frame in ImageSequence.Iterator(image)
             ]
-            if not ours or any(not shown or shown % FRAME_MS for _, shown in frames):
+            times = [shown for _, shown in frames]
+            if not ours or any(not shown or shown % FRAME_MS for shown in times):
+                if notes is not None and min(times) < max(times):
+                    notes.append(
+                        f"{path} shows its frames for {min(times):g} to {max(times):g} ms and each is taken "
+                        "once: where its writer joined equal frames, some are missing"
+                    )
                 return [pixels for pixels, _ in frames]
             return [pixels for pixels, shown in frames for _ in range(round(shown / FRAME_MS))]
     except Exception as error:  # and Pillow too

@@ -45,7 +45,7 @@ def fit(
             f"training itself needs numbers; received {auto[0]}=auto: call convlstm.train, which finds them"
         )
     check(config, data)
-    notes = {"past": data.past, "steps": data.steps, "data": data.describe()}
+    notes = {"past": data.past, "steps": data.steps, "data": data.describe(), **_value_range(data)}
     model.check_saved(**notes)
     with quiet(), interruptible():
         module = ForecastModule(model, config)
@@ -72,6 +72,15 @@ def fit(
     if trainer.is_global_zero:
         model.save_pretrained(run.model, **notes)
     return model.cpu().eval()
+
+
+def _value_range(data: Source) -> dict[str, Any]:
+    """``value_range``, the least and the greatest value of eight windows spread over the training."""
+    windows = data.split("train")
+    chosen = [windows[k] for k in range(0, len(windows), max(1, len(windows) // 8))[:8]]
+    values = torch.cat([frames.flatten() for window in chosen for frames in window])
+    values = values[values.isfinite()]
+    return {"value_range": [values.min().item(), values.max().item()]} if len(values) else {}
 
 
 def restore(model: Forecaster, checkpoint: Path) -> None:

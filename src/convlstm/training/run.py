@@ -253,7 +253,14 @@ def _modules(described: Any) -> Iterator[tuple[str, str]]:
 def command_line() -> str:
     """The command that is running, quoted so that a shell takes it."""
     program = Path(sys.argv[0]).name
-    return shlex.join(["convlstm" if program == "__main__.py" else program, *sys.argv[1:]])
+    return " ".join(map(_quoted, ["convlstm" if program == "__main__.py" else program, *sys.argv[1:]]))
+
+
+def _quoted(word: str) -> str:
+    if all(not "\udc80" <= letter <= "\udcff" for letter in word):
+        return shlex.quote(word)
+    # Bytes that are not UTF-8 as text: $'...' is understood by bash, zsh and ksh.
+    return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(word)) + "'"
 
 
 def _version(name: str) -> str | None:
