@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.cli.evaluate import evaluate
@@ -504,3 +505,52 @@ def test_folders_of_modules_are_used_with_trust_only_and_never_inside_the_run(tm
     for damaged in ("{", "[]", '{"modules": 3}', '{"modules": {"a.b": "/"}}', '{"modules": {"a": 3}}'):
         run.environment.write_text(damaged)
         run.find_modules()
+
+
+def test_forecast_says_in_which_order_a_folder_was_taken_and_what_is_far_outside(run, tmp_path, capsys):
+    low, high = json.loads((run / "model" / "config.json").read_text())["value_range"]
+    assert (low, high) == (0, 1)
+    (tmp_path / "past").mkdir()
+    for name in ("t-2", "t-1", "t"):
+        Image.fromarray(np.full((16, 16), 9, np.uint8)).save(tmp_path / "past" / f"{name}.png")
+    out = ["--steps", "1", "--overwrite", "--out", str(tmp_path / "f.npy")]
+    assert main(["forecast", str(run), str(tmp_path / "past"), *out]) == 0
+    order = f"convlstm: {tmp_path / 'past'} holds 3 images, taken from t-2.png to t.png\n"
+    assert capsys.readouterr().err == order
+    for array, far in (
+        (np.full((3, 16, 16), 3.0), ""),
+        (np.full((3, 16, 16), 255.0), "holds values from 255 to 255, the model was trained on 0 to 1:"),
+        (np.full((3, 16, 16), -2.5), "holds values from -2.5 to -2.5, the model was trained on 0 to 1:"),
+    ):
+        np.save(tmp_path / "past.npy", array)
+        assert main(["forecast", str(run), str(tmp_path / "past.npy"), *out]) == 0
+        said = capsys.readouterr().err
+        assert far in said if far else said == ""
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names there are text")
+def test_paths_that_are_not_utf8(tmp_path):
+    """One sentence where they are typed; below a folder of such a name everything works."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9 1")
+    os.mkdir(folder)
+    np.save(f"{folder}/past.npy", np.zeros((3, 16, 16)))
+
+    def convlstm(*words):
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+        command = [sys.executable, "-m", "convlstm", *words]
+        return subprocess.run(
+            command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
+
+    for words in (["train", *TYPED, "--out", f"{folder}/run"], ["evaluate", f"{folder}/run"]):
+        done = convlstm(*words)
+        assert done.returncode == 2
+        assert done.stderr.startswith("convlstm: error: what is typed must be UTF-8; received '")
+        assert r"caf\udce9 1/run': rename the file" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert os.listdir(folder) == ["past.npy"]
+    done = convlstm("train", *TYPED, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    done = convlstm("forecast", "run", "past.npy", "--steps", "1", "--out", "f.npz")
+    assert done.returncode == 0, done.stderr
+    assert np.load(f"{folder}/f.npz")["frames"].shape == (1, 1, 16, 16)

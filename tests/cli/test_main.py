@@ -146,3 +146,14 @@ def test_ctrl_c_keeps_the_last_checkpoint_says_how_to_go_on_and_a_resumed_run_en
     commands = (tmp_path / "run" / "command.txt").read_text().splitlines()
     assert commands[0].startswith("convlstm train --data.canvas=16 ")
     assert commands[1:] == ["convlstm train --resume run"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted there")
+@pytest.mark.parametrize("words", ["train", "forecast run past.npy --steps 1 --out f.npy", "report run"])
+def test_a_deleted_current_folder_is_one_sentence(tmp_path, words):
+    command = f'mkdir gone && cd gone && rmdir ../gone && exec "{sys.executable}" -m convlstm {words}'
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    expected = "convlstm: error: the current folder must exist; it was deleted or moved: change to another"
+    assert done.stderr.strip().splitlines()[-1] == f"{expected} one (cd)"
+    assert "Traceback" not in done.stderr

@@ -82,6 +82,11 @@ def _run(words: list[str]) -> int:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see convlstm --help"
         raise OptionError(f"a command must be one of {', '.join(COMMANDS)}; received {name!r}: {hint}")
+    if foreign := [word for word in words if any("\udc80" <= letter <= "\udcff" for letter in word)]:
+        raise OptionError(
+            f"what is typed must be UTF-8; received {foreign[0]!a}: rename the file, or change into its "
+            "folder and give the rest of the path"
+        )
     # The user's own models and cells may lie where the command is given.
     here = _current_folder()
     if here not in sys.path:
