@@ -1,5 +1,7 @@
 """A stream gives frame by frame what the stack gives for the whole sequence."""
 
+import gc
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -218,3 +220,34 @@ def test_a_cell_of_ones_own_streams():
 
     stack, x = ConvLSTM(2, 2, 3, cell=Sum), torch.randn(1, 4, 2, 3, 3)
     assert_close(frame_by_frame(stack.stream(1, (3, 3)), x), x.cumsum(1))
+
+
+def test_thousands_of_frames_keep_no_tensor():
+    stream = STACKS["lstm"]().stream(1, (8, 8))
+    frames = torch.rand(16, 1, 2, 8, 8)
+
+    def living():
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    for k in range(16):
+        stream(frames[k])
+    before = living()
+    for k in range(2000):
+        stream(frames[k % 16])
+    assert living() <= before
+
+
+def test_eight_threads_on_one_layer_give_equal_bits():
+    model = STACKS["lstm"]().eval()
+    clips = torch.rand(16, 1, 4, 2, 12, 12)
+
+    def run(clip):
+        with torch.no_grad():
+            return model(clip)[0][0]
+
+    expected = [run(clip) for clip in clips]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(5):
+            for got, alone in zip(pool.map(run, clips), expected, strict=True):
+                assert torch.equal(got, alone)
