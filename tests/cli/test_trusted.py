@@ -133,8 +133,8 @@ def test_what_may_name_a_class_is_told_from_text():
         assert _takes_class(hint), hint
     for hint in (str, Path | None, list[int], tuple[str, float], dict[str, bool], Any, None):
         assert not _takes_class(hint), hint
-    assert [*_class_paths(["os.path", {"a": "os.x"}, "no_such.npy", "group", "a/os.py"], True)] == [
-        "os.path",
+    assert [*_class_paths(["__main__.X", {"a": "os.x"}, "no_such.npy", "group", "a/os.py"], True)] == [
+        "__main__.X",
         "os.x",
     ]
     assert [*_class_paths({"class_path": "no_such.X", "init_args": {"file": "os.py"}}, False)] == [

@@ -1,5 +1,6 @@
 """The classes that a run names in its configuration, judged before any is imported; see `convlstm.trust`."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,7 +81,9 @@ def _class_paths(value: Any, text: bool) -> Iterator[str]:
             yield from _class_paths(item, text)
     elif text and isinstance(value, str) and all(part.isidentifier() for part in value.split(".")):
         root, dot, _ = value.partition(".")
-        if dot and find_spec(root) is not None:  # a file's name, such as weights.npy, is no path of a class
+        if dot and (
+            root in sys.modules or find_spec(root) is not None
+        ):  # a file's name, such as weights.npy, is no path of a class
             yield value
 
 
