@@ -30,6 +30,20 @@ def weights(run):
     return (Path(run) / "model" / "model.safetensors").read_bytes()
 
 
+_TABLE = {
+    "title": "MSE",
+    "unit": "per pixel",
+    "formula": "mean",
+    "higher_is_better": False,
+    "by_lead": {"encoder_forecaster": [0.1, 0.2, None], "persistence": [0.2, 0.3, 0.4]},
+    "overall": {"encoder_forecaster": 0.2, "persistence": 0.3},
+}
+SCORES = json.dumps(
+    {"schema": 1, "model": "encoder_forecaster", "cases": 5, "past": 3, "steps": 3, "data": "digits"}
+    | {"forecasters": ["encoder_forecaster", "persistence"], "scores": {"mse": _TABLE}}
+)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run."""
@@ -225,6 +239,40 @@ def test_damaged_models_and_files_are_named(run, tmp_path, capsys):
         assert main(["forecast", *map(str, words), *out]) == 2
         assert sentence in capsys.readouterr().err
     assert not (tmp_path / "f.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("model",), ["a"]),
+        (("cases",), "5"),
+        (("steps",), 3.0),
+        (("data",), None),
+        (("forecasters",), "abc"),
+        (("forecasters", 1), 3),
+        (("scores",), []),
+        (("scores", "mse", "title"), 3),
+        (("scores", "mse", "higher_is_better"), "no"),
+        (("scores", "mse", "by_lead"), 3),
+        (("scores", "mse", "by_lead", "encoder_forecaster"), "123"),
+        (("scores", "mse", "by_lead", "encoder_forecaster", 0), "x"),
+        (("scores", "mse", "overall", "persistence"), [1]),
+    ],
+)
+def test_scores_with_values_of_another_type_are_refused_and_nothing_is_written(tmp_path, capsys, keys, value):
+    plain = json.loads(SCORES)
+    place = plain
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    (tmp_path / "scores.json").write_text(json.dumps(plain))
+    before = sorted(tmp_path.iterdir())
+    assert main(["report", str(tmp_path)]) == 2
+    shown = capsys.readouterr().err
+    assert "evaluate" in shown
+    assert shown.startswith("convlstm: error: ")
+    assert shown.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_report_writes_a_page(run, tmp_path, capsys):

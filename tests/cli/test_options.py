@@ -1,11 +1,16 @@
 """What is typed reaches the objects, and what cannot be understood is answered with one sentence."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
+from convlstm import EncoderForecaster, TrainingConfig
+from convlstm.cli.configuration import configuration, read_settings, yaml_of
 from convlstm.cli.main import main
 from convlstm.cli.names import nearest, placeholder, type_in_words
 from convlstm.cli.options import parse
@@ -14,9 +19,14 @@ from convlstm.cli.train import train
 from convlstm.cli.words import split
 
 OWN = '''
+import os
+from typing import Any
+
 import torch
 
+from convlstm import MovingObjects
 from convlstm.cells import ConvLSTMCell
+from convlstm.data import Source
 from convlstm.models import Forecaster
 
 
@@ -41,6 +51,34 @@ class MyCell(ConvLSTMCell):
     def __init__(self, input_dim, hidden_dim, kernel_size, bias, *, width: int = 3):
         super().__init__(input_dim, hidden_dim, kernel_size, bias)
         self.width = width
+
+
+class Broken(MyModel):
+    def __init__(self, *, channels: int = 1):
+        super().__init__(channels + None)
+
+
+class Texts(Source):
+    """A radar network by name."""
+
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        place: str | None = None,
+        version: int | str = 1,
+        file: str | os.PathLike[str] | None = None,
+        many: list[str] | None = None,
+        extra: Any = None,
+        untyped=None,
+    ):
+        self.past = self.steps = self.channels = 1
+
+    def split(self, name):
+        return MovingObjects(past=1, steps=1).split(name)
+
+    def describe(self):
+        return "texts"
 
 
 constant = 3
@@ -121,6 +159,7 @@ WRONG = {
     "train --canvas 32": "no option --canvas; did you mean --data.canvas?",
     "train --epoch 3": "no option --epoch; did you mean --epochs?",
     "train --batchsize 3": "no option --batchsize; did you mean --batch_size?",
+    "train --model.cell.help Cell": "convlstm train has no option --model.cell.help; ",
     "train --xyzzy 3": "no option --xyzzy; see convlstm train --help",
     "train --model.cell own_code.MyCell --model.cell.widht 3": "did you mean --model.cell.width?",
     "train -e 3": "options must begin with two hyphens; received -e",
@@ -143,6 +182,17 @@ WRONG = {
     "train --model torch.nn.Linear": "received 'torch.nn.Linear', which is none: derive it from Forecaster",
     "train --model convlstm.models.Forecaster": "which is abstract: give a class derived from it",
     "train --model own_code.constant": "which holds 3",
+    "train --data os.system": "dotted path of a Source; received 'os.system', which holds <built-in",
+    "train --model torch.load": "dotted path of a Forecaster; received 'torch.load', which holds",
+    "train --model.cell shutil.rmtree": "dotted path of a Cell; received 'shutil.rmtree', which holds",
+    "train --data radar.npy": "write a class that reads it (docs/guide.md, Your own frames) and give --data",
+    "train --data own_code.npy": "which is a file of frames: write a class that reads it",
+    "train --data frames/rain.nc": "which is a file of frames: write a class that reads it",
+    "train --data a/b.c": "must be the dotted path of a Source; received 'a/b.c': write module.Name",
+    "train --data=": "--data must be the dotted path of a Source; received ''",
+    "train --model own_code.Broken": "own_code.Broken gave 'TypeError: unsupported operand",
+    "train --config twice.yaml": "twice.yaml gave 'epochs is given twice'",
+    "train --config inner.yaml": "inner.yaml gave 'canvas is given twice'",
     "train --model.cell torch.nn.Linear": "--model.cell must be the dotted path of a Cell; received",
     "train --model own_code.MyModel": "MyModel needs --model.width, a whole number; received none",
     "train --model own_code.MyModel --epochs 3": "MyModel needs --model.width, a whole number; received none",
@@ -176,6 +226,8 @@ def test_what_cannot_be_used_is_answered_in_one_sentence(own, capsys, line):
     (own / "wrong.yaml").write_text("epochs: many\n")
     (own / "part.yaml").write_text("data: {canvas: 3}\n")
     (own / "list.yaml").write_text("- 3\n")
+    (own / "twice.yaml").write_text("epochs: 1\nseed: 1\nepochs: 2\n")
+    (own / "inner.yaml").write_text("data: {init_args: {canvas: 16, canvas: 32}}\n")
     (own / "own_code.npy").touch()
     (own / "file").touch()
     before = sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
@@ -185,6 +237,92 @@ def test_what_cannot_be_used_is_answered_in_one_sentence(own, capsys, line):
     assert shown.err.count("\n") == 1
     assert WRONG[line] in shown.err
     assert before == sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
+
+
+ENORMOUS = "9" * 25
+SETTINGS = ("epochs", "batch_size", "curriculum_steps", "devices", "nodes", "patience", "workers", "seed")
+SIZES = ("canvas", "object_size", "count", "past", "steps", "train_size", "test_size", "seed")
+REFUSED = [
+    *(f"--{name}={ENORMOUS}" for name in SETTINGS),
+    *(f"--data.{name}={value}" for name in SIZES for value in (ENORMOUS, f"-{ENORMOUS}")),
+    *("--data.canvas=1000000", "--data.steps=10000000", "--data.count=1000000", f"--data.speed={ENORMOUS}"),
+    *(f"--model.{name}={ENORMOUS}" for name in ("channels", "kernel_size", "patch_size", "transport")),
+    *("--model.hidden_dim=[1000000]", f"--model.hidden_dim=[{ENORMOUS}]", "--model.kernel_size=100000"),
+    *("--model.hidden_dim=[]", "--model.hidden_dim=[-1]", "--epochs=1e999", "--learning_rate=nan", "--ema=1"),
+    *(
+        f"--{name}={value}"
+        for name in ("data", "model", "model.cell", "config", "data.images", "data.test_file")
+        for value in ("x" * 4000, "x/" * 2000, "sys.exit", "a\0b", "\udcff", "{", "")
+    ),
+    *(f"--out={value}" for value in ("x" * 4000, "x/" * 2000, "a\0b", "")),
+    *("x" * 4000, "\udcff", "--" + "x" * 4000, "--\udcff=1"),
+]
+
+
+def test_no_wrong_value_gives_a_traceback_or_changes_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept.txt").write_text("kept")
+    for word in REFUSED:
+        assert main(["train", word]) == 2, word[:80]
+        shown = capsys.readouterr()
+        assert shown.err.startswith("convlstm: error: "), word[:80]
+        assert shown.err.count("\n") == 1, word[:80]
+        assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"], word[:80]
+
+
+#: Text of any kind, most of it like a number, a date or another word of YAML's.
+TEXTS = st.one_of(
+    st.text(),
+    st.from_regex(r"[-+]?[0-9_.]{0,6}([eE][-+]?[0-9_]{0,3})?", fullmatch=True),
+    st.sampled_from(["77950e8", "1e3", "-1e3", "1_0e3", "0x1f", "1:30", "yes", "null", "~", "2020-01-01"]),
+    st.sampled_from([" a ", "'a'", '"a"', "a\nb", "a: b", "#a", "[1]", "{a: 1}", "é", "\udcff", ".inf"]),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXTS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@hypothesis.given(VALUES)
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_what_is_written_into_a_configuration_reads_back_equal(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml_of({"a": value}))
+    assert repr(read_settings(path)) == repr({"a": value})
+
+
+@pytest.mark.parametrize(
+    "text", ["77950e8", "1e3", "-1e3", "1_0e3", "3", "0x1f", "1:30", "null", "a: b", "#a"]
+)
+def test_a_run_is_built_again_from_texts_that_look_like_something_else(own, capsys, text):
+    sys.path.append(str(own))
+    kind = importlib.import_module("own_code").Texts
+    names = ("name", "place", "version", "file", "extra", "untyped")
+    data = kind(**dict.fromkeys(names, text), many=[text])
+    model = EncoderForecaster(hidden_dim=[4])
+    (own / "config.yaml").write_text(configuration(data, model, TrainingConfig()))
+    again = build("--config config.yaml")["data"]
+    assert again.hyperparameters == data.hyperparameters
+    assert main(["train", "--config", "config.yaml", "--print_config"]) == 0
+    (own / "config.yaml").write_text(capsys.readouterr().out)
+    assert build("--config config.yaml")["data"].hyperparameters == data.hyperparameters
+    arguments, options = split(train, [f"--data.name={text}", f"--data.file={text}", "--data=own_code.Texts"])
+    typed = parse(train, arguments, options).build()["data"].hyperparameters
+    assert (typed["name"], typed["file"]) == (text, None if text == "null" else text)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_a_help_page_imports_what_its_options_need_and_no_more(name):
+    heavy = ("lightning", "torchmetrics", "matplotlib", "PIL", "rich", "sklearn", "scipy", "tensorboard")
+    code = (
+        "import sys; from convlstm.cli.main import main; main(); "
+        f"print(sorted(set({heavy}) & set(sys.modules)), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, name, "--help"], capture_output=True, text=True)
+    assert result.stderr == "[]\n"
+    assert "suppress" not in result.stdout
+    assert ".help" not in result.stdout
 
 
 def test_help_shows_every_option_in_its_group(capsys, monkeypatch):

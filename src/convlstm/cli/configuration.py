@@ -3,10 +3,12 @@
 import dataclasses
 import inspect
 import os
+import re
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import get_loader
+import yaml
 
 from convlstm.arguments import path_of
 from convlstm.data.base import Source
@@ -16,6 +18,34 @@ from convlstm.training.config import TrainingConfig
 
 #: Options by name; the parts of a run as ``class_path`` and ``init_args``.
 Settings = dict[str, Any]
+
+# YAML 1.1 takes 1e-4 for text; people, JSON and jsonargparse take it for a number.
+_FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+_FIRST = list("-+.0123456789")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; numbers as `_FLOAT` says, dates as text, no key twice."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse a key that is given twice, of which YAML readers silently keep the last."""
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [name for k, (tag, name) in enumerate(keys) if (tag, name) in keys[:k]]:
+            raise yaml.constructor.ConstructorError(problem=f"{twice[0]} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader`, jsonargparse or a reader of YAML 1.1 would take for something else than text."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _FIRST)
 
 
 def configuration(data: Source, model: Forecaster, config: TrainingConfig) -> str:
@@ -31,7 +61,7 @@ def read_settings(path: Path) -> Settings:
         OptionError: missing, unreadable or not a mapping.
     """
     try:
-        settings = get_loader("yaml")(path.read_text())
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise OptionError(
             f"a configuration must be a readable YAML file; {path} gave '{error.strerror}': "
@@ -51,9 +81,7 @@ def read_settings(path: Path) -> Settings:
 
 def yaml_of(settings: Settings) -> str:
     """Settings as the text of a file."""
-    import yaml
-
-    return str(yaml.safe_dump(settings, sort_keys=False))
+    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False)
 
 
 def described(thing: Source | Forecaster) -> dict[str, Any]:
@@ -120,8 +148,13 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, os.PathLike):
         return str(value)
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, str):  # of a class of its own, such as a member of an enumeration, too
+        return "".join(value)
     raise RunError(
         "what a run is made of must fit into a file; received an argument that is a "
         f"{type(value).__name__}: save it and give its path"

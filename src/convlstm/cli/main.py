@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if debug:
             traceback.print_exc()
-        print(f"convlstm: error: {' '.join(sentence.split())}", file=sys.stderr)
+        line = " ".join(sentence.split()).encode(errors="backslashreplace").decode()  # names may be any bytes
+        print(f"convlstm: error: {line}", file=sys.stderr)
         return 2
 
 

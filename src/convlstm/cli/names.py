@@ -1,32 +1,46 @@
 """Names that are typed: classes by their dotted path, the nearest known option, types in plain words."""
 
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import isabstract
-from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from inspect import isabstract, isbuiltin, isroutine
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from convlstm.errors import OptionError
 
+# Where the types lie that no class is given for.
+_PLAIN = ("typing", "builtins", "pathlib", "os", "types")
 # Where a name without dots is looked for.
+_FRAMES = (".npy", ".npz", ".gif", ".png", ".jpg", ".tif", ".tiff", ".mp4", ".nc", ".h5", ".hdf5", ".zarr")
 _HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
 
 
-def import_class(path: Any, base: Any, option: str) -> Any:
-    """The class, or a function that makes its instances, under a dotted path; a short name for one of ours.
+def import_class(path: Any, base: Any, option: str, *, function: bool = False) -> Any:
+    """The class under a dotted path; a short name for one of ours.
 
     Args:
         path: such as ``my_package.MyModel``.
         base: what it has to be a subclass of; `object` for anything.
         option: where it was given, to open the message.
+        function: take a function that makes instances as well.
 
     Raises:
         OptionError: it cannot be imported, or is something else.
     """
     what = f"the dotted path of a {base.__name__}" if base is not object else "the dotted path of a class"
     module, _, name = str(path).rpartition(".")
+    if os.path.exists(str(path)) or str(path).lower().endswith(_FRAMES):
+        raise OptionError(
+            f"{option} must be {what}; received {str(path)!r}, which is a file of frames: write a class that "
+            f"reads it (docs/guide.md, Your own frames) and give {option} my_module.MyClass {option}.path "
+            f"{path}; images of objects that move are given by {option}.images"
+        )
+    if not all(part.isidentifier() for part in str(path).split(".")):
+        raise OptionError(f"{option} must be {what}; received {str(path)[:100]!r}: write module.Name")
     if not module:
         module = next((home for home in _HOMES if hasattr(import_module(home), name)), "")
     if not module:
@@ -52,7 +66,11 @@ def import_class(path: Any, base: Any, option: str) -> Any:
         if issubclass(found, base):
             reason = "abstract: give a class derived from it"
         raise OptionError(f"{option} must be {what}; received {path!r}, which is {reason}")
-    if not callable(found):
+    if isinstance(found, type):
+        return found
+    # A function of the interpreter's makes none of our objects, whatever it would do when called.
+    own = isroutine(found) and not isbuiltin(found) and found.__module__ not in sys.stdlib_module_names
+    if not (function and own):
         raise OptionError(f"{option} must be {what}; received {path!r}, which holds {found!r}")
     return found
 
@@ -103,6 +121,47 @@ def placeholder(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, os.PathLike):
         return "PATH"
     return {int: "N", float: "X", bool: "true|false", str: "NAME"}.get(hint, "VALUE")
+
+
+def factory(hint: Any) -> tuple[int, Any]:
+    """How many arguments a class that an option takes is called with, and its base; else (0, None)."""
+    for option in (hint, *get_args(hint)):
+        if get_origin(option) is Callable:
+            arguments, made = get_args(option)
+            # A forward reference that cannot be resolved says nothing about the class.
+            base = made if isinstance(made, type) else object
+            return len(arguments) if isinstance(arguments, list) else 0, base
+        if isinstance(option, type) and option.__module__ not in _PLAIN:
+            return 0, option
+    return 0, None
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a value of a file needs no conversion."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if str(hint) in ("typing.Any", "Untyped"):
+        return not (isinstance(value, dict) and "class_path" in value)
+    if origin in (Union, UnionType):
+        return factory(hint)[1] is None and any(has_type(value, option) for option in arguments)
+    if origin is Literal:
+        return any(type(value) is type(option) and value == option for option in arguments)
+    if origin in (list, Sequence):
+        return isinstance(value, list) and all(has_type(item, arguments[0]) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(has_type(item, arguments[1]) for item in value.values())
+    return type(value) is hint
+
+
+def is_path(hint: Any) -> bool:
+    """Whether values are made paths."""
+    return Path in (hint, *get_args(hint))
+
+
+def is_text(hint: Any) -> bool:
+    """Whether what is typed is text or a path, whatever it looks like."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    others = [option for option in options if option not in (str, NoneType)]
+    return str in options and all("PathLike" in str(o) or "ndarray" in str(o) for o in others)
 
 
 def _typeable(hint: Any) -> bool:

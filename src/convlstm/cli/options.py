@@ -6,29 +6,43 @@ are options too (``--data.width 8``).
 """
 
 import inspect
+import json
+import os
 import re
-from argparse import ArgumentError
+from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import docstring_parser
-from jsonargparse import ArgumentParser, Namespace, get_loader
+from jsonargparse import ArgumentParser, Namespace
 
 from convlstm.arguments import path_of
 from convlstm.cli.configuration import Settings, yaml_of
-from convlstm.cli.names import import_class, nearest, placeholder, type_in_words
+from convlstm.cli.names import (
+    factory,
+    has_type,
+    import_class,
+    is_path,
+    is_text,
+    nearest,
+    placeholder,
+    type_in_words,
+)
 from convlstm.cli.trusted import typed_settings
-from convlstm.cli.words import Option, needed, split
+from convlstm.cli.words import Option, needed, nested, split
 from convlstm.data.base import Source
-from convlstm.errors import OptionError
+from convlstm.errors import ConvLSTMError, OptionError
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 
 #: What a part of a run is made of unless a class is named.
 DEFAULT_CLASSES: dict[Any, str] = {Source: "convlstm.MovingObjects", Forecaster: "convlstm.EncoderForecaster"}
+
+_MOST_FOLDERS = 500
 
 
 def call(
@@ -93,7 +107,7 @@ def command_of(function: Callable[..., Any], typed: Mapping[str, Any], settings:
                 f"{name} in the configuration must hold a class_path; it is empty: leave {name} out for the "
                 "default"
             )
-        chosen = typed.get(name) or in_file or DEFAULT_CLASSES[base]
+        chosen = typed[name] if name in typed else in_file or DEFAULT_CLASSES[base]
         parts[name] = import_class(chosen, base, f"--{name}")
     return Command(function, parts)
 
@@ -107,6 +121,7 @@ class Command:
         parts: the class of each parameter that is a `Source` or a `Forecaster`.
         values: of every option, once read.
         given: parameters, and fields of the configuration, that were mentioned.
+        exact: values of options that are passed on as they were given.
         inner: parsers of the options of classes given to options, such as ``--model.cell.width``.
     """
 
@@ -114,6 +129,7 @@ class Command:
     parts: dict[str, type]
     values: Namespace = field(default_factory=Namespace)
     given: set[str] = field(default_factory=set)
+    exact: dict[str, Any] = field(default_factory=dict)
     inner: dict[str, ArgumentParser] = field(default_factory=dict)
 
     @property
@@ -166,7 +182,8 @@ class Command:
         return {
             action.dest: hint
             for action in self.parser._actions
-            if (hint := getattr(action, "_typehint", None) or action.type) is not None
+            if action.default != SUPPRESS  # an option of the parser's own, which shows help
+            and (hint := getattr(action, "_typehint", None) or action.type) is not None
         }
 
     def read(self, arguments: list[str], options: list[Option], settings: Settings) -> None:
@@ -188,12 +205,21 @@ class Command:
             self._check_known(name, f"{name} in the configuration", known)
         self._check_complete(dict(typed), filed)
         values = [(name, needed(name, value, known[name])) for name, value in typed if name not in self.parts]
+        for name, value in values:
+            self._check_possible(name, value)
         self.given = {name.partition(".")[0] for name, _ in typed} | {n.partition(".")[0] for n in settings}
         try:
-            namespace = self.parser.parse_object(_nested(filed), _skip_validation=True)
+            namespace = self.parser.parse_object(nested(filed), _skip_validation=True)
             self.values = self.parser.parse_args([f"--{n}={v}" for n, v in values], namespace=namespace)
         except ArgumentError as error:
             raise self._blame(error, filed, values, known) from error
+        # Where a type allows something else than text, too, the parser reads text as YAML.
+        exact = {n: v for n, v in filed.items() if n in self.types and has_type(v, self.types[n])}
+        self.exact = {n: v for n, v in exact.items() if n not in dict(values)}
+        for name, value in values:
+            if name in self.types and is_text(self.types[name]):
+                none = value == "null" and NoneType in get_args(self.types[name])
+                self.exact[name] = None if none else value
 
     def build(self) -> dict[str, Any]:
         """The arguments of the function; a part nobody mentioned is left to the function's default."""
@@ -215,10 +241,13 @@ class Command:
 
     def text(self) -> str:
         """All values as a configuration file."""
-        plain = get_loader("yaml")(self.parser.dump(self.values))
+        plain = json.loads(self.parser.dump(self.values, format="json"))
         settings = {field.name: plain[field.name] for field in fields(TrainingConfig)}
         for name, chosen in self.parts.items():
-            settings[name] = {"class_path": path_of(chosen), "init_args": plain.get(name, {})}
+            settings[name] = {
+                "class_path": path_of(chosen),
+                "init_args": plain.get(name, {}) | self._exact_of(name),
+            }
         return yaml_of(settings)
 
     def _training(self) -> TrainingConfig:
@@ -230,7 +259,26 @@ class Command:
             import torch
 
             torch.manual_seed(self.values["seed"])
-        return kind(*args, **{name: _plain_factory(value) for name, value in kwargs.items()})
+        part = next((name for name, chosen in self.parts.items() if chosen is kind), "")
+        arguments = {name: _plain_factory(value) for name, value in kwargs.items()}
+        try:
+            return kind(*args, **arguments | self._exact_of(part))
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            if isinstance(error, ConvLSTMError):
+                raise
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise OptionError(
+                f"--{part} must be a class that its options can build; {path_of(kind)} gave '{reason}': "
+                "mend it or its options; --debug shows where"
+            ) from error
+
+    def _exact_of(self, part: str) -> dict[str, Any]:
+        """Arguments of a part that stay as they were given."""
+        return {
+            name.partition(".")[2]: value
+            for name, value in self.exact.items()
+            if name.partition(".")[0] == part
+        }
 
     def _flat(self, settings: Settings) -> Iterable[tuple[str, Any]]:
         """Options of a file under the names they have when typed."""
@@ -254,16 +302,20 @@ class Command:
         """Options of the classes given to options that take a class, such as ``--model.cell``."""
         found: dict[str, Any] = {}
         for name, hint in self.types.items():
-            arity, base = _factory(hint)
+            arity, base = factory(hint)
             value = values.get(name)
             value = value.get("class_path") if isinstance(value, Mapping) else value
             if base is None or not isinstance(value, str):
                 continue
-            made = import_class(value, base, f"--{name}")
+            made = import_class(value, base, f"--{name}", function=True)
             if isinstance(made, type):
                 parser = ArgumentParser(exit_on_error=False, add_help=False)
                 parser.add_class_arguments(made, name, fail_untyped=False, skip={arity})
-                inner = {a.dest: a._typehint for a in parser._actions if hasattr(a, "_typehint")}
+                inner = {
+                    a.dest: a._typehint
+                    for a in parser._actions
+                    if hasattr(a, "_typehint") and a.default != SUPPRESS
+                }
                 self.inner |= dict.fromkeys(inner, parser)
                 found |= inner
         return found
@@ -278,6 +330,14 @@ class Command:
         if near:
             hint = f"did you mean {'--' if shown[0] == '-' else ''}{near}?"
         raise OptionError(f"convlstm {self.name} has no option {shown}; {hint}")
+
+    def _check_possible(self, name: str, value: str) -> None:
+        """Refuse what no file system takes; a path of very many folders overflows Python's stack."""
+        path = is_path(self.types.get(name))
+        if "\0" in value or (path and (not value or value.count(os.sep) > _MOST_FOLDERS)):
+            shown = name.upper() if name in self.arguments else f"--{name}"
+            what = "a path" if path else "text without null characters"
+            raise OptionError(f"{shown} must be {what}; received {value[:100]!r}")
 
     def _check_complete(self, typed: Mapping[str, Any], filed: Mapping[str, Any]) -> None:
         parameters = inspect.signature(self.function).parameters
@@ -303,7 +363,7 @@ class Command:
     ) -> OptionError:
         """The one value that is wrong, in a sentence."""
         trials: list[tuple[str, str, Any, Callable[[], Any]]] = [
-            (n, f"{n} in the configuration", v, partial(self.parser.parse_object, _nested({n: v})))
+            (n, f"{n} in the configuration", v, partial(self.parser.parse_object, nested({n: v})))
             for n, v in filed.items()
         ]
         for name, value in values:
@@ -343,32 +403,8 @@ def _config_of(function: Callable[..., Any]) -> str | None:
     return next((n for n, hint in hints if TrainingConfig in (hint, *get_args(hint)) and n != "return"), None)
 
 
-def _factory(hint: Any) -> tuple[int, Any]:
-    """How many arguments a class that an option takes is called with, and its base; else (0, None)."""
-    for option in (hint, *get_args(hint)):
-        if get_origin(option) is Callable:
-            arguments, made = get_args(option)
-            # A forward reference that cannot be resolved says nothing about the class.
-            base = made if isinstance(made, type) else object
-            return len(arguments) if isinstance(arguments, list) else 0, base
-        if isinstance(option, type) and option.__module__ not in ("builtins", "pathlib", "os", "types"):
-            return 0, option
-    return 0, None
-
-
 def _plain_factory(value: Any) -> Any:
     """A class with some arguments set, as `functools.partial` writes it; jsonargparse wraps it in its own."""
     if isinstance(value, partial) and value.args and isinstance(value.args[-1], type):
         return partial(value.args[-1], **value.keywords) if value.keywords else value.args[-1]
     return value
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in flat.items():
-        *above, last = name.split(".")
-        place = result
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = value
-    return result

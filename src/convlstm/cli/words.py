@@ -1,6 +1,6 @@
 """What was typed after a command, taken apart into arguments and options."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -50,3 +50,15 @@ def needed(name: str, value: str | None, hint: Any) -> str:
     if hint is bool:
         return "true"
     raise OptionError(f"--{name} needs a value, {type_in_words(hint)}; received none")
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names as dictionaries within dictionaries."""
+    result: dict[str, Any] = {}
+    for name, value in flat.items():
+        *above, last = name.split(".")
+        place = result
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return result

@@ -15,6 +15,8 @@ from convlstm.data.files import read_array
 from convlstm.data.images import MNIST_ADDRESSES, Images, download_mnist, load_images
 from convlstm.errors import DataError, OptionError, check_name
 
+# Values of one sequence, sequences of a split, and what a seed may be: more overflows somewhere below.
+_MOST_VALUES, _MOST_SEQUENCES, _MOST_OBJECTS, _MOST_SEED = 2**31, 10**8, 10**4, 2**63 - 1
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
@@ -115,6 +117,17 @@ class MovingObjects(Source):
         for option, value in positive.items():
             if value < 1:
                 raise OptionError(f"{option} must be at least 1; received {value}")
+        most = dict.fromkeys((f"{name}_size" for name in self.sizes), _MOST_SEQUENCES)
+        most |= {"count": _MOST_OBJECTS, "seed": _MOST_SEED}
+        for option, limit in most.items():
+            if (value := (positive | {"seed": self.seed})[option]) > limit:
+                raise OptionError(f"{option} must be at most {limit}; received {value}: lower it")
+        values = (self.past + self.steps) * self.canvas[0] * self.canvas[1]
+        if values > _MOST_VALUES:
+            raise OptionError(
+                f"a sequence must hold at most {_MOST_VALUES} values, (past + steps) x canvas; received "
+                f"({self.past} + {self.steps}) x {self.canvas[0]} x {self.canvas[1]}: lower one of them"
+            )
         if min(self.canvas) < self.object_size:
             raise OptionError(
                 f"object_size must be at most the canvas, {self.canvas[0]} x {self.canvas[1]}; "

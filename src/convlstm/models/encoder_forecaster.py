@@ -1,6 +1,7 @@
 """The encoder-forecaster: a recurrent network that reads a past and one that unrolls the future from it."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from convlstm.functional.warp import carry
 from convlstm.layers import scan
 from convlstm.models.base import Forecaster, check_past
 
+_MOST_WEIGHTS = 2**31
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda y: y,
     "sigmoid": torch.sigmoid,
@@ -24,6 +26,19 @@ _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 def remembering_lstm(input_dim: int, hidden_dim: int, kernel_size: tuple[int, ...], bias: bool) -> Cell:
     """A ConvLSTM cell whose forget gate starts open, which a forecaster learns from several times faster."""
     return ConvLSTMCell(input_dim, hidden_dim, kernel_size, bias, forget_bias=1.0 if bias else 0.0)
+
+
+def _check_size(inputs: int, hidden_dim: Sequence[int], kernels: list[Any], transport: int) -> None:
+    """Refuse sizes that no memory holds, before any of it is taken."""
+    if not all(isinstance(size, Integral) for size in (*hidden_dim, *kernels)):
+        return  # cells say what is wrong
+    levels = zip([inputs, *hidden_dim[:-1]], hidden_dim, kernels, strict=True)
+    weights = sum(4 * h * (n + h) * k * k for n, h, k in levels) + hidden_dim[0] * (2 * transport + 1) ** 2
+    if weights > _MOST_WEIGHTS:
+        raise OptionError(
+            f"a forecaster must have at most {_MOST_WEIGHTS} weights; channels, hidden_dim, kernel_size, "
+            f"patch_size and transport make about {weights:.1e}: lower one of them"
+        )
 
 
 class EncoderForecaster(Forecaster):
@@ -97,6 +112,7 @@ class EncoderForecaster(Forecaster):
             raise OptionError(
                 f"kernel_size must have one entry per level ({len(hidden_dim)}); received {kernels}"
             )
+        _check_size(channels * patch_size**2, hidden_dim, kernels, transport * patch_size)
         patch_channels = channels * patch_size**2
         inputs = [patch_channels, *hidden_dim[:-1]]
         from_below = [*hidden_dim[1:], 0]

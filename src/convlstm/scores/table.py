@@ -128,6 +128,7 @@ class Verification:
             RunError: a newer schema, or something is missing.
         """
         try:
+            _check_types(plain)
             if plain["schema"] > SCHEMA:
                 raise RunError(
                     f"scores must have schema {SCHEMA} or older; received {plain['schema']}: update convlstm"
@@ -153,7 +154,9 @@ class Verification:
                     for key, table in plain["scores"].items()
                 },
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, RunError):
+                raise
             raise RunError(
                 f"scores must be as a verification writes them; {error} is missing or wrong: evaluate again"
             ) from None
@@ -291,6 +294,25 @@ def _decimals(values: Iterable[float]) -> int:
     """How many decimals show the largest of these with four digits, and the smallest with two."""
     sizes = [math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
     return min(max(3 - max(sizes), 1 - min(sizes), 0), 8) if sizes else 0
+
+
+def _check_types(plain: Mapping[str, Any]) -> None:
+    """Refuse values of another type than `Verification` says."""
+    text, count = str, int
+    wanted = {"model": text, "data": text, "cases": count, "past": count, "steps": count, "forecasters": list}
+    values = [(name, plain[name], kind) for name, kind in wanted.items()]
+    values += [("forecasters", name, text) for name in plain["forecasters"]]
+    for key, table in plain["scores"].items():
+        values += [(f"{name} of {key}", table[name], text) for name in ("title", "unit", "formula")]
+        if table["higher_is_better"] is not None:
+            values.append((f"higher_is_better of {key}", table["higher_is_better"], bool))
+        for name in plain["forecasters"]:
+            values += [(f"by_lead of {key}", table["by_lead"][name], list)]
+            numbers = (v for v in (*table["by_lead"][name], table["overall"][name]) if v is not None)
+            values += [(f"values of {key}", v, float if type(v) is float else int) for v in numbers]
+    for name, value, kind in values:
+        if type(value) is not kind:
+            raise TypeError(f"{name} {value!r}"[:100])
 
 
 def _skill(model: float, baseline: float) -> float:

@@ -10,6 +10,17 @@ from convlstm.errors import OptionError, check_name
 #: Lightning's name of each precision.
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 SCHEDULES = ("onecycle", "constant")
+# Nothing is served by more, and far more overflows somewhere below.
+_MOST = {
+    "epochs": 10**6,
+    "batch_size": 10**6,
+    "curriculum_steps": 10**9,
+    "devices": 10**4,
+    "nodes": 10**4,
+    "patience": 10**6,
+    "workers": 1024,
+    "seed": 2**32 - 1,
+}
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -74,6 +85,10 @@ class TrainingConfig:
             value, fraction = getattr(self, name), name == "gradient_clip"
             if not (_is_number(value, fraction) and value >= 0):
                 raise OptionError(f"{name} must be at least 0; received {value!r}: {_give(fraction)}")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value != "auto" and value > most:
+                raise OptionError(f"{name} must be at most {most}; received {value}: lower it")
         if not (_is_number(self.ema, True) and 0 <= self.ema < 1):
             raise OptionError(f"ema must be at least 0 and below 1; received {self.ema!r}: {_give(True)}")
 
