@@ -24,7 +24,7 @@ _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
 _FIRST = list("-+.0123456789")
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Plain data only; numbers as `_FLOAT` says, dates as text, no key twice."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
@@ -37,10 +37,10 @@ class _Loader(yaml.SafeLoader):
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [name for k, (tag, name) in enumerate(keys) if (tag, name) in keys[:k]]:
             raise yaml.constructor.ConstructorError(problem=f"{twice[0]} is given twice")
-        return super().construct_mapping(node, deep)
+        return dict(super().construct_mapping(node, deep))
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Quotes what `_Loader`, jsonargparse or a reader of YAML 1.1 would take for something else than text."""
 
 
@@ -81,7 +81,7 @@ def read_settings(path: Path) -> Settings:
 
 def yaml_of(settings: Settings) -> str:
     """Settings as the text of a file."""
-    return yaml.dump(settings, Dumper=_Dumper, sort_keys=False)
+    return str(yaml.dump(settings, Dumper=_Dumper, sort_keys=False))
 
 
 def described(thing: Source | Forecaster) -> dict[str, Any]:

@@ -263,9 +263,9 @@ class Command:
         arguments = {name: _plain_factory(value) for name, value in kwargs.items()}
         try:
             return kind(*args, **arguments | self._exact_of(part))
+        except ConvLSTMError:
+            raise
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            if isinstance(error, ConvLSTMError):
-                raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise OptionError(
                 f"--{part} must be a class that its options can build; {path_of(kind)} gave '{reason}': "
@@ -311,11 +311,8 @@ class Command:
             if isinstance(made, type):
                 parser = ArgumentParser(exit_on_error=False, add_help=False)
                 parser.add_class_arguments(made, name, fail_untyped=False, skip={arity})
-                inner = {
-                    a.dest: a._typehint
-                    for a in parser._actions
-                    if hasattr(a, "_typehint") and a.default != SUPPRESS
-                }
+                own = (a for a in parser._actions if hasattr(a, "_typehint") and a.default != SUPPRESS)
+                inner = {a.dest: a._typehint for a in own}
                 self.inner |= dict.fromkeys(inner, parser)
                 found |= inner
         return found
