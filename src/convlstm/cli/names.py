@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from inspect import isabstract, isbuiltin, isroutine
 from pathlib import Path
@@ -179,3 +180,10 @@ def _many(arguments: tuple[Any, ...]) -> str:
 
 def _fits(value: Any, base: Any) -> bool:
     return isinstance(value, type) and issubclass(value, base) and not isabstract(value)
+
+
+def plain_factory(value: Any) -> Any:
+    """A class with some arguments set, as `functools.partial` writes it; jsonargparse wraps it in its own."""
+    if isinstance(value, partial) and value.args and isinstance(value.args[-1], type):
+        return partial(value.args[-1], **value.keywords) if value.keywords else value.args[-1]
+    return value

@@ -30,6 +30,7 @@ from convlstm.cli.names import (
     is_text,
     nearest,
     placeholder,
+    plain_factory,
     type_in_words,
 )
 from convlstm.cli.trusted import typed_settings
@@ -260,7 +261,7 @@ class Command:
 
             torch.manual_seed(self.values["seed"])
         part = next((name for name, chosen in self.parts.items() if chosen is kind), "")
-        arguments = {name: _plain_factory(value) for name, value in kwargs.items()}
+        arguments = {name: plain_factory(value) for name, value in kwargs.items()}
         try:
             return kind(*args, **arguments | self._exact_of(part))
         except ConvLSTMError:
@@ -398,10 +399,3 @@ def _parts_of(function: Callable[..., Any]) -> dict[str, type]:
 def _config_of(function: Callable[..., Any]) -> str | None:
     hints = get_type_hints(function).items()
     return next((n for n, hint in hints if TrainingConfig in (hint, *get_args(hint)) and n != "return"), None)
-
-
-def _plain_factory(value: Any) -> Any:
-    """A class with some arguments set, as `functools.partial` writes it; jsonargparse wraps it in its own."""
-    if isinstance(value, partial) and value.args and isinstance(value.args[-1], type):
-        return partial(value.args[-1], **value.keywords) if value.keywords else value.args[-1]
-    return value
