@@ -166,6 +166,26 @@ def test_evaluate_on_other_data_and_into_another_folder(run, tmp_path):
     assert same.to_dict() == written
 
 
+class Rain(MovingObjects):
+    """Frames of rain rates, whose greatest value nobody knows."""
+
+    data_range = None
+
+
+def test_scores_that_need_the_data_range_take_that_of_the_data_or_of_the_option(run, tmp_path):
+    def scores(data, out, **options):
+        return evaluate(run, data=data(**DATA, **SIZES), out=tmp_path / out, **options).scores
+
+    assert scores(MovingObjects, "known")["psnr"].unit == "dB, data range 1"
+    assert not {"psnr", "ssim"} & scores(Rain, "unknown").keys()
+    given = scores(Rain, "given", data_range=120.0)
+    assert given["psnr"].unit == "dB, data range 120"
+    assert "data range 120" in given["ssim"].unit
+    with pytest.raises(OptionError, match="data_range must be positive and finite; received 0"):
+        scores(Rain, "refused", data_range=0.0)
+    assert not (tmp_path / "refused").exists()
+
+
 def test_a_model_folder_alone_needs_data_and_a_place(tmp_path):
     EncoderForecaster(hidden_dim=[4]).save_pretrained(tmp_path / "m")
     with pytest.raises(OptionError, match="a model folder needs data to be evaluated on"):

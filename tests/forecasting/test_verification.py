@@ -289,6 +289,23 @@ def test_bad_folders(tmp_path):
 @pytest.mark.parametrize(("size", "scored"), [((10, 32), False), ((11, 11), True)])
 def test_structural_similarity_is_left_out_where_its_window_does_not_fit(size, scored):
     past, future = torch.rand(2, 2, 3, 1, *size).unbind()
-    verification, _ = verify(Persistence(), [Window(past, future)], name="mine", data="noise")
+    verification, _ = verify(Persistence(), [Window(past, future)], name="mine", data_range=1.0)
     assert ("ssim" in verification.scores) == scored
     assert verification.scores["mse"].overall["mine"] > 0
+
+
+@pytest.mark.parametrize(
+    ("data_range", "unit"), [(None, None), (1.0, "data range 1"), (120.0, "data range 120")]
+)
+def test_scores_relative_to_the_data_range_are_left_out_where_it_is_unknown(data_range, unit):
+    past, future = 120 * torch.rand(2, 2, 3, 1, 12, 12)
+    verification, _ = verify(Persistence(), [Window(past, future)], name="mine", data_range=data_range)
+    units = [table.unit for key, table in verification.scores.items() if key in ("psnr", "ssim")]
+    assert [text.rpartition(", ")[2] for text in units] == [unit] * (0 if unit is None else 2)
+
+
+def test_a_data_range_that_is_none_is_refused_before_any_work():
+    model = Scaled()
+    with pytest.raises(OptionError, match="data_range must be positive and finite; received 0"):
+        verify(model, batched(Drift([0.1])), data_range=0.0)
+    assert not model.calls

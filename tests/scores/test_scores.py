@@ -281,6 +281,15 @@ def test_data_range_must_be_positive():
             kind(0.0)
 
 
+def test_scores_relative_to_the_data_range_need_it():
+    names = [score.name for score in standard_scores()]
+    assert names == ["mse", "mae", "mse_sum", "mae_sum", "sharpness"]
+    assert [score.data_range for score in standard_scores(70.0) if score.name in ("psnr", "ssim")] == [70, 70]
+    assert "ssim" not in [score.name for score in standard_scores(1.0, size=(10, 32))]
+    with pytest.raises(OptionError, match="data_range must be positive and finite; received -1"):
+        standard_scores(-1.0)
+
+
 def test_a_score_of_ones_own():
     """Terms and value are all there is to write."""
 

@@ -1,7 +1,9 @@
 import json
 import math
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -121,13 +123,13 @@ def test_rows_are_long_and_complete():
 def test_markdown_marks_the_best():
     text = verification().to_markdown()
     overall = cells(text, "Overall")
-    assert overall["mse"] == ["0.1000*", "0.4000", "0.2000"]
-    assert overall["psnr"] == ["0.1000", "0.4000*", "0.2000"]
-    assert overall["sharpness"] == ["0.1000", "0.4000", "0.2000"]
-    assert overall["skill"] == ["-", "0.750", "0.500"]
+    assert overall["forecaster"] == ["mse", "psnr", "sharpness", "skill"]
+    assert overall["mine"] == ["0.1000*", "0.1000", "0.1000", ""]
+    assert overall["persistence"] == ["0.4000", "0.4000*", "0.4000", "0.7500"]
+    assert overall["blank"] == ["0.2000", "0.2000", "0.2000", "0.5000"]
     assert cells(text, "MSE (a unit; lower is better)")["mine"] == ["0.1000*", "0.1000*", "0.1000*"]
     assert cells(text, "Sharpness (a unit)")["lead"] == ["1", "2", "overall"]
-    assert cells(text, "Skill of mine")["blank"] == ["0.500", "0.500", "0.500"]
+    assert cells(text, "Skill of mine")["blank"] == ["0.5000", "0.5000", "0.5000"]
     assert "7 cases, 4 frames in, 2 out" in text
 
 
@@ -140,31 +142,81 @@ def test_the_marked_value_is_the_best_of_its_lead():
     text = replace(found, scores=found.scores | {"mse": table}).to_markdown("mse")
     shown = cells(text, "MSE")
     assert shown["mine"] == ["0.1000", "-", "0.1000*"]
-    assert shown["blank"] == ["0.0500*", "0.2000*", "0.2000"]
+    assert shown["blank"] == ["0.05000*", "0.2000*", "0.2000"]
 
 
-def test_one_bad_baseline_hides_no_digit_of_the_others():
-    found = verification(3, "mine", mine=0.4213, persistence=1137.4, blank=60085.2)
-    assert cells(found.to_markdown(), "Overall")["mse"] == ["0.42*", "1137", "60085"]
-    found = verification(3, "mine", mine=0.000377, persistence=0.00041, blank=9.1234)
-    assert cells(found.to_markdown(), "Overall")["mse"] == ["0.00038*", "0.00041", "9.123"]
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.4213, 1137.4, 60085.2), ("0.4213*", "1137", "60090")),
+        ((0.000377, 0.00041, 9.1234), ("0.0003770*", "0.0004100", "9.123")),
+        ((1.5e-9, 0.012345, 7.77e8), ("1.500e-9*", "0.01235", "7.770e8")),
+    ],
+)
+def test_every_value_has_four_digits_however_bad_the_others_are(values, shown):
+    found = verification(3, "mine", **dict(zip(("mine", "persistence", "blank"), values, strict=True)))
+    overall = cells(found.to_markdown(), "Overall")
+    assert tuple(overall[name][0] for name in found.forecasters) == shown
 
 
-@pytest.mark.parametrize("steps", [1, 2, 9, 10, 18, 250])
-@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e6])
-def test_tables_fit_the_screen_and_show_the_first_and_last_lead(steps, scale):
-    name = "my_encoder_forecaster"
-    found = verification(steps, name, **{name: scale, "persistence": 2 * scale, "blank": 3 * scale})
-    text = found.to_markdown()
-    assert max(map(len, text.splitlines())) <= 100
-    leads = cells(text, "MSE")["lead"]
-    assert leads[0] == "1"
-    assert leads[-2:] == [str(steps), "overall"]
-    assert len(set(leads)) == len(leads) >= min(steps + 1, 5)
-    console = Console(width=100)
+def printed(found, width, *scores):
+    """The lines of the tables on a screen."""
+    console = Console(width=width, highlight=False)
     with console.capture() as screen:
-        console.print(found.to_rich())
-    assert "…" not in screen.get()
+        console.print(found.to_rich(*scores))
+    return screen.get().splitlines()
+
+
+def rows_of(lines, name):
+    """Lines of a forecaster, cut after the name."""
+    return [line[len(name) :] for line in lines if line.startswith(name)]
+
+
+def test_decimal_points_stand_below_each_other_in_print_and_in_markdown():
+    found = verification(3, "mine", mine=0.4213, persistence=113.74, blank=0.0377)
+    for lines in (printed(found, 100), found.to_markdown().replace("| ", "").splitlines()):
+        rows = [rows_of(lines, name.ljust(11))[0] for name in found.forecasters]
+        points = [[m.start() for m in re.finditer(r"\.", row)] for row in rows]
+        assert points[1] == points[2]
+        assert points[0] == points[1][:-1]  # no skill over itself
+        assert len(points[1]) == 4
+
+
+NAMES = ("encoder_forecaster", "persistence", "mean_frame", "blank", "linear_trend", "advection")
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("steps", [1, 2, 10, 18, 250])
+@pytest.mark.parametrize("worst", [0.5, 4e5])
+def test_no_forecaster_no_score_and_no_best_mark_is_lost_at_any_width(width, steps, worst):
+    level = dict(zip(NAMES[1:], (0.02, 0.03, 0.04, worst, 0.05), strict=True))
+    found = verification(steps, NAMES[0], **{NAMES[0]: 0.01}, **level)
+    lines = printed(found, width)
+    assert max(map(len, lines)) <= width
+    heads = [line.split() for line in lines if line.startswith(("forecaster ", "lead"))]
+    overall = [key for head in heads for key in head[1:] if head[0] == "forecaster"]
+    assert overall == ["mse", "psnr", "sharpness", "skill"]
+    by_lead = [key for head in heads for key in head[1:] if head[0] == "lead"]
+    shown = by_lead[: by_lead.index("overall") + 1]
+    assert by_lead == shown * 4  # the same lead times for three scores and the skill
+    leads = [int(lead) for lead in shown[:-1]]
+    assert (leads[0], leads[-1]) == (1, steps)
+    gaps = np.diff(leads)
+    assert steps == 1 or gaps.max() - gaps.min() <= 1
+    for name in NAMES[1:]:
+        assert len(rows_of(lines, name)) == len(heads)
+    stars = sum(line.count("*") for line in lines)
+    assert stars == 2 * (1 + len(leads) + 1)  # of mse and psnr
+
+
+def test_a_long_name_goes_on_below_and_markdown_has_every_lead_time():
+    name = "a_model_with_an_exceedingly_long_name"
+    found = verification(30, name, **{name: 0.1, "persistence": 0.4, "blank": 0.2})
+    lines = printed(found, 60)
+    assert max(map(len, lines)) <= 60
+    assert lines[3].split()[-1] != name
+    assert (lines[4].split()[0] + lines[5]).rstrip() == name
+    assert cells(found.to_markdown(), "MSE")["lead"] == [str(k) for k in range(1, 31)] + ["overall"]
 
 
 def test_chosen_scores_only():

@@ -20,6 +20,7 @@ def evaluate(
     model: Path,
     *,
     data: Source | None = None,
+    data_range: float | None = None,
     batch_size: int = 16,
     out: Path | None = None,
     trust: str | Sequence[str] = (),
@@ -33,6 +34,8 @@ def evaluate(
         model: a run folder or a model folder.
         data: whose test split is forecast; that of the run itself unless given. An option of it alone, such
             as --data.test_size, changes that option of the run's data.
+        data_range: largest minus smallest value that the data can take; what the data say unless given.
+            Without it there is no PSNR and no SSIM.
         batch_size: windows forecast at once.
         out: the folder that scores are written to, which must hold none yet; the run itself unless given,
             which keeps the scores of its own test windows: other data needs a folder.
@@ -45,6 +48,7 @@ def evaluate(
     import torch
 
     from convlstm.forecasting.verification import cases_file, scores_files, verify
+    from convlstm.functional.ssim import check_data_range
     from convlstm.training.loaders import evaluation_loader
 
     model = given_path("MODEL", model)
@@ -61,6 +65,7 @@ def evaluate(
     other = data is not None and run is not None and not _same(data, run, trust)
     folder = _place(run, model, out, other=other)
     check_channels(forecaster, source.channels, "give data with those of the model, by --data")
+    data_range = source.data_range if data_range is None else check_data_range(data_range)
     changes = Changes()
     try:
         changes.folder(folder)
@@ -69,7 +74,7 @@ def evaluate(
         dataset = source.split("test")
         batches = _watched(evaluation_loader(dataset, batch_size), len(dataset))
         name = spoken_name(forecaster)
-        verification, cases = verify(forecaster, batches, name=name, data=source.describe())
+        verification, cases = verify(forecaster, batches, name=name, data=source.describe(), data_range=data_range)
         files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)} | scores_files(verification)
         write_together({folder / name: content for name, content in files.items()})
     except BaseException:
@@ -172,22 +177,7 @@ def _show(verification: Any) -> None:
 
     console = Console()
     shown = [name for name in ("mse", "sharpness") if name in verification.scores]
-    if not console.is_terminal:
+    if console.is_terminal:
+        console.print(verification.to_rich(*shown))
+    else:
         print(verification.to_markdown(*shown))
-        return
-    for table in verification.to_rich(*shown).renderables:
-        _narrow(table, console)
-        console.print(table)
-        console.print()
-
-
-def _narrow(table: Any, console: Any) -> None:
-    """Make a table fit the terminal: headings of two words on two lines, then fewer lead times."""
-    table.padding, table.show_edge = (0, 1, 0, 0), False
-    for column in table.columns[1:]:
-        column.header = str(column.header).replace("_", " ")
-        column.no_wrap = " " not in column.header
-    unbounded = console.options.update(width=1000)
-    # The first and the last lead time and the column over all of them stay.
-    while console.measure(table, options=unbounded).minimum > console.width - 2 and len(table.columns) > 4:
-        del table.columns[len(table.columns) // 2]

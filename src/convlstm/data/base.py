@@ -47,11 +47,14 @@ class Source(RemembersArguments, ABC):
         past: K, frames a forecaster is given.
         steps: L, frames it has to forecast.
         channels: C of every frame.
+        data_range: largest minus smallest value that the data can take, for scores relative to it (PSNR,
+            SSIM); None if it is unknown.
     """
 
     past: int
     steps: int
     channels: int
+    data_range: float | None = None
 
     @abstractmethod
     def split(self, name: Split) -> WindowDataset:

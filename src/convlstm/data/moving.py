@@ -56,6 +56,7 @@ class MovingObjects(Source):
     """
 
     channels = 1
+    data_range = 1.0
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ def verify(
     data: str = "",
     baselines: Baselines = BASELINES,
     scores: Sequence[Score] | None = None,
+    data_range: float | None = None,
 ) -> tuple[Verification, Cases]:
     """Score a forecaster and the baselines on the same cases.
 
@@ -65,16 +66,18 @@ def verify(
         data: what is being forecast, one line.
         baselines: what makes each, by name.
         scores: one must be `MSE`; those of `standard_scores` that fit the frames if None.
+        data_range: largest minus smallest value that the data can take, for `standard_scores`; without it
+            they have no PSNR and no SSIM.
 
     Returns:
         The scores and the cases to look at.
 
     Raises:
-        OptionError: no baseline, a name given twice, or no MSE.
+        OptionError: no baseline, a name given twice, no MSE, or a data range that is not positive.
         ShapeError: a forecast or a batch of another shape than the rest.
         DataError: no case, or a value that is not finite in a forecast or the truth.
     """
-    _check(name, baselines, standard_scores() if scores is None else scores)
+    _check(name, baselines, standard_scores(data_range) if scores is None else scores)
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     states: dict[str, list[ScoreState]] = {}
     chosen = _Chosen()
@@ -82,7 +85,7 @@ def verify(
     with _evaluating(model):
         for past, truth in _on_device(batches, model):
             lengths = lengths or (past.shape[1], truth.shape[1])
-            scores = standard_scores(size=truth.shape[-2:]) if scores is None else scores
+            scores = standard_scores(data_range, truth.shape[-2:]) if scores is None else scores
             if lengths != (past.shape[1], truth.shape[1]):
                 raise ShapeError(
                     f"all batches must have {lengths[0]} past and {lengths[1]} future frames; received "

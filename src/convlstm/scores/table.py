@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convlstm.errors import RunError, check_name
+from convlstm.scores.digits import aligned, four_digits
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import Console, ConsoleOptions, ConsoleRenderable
+    from rich.text import Text
 
 SCHEMA = 1
-_WIDTH = 100
-_MOST_LEADS = 10
 
 
 class Skill(NamedTuple):
@@ -173,7 +172,7 @@ class Verification:
             yield from _long(self.model, f"skill_over_{baseline}", skill.by_lead, skill.overall)
 
     def to_markdown(self, *scores: str) -> str:
-        """Tables in Markdown, readable as they are, at most 100 columns wide; the best values bear a star.
+        """Tables in Markdown, readable as they are, with every lead time; the best values bear a star.
 
         Args:
             scores: which to show by lead time; all if none is named.
@@ -183,117 +182,150 @@ class Verification:
         """
         return "\n\n".join(_markdown(grid) for grid in self._grids(scores)) + "\n"
 
-    def to_rich(self, *scores: str) -> "Group":
-        """The tables of ``to_markdown`` to print on a `rich.console.Console`."""
-        from rich.console import Group
+    def to_rich(self, *scores: str) -> "ConsoleRenderable":
+        """The tables of ``to_markdown`` to print on a `rich.console.Console`, as wide as it is.
 
-        return Group(*(_rich(grid) for grid in self._grids(scores)))
+        Every forecaster and every best value is there at any width: a table of scores that is too wide is
+        broken into several, and lead times are left out evenly, the same ones in all tables.
+        """
+        return _Screen(self._grids(scores))
 
     def _grids(self, scores: Iterable[str]) -> list["_Grid"]:
         shown = [check_name(name, self.scores, "score") for name in scores] or list(self.scores)
         return [self._overall(), *(self._by_lead(self.scores[key]) for key in shown), self._skill()]
 
     def _overall(self) -> "_Grid":
-        rows = []
-        for key, table in self.scores.items():
-            values = [table.overall[name] for name in self.forecasters]
-            rows.append([key, *_starred(values, table.higher_is_better, _decimals(values))])
-        rows.append(["skill", "- ", *(_number(skill.overall) + " " for skill in self.skill.values())])
+        columns = {
+            key: _starred([table.overall[name] for name in self.forecasters], table.higher_is_better)
+            for key, table in self.scores.items()
+        }
+        skill = self.skill
+        columns["skill"] = [four_digits(skill[n].overall) if n in skill else "" for n in self.forecasters]
         title = f"Overall: {self.cases} cases, {self.past} frames in, {self.steps} out"
-        return _Grid(title, self.data, ["score", *self.forecasters], rows)
+        return _Grid(title, self.data, "forecaster", list(self.forecasters), columns, leads=False)
 
     def _by_lead(self, table: ScoreTable) -> "_Grid":
         direction = {True: "; higher is better", False: "; lower is better", None: ""}[table.higher_is_better]
-        decimals = _decimals(value for values in table.by_lead.values() for value in values)
-        columns = [
-            _starred([values[name] for name in self.forecasters], table.higher_is_better, decimals)
-            for values in (
-                *({n: table.by_lead[n][lead] for n in self.forecasters} for lead in range(self.steps)),
-                table.overall,
-            )
-        ]
-        return _fitted(f"{table.title} ({table.unit}{direction})", table.formula, self.forecasters, columns)
+        names = self.forecasters
+        columns = {
+            str(lead + 1): _starred([table.by_lead[name][lead] for name in names], table.higher_is_better)
+            for lead in range(self.steps)
+        }
+        columns["overall"] = _starred([table.overall[name] for name in names], table.higher_is_better)
+        return _Grid(f"{table.title} ({table.unit}{direction})", table.formula, "lead", list(names), columns)
 
     def _skill(self) -> "_Grid":
-        skills = self.skill.values()
-        columns = [[_number(skill.by_lead[lead]) for skill in skills] for lead in range(self.steps)]
-        columns.append([_number(skill.overall) for skill in skills])
+        skills = self.skill
+        columns = {
+            str(lead + 1): [four_digits(skill.by_lead[lead]) for skill in skills.values()]
+            for lead in range(self.steps)
+        }
+        columns["overall"] = [four_digits(skill.overall) for skill in skills.values()]
         formula = "1 - MSE of the model / MSE of the baseline; 1 is perfect, 0 is no better"
-        return _fitted(f"Skill of {self.model} over each baseline", formula, self.forecasters[1:], columns)
+        return _Grid(f"Skill of {self.model} over each baseline", formula, "lead", list(skills), columns)
 
 
 class _Grid(NamedTuple):
-    """A table of text, ready to be drawn."""
+    """A table of text: a row per forecaster, a column per score or lead time (the last one is overall)."""
 
     title: str
     note: str
-    header: list[str]
-    rows: list[list[str]]
+    corner: str
+    names: list[str]
+    columns: dict[str, list[str]]
+    leads: bool = True
 
 
-def _fitted(title: str, note: str, names: Iterable[str], columns: list[list[str]]) -> _Grid:
-    """A row a forecaster, a column a lead time, as many of them as fit; the last column is over all."""
-    names, steps = list(names), len(columns) - 1
-    for most in range(min(steps, _MOST_LEADS), 0, -1):
-        leads = sorted({round(k * (steps - 1) / max(most - 1, 1)) for k in range(most)})
-        header = ["lead", *(str(lead + 1) for lead in leads), "overall"]
-        rows = [
-            [name, *(columns[lead][row] for lead in leads), columns[-1][row]]
-            for row, name in enumerate(names)
-        ]
-        grid = _Grid(title, note, header, rows)
-        if sum(_widths(grid)) + 3 * len(header) + 1 <= _WIDTH:
-            break
-    return grid
+class _Screen:
+    """Tables that take the width of the console they are printed on."""
+
+    def __init__(self, grids: list[_Grid]) -> None:
+        self.grids = grids
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["Text"]:
+        names = max(len(name) for grid in self.grids for name in [grid.corner, *grid.names])
+        # Long names go on below, so that there is room for three numbers beside them.
+        names = min(names, max(options.max_width - 3 * 12, 8))
+        room = options.max_width - names
+        leads = _leads([grid for grid in self.grids if grid.leads], room)
+        for grid in self.grids:
+            yield from _rich(grid, _parts(grid, leads if grid.leads else list(grid.columns), room), names)
 
 
-def _widths(grid: _Grid) -> list[int]:
-    return [max(3, *map(len, column)) for column in zip(grid.header, *grid.rows, strict=True)]
+def _leads(grids: list[_Grid], room: int) -> list[str]:
+    """The lead times, evenly spread, that fit all tables, and the column over all of them."""
+    widths = {key: max(_width(key, grid.columns[key]) for grid in grids) for key in grids[0].columns}
+    *leads, overall = widths
+    for most in range(len(leads), 2, -1):
+        chosen = [*_evenly(leads, most), overall]
+        if sum(widths[key] for key in chosen) <= room:
+            return chosen
+    return [*_evenly(leads, 2), overall]
+
+
+def _evenly(leads: list[str], most: int) -> list[str]:
+    places = sorted({round(k * (len(leads) - 1) / max(most - 1, 1)) for k in range(min(most, len(leads)))})
+    return [leads[place] for place in places]
+
+
+def _parts(grid: _Grid, keys: list[str], room: int) -> list[list[str]]:
+    """Columns in groups that fit."""
+    parts: list[list[str]] = []
+    left = 0
+    for key in keys:
+        width = _width(key, grid.columns[key])
+        if not parts or width > left:
+            parts.append([])
+            left = room
+        parts[-1].append(key)
+        left -= width
+    return parts
+
+
+def _width(key: str, texts: list[str]) -> int:
+    """Width of a column on the screen, with the gap before it."""
+    return max(map(len, [key, *aligned(texts)])) + 2
 
 
 def _markdown(grid: _Grid) -> str:
-    widths = _widths(grid)
-
-    def line(cells: list[str]) -> str:
-        numbers = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return "| " + " | ".join([cells[0].ljust(widths[0]), *numbers]) + " |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    columns = [[grid.corner, *grid.names], *([key, *aligned(texts)] for key, texts in grid.columns.items())]
+    widths = [max(3, *map(len, column)) for column in columns]
+    columns[0] = [name.ljust(widths[0]) for name in columns[0]]
+    rows = [
+        "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in zip(*columns, strict=True)
+    ]
+    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
     head = [f"**{grid.title}**", *([grid.note] if grid.note else []), ""]
-    return "\n".join([*head, line(grid.header), line(rule), *map(line, grid.rows)])
+    return "\n".join([*head, rows[0], rule, *rows[1:]])
 
 
-def _rich(grid: _Grid) -> "Table":
-    from rich import box
-    from rich.table import Table
+def _rich(grid: _Grid, parts: list[list[str]], most: int) -> Iterator["Text"]:
+    """Title and note, then a block of lines for each group of columns; an empty line after each."""
     from rich.text import Text
 
-    title = Text.assemble((grid.title, "bold"), "\n", (grid.note, "dim"))
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
-    for number, name in enumerate(grid.header):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in grid.rows:
-        table.add_row(*(Text(cell, style="bold green" if cell.endswith("*") else "") for cell in row))
-    return table
+    yield Text(grid.title, style="bold")
+    yield from [Text(grid.note, style="dim")] if grid.note else []
+    for part in parts:
+        columns = [aligned(grid.columns[key]) for key in part]
+        widths = [_width(key, grid.columns[key]) for key in part]
+        header = grid.corner.ljust(most) + "".join(k.rjust(w) for k, w in zip(part, widths, strict=True))
+        yield Text(header, style="bold")
+        yield Text("─" * len(header), style="dim")
+        for name, *cells in zip(grid.names, *columns, strict=True):
+            line = Text(name[:most].ljust(most))
+            for cell, width in zip(cells, widths, strict=True):
+                line.append(cell.rjust(width), style="bold green" if "*" in cell else "")
+            yield line
+            yield from (Text(name[k : k + most]) for k in range(most, len(name), most))
+        yield Text("")
 
 
-def _starred(values: list[float], higher_is_better: bool | None, decimals: int) -> list[str]:
-    """Numbers as text, the best with a star, all padded alike."""
+def _starred(values: list[float], higher_is_better: bool | None) -> list[str]:
+    """Numbers as text, the best with a star."""
     known = [value for value in values if not math.isnan(value)]
     best = math.nan if higher_is_better is None or not known else (max if higher_is_better else min)(known)
-    return [_number(value, decimals) + ("*" if value == best else " ") for value in values]
-
-
-def _number(value: float, decimals: int = 3) -> str:
-    if math.isnan(value):
-        return "-"
-    return f"{value:.{min(decimals, _decimals([value]))}f}" if abs(value) >= 1 else f"{value:.{decimals}f}"
-
-
-def _decimals(values: Iterable[float]) -> int:
-    """How many decimals show the largest of these with four digits, and the smallest with two."""
-    sizes = [math.floor(math.log10(abs(value))) for value in values if value and math.isfinite(value)]
-    return min(max(3 - max(sizes), 1 - min(sizes), 0), 8) if sizes else 0
+    return [four_digits(value) + "*" * (value == best) for value in values]
 
 
 def _check_types(plain: Mapping[str, Any]) -> None:
