@@ -15,6 +15,7 @@ from torch import Tensor
 from convlstm.data.files import COMMENT, FRAME_MS, check_finite, from_unit
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
 from convlstm.files import write_atomically, writing
+from convlstm.forecasting.colours import UNIT, channel_scales, legend, paint, stacked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,8 +44,10 @@ def write_frames(
     - ``.png``: a film strip, ten frames a row: the past, labelled t-9 ... t, above the forecast, labelled
       +1, +2 ...; frames of more than 192 pixels a side are averaged to that.
 
-    Pictures show [0, 1] from black to white. If values of the past (without one, of the forecast) lie
-    outside, black and white are the least and the greatest of them.
+    Pictures show [0, 1] from black to white: always for frames of 8 bits, else if most values of the past
+    (without one, of the forecast) lie within and use it. Otherwise black and white are limits that all but
+    the most extreme of these lie within; a film strip says which. Three channels within [0, 1] are red,
+    green and blue; other channels lie below each other.
 
     Args:
         path: where to; its folder must exist.
@@ -59,8 +62,7 @@ def write_frames(
 
     Raises:
         OptionError: an ending that is none of these.
-        ShapeError: not (T, C, H, W), past and forecast that do not fit, or a picture with channels other
-            than 1 or 3.
+        ShapeError: not (T, C, H, W), or past and forecast that do not fit.
         DataError: NaN in the forecast or the past.
         RunError: the file exists or cannot be written; what was there stays.
     """
@@ -121,17 +123,19 @@ def _encode(values: dict[str, NDArray[np.float32]], ending: str, dtype: DTypeLik
     elif ending == ".npy":
         np.save(file, from_unit(values["frames"], dtype), allow_pickle=False)
     elif ending == ".gif":
-        pictures = _pictures(values, dtype)
+        pictures, _ = _pictures(values, dtype)
         first, *rest = pictures.get("past", []) + pictures["frames"]
         how: dict[str, Any] = {"duration": FRAME_MS, "loop": 0, "comment": COMMENT}
         first.save(file, format="GIF", save_all=True, append_images=rest, **how)
     else:
-        _film_strip(_pictures(values, dtype)).save(file, format="PNG", optimize=True)
+        _film_strip(*_pictures(values, dtype)).save(file, format="PNG", optimize=True)
     return file.getvalue()
 
 
-def _pictures(values: dict[str, NDArray[np.float32]], dtype: DTypeLike) -> dict[str, list["Image"]]:
-    """Every frame as a picture, grey or red, green and blue."""
+def _pictures(
+    values: dict[str, NDArray[np.float32]], dtype: DTypeLike
+) -> tuple[dict[str, list["Image"]], list[str]]:
+    """Every frame as a picture, grey or red, green and blue, and the lines of a legend."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -139,25 +143,19 @@ def _pictures(values: dict[str, NDArray[np.float32]], dtype: DTypeLike) -> dict[
             "pictures need Pillow to be written; it is not installed: pip install pillow, or write .npz"
         ) from error
     reference = values.get("past", values["frames"])
-    channels = reference.shape[1]
-    if channels not in (1, 3):
-        raise ShapeError(
-            f"pictures need frames of 1 or 3 channels; received {channels}: write an .npz or .npy file"
-        )
-    low, high = float(reference.min()), float(reference.max())
-    if np.dtype(dtype).kind == "u" or (low >= 0 and high <= 1) or low == high:
-        low, high = 0.0, 1.0
+    scales = channel_scales(reference)
+    if np.dtype(dtype) == np.uint8:
+        scales = [UNIT] * (1 if reference.shape[1] == 3 else reference.shape[1])
     pictures = {}
     for name, array in values.items():
-        pixels = np.rint(np.clip((array - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-        pictures[name] = [
-            Image.fromarray(frame.squeeze(-1) if channels == 1 else frame)
-            for frame in np.moveaxis(pixels, 1, -1)
-        ]
-    return pictures
+        pixels = stacked(paint(array, scales))
+        # One byte a pixel where there is no colour: a grey animation gives back its values exactly.
+        grey = len(scales) > 1 or reference.shape[1] == 1
+        pictures[name] = [Image.fromarray(frame[..., 0] if grey else frame) for frame in pixels]
+    return pictures, legend(scales)
 
 
-def _film_strip(pictures: dict[str, list["Image"]]) -> "Image":
+def _film_strip(pictures: dict[str, list["Image"]], lines: list[str]) -> "Image":
     from PIL import Image, ImageDraw, ImageFont
 
     width, height = pictures["frames"][0].size
@@ -169,8 +167,13 @@ def _film_strip(pictures: dict[str, list["Image"]]) -> "Image":
     forecast = [(f"+{k}", image) for k, image in enumerate(pictures["frames"], 1)]
     rows = [part[k : k + _COLUMNS] for part in (past, forecast) for k in range(0, len(part), _COLUMNS)]
     columns = max(map(len, rows))
-    strip = Image.new("RGB", (_GAP + columns * (width + _GAP), len(rows) * (_HEAD + height) + _GAP), "white")
-    pen, font = ImageDraw.Draw(strip), ImageFont.load_default(size=12)
+    font = ImageFont.load_default(size=12)
+    right = max([columns * (width + _GAP), *(math.ceil(font.getlength(line)) + _GAP for line in lines)])
+    under = len(rows) * (_HEAD + height)
+    strip = Image.new("RGB", (_GAP + right, under + _HEAD * len(lines) + _GAP), "white")
+    pen = ImageDraw.Draw(strip)
+    for k, line in enumerate(lines):
+        pen.text((_GAP, under + _HEAD * k + _HEAD // 2), line, fill=_LABEL, font=font, anchor="lm")
     for k, row in enumerate(rows):
         for j, (label, image) in enumerate(row):
             left, top = _GAP + j * (width + _GAP), k * (_HEAD + height)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from convlstm.scores.digits import number
+
 SLOTS = 8
 _WIDTH, _HEIGHT = 5.0, 3.2  # inches of 72 units each
 _AXES = (0.125, 0.155, 0.605, 0.72)  # left, bottom, width, height; names stand at the right
@@ -30,20 +32,13 @@ class Line:
         name: stands at its right end.
         values: a y for every x; those that are not finite leave a gap.
         slot: which colour; 0 is the model's and drawn heavier, the baselines count from 1.
+        far: leave it out of account where the range of the axis is chosen.
     """
 
     name: str
     values: Sequence[float]
     slot: int
-
-
-def number(value: float) -> str:
-    """Four significant digits, as short as they go, a true minus; "n/a" for what is not finite."""
-    if not math.isfinite(value):
-        return "n/a"
-    text = f"{value:.4g}".replace("-", "−")
-    mantissa, _, exponent = text.partition("e")
-    return f"{mantissa}e{exponent[0].strip('+')}{exponent[1:].lstrip('0')}" if exponent else text
+    far: bool = False
 
 
 def spoken(name: str) -> str:
@@ -69,7 +64,7 @@ def line_chart(
         x_label: what x counts.
         y_label: what y measures, with its unit; stands above the axis.
         reference: a y to mark with a thin line, and its name.
-        floor: lowest y to show; lines below it leave the chart.
+        floor: lowest y to show; lines below it leave the chart, as those that are ``far`` may.
         log: make the y axis logarithmic, and say so, where values are positive and span a factor above 25.
 
     Returns:
@@ -85,7 +80,8 @@ def line_chart(
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         axes = figure.add_axes(_AXES)
         values = np.array([line.values for line in lines], dtype=np.float64).reshape(len(lines), len(x))
-        finite = values[np.isfinite(values)]
+        near = _near(lines, values)
+        finite = values[near][np.isfinite(values[near])]
         logarithmic = bool(log and finite.size and finite.min() > 0 and finite.max() > 25 * finite.min())
         _style(axes, x, x_label, y_label + (" (log scale)" if logarithmic else ""))
         if finite.size:
@@ -105,6 +101,25 @@ def line_chart(
             metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
         )
     return _inline(buffer.getvalue())
+
+
+def outside(lines: Sequence[Line]) -> list[Line]:
+    """The far lines that leave the range of the others."""
+    values = np.array([line.values for line in lines], dtype=np.float64)
+    near = _near(lines, values)
+    finite = values[near][np.isfinite(values[near])]
+    if not finite.size:
+        return []
+    low, high = _from_zero(finite.min(), finite.max()), finite.max()
+    pad = 0.06 * (high - low)
+    left = ((values > high + pad) | (values < low - pad)).any(axis=1)
+    return [line for line, leaves, close in zip(lines, left, near, strict=True) if leaves and not close]
+
+
+def _near(lines: Sequence[Line], values: Any) -> Any:
+    """Which lines choose the range: those that are not far, all if none of these has a finite value."""
+    near = np.array([not line.far for line in lines])
+    return near if np.isfinite(values[near]).any() else np.ones_like(near)
 
 
 def _style(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
@@ -153,8 +168,7 @@ def _range(
             low, high = min(low, reference[0]), max(high, reference[0])
         if floor is not None:
             low, high = max(low, floor), max(high, floor + 0.1)
-        if 0 < low < 0.6 * high:  # A truthful zero, where it costs little room.
-            low = 0.0
+        low = _from_zero(low, high)
         pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
         axes.set_ylim(low - (0 if low == 0 else pad), high + pad)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
@@ -164,13 +178,25 @@ def _range(
     )
 
 
+def _from_zero(low: float, high: float) -> float:
+    """The lower end of an axis: a truthful zero, where it costs little room."""
+    return 0.0 if 0 < low < 0.6 * high else low
+
+
 def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) -> None:
+    low, high = axes.get_ylim()
+    # What lies far beyond an axis is cut anyway; its coordinates need not be astronomical.
+    with np.errstate(over="ignore", under="ignore"):
+        if axes.get_yscale() == "log":
+            ends = (low * (low / high), high * (high / low))
+        else:
+            ends = (low - (high - low), high + (high - low))
     for line, y in zip(lines, values, strict=True):
         dotted = len(x) <= 12 or not np.isfinite(y).all()
         model = line.slot == 0
         axes.plot(
             x,
-            np.where(np.isfinite(y), y, np.nan),
+            np.where(np.isfinite(y), np.clip(y, *ends), np.nan),
             color=_colour(line.slot),
             linewidth=3.0 if model else 1.5,
             linestyle=_DASHES[line.slot % len(_DASHES)],
@@ -190,10 +216,12 @@ def _names(
     for line, y in zip(lines, values, strict=True):
         ends = np.flatnonzero(np.isfinite(y))
         if ends.size and line.name:
-            end = axes.transScale.transform((x[ends[-1]], y[ends[-1]]))
-            height = min(max(float(axes.transLimits.transform(end)[1]), 0.0), 1.0)
-            weight = "bold" if line.slot == 0 else "normal"
-            places.append((height, _in_two(line.name), _colour(line.slot), weight))
+            low, high = axes.get_ylim()
+            last = y[ends[-1]]
+            end = axes.transScale.transform((x[ends[-1]], min(max(last, low), high)))
+            height = float(axes.transLimits.transform(end)[1])
+            name = _in_two(line.name) + (" ↑" if last > high else " ↓" if last < low else "")
+            places.append((height, name, _colour(line.slot), "bold" if line.slot == 0 else "normal"))
     if reference is not None:
         height = float(axes.transLimits.transform((0, reference[0]))[1])
         axes.axhline(reference[0], color=_COLOURS["muted"], linewidth=1.0, zorder=2)

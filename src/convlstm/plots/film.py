@@ -8,24 +8,26 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.plots.curves import number, spoken
-from convlstm.plots.record import Case, Record
-from convlstm.plots.strips import (
+from convlstm.forecasting.colours import (
+    BYTES,
     DIVERGING,
     GREY,
-    GREY_LIMITS,
-    SEQUENTIAL,
+    UNIT,
     Pixels,
-    enlarge,
-    error_limit,
-    magnification,
+    Scale,
+    channel_names,
+    channel_scales,
+    error_scales,
     paint,
-    past_label,
-    value_limits,
 )
+from convlstm.plots.curves import spoken
+from convlstm.plots.record import Case, Record
+from convlstm.plots.strips import enlarge, magnification, past_label
+from convlstm.scores.digits import number
 
 _MARGIN = 2
 _LONGEST = 192
+_COLUMNS = 10  # frames beside each other; the next ones go on below
 
 
 def forecasts(record: Record) -> str:
@@ -46,10 +48,14 @@ class _View:
             (name for name in names if name != self.model),
             key=lambda name: value if math.isfinite(value := mse.get(name, math.nan)) else math.inf,
         )
-        self.limits = value_limits(*(frames for case in cases for frames in (case.past, case.truth)))
-        self.bound = error_limit(
-            *(case.forecasts[self.model].astype(np.float64) - case.truth for case in cases)
-        )
+        self.constant = [
+            name for name in self.baselines if all(_is_constant(case.forecasts[name]) for case in cases)
+        ]
+        self.baselines = [name for name in self.baselines if name not in self.constant]
+        values = [frames for case in cases for frames in (case.past, case.truth)]
+        errors = [case.forecasts[self.model].astype(np.float64) - case.truth for case in cases]
+        self.scales = channel_scales(*values)
+        self.errors = error_scales(errors, values, len(self.scales))
         self.channels, height, width = cases[0].truth.shape[1:]
         self.shrink = max(1, -(-max(height, width) // _LONGEST))
         self.times = magnification(height, width)
@@ -57,68 +63,111 @@ class _View:
 
     def case(self, case: Case) -> str:
         past, lead = len(case.past), len(case.truth)
-        model, best = case.forecasts[self.model], self.baselines[:1]
         heading = f"{case.label.capitalize()} case"
         facts = f"test case {case.index:,} · MSE {number(case.mse)}"
-        span = f"frames +1 to +{lead} of the {case.label} case"
-        rows = _labels([past_label(k, past).replace("-", "−") for k in range(past)])
-        rows += self._row("past", "", case.past, f"Past: the {past} frames given, {case.label} case")
-        rows += _labels([f"+{k + 1}" for k in range(lead)])
-        rows += self._row("truth", "", case.truth, f"Truth: {span}")
-        rows += self._row("forecast", "", model, f"Forecast of {spoken(self.model)}: {span}")
-        rows += self._row(
-            "error",
-            "",
-            model.astype(np.float64) - case.truth,
-            f"Error, forecast minus truth: {span}",
-            signed=True,
-        )
-        rows += "".join(self._baseline(case, name, span) for name in best)
-        more = "".join(self._baseline(case, name, span) for name in self.baselines[1:])
+        rows = ""
+        for first, last in _blocks(past):
+            rows += _labels([past_label(k, past).replace("-", "−") for k in range(first, last)])
+            alt = f"Past: the {past} frames given, {case.label} case"
+            rows += self._row("past", "", case.past[first:last], alt)
+        model = case.forecasts[self.model]
+        error = model.astype(np.float64) - case.truth
+        more = ""
+        for first, last in _blocks(lead):
+            span = f"frames +{first + 1} to +{last} of the {case.label} case"
+            labels = _labels([f"+{k + 1}" for k in range(first, last)])
+            rows += labels + self._row("truth", "", case.truth[first:last], f"Truth: {span}")
+            rows += self._row("forecast", "", model[first:last], f"Forecast of {spoken(self.model)}: {span}")
+            alt = f"Error, forecast minus truth: {span}"
+            rows += self._row("error", "", error[first:last], alt, signed=True)
+            best, *others = [self._baseline(case, name, first, last, span) for name in self.baselines] or [""]
+            rows += best
+            more += labels + "".join(others) if others else ""
+        columns = min(max(past, lead), _COLUMNS)
         if more:
-            more = _labels([f"+{k + 1}" for k in range(lead)]) + more
-            more = _reel(more, heading, lead, self.cell)
+            more = self._reel(more, f"{heading}, other baselines", columns)
             more = f"<details><summary>Other baselines on this case</summary>{more}</details>"
         return (
             f"<article><h3>{escape(heading)} <small>{escape(facts)}</small></h3>"
-            f"{_reel(rows, heading, max(past, lead), self.cell)}{more}</article>"
+            f"{self._reel(rows, heading, columns)}{more}</article>"
         )
 
     def legend(self) -> str:
-        """How to read the colours."""
-        first = "" if self.channels in (1, 3) else f"Frames show the first of {self.channels} channels. "
-        reduced = f"Frames are shown at 1/{self.shrink} of their size. " if self.shrink > 1 else ""
+        """How to read the colours, and what is not shown."""
+        notes = []
+        if self.channels > 1:
+            shown = "each of them has a row" if len(self.scales) > 1 else "shown as red, green and blue"
+            notes.append(f"Frames have {self.channels} channels, {shown}.")
+        if self.shrink > 1:
+            notes.append(f"Frames are shown at 1/{self.shrink} of their size.")
+        notes.append(
+            "All cases share these colours; errors are blue where the forecast is too low and orange where "
+            "it is too high."
+        )
+        own = any(scale not in (UNIT, BYTES) for scale in self.scales)
+        if own:
+            notes.append(
+                "Black and white are the 0.5th percentile of the values and the 99.5th of those above it; "
+                "what lies beyond has these colours too."
+            )
+        if self.constant:
+            notes.append(f"Not shown: {_listed(self.constant)}, the same frame at every lead time.")
         bars = ""
-        if self.channels != 3:
-            bars += _bar("value", GREY if self.limits in GREY_LIMITS else SEQUENTIAL, *self.limits, "")
-        bars += _bar("error", DIVERGING, -self.bound, self.bound, "blue: forecast too low, orange: too high")
-        return f'<p>{first}{reduced}All cases share these colours.</p><div class="legend">{bars}</div>'
+        if self.channels != 3 or len(self.scales) == 3:
+            for name, scale in zip(channel_names("value", len(self.scales)), self.scales, strict=True):
+                bars += _bar(name, GREY, scale, "square-root scale" if scale.root else "")
+        for name, scale in zip(channel_names("error", len(self.errors)), self.errors, strict=True):
+            bars += _bar(name, DIVERGING, scale)
+        return f'<p>{escape(" ".join(notes))}</p><div class="legend">{bars}</div>'
 
-    def _baseline(self, case: Case, name: str, span: str) -> str:
-        frames = case.forecasts[name]
-        mse = np.mean((frames.astype(np.float64) - case.truth) ** 2)
+    def _reel(self, rows: str, label: str, columns: int) -> str:
+        """A box around rows of at most ``columns`` frames; where it is too narrow, frames become smaller."""
+        sizes = f"--most:{columns};--cell:{self.cell}px"
+        # Whole pixels where frames are enlarged, smooth ones where they may be reduced.
+        kind = "reel enlarged" if self.times > 1 else "reel"
+        label = escape(label)
+        return (
+            f'<div class="{kind}" role="group" aria-label="{label}"><div style="{sizes}">{rows}</div></div>'
+        )
+
+    def _baseline(self, case: Case, name: str, first: int, last: int, span: str) -> str:
+        mse = np.mean((case.forecasts[name].astype(np.float64) - case.truth) ** 2)
+        frames = case.forecasts[name][first:last]
         return self._row(spoken(name), f"MSE {number(float(mse))}", frames, f"Forecast of {name}: {span}")
 
     def _row(
         self, name: str, note: str, frames: NDArray[np.floating], alt: str, *, signed: bool = False
     ) -> str:
-        limits = (-self.bound, self.bound) if signed else self.limits
-        pixels = enlarge(paint(_reduce(frames, self.shrink), limits, signed=signed), self.times)
-        small = f"<small>{escape(note)}</small>" if note else ""
-        data, width, height = _picture(pixels)
-        return (
-            f'<div class="name">{escape(name)}{small}</div><img src="data:image/png;base64,{data}" '
-            f'width="{width}" height="{height}" style="--count:{len(frames)}" alt="{escape(alt)}">'
-        )
+        """A picture a channel, each with its name at the left."""
+        pictures = paint(_reduce(frames, self.shrink), self.errors if signed else self.scales, signed=signed)
+        rows = ""
+        for label, pixels in zip(channel_names("", len(pictures)), pictures, strict=True):
+            texts = (label.removeprefix(", "), note if label in ("", ", channel 1") else "")
+            small = "".join(f"<small>{escape(text)}</small>" for text in texts if text)
+            data, width, height = _picture(enlarge(pixels, self.times))
+            size = f'width="{width}" height="{height}" style="--count:{len(frames)}"'
+            rows += (
+                f'<div class="name">{escape(name)}{small}</div>'
+                f'<img src="data:image/png;base64,{data}" {size} alt="{escape(alt + label)}">'
+            )
+        return rows
 
 
-def _reel(rows: str, label: str, most: int, cell: int) -> str:
-    """A box around rows, ``most`` frames wide at most, ``cell`` pixels a frame."""
-    sizes = f"--most:{most};--cell:{cell}px"
-    return (
-        f'<div class="reel" tabindex="0" role="region" aria-label="{escape(label)}">'
-        f'<div style="{sizes}">{rows}</div></div>'
-    )
+def _is_constant(frames: NDArray[np.floating]) -> bool:
+    """True if nothing changes: over lead time or, for a single frame, over space."""
+    first = frames[:1] if len(frames) > 1 else frames[:, :, :1, :1]
+    return bool((frames == first).all())
+
+
+def _listed(names: list[str]) -> str:
+    """Names in a sentence."""
+    *most, last = [spoken(name) for name in names]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _blocks(length: int) -> list[tuple[int, int]]:
+    """First frame and end of every block of rows."""
+    return [(first, min(first + _COLUMNS, length)) for first in range(0, length, _COLUMNS)]
 
 
 def _labels(names: list[str]) -> str:
@@ -127,12 +176,13 @@ def _labels(names: list[str]) -> str:
 
 
 def _bar(
-    name: str, stops: tuple[tuple[float, tuple[int, int, int]], ...], low: float, high: float, note: str
+    name: str, stops: tuple[tuple[float, tuple[int, int, int]], ...], scale: Scale, note: str = ""
 ) -> str:
     colours = ", ".join(f"rgb{colour}" for _, colour in stops)
+    small = f"<small>{note}</small>" if note else ""
     return (
-        f'<span><b>{name}</b> {number(low)}<i style="background: linear-gradient(90deg, {colours})"></i>'
-        f"{number(high)} <small>{note}</small></span>"
+        f"<span><b>{name}</b> {number(scale.low)}"
+        f'<i style="background: linear-gradient(90deg, {colours})"></i>{number(scale.high)}{small}</span>'
     )
 
 

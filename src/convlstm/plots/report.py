@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 from convlstm.errors import RunError
 from convlstm.files import write_atomically, writing
 from convlstm.plots import film
-from convlstm.plots.curves import SLOTS, Line, line_chart, number, spoken
+from convlstm.plots.curves import SLOTS, Line, line_chart, outside, spoken
+from convlstm.plots.headline import tiles, verdict
 from convlstm.plots.record import Record, read_record
+from convlstm.scores.digits import aligned, four_digits, number
 from convlstm.scores.table import ScoreTable, Verification
 
 # By which a report is known, so that no other file is ever replaced by one.
@@ -96,12 +98,12 @@ def _headline(record: Record) -> str:
     scores = record.verification
     if scores is None:
         epochs = len((record.metrics or {}).get("epoch", ()))
-        heading, tiles = f"Trained for {epochs} epoch{'s' * (epochs != 1)}, not yet verified", ""
+        heading, numbers = f"Trained for {epochs} epoch{'s' * (epochs != 1)}, not yet verified", ""
     else:
-        heading, tiles = _verdict(scores), _tiles(scores)
+        heading, numbers = verdict(scores), tiles(scores)
     data = f'<p class="data">{escape(scores.data)}</p>' if scores and scores.data else ""
     eyebrow = f'<p class="eyebrow">Forecast report · {escape(record.path.resolve().name)}</p>'
-    return f"<header>{eyebrow}<h1>{heading[:1].upper()}{heading[1:]}</h1>{data}{tiles}</header>"
+    return f"<header>{eyebrow}<h1>{heading[:1].upper()}{heading[1:]}</h1>{data}{numbers}</header>"
 
 
 def _forecasts(record: Record) -> str:
@@ -110,82 +112,52 @@ def _forecasts(record: Record) -> str:
     return film.forecasts(record)
 
 
-def _verdict(scores: Verification) -> str:
-    """One sentence: the model's squared error against that of the best baseline."""
-    mse, best = scores.scores["mse"].overall, scores.best_baseline
-    model = escape(spoken(scores.model))
-    if best is not None and mse[best] == 0:
-        return f"{model} cannot be better than {escape(spoken(best))}, a baseline that makes no error here"
-    if best is None or not math.isfinite(mse[scores.model]):
-        return f"{model} cannot be compared with a baseline: a mean squared error is not available"
-    ratio, name = mse[scores.model] / mse[best], escape(spoken(best))
-    against = f"{name}, the best baseline"
-    if ratio > 2:
-        return f"{model} makes {number(float(f'{ratio:.3g}'))} times the squared error of {against}"
-    change = round(100 * abs(1 - ratio))
-    if not change:
-        return f"{model} makes as much squared error as {against}"
-    return f"{model} makes {change}\u202f% {'less' if ratio < 1 else 'more'} squared error than {against}"
-
-
-def _tiles(scores: Verification) -> str:
-    best, mse = scores.best_baseline, scores.scores["mse"].overall
-    tiles = []
-    if best is not None:
-        tiles.append(
-            (
-                "Skill",
-                number(scores.skill[best].overall),
-                f"over {spoken(best)}; 1 is perfect, 0 is no better",
-            )
-        )
-    against = f"per pixel; {spoken(best)} has {number(mse[best])}" if best else "per pixel"
-    tiles.append(("MSE", number(mse[scores.model]), against))
-    if "sharpness" in scores.scores:
-        last = scores.scores["sharpness"].by_lead[scores.model][-1]
-        tiles.append(
-            ("Sharpness", number(last), f"at +{scores.steps}; 1 is as sharp as the truth, less is blur")
-        )
-    frames = f"{_count(scores.past, 'frame')} in, {scores.steps} out"
-    tiles.append(("Cases", f"{scores.cases:,}", frames))
-    cells = "".join(
-        f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in tiles
-    )
-    return f'<dl class="tiles">{cells}</dl>'
-
-
 def _scores(record: Record) -> str:
     scores = record.verification
     if scores is None:
         return _missing(record, "No scores yet", "evaluate")
-    head = "".join(
-        f'<th scope="col"{_hint(table)}>{escape(table.title)}\u202f{_ARROW[table.higher_is_better]}'
-        f"<small>{escape(table.unit)}</small></th>"
-        for table in scores.scores.values()
-    )
-    head += '<th scope="col">Skill<small>of the model over it</small></th>'
-    rows = ""
-    for name in scores.forecasters:
-        cells = "".join(
-            _cell(table.overall, name, table.higher_is_better) for table in scores.scores.values()
+    head, columns = "", []
+    for table in scores.scores.values():
+        title = f"{table.title}\u202f{_ARROW[table.higher_is_better]}".strip("\u202f")
+        head += (
+            f'<th scope="col" title="{escape(table.formula)}">{escape(title)}'
+            f"<small>{escape(table.unit)}</small></th>"
         )
-        skill = scores.skill.get(name) if name != scores.model else None
-        cells += f"<td>{number(skill.overall) if skill else '–'}</td>"
-        kind = ' class="model"' if name == scores.model else ""
-        rows += f'<tr{kind}><th scope="row">{escape(spoken(name))}</th>{cells}</tr>'
+        columns.append(_cells(title, table.overall, table.higher_is_better))
+    head += '<th scope="col">Skill<small>of the model over it</small></th>'
+    skill = {name: scores.skill[name].overall for name in scores.forecasters if name != scores.model}
+    columns.append(_cells("Skill", {scores.model: None} | skill, None))
+    rows = "".join(
+        _table_row(spoken(name), [column[name] for column in columns], model=name == scores.model)
+        for name in scores.forecasters
+    )
     note = "All lead times together. ↓ lower is better, ↑ higher is better; the best of a column is bold."
     return f"<p>{note}</p>{_table(head, rows, 'Scores of all forecasters, overall')}"
 
 
-def _hint(table: ScoreTable) -> str:
-    return f' title="{escape(table.formula)}"'
+def _cells(
+    label: str, values: Mapping[str, float | None], higher_is_better: bool | None = None
+) -> dict[str, str]:
+    """Cells of a column, decimal points below each other, the best bold; None is left out.
 
-
-def _cell(values: Any, name: str, higher_is_better: bool | None) -> str:
-    known = [v for v in values.values() if math.isfinite(v)]
+    ``label`` stands beside each cell on a narrow screen, where rows become lists.
+    """
+    known = [v for v in values.values() if v is not None and math.isfinite(v)]
     best = None if higher_is_better is None or not known else (max if higher_is_better else min)(known)
-    text = number(values[name])
-    return f"<td><b>{text}</b></td>" if values[name] == best else f"<td>{text}</td>"
+    texts = ["–" if v is None else four_digits(v) if math.isfinite(v) else "n/a" for v in values.values()]
+    # Spaces as wide as a digit and as a point.
+    texts = [text.replace("-", "−") for text in texts]
+    padded = aligned(texts, digit="\u2007", point="\u2008")
+    cells = {}
+    for (name, value), text, wide in zip(values.items(), texts, padded, strict=True):
+        shown = f"<b>{text}</b>" if best is not None and value == best else text
+        cells[name] = f'<td data-label="{escape(label)}">{shown}<span>{wide[len(text) :]}</span></td>'
+    return cells
+
+
+def _table_row(name: str, cells: Sequence[str], *, model: bool = False) -> str:
+    kind = ' class="model"' if model else ""
+    return f'<tr{kind}><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>'
 
 
 def _table(head: str, rows: str, label: str) -> str:
@@ -217,16 +189,22 @@ def _slots(scores: Verification) -> dict[str, int]:
 
 
 def _score_chart(scores: Verification, table: ScoreTable) -> str:
+    far = _far(scores, table)
     lines = [
-        Line(name=spoken(name), values=table.by_lead[name], slot=slot)
+        Line(name=spoken(name), values=table.by_lead[name], slot=slot, far=name in far)
         for name, slot in _slots(scores).items()
     ]
     sharpness = table is scores.scores.get("sharpness")
     direction = "below 1 is blur" if sharpness else _DIRECTION[table.higher_is_better]
+    worst = min if table.higher_is_better else max
+    beyond = "".join(
+        f"; {line.name} lies outside, {number(worst(filter(math.isfinite, line.values)))} at worst"
+        for line in outside(lines)
+    )
     return _chart(
         table.title,
         direction,
-        table.formula,
+        table.formula + beyond,
         range(1, scores.steps + 1),
         lines,
         x_label="lead time (frames)",
@@ -234,6 +212,24 @@ def _score_chart(scores: Verification, table: ScoreTable) -> str:
         log=table.higher_is_better is False,
         reference=(1.0, "truth") if sharpness else None,
     )
+
+
+def _far(scores: Verification, table: ScoreTable) -> set[str]:
+    """Baselines so bad that an axis with them would show nothing of the others.
+
+    By the greatest value of MSE, or of the score itself where greater is not better: more than 30 times that
+    of the model and 10 times that of the best baseline.
+    """
+    far: set[str] = set()
+    for one in [scores.scores["mse"]] + [table] * (table.higher_is_better is not True):
+        peaks = {
+            name: max((abs(v) for v in values if math.isfinite(v)), default=math.inf)
+            for name, values in one.by_lead.items()
+        }
+        model = peaks.pop(scores.model)
+        limit = max(30 * model, 10 * min(peaks.values(), default=0))
+        far |= {name for name, peak in peaks.items() if peak > limit > 0}
+    return far
 
 
 def _skill_chart(scores: Verification) -> str:
@@ -273,13 +269,14 @@ def _in_words(line: Line) -> str:
 
 
 def _lead_table(scores: Verification, table: ScoreTable) -> str:
-    head = "".join(f'<th scope="col">+{k}</th>' for k in range(1, scores.steps + 1))
-    rows = "".join(
-        f'<tr{" class=model" if name == scores.model else ""}><th scope="row">{escape(spoken(name))}</th>'
-        + "".join(f"<td>{number(value)}</td>" for value in table.by_lead[name])
-        + "</tr>"
+    """A row a lead time and a column a forecaster, so that any number of lead times fits a page."""
+    leads = [f"+{k}" for k in range(1, scores.steps + 1)]
+    columns = [
+        _cells(spoken(name), dict(zip(leads, table.by_lead[name], strict=True)))
         for name in scores.forecasters
-    )
+    ]
+    head = "".join(f'<th scope="col">{escape(spoken(name))}</th>' for name in scores.forecasters)
+    rows = "".join(_table_row(lead, [column[lead] for column in columns]) for lead in leads)
     return f"<h3>{escape(table.title)}, {escape(table.unit)}</h3>" + _table(head, rows, escape(table.title))
 
 

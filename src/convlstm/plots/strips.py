@@ -6,137 +6,31 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convlstm.errors import OptionError, ShapeError
 from convlstm.files import write_atomically
+from convlstm.forecasting.colours import (
+    DIVERGING,
+    Pixels,
+    Scale,
+    channel_names,
+    channel_scales,
+    check_frames,
+    error_scales,
+    legend,
+    paint,
+    stacked,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-Pixels = NDArray[np.uint8]
-
 LEAST_SIDE = 64
-GREY_LIMITS = ((0.0, 1.0), (0.0, 255.0))
-MISSING = (109, 92, 128)
-
-# Signed values: dark at zero, so that a black frame without error stays black beside a frame of black ground;
-# blue and orange differ for every kind of colour vision, and grow lighter together on both sides.
-DIVERGING = (
-    (-1.0, (184, 218, 255)),
-    (-0.5, (54, 128, 214)),
-    (0.0, (14, 14, 16)),
-    (0.5, (214, 96, 30)),
-    (1.0, (255, 214, 165)),
-)
-# Values without a natural black and white: matplotlib's viridis at ten places, uniform to the eye.
-SEQUENTIAL = (
-    (0.0, (68, 1, 84)),
-    (0.125, (71, 45, 123)),
-    (0.25, (59, 82, 139)),
-    (0.375, (44, 114, 142)),
-    (0.5, (33, 145, 140)),
-    (0.625, (40, 174, 128)),
-    (0.75, (94, 201, 98)),
-    (0.875, (173, 220, 48)),
-    (0.9375, (215, 226, 25)),
-    (1.0, (253, 231, 37)),
-)
-GREY = ((0.0, (0, 0, 0)), (1.0, (255, 255, 255)))
-
+_LINE = 18  # height of a line of the legend
 _INK, _MUTED, _PAPER = (28, 31, 36), (98, 104, 115), (255, 255, 255)
 _INK_DARK, _MUTED_DARK, _PAPER_DARK = (232, 234, 237), (154, 160, 171), (22, 24, 28)
-
-
-def value_limits(*frames: ArrayLike) -> tuple[float, float]:
-    """Values that become the two ends of the colours.
-
-    Args:
-        frames: arrays of any shape; values that are not finite are left out.
-
-    Returns:
-        (0, 1) for frames within [0, 1], (0, 255) for frames of uint8, else the least and the greatest value.
-    """
-    arrays = [np.asarray(f) for f in frames]
-    if arrays and all(a.dtype == np.uint8 for a in arrays):
-        return 0.0, 255.0
-    finite = [a[np.isfinite(a)] for a in arrays]
-    low = min((float(a.min()) for a in finite if a.size), default=0.0)
-    high = max((float(a.max()) for a in finite if a.size), default=1.0)
-    if low >= 0 and high <= 1:
-        return 0.0, 1.0
-    return (low, high) if high > low else (low - 0.5, low + 0.5)
-
-
-def error_limit(*errors: ArrayLike) -> float:
-    """The greatest absolute finite value, rounded up to 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten."""
-    arrays = [np.abs(np.asarray(e, dtype=np.float64)) for e in errors]
-    greatest = max((float(a[np.isfinite(a)].max()) for a in arrays if np.isfinite(a).any()), default=0.0)
-    if greatest == 0:
-        return 1.0
-    unit = 10.0 ** math.floor(math.log10(greatest))
-    return next(
-        float(f"{step * unit:.2g}")
-        for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
-        if greatest <= step * unit * 1.0001
-    )
-
-
-def paint(frames: ArrayLike, limits: tuple[float, float], *, signed: bool = False) -> Pixels:
-    """Colour frames.
-
-    Three channels are red, green and blue; one channel is grey where ``limits`` are (0, 1) or (0, 255) and
-    viridis elsewhere; of any other number of channels the first is shown. Signed frames take diverging
-    colours of the mean over channels (of the first, where only the first is shown). Values beyond the limits
-    take the colour of the nearest end, values that are not numbers a mauve of their own.
-
-    Args:
-        frames: (T, C, H, W).
-        limits: values of the first and the last colour.
-        signed: whether zero is the middle.
-
-    Returns:
-        (T, H, W, 3), uint8.
-
-    Raises:
-        ShapeError: ``frames`` is not (T, C, H, W) or is empty.
-    """
-    x_TCHW = check_frames(frames, "frames").astype(np.float64)
-    low, high = limits
-    if x_TCHW.shape[1] == 3 and signed:
-        x_TCHW = x_TCHW.mean(axis=1, keepdims=True)
-    elif x_TCHW.shape[1] != 3:
-        x_TCHW = x_TCHW[:, :1]
-    missing_THW = np.isnan(x_TCHW).any(axis=1)
-    unit_TCHW = np.clip((x_TCHW - low) / (high - low), 0, 1)
-    unit_TCHW = np.where(np.isnan(unit_TCHW), 0, unit_TCHW)
-    if x_TCHW.shape[1] == 3:
-        rgb = np.moveaxis(unit_TCHW, 1, -1) * 255
-    else:
-        stops = DIVERGING if signed else GREY if limits in GREY_LIMITS else SEQUENTIAL
-        first, last = stops[0][0], stops[-1][0]
-        places = [(place - first) / (last - first) for place, _ in stops]
-        rgb = np.stack(
-            [np.interp(unit_TCHW[:, 0], places, [colour[k] for _, colour in stops]) for k in range(3)],
-            axis=-1,
-        )
-    pixels = np.rint(rgb).astype(np.uint8)
-    pixels[missing_THW] = MISSING
-    return pixels
-
-
-def check_frames(frames: ArrayLike, what: str) -> NDArray[Any]:
-    """Return ``frames`` as an array (T, C, H, W).
-
-    Raises:
-        ShapeError: another rank, or an axis of length 0.
-    """
-    array = np.asarray(frames)
-    if array.ndim != 4 or 0 in array.shape:
-        raise ShapeError(f"{what} must be (T, C, H, W) with no empty axis; received shape {array.shape}")
-    return array
 
 
 def magnification(height: int, width: int) -> int:
@@ -160,12 +54,15 @@ def film_strip(
 ) -> "Image":
     """Draw one row of frames per name: names at the left, lead times +1, +2... on top.
 
+    Frames of three channels within [0, 1] are red, green and blue; of all others each channel has a row.
+
     Args:
         rows: name to (T, C, H, W); rows may differ in T, not in H and W.
         past: (K, C, H, W), drawn as a row of its own above, under the labels t-K+1 ... t.
         signed: names of rows that hold differences; their colours are symmetric about zero.
-        limits: values of the first and last colour of the other rows; None takes ``value_limits`` of the past
-            and the first row that is not signed, so that one wild forecast does not wash out the rest.
+        limits: values of black and white in the other rows; None takes those that nearly all values of the
+            past and the first row that is not signed lie within, so that one wild forecast does not wash out
+            the rest. Where they are not 0 and 1 or 255, a line below the frames says so.
         scale: pixels on the picture per pixel of a frame; None makes frames at least 64 pixels long.
         dark: light text on a dark ground.
 
@@ -179,11 +76,22 @@ def film_strip(
     frames = _check_rows(rows, past, scale)
     height, width = next(iter(frames.values())).shape[2:]
     times = scale or magnification(height, width)
-    painted = _paint_rows(frames, signed, limits)
-    blocks = [] if past is None else [({"past": painted.pop("")}, True)]
-    return _Sheet(height * times, width * times, [*painted, "past"], dark).draw(
-        [*blocks, (painted, False)], times
+    pictures, lines = _paint_rows(frames, signed, limits)
+    known = _by_channel({"past": pictures.pop("")} if past is not None else {})
+    painted = _by_channel(pictures)
+    blocks = [(known, True)] if known else []
+    return _Sheet(height * times, width * times, [*known, *painted], dark).draw(
+        [*blocks, (painted, False)], times, lines
     )
+
+
+def _by_channel(pictures: Mapping[str, Sequence[Pixels]]) -> dict[str, Pixels]:
+    """The pictures of every row under names of their own."""
+    return {
+        label: picture
+        for name, channels in pictures.items()
+        for label, picture in zip(channel_names(name, len(channels)), channels, strict=True)
+    }
 
 
 def _check_rows(
@@ -207,15 +115,26 @@ def _check_rows(
 
 def _paint_rows(
     frames: Mapping[str, NDArray[Any]], signed: Collection[str], limits: tuple[float, float] | None
-) -> dict[str, Pixels]:
+) -> tuple[dict[str, list[Pixels]], list[str]]:
+    """Every row in colour, a picture a channel, and the lines of the legend."""
     plain = [name for name in frames if name not in signed]
     reference = [frames[name] for name in plain[: 2 if plain[:1] == [""] else 1]]
-    low_high = limits or value_limits(*reference)
-    bound = error_limit(*(frames[name] for name in frames if name in signed))
-    return {
-        name: paint(row, (-bound, bound), signed=True) if name in signed else paint(row, low_high)
-        for name, row in frames.items()
-    }
+    pictures: dict[str, list[Pixels]] = {}
+    lines: dict[str, None] = {}
+    for name, row in frames.items():
+        channels = row.shape[1]
+        like = [values for values in reference if values.shape[1] == channels]
+        scales = channel_scales(*(like or [row]))
+        if name in signed:
+            errors = [frames[n] for n in frames if n in signed and frames[n].shape[1] == channels]
+            scales = error_scales(errors, like, len(scales))
+            lines |= dict.fromkeys(legend([], scales))
+        else:
+            if limits is not None:
+                scales = [Scale(*limits)] * (1 if channels == 3 else channels)
+            lines |= dict.fromkeys(legend(scales))
+        pictures[name] = paint(row, scales, signed=name in signed)
+    return pictures, list(lines)
 
 
 class _Sheet:
@@ -232,12 +151,20 @@ class _Sheet:
         self.left = math.ceil(max(self.names_font.getlength(_clip(name)) for name in names)) + 24
         self.head = 24
 
-    def draw(self, blocks: Sequence[tuple[Mapping[str, Pixels], bool]], times: int) -> "Image":
+    def draw(
+        self, blocks: Sequence[tuple[Mapping[str, Pixels], bool]], times: int, lines: Sequence[str]
+    ) -> "Image":
         from PIL import Image, ImageDraw
 
         columns = max(len(row) for rows, _ in blocks for row in rows.values())
         total = sum(self.head + len(rows) * (self.height + self.gap) for rows, _ in blocks) + 8 * len(blocks)
-        size = (self.left + columns * (self.width + self.gap) + 8, total + 4)
+        right = max(
+            [
+                columns * (self.width + self.gap),
+                *(math.ceil(self.labels_font.getlength(line)) for line in lines),
+            ]
+        )
+        size = (self.left + right + 8, total + 4 + _LINE * len(lines))
         picture = Image.new("RGB", size, self.paper)
         pen = ImageDraw.Draw(picture)
         top = 4
@@ -255,6 +182,9 @@ class _Sheet:
                     picture.paste(Image.fromarray(frame), (self.left + k * (self.width + self.gap), top))
                 top += self.height + self.gap
             top += 8
+        for k, line in enumerate(lines):
+            place = (self.left, top + _LINE * k + _LINE // 2)
+            pen.text(place, line, fill=self.muted, font=self.labels_font, anchor="lm")
         return picture
 
 
@@ -286,6 +216,8 @@ def animation(
 ) -> Path:
     """Write a GIF that plays the rows side by side: first the past in every panel, then what followed.
 
+    Colours are those of `film_strip`; the channels that have a row there lie below each other here.
+
     Args:
         rows: panel name to (L, C, H, W), L the same for all.
         path: ending in ``.gif``; replaced only when the new file is complete.
@@ -314,8 +246,9 @@ def animation(
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
     times = scale or 2 * magnification(*next(iter(frames.values())).shape[2:])
-    painted = {name: enlarge(row, times) for name, row in _paint_rows(frames, signed, limits).items()}
-    pictures = _panels(painted, signed, dark)
+    channels, lines = _paint_rows(frames, signed, limits)
+    painted = {name: stacked([enlarge(row, times) for row in rows]) for name, rows in channels.items()}
+    pictures = _panels(painted, signed, lines, dark)
     durations = [frame_ms] * (len(pictures) - 1) + [5 * frame_ms]
     film = io.BytesIO()
     pictures[0].save(film, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
@@ -323,15 +256,19 @@ def animation(
     return target
 
 
-def _panels(painted: dict[str, Pixels], signed: Collection[str], dark: bool) -> list["Image"]:
+def _panels(
+    painted: dict[str, Pixels], signed: Collection[str], lines: Sequence[str], dark: bool
+) -> list["Image"]:
     """One picture per moment, the past first."""
     from PIL import Image, ImageDraw
 
     past = painted.pop("", None)
     ink, muted, paper = (_INK_DARK, _MUTED_DARK, _PAPER_DARK) if dark else (_INK, _MUTED, _PAPER)
-    steps, height, width = next(iter(painted.values())).shape[:3]
+    steps, _, width = next(iter(painted.values())).shape[:3]
+    height = max(row.shape[1] for row in painted.values())
     edge, gap, head, foot = 12, 12, 30, 26
-    size = (2 * edge + len(painted) * (width + gap) - gap, head + height + foot)
+    right = max([len(painted) * (width + gap) - gap, *(math.ceil(_font(12).getlength(t)) for t in lines)])
+    size = (2 * edge + right, head + height + foot + _LINE * len(lines))
     pictures = []
     known = 0 if past is None else len(past)
     for moment in range(-known, steps):
@@ -350,6 +287,9 @@ def _panels(painted: dict[str, Pixels], signed: Collection[str], dark: bool) -> 
         label = f"{'forecast ' if known else ''}+{moment + 1}"
         if moment < 0:
             label = f"past {past_label(moment + known, known)}"
-        pen.text((size[0] // 2, size[1] - foot // 2), label, fill=muted, font=_font(13), anchor="mm")
+        under = head + height + foot
+        pen.text((size[0] // 2, under - foot // 2), label, fill=muted, font=_font(13), anchor="mm")
+        for k, line in enumerate(lines):
+            pen.text((edge, under + _LINE * k), line, fill=muted, font=_font(12), anchor="la")
         pictures.append(picture)
     return pictures

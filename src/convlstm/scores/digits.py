@@ -1,4 +1,4 @@
-"""One rule for the digits of every table: four significant ones per value, aligned at the decimal point."""
+"""One rule for digits: four significant ones per value, in tables aligned at the decimal point."""
 
 import math
 import re
@@ -19,6 +19,15 @@ def four_digits(value: float) -> str:
     if -4 <= power < 6:
         return f"{float(f'{value:.3e}'):.{max(3 - power, 0)}f}"
     return f"{mantissa}e{power}"
+
+
+def number(value: float) -> str:
+    """A number in a text: four significant digits, as short as they go, a true minus; "n/a" if not finite."""
+    if not math.isfinite(value):
+        return "n/a"
+    mantissa, e, exponent = four_digits(value).partition("e")
+    short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{short}{e}{exponent}".replace("-", "−")
 
 
 def aligned(texts: Sequence[str], *, digit: str = " ", point: str = " ") -> list[str]:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -16,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from convlstm.files import write_atomically
+from convlstm.forecasting.colours import channel_scales, paint, stacked
 from convlstm.training.run import RunFolder
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
@@ -133,6 +135,8 @@ class History(Callback):
 class Samples(Callback):
     """After every validation, a picture of one forecast for TensorBoard: the truth above, the forecast below.
 
+    Colours are those of all pictures, chosen from past and future; channels lie below each other.
+
     Args:
         past: (1, K, C, H, W), the past of one validation window.
         future: (1, L, C, H, W), what followed.
@@ -148,15 +152,21 @@ class Samples(Callback):
             return
         with torch.no_grad():
             forecast = pl_module(self.past.to(pl_module.device), self.future.shape[1]).float().cpu()
-        rows = [torch.cat([self.past[0], frames[0]]) for frames in (self.future, forecast)]
-        # Frames side by side (C, H, T W), one row under the other; TensorBoard takes one channel or three.
-        picture = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2).nan_to_num().clamp(0, 1)
-        picture = picture if len(picture) in (1, 3) else picture[:1]
-        logger.experiment.add_image("past and truth, past and forecast", picture, trainer.global_step)
+        past, future = self.past[0].numpy(), self.future[0].numpy()
+        scales = channel_scales(past, future)
+        rows = [stacked(paint(np.concatenate([past, f]), scales)) for f in (future, forecast[0].numpy())]
+        # Frames side by side (H, T W, 3), one row under the other.
+        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
+        logger.experiment.add_image(
+            "past and truth, past and forecast", picture, trainer.global_step, dataformats="HWC"
+        )
 
 
 class Progress(Callback):
-    """A bar over the run with losses and the time left; one line per epoch where there is no terminal."""
+    """A bar over the run with losses and the time left; one line per epoch where there is no terminal.
+
+    During an epoch the bar shows the loss of the batch, at its end the training and validation loss of it.
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -196,23 +206,24 @@ class Progress(Callback):
     ) -> None:
         """Move the bar."""
         if self._bar is not None:
-            losses = f"train {float(outputs['loss']):.4g}"
-            if "val_loss" in trainer.callback_metrics:
-                losses += f"  val {float(trainer.callback_metrics['val_loss']):.4g}"
+            losses = f"batch {float(outputs['loss']):.4g}"
             epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
             self._bar.update(self._task, completed=trainer.global_step, losses=losses, epoch=epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A line per epoch where there is no bar."""
-        if self._bar is not None or not trainer.is_global_zero:
+        """Show the losses of the epoch: on the bar, or in a line where there is none."""
+        if not trainer.is_global_zero:
+            return
+        train, validation = (float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss"))
+        if self._bar is not None:
+            self._bar.update(self._task, losses=f"train {train:.4g}  val {validation:.4g}", refresh=True)
             return
         spent = time.monotonic() - self._start
         done = trainer.global_step - self._first_step
         left = spent / max(done, 1) * (int(trainer.estimated_stepping_batches) - trainer.global_step)
-        metrics = trainer.callback_metrics
         sys.stderr.write(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train {metrics['train_loss']:.4g}  "
-            f"validation {metrics['val_loss']:.4g}  {spent:.0f} s, {max(left, 0):.0f} s left\n"
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train {train:.4g}  "
+            f"validation {validation:.4g}  {spent:.0f} s, {max(left, 0):.0f} s left\n"
         )
         sys.stderr.flush()
 
