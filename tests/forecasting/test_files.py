@@ -131,6 +131,33 @@ def test_pictures_of_other_floats_span_the_past(tmp_path):
     assert values.round().tolist() == [0, 255, 0, 128, 255]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+def test_pictures_of_rain_are_not_black_and_a_film_strip_says_what_white_is(tmp_path, dtype):
+    draw = torch.Generator().manual_seed(0)
+    wet = torch.rand(2, 1, 64, 64, generator=draw) < 0.3
+    rain = wet * (torch.randn(2, 1, 64, 64, generator=draw) - 6).exp()  # a thousandth of the range
+    write_frames(tmp_path / "out.gif", rain, dtype=dtype)
+    with Image.open(tmp_path / "out.gif") as image:
+        grey = np.array(image.convert("L"))
+    assert np.median(grey[wet[0, 0].numpy()]) > 50
+    write_frames(tmp_path / "out.png", rain, dtype=dtype)
+    with Image.open(tmp_path / "out.png") as image:
+        pixels = np.array(image)
+    assert len(pixels) == 20 + 64 + 20 + 4  # a line below the frames
+    assert (pixels[84:] < 160).any()
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_pictures_show_every_channel_below_the_other(tmp_path, channels):
+    frames = torch.cat([UNIT.roll(k, 0) for k in range(channels)], dim=1)
+    write_frames(tmp_path / "out.gif", frames, dtype=np.uint8)
+    with Image.open(tmp_path / "out.gif") as image:
+        shown = np.array(image.convert("L"))
+    assert shown.shape == (channels * 8 - 2, 8)  # two rows between channels of six rows
+    for k in range(channels):
+        np.testing.assert_array_equal(shown[8 * k : 8 * k + 6], BYTES[-k, 0])
+
+
 def test_a_slight_overshoot_does_not_change_the_grey_of_a_picture(tmp_path):
     past = torch.tensor([0.0, 0.5]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     write_frames(tmp_path / "out.gif", past[1:] + 0.7, past=past)
@@ -208,7 +235,6 @@ def test_full_disk_leaves_what_was_there(tmp_path, ending):
         (UNIT[0], {}, ShapeError, r"received shape \(1, 6, 8\)"),
         (UNIT[:0], {}, ShapeError, "no empty axis"),
         (FORECAST, {"past": PAST[..., :4]}, ShapeError, "same channels and size"),
-        (UNIT.expand(-1, 2, -1, -1), {}, ShapeError, "1 or 3 channels; received 2"),
         (
             UNIT.where(UNIT < 0.9, torch.nan),
             {},

@@ -1,13 +1,15 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convlstm.plots.curves import Line, _spread, line_chart, number
+from convlstm.plots.curves import Line, _spread, line_chart, outside
+from convlstm.scores.digits import number
 
 
 def chart(*values: list[float], **options) -> str:
@@ -83,6 +85,35 @@ def test_only_wide_positive_errors_are_logarithmic_and_say_so():
 def test_any_values_give_a_chart(values: list[float]):
     shown = texts(chart(values, log=True))
     assert ("no finite value" in shown) == (not any(map(math.isfinite, values)))
+
+
+def ticks(svg: str) -> list[float]:
+    """The numbers at the y axis."""
+    return [float(t.replace("−", "-")) for t in texts(svg) if re.fullmatch(r"−?[\d.]+(e−?\d+)?", t)][3:]
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("wild", [50.0, -50.0, 1e300, math.inf])
+def test_a_line_that_is_far_does_not_widen_the_axis(log, wild):
+    lines = [
+        Line(name="a", values=[1.0, 1.5, 2.0], slot=0),
+        Line(name="b", values=[2.0, 2.5, 3.0], slot=1),
+        Line(name="far", values=[3.0, 4.0, wild], slot=2, far=True),
+    ]
+    svg = line_chart([1, 2, 3], lines, x_label="x", y_label="y", log=log)
+    assert max(ticks(svg)) <= 4
+    assert min(ticks(svg)) >= 0
+    shown = [text for text in texts(svg) if text.startswith("far")]
+    assert shown == ["far ↓" if wild < 0 else "far ↑"]
+    assert [line.name for line in outside(lines)] == ["far"]
+    assert not outside([replace(line, far=False) for line in lines])
+    assert not outside([lines[0], lines[1], replace(lines[2], values=[1.0, 2.0, 3.0])])
+
+
+def test_lines_that_are_all_far_still_have_an_axis():
+    assert "no finite value" not in texts(
+        line_chart([1, 2], [Line(name="a", values=[5, 6], slot=1, far=True)], x_label="x", y_label="y")
+    )
 
 
 def test_what_is_not_finite_leaves_a_gap():

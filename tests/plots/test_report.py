@@ -107,7 +107,7 @@ def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
 
     change(run, update)
     text = report(run).text
-    assert "Encoder forecaster makes 70 % less squared error than mean frame, the best baseline" in text
+    assert "Encoder forecaster makes 70 % less squared error (MSE) than mean frame, the best baseline" in text
     assert "0.7 over mean frame" in text  # 1 - 0.0123 / 0.041
     assert "0.0123 per pixel; mean frame has 0.041" in text
     assert "1,000 4 frames in, 3 out" in text
@@ -116,11 +116,11 @@ def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
 @pytest.mark.parametrize(
     ("mse", "sentence"),
     [
-        (0.05, "makes 25\u202f% more squared error than"),
-        (0.04, "makes as much squared error as"),
-        (0.5, "makes 12.5 times the squared error of"),
+        (0.05, "makes 25\u202f% more squared error (MSE) than"),
+        (0.04, "makes as much squared error (MSE) as"),
+        (0.5, "makes 12.5 times the squared error (MSE) of"),
         (None, "cannot be compared with a baseline"),
-        (1e30, "makes 2.5e31 times the squared error of"),
+        (1e30, "makes 2.5e31 times the squared error (MSE) of"),
     ],
 )
 def test_a_model_that_is_no_better_is_not_praised(make_run: MakeRun, mse, sentence):
@@ -158,7 +158,7 @@ def test_every_score_stands_in_the_tables(make_run: MakeRun):
         plain["scores"]["mae"]["by_lead"]["linear_trend"][1] = 0.27182
 
     change(run, update)
-    cells = re.findall(r"<td>(?:<b>)?([^<]*)", write_report(run).read_text())
+    cells = re.findall(r"<td[^>]*>(?:<b>)?([^<]*)", write_report(run).read_text())
     assert {"0.3142", "0.2718"} <= set(cells)
 
 
@@ -176,16 +176,66 @@ def test_only_the_best_of_a_column_is_bold(make_run: MakeRun):
     table = re.search(r"<table>.*?</table>", write_report(run).read_text(), re.DOTALL)
     assert table
     rows = re.findall(r"<tr.*?</tr>", table[0])[1:]
-    columns = list(zip(*(re.findall(r"<td>(.*?)</td>", row) for row in rows), strict=True))
-    assert columns[1] == ("0.2", "0.9", "n/a", "<b>0.1</b>", "0.3")
-    assert columns[4] == ("0.2", "<b>0.9</b>", "n/a", "0.1", "0.3")
-    assert columns[5] == ("0.2", "0.9", "n/a", "0.1", "0.3")
+    columns = list(zip(*(re.findall(r"<td[^>]*>(.*?)<span>", row) for row in rows), strict=True))
+    assert columns[1] == ("0.2000", "0.9000", "n/a", "<b>0.1000</b>", "0.3000")
+    assert columns[4] == ("0.2000", "<b>0.9000</b>", "n/a", "0.1000", "0.3000")
+    assert columns[5] == ("0.2000", "0.9000", "n/a", "0.1000", "0.3000")
+
+
+def test_decimal_points_of_a_column_stand_below_each_other(make_run: MakeRun):
+    run = make_run()
+    values = {"persistence": 12.34567, "mean_frame": 0.0012346, "linear_trend": 98765}
+    change(run, lambda plain: plain["scores"]["mae"]["overall"].update(values))
+    table = re.search(r"<table>.*?</table>", write_report(run).read_text(), re.DOTALL)
+    assert table
+    columns = re.findall(r"<tr.*?</tr>", table[0])[2:5]
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row)[1] for row in columns]
+    # A space as wide as a digit for each that is missing, one as wide as a point for a missing point.
+    assert cells == [
+        "12.35<span>\u2007\u2007\u2007\u2007</span>",
+        "<b>0.001235</b><span></span>",
+        "98770<span>\u2008\u2007\u2007\u2007\u2007\u2007\u2007</span>",
+    ]
+
+
+def headline(run: Path) -> str:
+    page = Page(re.search(r"<h1>.*?</h1>", write_report(run).read_text())[0])
+    return page.text
+
+
+def test_the_headline_says_what_is_worse(make_run: MakeRun):
+    run = make_run()
+
+    def update(plain):
+        scores = plain["scores"]
+        for key, own, other in (("mse", 0.1, 0.4), ("mae", 0.1, 0.4), ("psnr", 9.0, 7.0), ("ssim", 0.5, 0.4)):
+            scores[key]["overall"] |= dict.fromkeys(scores[key]["overall"], other) | {
+                "encoder_forecaster": own
+            }
+        scores["sharpness"]["by_lead"]["encoder_forecaster"][-1] = 0.78
+        scores["ssim"]["overall"]["advection"] = 0.625
+
+    change(run, update)
+    text = headline(run)
+    assert "75 % less squared error (MSE) than" in text
+    worse = "Worse: less sharp than the truth (sharpness 0.78 at +3, the truth 1); SSIM 0.5, advection 0.625."
+    assert text.endswith(worse)
+    change(run, lambda plain: plain["scores"]["sharpness"]["by_lead"]["encoder_forecaster"].append(1.3))
+    change(run, lambda plain: plain["scores"]["sharpness"]["by_lead"]["encoder_forecaster"].pop(0))
+    assert "Worse: noisier than the truth (sharpness 1.3 at +3, the truth 1); SSIM" in headline(run)
+
+    def best(plain):
+        plain["scores"]["sharpness"]["by_lead"]["encoder_forecaster"][-1] = 0.97
+        plain["scores"]["ssim"]["overall"]["advection"] = 0.45
+
+    change(run, best)
+    assert "Worse" not in headline(run)
 
 
 def test_film_strips_show_the_frames_of_the_cases(make_run: MakeRun):
     run = make_run(past=4, steps=3)
     images = [attributes for tag, attributes in report(run).tags if tag == "img"]
-    assert len(images) == 3 * (4 + 4)  # past, truth, forecast, error, four baselines
+    assert len(images) == 3 * (4 + 2)  # past, truth, forecast, error, two baselines that change
     assert all(image["alt"] for image in images)
     truth = next(image for image in images if image["alt"].startswith("Truth") and "best" in image["alt"])
     picture = Image.open(io.BytesIO(base64.b64decode(truth["src"].partition(",")[2])))
@@ -211,8 +261,104 @@ def test_any_size_gives_a_report(make_run: MakeRun, sizes):
     page = report(make_run(**sizes))
     shown = page.text
     assert ("Teacher forcing" in shown) == sizes.get("teacher", True)
-    assert ("first of 2 channels" in shown) == (sizes.get("channels") == 2)
+    assert ("2 channels, each of them has a row" in shown) == (sizes.get("channels") == 2)
+    assert ("3 channels, shown as red, green and blue" in shown) == (sizes.get("channels") == 3)
     assert ("shown at 1/3 of their size" in shown) == (sizes.get("width") == 400)
+
+
+def strip(page: Page, start: str) -> np.ndarray:
+    """The pixels of the picture whose description starts so."""
+    image = next(a for tag, a in page.tags if tag == "img" and a["alt"].startswith(start))
+    with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_every_channel_has_a_row_and_colours_of_its_own(make_run: MakeRun, channels):
+    run = make_run(channels=channels)
+    with np.load(run / "cases.npz") as file:
+        factors = 100.0 * (1 + np.arange(channels)).reshape(channels, 1, 1)
+        frames = {n: file[n] * factors for n in file.files if n in ("past", "truth") or n[:8] == "forecast"}
+    change_cases(run, **frames)
+    page = report(run)
+    for name in ("Past", "Truth", "Forecast of encoder forecaster", "Error", "Forecast of advection"):
+        alts = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith(name)]
+        assert [alt.rpartition(", ")[2] for alt in alts] == 3 * [f"channel {k + 1}" for k in range(channels)]
+    for k in range(channels):
+        assert f"value, channel {k + 1} 0" in page.text
+        assert f"error, channel {k + 1}" in page.text
+    truth = "Truth: frames +1 to +3 of the best case, channel "
+    bright = [strip(page, f"{truth}{k + 1}").max() for k in range(channels)]
+    assert min(bright) > 100  # whatever the range of the others
+
+
+def test_rain_is_seen_and_its_legend_names_the_limits(make_run: MakeRun):
+    run = make_run()
+    draw = np.random.default_rng(0)
+    wet = draw.random((3, 3, 1, 24, 24)) < 0.3
+    rain = wet * np.exp(1.2 * draw.normal(size=wet.shape))
+    rain[0, 0, 0, 0, 0] = 1205.0  # clutter
+    change_cases(run, truth=rain, past=rain, forecast_encoder_forecaster=0.5 * rain)
+    page = report(run)
+    grey = strip(page, "Truth: frames +1 to +3 of the best case")[..., 0]
+    assert np.median(grey[grey > 0]) > 50
+    assert "0.5th percentile of the values and the 99.5th" in page.text
+    assert "square-root scale" in page.text
+    (high,) = re.findall(r"value 0 ([\d.]+)", page.text)
+    assert float(high) < 50
+
+
+def test_baselines_whose_frames_are_all_equal_have_no_row(make_run: MakeRun):
+    run = make_run()
+    change_cases(run, forecast_blank=np.zeros((3, 3, 1, 24, 24), np.float32))
+    page = report(run)
+    shown = {re.match(r"Forecast of (\S+):", a["alt"]) for tag, a in page.tags if tag == "img"}
+    assert {match[1] for match in shown if match} == {"linear_trend", "advection"}
+    listed = re.search("Not shown: (.*), the same frame at every lead time", page.text)
+    assert listed
+    assert set(re.split(", | and ", listed[1])) == {"blank", "persistence", "mean frame"}
+
+
+def test_of_one_lead_time_only_what_is_blank_has_no_row(make_run: MakeRun):
+    run = make_run(steps=1)
+    change_cases(run, forecast_blank=np.zeros((3, 1, 1, 24, 24), np.float32))
+    page = report(run)
+    assert "Not shown: blank, the same" in page.text
+    assert any(a["alt"].startswith("Forecast of persistence") for tag, a in page.tags if tag == "img")
+
+
+def test_more_than_ten_frames_go_on_below(make_run: MakeRun):
+    page = report(make_run(past=12, steps=23, height=16, width=16))
+    alts = [a["alt"] for tag, a in page.tags if tag == "img" and "best case" in a["alt"]]
+    assert [alt for alt in alts if alt.startswith("Truth")] == [
+        f"Truth: frames +{first} to +{last} of the best case" for first, last in ((1, 10), (11, 20), (21, 23))
+    ]
+    counts = [int(a["style"].rpartition(":")[2]) for tag, a in page.tags if tag == "img"]
+    assert max(counts) == 10
+    assert len([alt for alt in alts if alt.startswith("Past")]) == 2
+
+
+@pytest.mark.parametrize("times", [100, 1e9])
+def test_an_absurd_baseline_is_named_and_flattens_nothing(make_run: MakeRun, times):
+    run = make_run()
+
+    def update(plain):
+        for key, table in plain["scores"].items():
+            by_lead = table["by_lead"]
+            for name in by_lead:
+                level = {"encoder_forecaster": 0.01, "linear_trend": 0.01 * times}.get(name, 0.02)
+                by_lead[name] = [10 * np.log10(1 / level) if key == "psnr" else level] * 3
+
+    change(run, update)
+    text = write_report(run).read_text()
+    charts = re.findall(r"<figure>.*?</figure>", text, re.DOTALL)
+    for title in ("MSE", "MAE", "PSNR"):
+        chart = next(c for c in charts if f"<b>{title}</b>" in c)
+        assert re.search("linear trend lies outside, [^<]* at worst", chart)
+        assert re.search(">linear trend [↑↓]<", chart)
+        path = [re.search(rf'<path d="([^"]*)"[^>]*var\(--line-{slot}\)', chart) for slot in (0, 1)]
+        model, persistence = (float(re.search(r"M [\d.]+ ([\d.]+)", found[1])[1]) for found in path)
+        assert abs(model - persistence) > 40  # of 166 units of height
 
 
 def test_twenty_frames_of_64_x_64_take_less_than_3_mb(make_run: MakeRun):

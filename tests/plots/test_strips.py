@@ -2,12 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
-from convlstm.plots.strips import MISSING, animation, error_limit, film_strip, paint, past_label, value_limits
+from convlstm.plots.strips import animation, film_strip, past_label
 
 HEAD, TOP, GAP = 24, 4, 4
 
@@ -56,57 +54,6 @@ def test_columns_and_rows_are_named():
     assert [past_label(k, 3) for k in range(3)] == ["t-2", "t-1", "t"]
 
 
-def test_grey_is_linear_in_the_value():
-    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(1, 1, 16, 16)
-    assert (paint(ramp, (0.0, 1.0))[..., 0].ravel() == np.arange(256)).all()
-
-
-def test_three_channels_are_red_green_blue():
-    x = frames(1, 2, 2, 3)
-    x[0, :, 0, 1] = (1.0, 0.2, 0.6)
-    assert paint(x, (0.0, 1.0))[0, 0, 1].tolist() == [255, 51, 153]
-
-
-def test_other_values_are_coloured_by_matplotlibs_viridis():
-    from matplotlib import colormaps
-
-    x = np.linspace(260, 310, 101, dtype=np.float32).reshape(1, 1, 1, 101)
-    expected = colormaps["viridis"](np.linspace(0, 1, 101), bytes=True)[:, :3].astype(int)
-    assert np.abs(paint(x, (260, 310))[0, 0] - expected).max() <= 8
-
-
-def test_errors_are_blue_below_orange_above_and_dark_at_zero():
-    x = np.array([-1.0, -0.5, 0, 0.5, 1.0], np.float32).reshape(1, 1, 1, 5)
-    low, half_low, zero, half_high, high = paint(x, (-1, 1), signed=True)[0, 0].astype(int)
-    assert zero.max() < 20
-    assert low[2] > low[0]
-    assert half_low[2] > 150 > half_low[0]
-    assert high[0] > high[2]
-    assert half_high[0] > 150 > half_high[2]
-
-
-def test_values_that_are_not_numbers_have_a_colour_of_their_own_and_infinities_the_nearest_end():
-    x = np.array([np.nan, np.inf, -np.inf, 0.5], np.float32).reshape(1, 1, 1, 4)
-    painted = paint(x, (0.0, 1.0))[0, 0].tolist()
-    assert painted == [list(MISSING), [255] * 3, [0] * 3, [128] * 3]
-
-
-def test_limits():
-    assert value_limits(np.array([0.2, 0.7])) == (0, 1)
-    assert value_limits(np.array([0, 7], np.uint8)) == (0, 255)
-    assert value_limits(np.array([np.nan, 3.0, np.inf]), np.array([9.0])) == (3, 9)
-    assert value_limits(np.array([np.nan])) == (0, 1)
-    low, high = value_limits(np.array([5.0, 5.0]))
-    assert low < 5 < high
-
-
-@given(st.floats(1e-20, 1e20))
-def test_the_error_limit_is_above_the_error_and_near_it(error: float):
-    limit = error_limit(np.array([-error, np.nan]))
-    assert error <= limit * 1.001
-    assert limit <= 2 * error
-
-
 def test_the_first_row_sets_the_limits_so_that_a_wild_forecast_keeps_the_truth_readable():
     truth = frames(1)
     truth[0, 0, 0, 0] = 1.0
@@ -114,6 +61,42 @@ def test_the_first_row_sets_the_limits_so_that_a_wild_forecast_keeps_the_truth_r
     assert (picture[TOP + HEAD : TOP + HEAD + 8] == 255).any()
     left = int(np.flatnonzero((picture[TOP + HEAD + 9] == 0).all(axis=-1))[0])
     assert (picture[TOP + HEAD : TOP + HEAD + 8, left : left + 8] == 255).all()
+
+
+def rows_of(picture: np.ndarray, count: int) -> list[np.ndarray]:
+    """The last column of frames, from top to bottom, of a strip without a past."""
+    left = int(np.flatnonzero((picture[TOP + HEAD + 32] != 255).any(axis=-1))[-1]) - 63
+    tops = [TOP + HEAD + k * (64 + GAP) for k in range(count)]
+    return [picture[top : top + 64, left : left + 64] for top in tops]
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_every_channel_has_a_row_and_limits_of_its_own(channels):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    truth = np.stack([100 * k + 10 * np.roll(ramp, k) for k in range(channels)])[None]
+    picture = np.asarray(film_strip({"truth": truth}))
+    shown = rows_of(picture, channels)
+    assert picture.shape[0] == 12 + HEAD + channels * (64 + GAP) + 18 * channels  # and a line of legend each
+    for k, frame in enumerate(shown):
+        grey = frame[::8, ::8, 0].astype(int)
+        assert np.abs(grey - np.roll(ramp, k) * 255).max() <= 3
+
+
+def test_differences_take_the_spread_of_their_truth_and_not_the_greatest_of_them():
+    truth = np.random.default_rng(0).normal(size=(1, 1, 8, 8)).astype(np.float32)
+    error = np.full_like(truth, 0.5)
+    picture = np.asarray(film_strip({"truth": truth, "error": error}))
+    error[0, 0, 0, 0] = 1e6
+    spoiled = np.asarray(film_strip({"truth": truth, "error": error}))
+    assert (rows_of(spoiled, 2)[1][8:] == rows_of(picture, 2)[1][8:]).all()
+    assert rows_of(picture, 2)[1][8:, :, 0].min() > 30  # and not the colour of no error
+
+
+def test_limits_other_than_0_and_1_are_written_below():
+    truth = np.random.default_rng(0).random((2, 1, 8, 8), dtype=np.float32)
+    plain, scaled = (np.asarray(film_strip({"truth": k * truth})) for k in (1, 100))
+    assert scaled.shape[0] > plain.shape[0] + 10
+    assert (scaled[plain.shape[0] :] < 160).any()
 
 
 @pytest.mark.parametrize(
@@ -151,6 +134,16 @@ def test_an_animation_plays_the_past_and_then_the_forecast(tmp_path: Path):
             shown.append((pixels[94, 76], pixels[94, 76 + 140]))  # middles of the two panels
     assert np.abs(np.array(shown) - [(0, 0), (255, 255), (0, 0), (0, 0), (255, 128)]).max() <= 3
     assert [file.name for file in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_an_animation_shows_every_channel_below_the_other(tmp_path: Path):
+    truth = frames(2, channels=2)
+    truth[:, 0, :4], truth[:, 1, 4:] = 1.0, 1.0
+    path = animation({"truth": truth}, tmp_path / "a.gif")
+    with Image.open(path) as film:
+        pixels = np.asarray(film.convert("L")).astype(int)
+    middle = 12 + 64
+    assert [pixels[30 + y, middle] for y in (10, 120, 140, 250)] == [255, 0, 0, 255]
 
 
 def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path: Path):

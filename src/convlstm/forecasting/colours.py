@@ -190,10 +190,11 @@ def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
         for name, scale in zip(channel_names("values", len(values)), values, strict=True)
         if scale not in (UNIT, BYTES)
     ]
-    return lines + [
+    lines += [
         f"{name}: blue {number(scale.low)}, dark 0, orange {number(scale.high)}"
         for name, scale in zip(channel_names("differences", len(errors)), errors, strict=True)
     ]
+    return [line.replace("−", "-") for line in lines]  # Pillow's font has no minus
 
 
 def check_frames(frames: ArrayLike, what: str) -> NDArray[Any]:
