@@ -184,7 +184,7 @@ def test_only_the_best_of_a_column_is_bold(make_run: MakeRun):
 
 def test_decimal_points_of_a_column_stand_below_each_other(make_run: MakeRun):
     run = make_run()
-    values = {"persistence": 12.34567, "mean_frame": 0.0012346, "linear_trend": 98765}
+    values = {"persistence": 12.34567, "mean_frame": 0.0012346, "linear_trend": 98766}
     change(run, lambda plain: plain["scores"]["mae"]["overall"].update(values))
     table = re.search(r"<table>.*?</table>", write_report(run).read_text(), re.DOTALL)
     assert table

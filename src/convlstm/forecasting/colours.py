@@ -219,9 +219,8 @@ def _finite(arrays: Sequence[ArrayLike]) -> NDArray[np.float64]:
 
 
 def _unit(x: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
-    unit = np.clip((x - scale.low) / (scale.high - scale.low), 0, 1)
-    unit = np.where(np.isnan(unit), 0, unit)
-    return np.sqrt(unit) if scale.root else unit
+    unit: NDArray[np.float64] = np.nan_to_num(np.clip((x - scale.low) / (scale.high - scale.low), 0, 1))
+    return np.sqrt(unit, out=unit) if scale.root else unit
 
 
 def _whole(colours: NDArray[np.float64], x_TCHW: NDArray[np.float64]) -> Pixels:
