@@ -1,6 +1,8 @@
 """The Python of README and guide runs as it stands, but for a smaller training run."""
 
 import re
+import shlex
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -33,6 +35,29 @@ def test_every_snippet_runs(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
     assert (tmp_path / "runs/from-python/report.html").exists()
     assert (tmp_path / "my-layer/model.safetensors").exists()
+
+
+def test_the_commands_work_in_their_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
+    (block,) = (block for block in blocks if "convlstm train" in block)
+    small = {
+        "train_size 1600": "train_size 8 --data.validation_size 4 --data.test_size 4",
+        "[32, 32]": "[4, 4]",
+    }
+    small |= {"--epochs 5": "--epochs 1"}
+    for full, tiny in small.items():
+        assert full in block
+        block = block.replace(full, tiny)
+    for line in block.replace("\\\n", "").splitlines():
+        program, *words = shlex.split(line, comments=True)
+        if program == "convlstm":
+            assert main(words) == 0, capsys.readouterr().err
+        else:
+            assert program == "python"
+            subprocess.run([sys.executable, *words], check=True)
+    assert (tmp_path / "next.gif").exists()
+    assert (tmp_path / "runs/digits/report.html").exists()
 
 
 @pytest.mark.parametrize("number", range(len(snippets(GUIDE))))

@@ -185,10 +185,10 @@ class Progress(Callback):
             return
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(bar_width=None),  # as wide as the rest leaves it
             TextColumn("step {task.completed}/{task.total}"),
             TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("left"),
             console=console,
         )
