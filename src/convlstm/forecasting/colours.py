@@ -215,12 +215,13 @@ def _finite(arrays: Sequence[ArrayLike]) -> NDArray[np.float64]:
     # Odd, so as not to meet the same few columns of every frame.
     step = sum(f.size for f in flat) // _MOST | 1
     values = np.concatenate([np.zeros(0), *(f[::step] for f in flat)])
-    return values[np.isfinite(values)]
+    finite: NDArray[np.float64] = values[np.isfinite(values)]
+    return finite
 
 
 def _unit(x: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     unit: NDArray[np.float64] = np.nan_to_num(np.clip((x - scale.low) / (scale.high - scale.low), 0, 1))
-    return np.sqrt(unit, out=unit) if scale.root else unit
+    return np.asarray(np.sqrt(unit)) if scale.root else unit
 
 
 def _whole(colours: NDArray[np.float64], x_TCHW: NDArray[np.float64]) -> Pixels:

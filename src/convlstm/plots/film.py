@@ -44,14 +44,13 @@ class _View:
         names = list(cases[0].forecasts)
         self.model = scores.model if scores else names[0]
         mse = scores.scores["mse"].overall if scores else {}
-        self.baselines = sorted(
+        baselines = sorted(
             (name for name in names if name != self.model),
             key=lambda name: value if math.isfinite(value := mse.get(name, math.nan)) else math.inf,
         )
-        self.constant = [
-            name for name in self.baselines if all(_is_constant(case.forecasts[name]) for case in cases)
-        ]
-        self.baselines = [name for name in self.baselines if name not in self.constant]
+        same = {name: all(_is_constant(case.forecasts[name]) for case in cases) for name in baselines}
+        self.constant = [name for name in baselines if same[name]]
+        self.baselines = [name for name in baselines if not same[name]]
         values = [frames for case in cases for frames in (case.past, case.truth)]
         errors = [case.forecasts[self.model].astype(np.float64) - case.truth for case in cases]
         self.scales = channel_scales(*values)

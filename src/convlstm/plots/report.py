@@ -125,8 +125,9 @@ def _scores(record: Record) -> str:
         )
         columns.append(_cells(title, table.overall, table.higher_is_better))
     head += '<th scope="col">Skill<small>of the model over it</small></th>'
-    skill = {name: scores.skill[name].overall for name in scores.forecasters if name != scores.model}
-    columns.append(_cells("Skill", {scores.model: None} | skill, None))
+    skill = scores.skill
+    over = {name: skill[name].overall if name in skill else None for name in scores.forecasters}
+    columns.append(_cells("Skill", over))
     rows = "".join(
         _table_row(spoken(name), [column[name] for column in columns], model=name == scores.model)
         for name in scores.forecasters

@@ -163,7 +163,7 @@ class Samples(Callback):
 
 
 class Progress(Callback):
-    """A bar over the run with losses and the time left; one line per epoch where there is no terminal.
+    """A bar over the run with steps, losses and the time left; one line per epoch where there is no terminal.
 
     During an epoch the bar shows the loss of the batch, at its end the training and validation loss of it.
     """
@@ -186,10 +186,9 @@ class Progress(Callback):
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),  # as wide as the rest leaves it
-            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[losses]}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("left"),
             console=console,
         )
         self._task = self._bar.add_task(
