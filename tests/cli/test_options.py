@@ -207,7 +207,7 @@ WRONG = {
     "train --devices 4096": "devices must be at most the number of",
     "train --out file/run": "must be writable; the system says 'Not a directory'",
     "train --resume .": "a run to go on with must hold a config.yaml; . holds none",
-    "train --resume . --epochs 3": "--resume takes every option from the run itself",
+    "train --resume . --epochs 3": "a run to go on with must hold a config.yaml; . holds none",
     "evaluate": "convlstm evaluate needs MODEL, a path; received none",
     "evaluate nowhere": "received nowhere",
     "evaluate . --data.canvs 3": "convlstm evaluate has no option --data.canvs; did you mean --data.canvas?",
