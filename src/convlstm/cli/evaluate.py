@@ -39,8 +39,7 @@ def evaluate(
         batch_size: windows forecast at once.
         out: the folder that scores are written to, which must hold none yet; the run itself unless given,
             which keeps the scores of its own test windows: other data needs a folder.
-        trust: names of the packages of your own, separated by commas, whose classes the run may load; any
-            other but this one is refused.
+        trust: names of your own packages, separated by commas, whose classes the run may load.
 
     Returns:
         The `Verification`.
@@ -55,9 +54,7 @@ def evaluate(
     run = run_of(model)
     forecaster = load_model(model, trust)
     if data is None and run is None:
-        raise OptionError(
-            f"a model folder needs data to be evaluated on; {model} is no run: add --data CLASS"
-        )
+        raise OptionError(f"a model folder needs data to be evaluated on; {model} is no run: add --data")
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1; received {batch_size}")
     own_data = data is None and run is not None
@@ -74,7 +71,9 @@ def evaluate(
         dataset = source.split("test")
         batches = _watched(evaluation_loader(dataset, batch_size), len(dataset))
         name = spoken_name(forecaster)
-        verification, cases = verify(forecaster, batches, name=name, data=source.describe(), data_range=data_range)
+        verification, cases = verify(
+            forecaster, batches, name=name, data=source.describe(), data_range=data_range
+        )
         files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)} | scores_files(verification)
         write_together({folder / name: content for name, content in files.items()})
     except BaseException:

@@ -88,9 +88,8 @@ def parse(
     settings = dict(settings or {})
     for name, value in options:
         if name == "config" and _config_of(function):
-            settings |= typed_settings(
-                function, Path(needed(name, value, Path)), dict(options).get("trust") or ()
-            )
+            trust = dict(options).get("trust") or ()
+            settings |= typed_settings(function, Path(needed(name, value, Path)), trust)
     typed = [(name, value) for name, value in options if name != "config" or not _config_of(function)]
     command = command_of(function, {name: value for name, value in typed if value is not None}, settings)
     command.read(arguments, typed, settings)
