@@ -199,7 +199,7 @@ def _score_chart(scores: Verification, table: ScoreTable) -> str:
     direction = "below 1 is blur" if sharpness else _DIRECTION[table.higher_is_better]
     worst = min if table.higher_is_better else max
     beyond = "".join(
-        f"; {line.name} lies outside, {number(worst(filter(math.isfinite, line.values)))} at worst"
+        f"; {line.name} lies outside, {number(worst(filter(math.isfinite, line.values), default=math.nan))} at worst"
         for line in outside(lines)
     )
     return _chart(
