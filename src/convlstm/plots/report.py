@@ -198,10 +198,10 @@ def _score_chart(scores: Verification, table: ScoreTable) -> str:
     sharpness = table is scores.scores.get("sharpness")
     direction = "below 1 is blur" if sharpness else _DIRECTION[table.higher_is_better]
     worst = min if table.higher_is_better else max
-    beyond = "".join(
-        f"; {line.name} lies outside, {number(worst(filter(math.isfinite, line.values), default=math.nan))} at worst"
-        for line in outside(lines)
-    )
+    beyond = ""
+    for line in outside(lines):
+        end = worst(filter(math.isfinite, line.values), default=math.nan)
+        beyond += f"; {line.name} lies outside, {number(end)} at worst"
     return _chart(
         table.title,
         direction,
