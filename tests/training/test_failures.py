@@ -104,7 +104,7 @@ def test_ctrl_c_at_any_moment_of_the_set_up_is_one_line(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([*command, "--out=whole"], cwd=tmp_path, check=True, capture_output=True, env=environment)
     took = time.monotonic() - began
-    for moment in range(1, 13):
+    for moment in range(1, 11):
         process = subprocess.Popen(
             [*command, f"--out={moment}"],
             cwd=tmp_path,
@@ -114,12 +114,13 @@ def test_ctrl_c_at_any_moment_of_the_set_up_is_one_line(tmp_path):
             env=environment,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        time.sleep(took * moment / 13)
+        time.sleep(took * moment / 11)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=120)
+        assert "Traceback" not in errors
+        if "trained 3 of 3 epochs" in output:
+            continue  # too late: only the interpreter was left to be interrupted
         lines = [line for line in errors.splitlines() if line and not line.startswith("epoch ")]
-        if process.returncode == 0:
-            continue
         assert len(lines) == 1, errors
         assert lines[0].startswith("convlstm: stopped")
         # Interrupted within `exec`, Python ends by the signal, which a shell shows as 130 too.
