@@ -24,7 +24,7 @@ from benchmarks._rivals import (
     rivals,
 )
 
-REPETITIONS = 5 if DEVICE == "cpu" else 20
+REPETITIONS = 9 if DEVICE == "cpu" else 20
 #: A GPU's calls are recorded at the third.
 WARM_UPS = 1 if DEVICE == "cpu" else 4
 #: Seconds after which a table has repetitions enough.

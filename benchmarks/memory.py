@@ -27,7 +27,7 @@ def run() -> Iterator[Table]:
 
 def memory(case: Case) -> Table:
     """Memory between the forward and the backward pass, and the most that both take, in MiB."""
-    x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size, device=DEVICE)
+    x = torch.randn(case.batch, case.steps, case.inputs, *case.space, device=DEVICE)
     rows: dict[str, list[list[float] | None]] = {}
     for mixed, precision in PRECISIONS.items():
         layers = {"textbook loop": TextbookLSTM(case).to(DEVICE)}

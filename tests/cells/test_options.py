@@ -367,3 +367,28 @@ def test_h_and_c_of_init_hidden_are_two_tensors():
     h, c = ConvLSTMCell(1, 2, 3).init_hidden(1, (4, 4))
     h.fill_(1.0)
     assert not c.any()
+
+
+@pytest.mark.parametrize("kind", [ConvLSTMCell, ConvRNNCell])
+@pytest.mark.parametrize(
+    "options", [{}, {"padding_mode": ("circular", "replicate")}, {"attention": "spatial"}]
+)
+@pytest.mark.parametrize("inputs", [8, 32])
+def test_without_gradients_one_convolution_gives_what_two_halves_give(kind, options, inputs):
+    """Also where frames have as many channels as gates, and gradients are on in one of the halves only."""
+    torch.manual_seed(0)
+    cell = kind(inputs, 8, (3, 2), **options)
+    x = torch.randn(2, inputs, 5, 6)
+    state = type(cell.initial_state(x))(*(torch.randn_like(s) for s in cell.initial_state(x)))
+    h = state.h if cell.attention is None else cell.attention(state.h)
+    sums = cell._convolve(torch.cat([x, h], dim=1), cell.conv.weight, cell.conv.bias)
+    expected = cell.update(sums, state) if kind is ConvLSTMCell else GRUState(torch.tanh(sums))
+    torch.testing.assert_close(tuple(cell(x, state)), tuple(expected))
+    with torch.no_grad():
+        torch.testing.assert_close(tuple(cell(x, state)), tuple(expected))
+        p = cell.project(x)
+    assert (p is x) == (inputs != 8 * cell.gates)
+    torch.testing.assert_close(tuple(cell.step(p, state)), tuple(expected))
+    p = cell.project(x)
+    with torch.no_grad():
+        torch.testing.assert_close(tuple(cell.step(p, state)), tuple(expected))

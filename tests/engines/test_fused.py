@@ -348,6 +348,58 @@ def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
         assert ran_fused(layer, lambda: layer(x), patch) == 2
 
 
+@pytest.fixture
+def on_avx2(monkeypatch):
+    """As on a processor with AVX2 and no AVX-512."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "save", "dtype", "fast"),
+    [
+        (5, "auto", torch.float32, 0),
+        ((1, 11), "auto", torch.float32, 0),
+        (3, "auto", torch.float32, 1),
+        (5, "state", torch.float32, 1),
+        (5, "auto", torch.bfloat16, 1),
+    ],
+)
+def test_auto_leaves_large_kernels_to_the_loop_on_avx2(kernel, save, dtype, fast, monkeypatch):
+    """In fp32, and never where a user has chosen what is kept."""
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    layer = ConvLSTM(2, [3], kernel, 1, batch_first=True, save=save).to(dtype)
+    x = torch.rand(2, 4, 2, 12, 12, dtype=dtype)
+    for capability, expected in (("AVX2", fast), ("AVX512", 1)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", partial(str, capability))
+        with monkeypatch.context() as patch:
+            assert ran_fused(layer, lambda: layer(x), patch) == expected
+
+
+@pytest.mark.usefixtures("on_avx2")
+@pytest.mark.parametrize("engine", FAST)
+@pytest.mark.parametrize(
+    ("stack", "options"),
+    [
+        (ConvLSTM, {}),
+        (ConvLSTM, {"bidirectional": True, "cell": partial(ConvLSTMCell, peephole="channel")}),
+        (ConvLSTM, {"cell": partial(ConvLSTMCell, padding_mode="circular")}),
+        (ConvGRU, {"bidirectional": True}),
+    ],
+)
+def test_gradients_frame_by_frame_on_avx2_are_the_reference(engine, stack, options):
+    """With flags, a state given and none: h before the first step is then left out."""
+    torch.manual_seed(0)
+    layer = stack(1, [5, 4], (3, 2), 2, batch_first=True, engine=engine, **options)
+    x = torch.rand(2, 5, 1, 6, 7, requires_grad=True)
+    for flags in ({}, {"lengths": torch.tensor([3, 5])}):
+        layer.engine = engine
+        found, gradients = results(layer, x, None, flags)
+        layer.engine = "reference"
+        expected, right = results(layer, x, None, flags)
+        assert_close(found, expected)
+        assert_close(gradients, right, rtol=1e-4, atol=1e-5)
+
+
 def test_layers_of_which_the_loop_runs_some_give_what_the_loop_gives(monkeypatch):
     """Values, gradients and memory layout, where ``auto`` leaves the second layer alone to the reference."""
     torch.manual_seed(0)

@@ -16,6 +16,9 @@ from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.conv import PADDING_MODES, check_reach, same_conv
 from convlstm.functional.gates import ACTIVATIONS, Activation
 
+#: From this many channels on, a frame is convolved together with h: fewer leave vector registers half empty.
+_JOINED = 8
+
 _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -139,9 +142,14 @@ class ConvCell(Cell):
         return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
 
     def project(self, x: Tensor) -> Tensor:
-        """The input's part of the gates, (N, gates hidden_dim, *S); or the input if ``conv`` is called."""
+        """The input's part of the gates, (N, gates hidden_dim, *S); or the input where `sums` convolves both.
+
+        That is where ``conv`` is called, and without gradients in fp32 on a CPU, where one convolution takes
+        less time. In training two halves do, as the gradient of a frame that nobody asks for is not
+        computed.
+        """
         how = self._how_applied()
-        if how == "whole":
+        if how == "whole" or (how == "by weights" and self._joins(x)):
             return x
         if how == "by halves":
             return self._half(x, 0)
@@ -156,9 +164,15 @@ class ConvCell(Cell):
 
     def sums(self, p: Tensor, h: Tensor) -> Tensor:
         """Of all gates, (B, gates hidden_dim, *S): `project`'s result for a frame with the part of h."""
-        if self._how_applied() != "whole":
+        how = self._how_applied()
+        # By the channels, not by the mode, which may have changed since `project`; see `_joins`.
+        joined = p.shape[1] == self.input_dim != self.gates * self.hidden_dim
+        if how != "whole" and not joined:
             return p + self.recur(h)
-        sums: Tensor = self.conv(torch.cat([p, self._attended(h)], dim=1))
+        both = torch.cat([p, self._attended(h)], dim=1)
+        sums: Tensor = (
+            self.conv(both) if how == "whole" else self._convolve(both, self.conv.weight, self.conv.bias)
+        )
         return sums
 
     def _attended(self, h: Tensor) -> Tensor:
@@ -172,6 +186,23 @@ class ConvCell(Cell):
                 f"received {received} from a {type(self.attention).__name__}: return weights * h"
             )
         return weighed
+
+    def _joins(self, x: Tensor) -> bool:
+        """True where frame and hidden state are convolved together though ``conv`` is not called itself."""
+        return (
+            self.one_sum
+            and _JOINED <= self.input_dim != self.gates * self.hidden_dim
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.is_grad_enabled()
+            and not self._has_own_rules()
+        )
+
+    def _has_own_rules(self) -> bool:
+        """True for a user's subclass, which may rely on `project` giving the input's part of the gates."""
+        rules = ("project", "recur", "sums", "step", "_convolve")
+        return any(not getattr(type(self), rule).__module__.startswith("convlstm.cells.") for rule in rules)
 
     @property
     def calls_conv(self) -> bool:
@@ -194,9 +225,7 @@ class ConvCell(Cell):
                 "a conv that an adapter calls must have one padding_mode for all axes; received "
                 f"{self.padding_mode} in a {type(self).__name__}: merge the adapter into its weights"
             )
-        rules = ("project", "recur", "sums", "step", "_convolve")
-        own = any(not getattr(type(self), rule).__module__.startswith("convlstm.cells.") for rule in rules)
-        if self.one_sum and not own and (not ours or one_mode):
+        if self.one_sum and not self._has_own_rules() and (not ours or one_mode):
             return "whole"
         if not ours and not adapts and not self.one_sum:
             raise OptionError(

@@ -15,7 +15,7 @@ The way of a call, from `convlstm.layers.scan` down:
 
 from convlstm.engines.fused import SAVES
 from convlstm.engines.graphs import Recording
-from convlstm.engines.selection import ENGINES, are_few, available, select
+from convlstm.engines.selection import ENGINES, available, prefers_loop, select
 from convlstm.engines.stepper import Steppers
 
-__all__ = ["ENGINES", "SAVES", "Recording", "Steppers", "are_few", "available", "select"]
+__all__ = ["ENGINES", "SAVES", "Recording", "Steppers", "available", "prefers_loop", "select"]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.engines.convolution import split
+from convlstm.engines.convolution import is_narrow, split
 from convlstm.engines.rooms import room
 from convlstm.engines.sequence import Given, Kept, Plan, chosen
 
@@ -183,15 +183,37 @@ class Backward:
             self._input_gradient(self.d_x[first:last], d_a, self.w_x, self.turned_x)
         if self.d_weight is None and self.d_bias is None:
             return
-        _, of_w, of_b = self.plan.conv.gradients(d_a, x, self.w_x, (False, *self.needed[1:3]))
+        begins = (last - first - 1 if self.plan.reverse else 0) if fresh else -1  # the first h, which is zero
+        if is_narrow(self.plan.compute, x.device.type) and self.w_h[0, 0].numel() <= 9:
+            # Torch goes by the layout of the weight, whose values are not read, as well.
+            plain = tuple(w.clone(memory_format=torch.contiguous_format) for w in (self.w_x, self.w_h))
+            for k in range(last - first):
+                a, frame, h = (self._as_frames(rows[k]) for rows in (d_a, x, before))
+                b = a if d_b is d_a else self._as_frames(d_b[k])
+                self._add_weights(frame, None if k == begins else h, a, b, plain)
+            return
+        if fresh:
+            kept = slice(0, -1) if self.plan.reverse else slice(1, None)
+            before, d_b = before[kept], d_b[kept]
+        self._add_weights(x, before if len(before) else None, d_a, d_b, (self.w_x, self.w_h))
+
+    def _as_frames(self, rows: Tensor) -> Tensor:
+        """Rows (B, *S, C) whose memory is that of frames (B, C, *S)."""
+        frames = torch.empty(len(rows), rows.shape[-1], *rows.shape[1:-1], dtype=rows.dtype)
+        self.family.kernels.to_frames(rows, frames)
+        return frames.movedim(1, -1)
+
+    def _add_weights(
+        self, x: Tensor, before: Tensor | None, d_a: Tensor, d_b: Tensor, weights: Sequence[Tensor]
+    ) -> None:
+        """Add to the gradients of weight and bias those of some frames; ``before`` is h, or None for zero."""
+        w_x, w_h = weights
+        _, of_w, of_b = self.plan.conv.gradients(d_a, x, w_x, (False, *self.needed[1:3]))
         if self.d_bias is not None and of_b is not None:
             self.d_bias += of_b
         if self.d_weight is not None and of_w is not None:
             self.d_weight[:, : self.channels] += of_w
-        if fresh:  # the first h, which is zero
-            begin, end = (0, -1) if self.plan.reverse else (1, last - first)
-            before, d_b = before[begin:end], d_b[begin:end]
-        if self.d_weight is not None and len(before):
-            _, of_h, _ = self.plan.conv.gradients(d_b, before, self.w_h, (False, True, False))
+        if self.d_weight is not None and before is not None:
+            _, of_h, _ = self.plan.conv.gradients(d_b, before, w_h, (False, True, False))
             assert of_h is not None
             self.d_weight[:, self.channels :] += of_h

@@ -19,7 +19,7 @@ from convlstm.cells.base import (
     like_frame,
     map_state,
 )
-from convlstm.engines import are_few, fused, select
+from convlstm.engines import fused, prefers_loop, select
 from convlstm.errors import OptionError
 from convlstm.layers.parts import has_batch_statistics, spare_statistics, spread
 
@@ -121,7 +121,7 @@ def scan(
         and (valid is not None or recompute_every),
     }
     chosen = select(engine, cell, x, state, special)
-    if chosen == "reference" or (engine == "auto" and are_few(cell, x)):
+    if chosen == "reference" or (engine == "auto" and prefers_loop(cell, x, keep.save)):
         chosen = "reference"
         # The fast engine of a layer below hands on channels last, which outputs would inherit.
         x = x if x[:, 0].is_contiguous() else x.contiguous()
