@@ -91,9 +91,9 @@ def prefers_loop(cell: Any, x: Tensor, save: str) -> bool:
     - Few numbers. On a GPU: single frames whose gradients are wished, which no recording is replayed for.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512 (`convolution.is_narrow`), unless
       ``save`` names what is kept, of which the loop knows nothing. Times the single-file original's speed,
-      medians of five to nine interleaved, an AMD EPYC held to AVX2, one core, processor time; forward, training:
+      medians of five to nine interleaved, an AMD EPYC held to AVX2, one core, processor time:
 
-      | | loop | fused | compiled |
+      | forward, training | loop | fused | compiled |
       |---|---|---|---|
       | B8 T6 16-32 5x5 24x24 | 1.00, 1.04 | 0.77, 0.94 | 0.82, 0.98 |
       | B3 T8 3-48-48 3x3 48x80 | 1.01, 1.05 | 1.00, 0.99 | 1.13, 1.15 |
