@@ -452,7 +452,7 @@ def bad(name: str, content: str | bytes) -> Callable[[Path], object]:
         (lambda run: change(run, lambda s: s.update(schema=2)), "schema 1 or older; received 2"),
         (
             lambda run: change(run, lambda s: s["scores"]["mae"]["overall"].update(advection="x")),
-            "numbers as scores",
+            "values of mae .x. is missing or wrong",
         ),
         (lambda run: change(run, lambda s: s["scores"].pop("mse")), "must hold the mse"),
         (lambda run: change(run, lambda s: s.update(steps=7)), "7 values by lead time; received 3"),

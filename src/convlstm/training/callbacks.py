@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import sys
 import time
@@ -82,6 +83,39 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 for place, score in state["best_k_models"].items()
             }
         return checkpoint
+
+
+class ValueRange(Callback):
+    """The least and the greatest finite value of the first training batches, in the checkpoint too."""
+
+    _BATCHES = 8
+
+    def __init__(self) -> None:
+        self.batches, self.low, self.high = 0, math.inf, -math.inf
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at a batch."""
+        if self.batches == self._BATCHES:
+            return
+        self.batches += 1
+        for frames in batch:
+            if len(finite := frames[frames.isfinite()]):
+                self.low = min(self.low, finite.min().item())
+                self.high = max(self.high, finite.max().item())
+
+    def note(self) -> dict[str, list[float]]:
+        """``value_range`` as a model folder holds it; nothing where there was no value."""
+        return {"value_range": [self.low, self.high]} if self.low <= self.high else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values so far."""
+        return {"batches": self.batches, "low": self.low, "high": self.high}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from those of a checkpoint."""
+        self.batches, self.low, self.high = state_dict["batches"], state_dict["low"], state_dict["high"]
 
 
 class History(Callback):

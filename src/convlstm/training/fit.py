@@ -11,7 +11,14 @@ from torch.utils.data import DataLoader
 from convlstm.data.base import Source, Window
 from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster
-from convlstm.training.callbacks import AtomicCheckpoints, History, Progress, RunLogger, Samples
+from convlstm.training.callbacks import (
+    AtomicCheckpoints,
+    History,
+    Progress,
+    RunLogger,
+    Samples,
+    ValueRange,
+)
 from convlstm.training.config import PRECISIONS, TrainingConfig
 from convlstm.training.failures import in_one_sentence
 from convlstm.training.loaders import evaluation_loader, training_loader
@@ -45,11 +52,12 @@ def fit(
             f"training itself needs numbers; received {auto[0]}=auto: call convlstm.train, which finds them"
         )
     check(config, data)
-    notes = {"past": data.past, "steps": data.steps, "data": data.describe(), **_value_range(data)}
+    notes = {"past": data.past, "steps": data.steps, "data": data.describe()}
     model.check_saved(**notes)
+    values = ValueRange()
     with quiet(), interruptible():
         module = ForecastModule(model, config)
-        trainer = _trainer(config, run, data)
+        trainer = _trainer(config, run, data, values)
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
         batch = int(config.batch_size)
         training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
@@ -66,21 +74,12 @@ def fit(
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
                 restore(model, run.best)
-                model.save_pretrained(run.model, **notes)
+                model.save_pretrained(run.model, **notes, **values.note())
             raise
     restore(model, run.best)
     if trainer.is_global_zero:
-        model.save_pretrained(run.model, **notes)
+        model.save_pretrained(run.model, **notes, **values.note())
     return model.cpu().eval()
-
-
-def _value_range(data: Source) -> dict[str, Any]:
-    """``value_range``, the least and the greatest value of eight windows spread over the training."""
-    windows = data.split("train")
-    chosen = [windows[k] for k in range(0, len(windows), max(1, len(windows) // 8))[:8]]
-    values = torch.cat([frames.flatten() for window in chosen for frames in window])
-    values = values[values.isfinite()]
-    return {"value_range": [values.min().item(), values.max().item()]} if len(values) else {}
 
 
 def restore(model: Forecaster, checkpoint: Path) -> None:
@@ -203,13 +202,14 @@ def _checkpoint(path: Path, monitor: str | None = None) -> ModelCheckpoint:
     )
 
 
-def _trainer(config: TrainingConfig, run: RunFolder, data: Source) -> Trainer:
+def _trainer(config: TrainingConfig, run: RunFolder, data: Source, values: ValueRange) -> Trainer:
     seed_everything(config.seed, workers=True, verbose=False)
     window = data.split("validation")[0]
     callbacks: list[Callback] = [
         History(run),
         Samples(window.past[None], window.future[None]),
         Progress(),
+        values,
         _checkpoint(run.best, monitor="val_loss"),
         _checkpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement
     ]
