@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import convlstm
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.cli.evaluate import evaluate
 from convlstm.cli.main import main
@@ -466,12 +467,13 @@ def project(tmp_path):
 
 
 def command(folder, *words, **environment):
+    source = str(Path(convlstm.__file__).parents[1])  # no folder that another test put on the path
     return subprocess.run(
         [sys.executable, "-m", "convlstm", *words],
         cwd=folder,
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
+        env=os.environ | {"PYTHONPATH": source} | environment,
     )
 
 
