@@ -8,11 +8,14 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)  ## learn to forecast moving handwritten digits, verify, write a report
 	$(BIN)/convlstm demo
 
+# A worker for each core, each with one thread: two pools of threads on the same cores slow each other down.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
 test: $(INSTALLED)  ## every test, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(PYTEST) --cov --cov-report=term
 
 quick: $(INSTALLED)  ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 lint: $(INSTALLED)  ## style, docstrings, types
 	$(BIN)/ruff check .

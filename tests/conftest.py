@@ -22,3 +22,8 @@ def small_frames_run_the_fast_engines():
         patch.setattr("convlstm.engines.selection._FEW", 0)
         patch.setattr("convlstm.engines.selection._FEW_ON_GPU", 0)
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Start the long tests first, so that no worker is left with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
