@@ -45,7 +45,7 @@ def packages(trust: str | Sequence[str]) -> tuple[str, ...]:
         names = tuple(name.strip() for name in names if name)
     except (TypeError, AttributeError):
         names = ("",)
-    if not all(_is_dotted(name) for name in names):
+    if not all(is_dotted(name) for name in names):
         raise OptionError(
             f"trust must name packages, such as my_package or my_package.cells; received {trust!r}: give the "
             "names that are imported, not files"
@@ -92,7 +92,7 @@ class Trust:
             RunError: a package that is not trusted, or that lies inside the folder; nothing of that name; or
                 something of another kind.
         """
-        if not (isinstance(path, str) and "." in path and _is_dotted(path)):
+        if not (isinstance(path, str) and "." in path and is_dotted(path)):
             raise RunError(f"a class must be named by its dotted path; received {str(path)[:80]!r}")
         module, _, name = path.rpartition(".")
         root = module.partition(".")[0]
@@ -162,7 +162,8 @@ def _is_kind(found: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(found, type) and issubclass(found, kind)
 
 
-def _is_dotted(name: Any) -> bool:
+def is_dotted(name: Any) -> bool:
+    """True for identifiers joined by dots."""
     return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 

@@ -1,6 +1,7 @@
 """What is typed reaches the objects, and what cannot be understood is answered with one sentence."""
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -397,3 +398,11 @@ def test_a_missing_optional_library_is_named_before_anything_else(tmp_path):
         in result.stderr
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_an_option_of_a_class_beside_the_class_in_a_file_is_told(tmp_path, capsys):
+    arguments = {"cell": "ConvLSTMCell", "cell.attention": "spatial"}
+    settings = {"class_path": "EncoderForecaster", "init_args": arguments}
+    (tmp_path / "own.yaml").write_text(json.dumps({"model": settings}))
+    assert main(["train", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert "model.cell.attention must stand in the init_args" in capsys.readouterr().err

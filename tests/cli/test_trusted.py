@@ -79,6 +79,22 @@ CHANGES = {
     "inside a cell": lambda s: s["model"]["init_args"].update(
         cell={"class_path": "convlstm.ConvLSTMCell", "init_args": {"attention": "stranger.evil.Model"}}
     ),
+    "of a class by its short name": lambda s: s.update(
+        model={"class_path": "EncoderForecaster", "init_args": {"cell": "stranger.evil.Model"}}
+    ),
+    "beside the section": lambda s: s.update({"model.cell": "stranger.evil.Model"}),
+    "as a dotted argument": lambda s: s["model"]["init_args"].update(
+        {"cell.attention": "stranger.evil.Model"}
+    ),
+    "in text": lambda s: s["model"]["init_args"].update(
+        cell={
+            "class_path": "convlstm.ConvLSTMCell",
+            "init_args": {"attention": "{class_path: b, class_path: stranger.evil.Model}"},
+        }
+    ),
+    "in quoted text": lambda s: s["model"]["init_args"].update(
+        cell={"class_path": "convlstm.ConvLSTMCell", "init_args": {"attention": "'stranger.evil.Model'"}}
+    ),
     "this": lambda s: s["model"]["init_args"].update(cell="this.x"),
     "any argument": lambda s: s["data"]["init_args"].update(images={"class_path": "this.x"}),
 }
@@ -94,7 +110,8 @@ def test_nothing_in_a_run_is_imported_from_it(stranger, change, trust, capsys):
             continue  # reads the model folder alone
         assert main(line) == 2, line
         shown = capsys.readouterr()
-        assert "load by themselves; received" in shown.err or "must lie outside the folder" in shown.err
+        said = ("load by themselves; received", "must lie outside the folder", "under names without dots")
+        assert any(words in shown.err for words in said)
         assert shown.err.count("\n") == 1
         assert shown.out == ""
     assert content(stranger.parent) == before

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import yaml
 
 from convlstm.arguments import path_of
+from convlstm.cli.names import is_path
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
 from convlstm.models.base import Forecaster
@@ -79,6 +80,14 @@ def read_settings(path: Path) -> Settings:
     return {name.replace("-", "_"): value for name, value in settings.items()}
 
 
+def parts_in(text: str) -> Any:
+    """Mappings, lists and texts that text holds as YAML, whatever their tags; the text itself if none."""
+    try:
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    except Exception:  # whatever the YAML reader raises
+        return text
+
+
 def yaml_of(settings: Settings) -> str:
     """Settings as the text of a file."""
     return str(yaml.dump(settings, Dumper=_Dumper, sort_keys=False))
@@ -100,21 +109,21 @@ def described(thing: Source | Forecaster) -> dict[str, Any]:
     for name, value in thing.hyperparameters.items():
         plain = _plain(value)
         given = value is not defaults.get(name) and plain != defaults.get(name)
-        arguments[name] = _absolute(plain, _is_path(hints.get(name))) if given else plain
+        arguments[name] = _absolute(plain, text_is_path=is_path(hints.get(name))) if given else plain
     return {"class_path": path_of(kind), "init_args": arguments}
 
 
-def _absolute(value: Any, is_path: bool) -> Any:
+def _absolute(value: Any, *, text_is_path: bool) -> Any:
     """Text that names a file or folder that exists as an absolute path; lists are walked, the rest stays.
 
     Args:
         value: plain data.
-        is_path: whether its type says that it is a path; other text must look like one, by a separator or an
-            ending, as a word may happen to be the name of a folder.
+        text_is_path: whether its type says that it is a path; other text must look like one, by a separator
+            or an ending, as a word may happen to be the name of a folder.
     """
     if isinstance(value, list):
-        return [_absolute(item, is_path) for item in value]
-    if not isinstance(value, str) or not (is_path or os.sep in value or Path(value).suffix):
+        return [_absolute(item, text_is_path=text_is_path) for item in value]
+    if not isinstance(value, str) or not (text_is_path or os.sep in value or Path(value).suffix):
         return value
     return os.path.abspath(value) if _exists(value) else value
 
@@ -124,11 +133,6 @@ def _exists(text: str) -> bool:
         return os.path.exists(text)
     except ValueError:  # a null character
         return False
-
-
-def _is_path(hint: Any) -> bool:
-    kind = get_origin(hint) or hint
-    return (isinstance(kind, type) and issubclass(kind, os.PathLike)) or any(map(_is_path, get_args(hint)))
 
 
 def _plain(value: Any) -> Any:

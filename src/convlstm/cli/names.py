@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from inspect import isabstract, isbuiltin, isroutine
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from convlstm.errors import OptionError
+from convlstm.trust import is_dotted
 
 # Where the types lie that no class is given for.
 _PLAIN = ("typing", "builtins", "pathlib", "os", "types")
@@ -40,7 +40,7 @@ def import_class(path: Any, base: Any, option: str, *, function: bool = False) -
             f"reads it (docs/guide.md, Your own frames) and give {option} my_module.MyClass {option}.path "
             f"{path}; images of objects that move are given by {option}.images"
         )
-    if not all(part.isidentifier() for part in str(path).split(".")):
+    if not is_dotted(str(path)):
         raise OptionError(f"{option} must be {what}; received {str(path)[:100]!r}: write module.Name")
     if not module:
         module = next((home for home in _HOMES if hasattr(import_module(home), name)), "")
@@ -154,8 +154,9 @@ def has_type(value: Any, hint: Any) -> bool:
 
 
 def is_path(hint: Any) -> bool:
-    """Whether values are made paths."""
-    return Path in (hint, *get_args(hint))
+    """True if values of a type, or some of them, are paths."""
+    kind = get_origin(hint) or hint
+    return (isinstance(kind, type) and issubclass(kind, os.PathLike)) or any(map(is_path, get_args(hint)))
 
 
 def is_text(hint: Any) -> bool:

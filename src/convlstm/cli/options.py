@@ -331,7 +331,7 @@ class Command:
     def _check_possible(self, name: str, value: str) -> None:
         """Refuse what no file system takes; a path of very many folders overflows Python's stack."""
         path = is_path(self.types.get(name))
-        if "\0" in value or (path and (not value or value.count(os.sep) > _MOST_FOLDERS)):
+        if "\0" in value or (path and value.count(os.sep) > _MOST_FOLDERS):
             shown = name.upper() if name in self.arguments else f"--{name}"
             what = "a path" if path else "text without null characters"
             raise OptionError(f"{shown} must be {what}; received {value[:100]!r}")

@@ -8,11 +8,13 @@ from typing import Any, get_args, get_origin
 
 from torch import nn
 
-from convlstm.cli.configuration import Settings, read_settings
+from convlstm.cli.configuration import Settings, parts_in, read_settings
+from convlstm.cli.names import import_class
 from convlstm.data.base import Source
+from convlstm.errors import RunError
 from convlstm.models.base import Forecaster
 from convlstm.training.run import run_of
-from convlstm.trust import Trust, packages
+from convlstm.trust import Trust, is_dotted, packages
 
 _PARTS: dict[str, Any] = {"data": Source, "model": Forecaster}
 
@@ -42,32 +44,57 @@ def check_classes(
         trust: names of the packages that are trusted.
 
     Raises:
-        RunError: a class of a package that is not trusted, or of another kind.
+        OptionError: a short name that is none of ours.
+        RunError: a class of a package that is not trusted, or of another kind; a key with a dot.
     """
+    known = Trust(packages(trust), inside=folder)
+    try:
+        _check_paths(function, settings, known)
+    except RecursionError:
+        raise RunError(
+            f"the configuration in {folder} must hold plain data; its nesting is too deep: put back the file "
+            "as train wrote it"
+        ) from None
+
+
+def _check_paths(function: Callable[..., Any], settings: Settings, known: Trust) -> None:
+    """Check the path of every class in the settings."""
     from convlstm.cli.options import DEFAULT_CLASSES, Command
 
-    known = Trust(packages(trust), inside=folder)
     parts = {}
     for name, kind in _PARTS.items():
         section = settings.get(name)
         path = section.get("class_path") if isinstance(section, Mapping) else section
         path = path or DEFAULT_CLASSES[kind]
-        if not (isinstance(path, str) and "." not in path):  # a name without a dot is one of ours
-            parts[name] = known.find(path, kind, functions=False)
+        dotted = not isinstance(path, str) or "." in path
+        # A name without a dot is one of ours.
+        parts[name] = (
+            known.find(path, kind, functions=False) if dotted else import_class(path, kind, f"--{name}")
+        )
     types = Command(function, parts).types
-    for name in parts:
-        section = settings.get(name)
-        arguments = section.get("init_args") if isinstance(section, Mapping) else None
-        for key, value in arguments.items() if isinstance(arguments, Mapping) else ():
-            for path in _class_paths(value, _takes_class(types.get(f"{name}.{key}"))):
+    for name, value in settings.items():
+        _check_key(name)
+        arguments = value.get("init_args") if name in parts and isinstance(value, Mapping) else None
+        for key, item in arguments.items() if isinstance(arguments, Mapping) else ():
+            _check_key(key)
+            for path in _class_paths(item, _takes_class(types.get(f"{name}.{key}"))):
                 known.find(path, (nn.Module, Source))
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key with a dot, as only a command line has them: ``model.cell`` would pass by its section."""
+    if "." in str(key):
+        raise RunError(
+            "options of the parts of a run must stand in their init_args, under names without dots; its "
+            f"configuration has {str(key)[:80]!r}: put back the file as train wrote it"
+        )
 
 
 def _class_paths(value: Any, text: bool) -> Iterator[str]:
     """The dotted paths in a value: each ``class_path``, and text that may be one.
 
     Args:
-        value: of an argument.
+        value: of an argument; text in it is read as YAML too.
         text: whether the argument takes a class, so that text may name one.
     """
     if isinstance(value, Mapping):
@@ -79,11 +106,13 @@ def _class_paths(value: Any, text: bool) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _class_paths(item, text)
-    elif text and isinstance(value, str) and all(part.isidentifier() for part in value.split(".")):
+    elif isinstance(value, str):
+        # The parser of options reads text as YAML, which may hold a class_path, or the text in quotes.
+        if (read := parts_in(value)) != value:
+            yield from _class_paths(read, text)
         root, dot, _ = value.partition(".")
-        if dot and (
-            root in sys.modules or find_spec(root) is not None
-        ):  # a file's name, such as weights.npy, is no path of a class
+        # A file's name, such as weights.npy, is no path of a class.
+        if text and dot and is_dotted(value) and (root in sys.modules or find_spec(root) is not None):
             yield value
 
 

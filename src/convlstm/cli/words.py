@@ -1,10 +1,9 @@
 """What was typed after a command, taken apart into arguments and options."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
-from convlstm.cli.names import type_in_words
+from convlstm.cli.names import is_path, type_in_words
 from convlstm.errors import OptionError
 from convlstm.files import given_path
 
@@ -43,7 +42,7 @@ def needed(name: str, value: str | None, hint: Any) -> str:
     Raises:
         OptionError: none was typed, or an empty one for a path.
     """
-    if value == "" and Path in (hint, *get_args(hint)):
+    if value == "" and is_path(hint):
         given_path(f"--{name}", value)
     if value is not None:
         return value
@@ -53,12 +52,21 @@ def needed(name: str, value: str | None, hint: Any) -> str:
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names as dictionaries within dictionaries."""
+    """Dotted names as dictionaries within dictionaries.
+
+    Raises:
+        OptionError: a name that has a value of its own and names below it.
+    """
     result: dict[str, Any] = {}
     for name, value in flat.items():
         *above, last = name.split(".")
         place = result
         for part in above:
             place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise OptionError(
+                    f"{name} must stand in the init_args of what it belongs to; received {part}: {place!r} "
+                    f"beside it: give {part} a class_path and init_args"
+                )
         place[last] = value
     return result
