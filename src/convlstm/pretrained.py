@@ -19,7 +19,7 @@ from torch.nn.modules import module as hooks
 
 from convlstm.arguments import RemembersArguments, path_of, resolve
 from convlstm.errors import RunError
-from convlstm.files import write_atomically, writing
+from convlstm.files import write_together, writing
 from convlstm.trust import Trust, packages, packages_in
 
 SCHEMA = 1
@@ -63,8 +63,8 @@ class Pretrained(RemembersArguments, nn.Module):
         # The configuration last: a folder without one is no model yet.
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / _WEIGHTS, save(weights, metadata={"format": "pt"}))
-        write_atomically(folder / _CONFIG, text.encode())
+        content = save(weights, metadata={"format": "pt"})
+        write_together({folder / _WEIGHTS: content, folder / _CONFIG: text.encode()})
         return folder
 
     def check_saved(self, **notes: Any) -> tuple[str, dict[str, Tensor]]:

@@ -35,17 +35,12 @@ _COMPILERS = {"cpu": compiler.unavailable, "cuda": gpu.unavailable}
 
 
 def _not_compiled(device: str) -> str | None:
-    reason: str | None = _constant(device)
-    return reason
-
-
-def _constant(device: str) -> str | None:
     return _COMPILERS.get(device, compiler.unavailable)()
 
 
 # As `torch.compiler.assume_constant_result` marks a function, which also imports torch._dynamo and with it
 # sympy: that takes as long as to import torch.
-_constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_not_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str:

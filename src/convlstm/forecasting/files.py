@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from convlstm.data.files import COMMENT, FRAME_MS, check_finite, from_unit
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
-from convlstm.files import write_atomically, writing
+from convlstm.files import check_writable, write_atomically
 from convlstm.forecasting.colours import UNIT, channel_scales, legend, paint, stacked
 
 if TYPE_CHECKING:
@@ -98,9 +97,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
             "a forecast must not replace a file unasked; "
             f"{path} exists: choose another name or pass overwrite"
         )
-    # The only sure sign that files can be made in a folder is to make one.
-    with writing(path.parent), tempfile.TemporaryFile(dir=path.parent):
-        pass
+    check_writable(path.parent)
 
 
 def _array(frames: Tensor | NDArray[Any], what: str) -> NDArray[np.float32]:
