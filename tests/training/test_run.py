@@ -366,3 +366,13 @@ def test_ctrl_c_before_a_configuration_is_written_leaves_nothing(tmp_path, monke
     with pytest.raises(KeyboardInterrupt, match="stopped before training began; nothing is left behind"):
         start(tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
+
+
+def test_another_process_of_a_resumed_run_takes_the_objects_classes_too(tmp_path, monkeypatch):
+    path = start(tmp_path / "run", Worsens(**DATA, **SIZES), epochs=1)
+    monkeypatch.setenv("NODE_RANK", "1")  # as on a second machine
+    # There is no first machine here to train with: what each of them begins with is seen.
+    seen = []
+    monkeypatch.setattr("convlstm.training.fit.fit", lambda model, data, *_, **how: seen.append(data))
+    train(resume=path, data=Worsens(**DATA, **SIZES), config=TrainingConfig(**CONFIG | {"epochs": 1}))
+    assert [type(data) for data in seen] == [Worsens]

@@ -159,13 +159,14 @@ def _resume(
     """Go on with a run; what is given must be as in its configuration, but for the number of epochs."""
     from convlstm.training.fit import fit
 
+    trust = (*packages(trust), *_packages_of(data, model))
     if _follows():
         parts = load(run, trust)
         config = _resolved_by(run, parts["config"])
         fit(parts["model"], parts["data"], config, run, resume=True)
         return run.path
     run.reopen()
-    parts = load(run, (*packages(trust), *_packages_of(data, model)))
+    parts = load(run, trust)
     own = parts["config"]
     for name, given in {"data": data, "model": model}.items():
         if given is not None and described(given) != described(parts[name]):
@@ -201,8 +202,7 @@ def _train(
     commands = run.commands.read_text() if run.commands.exists() else ""
     run.write(run.commands, f"{commands}{command_line()}\n")
     if not run.environment.exists():
-        parts = [{"class": path_of(type(part)), "arguments": part.hyperparameters} for part in (data, model)]
-        run.write(run.environment, json.dumps(environment(*parts), indent=2) + "\n")
+        run.write(run.environment, json.dumps(environment(*_as_plain(data, model)), indent=2) + "\n")
     resolved = _resolve(config, model, data)
     if resolved != config:
         run.write(run.config, configuration(data, model, resolved))
@@ -311,8 +311,12 @@ def _changing(run: RunFolder) -> Iterator[None]:
 
 def _packages_of(*parts: Source | Forecaster | None) -> tuple[str, ...]:
     """The packages, other than this one and torch, whose classes parts of a run are made of."""
-    described = [{"class": path_of(type(p)), "arguments": p.hyperparameters} for p in parts if p is not None]
-    return tuple(sorted(packages_in(described)))
+    return tuple(sorted(packages_in(_as_plain(*parts))))
+
+
+def _as_plain(*parts: Source | Forecaster | None) -> list[dict[str, Any]]:
+    """Class and arguments of parts of a run, as `arguments.describe` gives them."""
+    return [{"class": path_of(type(p)), "arguments": p.hyperparameters} for p in parts if p is not None]
 
 
 def _say_what_next(run: RunFolder, config: TrainingConfig, own: tuple[str, ...]) -> None:
