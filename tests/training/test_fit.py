@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,9 @@ def test_the_learning_rate_finder_gives_one_that_learns(tmp_path):
     rate = fastest_learning_rate(model, MovingObjects(**DATA, **SIZES).split("train"), config)
     assert 1e-5 < rate < 1e-1
     assert equal(model.state_dict(), before)
+
+
+def test_training_runs_in_a_thread(tmp_path):
+    with ThreadPoolExecutor() as pool:
+        pool.submit(train, tmp_path / "run", epochs=1).result()
+    assert (tmp_path / "run" / "model" / "config.json").exists()

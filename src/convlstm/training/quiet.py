@@ -46,4 +46,6 @@ def interruptible() -> Iterator[None]:
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGINT, handler)
+        # No other thread may set handlers, nor does Lightning there; None is one that Python did not set.
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
