@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from convlstm import EncoderForecaster, MovingObjects
+from convlstm.cli.forecast import forecast
 from convlstm.cli.main import main
 from convlstm.cli.train import train
 from convlstm.data import Window, WindowDataset
@@ -273,12 +275,15 @@ def test_an_empty_path_is_refused(run, capsys, tmp_path, monkeypatch):
         ["evaluate", str(run), "--out", ""],
         ["evaluate", ""],
         ["report", ""],
+        ["forecast", "", "past.npy", "--steps", "1", "--out", "future.npy"],
+        ["train", "--config", ""],
         ["demo", "--out", ""],
     ):
         assert main(words) == 2
         assert "must be a path; received an empty one" in capsys.readouterr().err
         assert content(tmp_path) == before
-    for call in (lambda: start(""), lambda: train(resume="")):
+    ahead = partial(forecast, run, tmp_path / "past.npy", steps=1)
+    for call in (partial(start, ""), partial(train, resume=""), partial(ahead, out="")):
         with pytest.raises(OptionError, match="received an empty one"):
             call()
     assert content(tmp_path) == before
@@ -288,6 +293,7 @@ KILLED = """
 import os, sys
 import torch
 import convlstm.training.fit, convlstm.training.tuning, convlstm.cli.options
+from convlstm.cli.forecast import forecast
 from convlstm.cli.main import main
 
 torch.set_num_threads(1)

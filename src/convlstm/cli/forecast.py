@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm.cli.evaluate import load_model
+from convlstm.errors import DataError, OptionError
+from convlstm.files import given_path
 from convlstm.training.run import run_of
 
 if TYPE_CHECKING:
@@ -42,10 +44,10 @@ def forecast(
     import torch
 
     from convlstm.data import read_frames
-    from convlstm.errors import DataError, OptionError
     from convlstm.forecasting.files import check_output, write_frames
     from convlstm.pretrained import read_config
 
+    model, past, out = given_path("MODEL", model), given_path("PAST", past), given_path("--out", out)
     if steps < 1:
         raise OptionError(f"steps must be at least 1; received {steps}")
     check_output(out, overwrite=overwrite)
@@ -73,7 +75,7 @@ def forecast(
         future = forecaster.to(device)(known[None].to(device), steps)[0].cpu()
     write_frames(out, future, dtype=frames.dtype, past=known, overwrite=overwrite)
     print(f"{steps} frames after the last of {past} are in {out}")
-    return Path(out)
+    return out
 
 
 def _far_outside(values: "Tensor", path: Path, trained: Any) -> list[str]:

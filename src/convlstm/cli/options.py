@@ -7,7 +7,6 @@ are options too (``--data.width 8``).
 
 import inspect
 import json
-import os
 import re
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +25,6 @@ from convlstm.cli.names import (
     factory,
     has_type,
     import_class,
-    is_path,
     is_text,
     nearest,
     placeholder,
@@ -34,16 +32,15 @@ from convlstm.cli.names import (
     type_in_words,
 )
 from convlstm.cli.trusted import typed_settings
-from convlstm.cli.words import Option, needed, nested, split
+from convlstm.cli.words import Option, check_possible, needed, nested, split
 from convlstm.data.base import Source
 from convlstm.errors import ConvLSTMError, OptionError
+from convlstm.files import given_path
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 
 #: What a part of a run is made of unless a class is named.
 DEFAULT_CLASSES: dict[Any, str] = {Source: "convlstm.MovingObjects", Forecaster: "convlstm.EncoderForecaster"}
-
-_MOST_FOLDERS = 500
 
 
 def call(
@@ -89,7 +86,7 @@ def parse(
     for name, value in options:
         if name == "config" and _config_of(function):
             trust = dict(options).get("trust") or ()
-            settings |= typed_settings(function, Path(needed(name, value, Path)), trust)
+            settings |= typed_settings(function, given_path("--config", needed(name, value, Path)), trust)
     typed = [(name, value) for name, value in options if name != "config" or not _config_of(function)]
     command = command_of(function, {name: value for name, value in typed if value is not None}, settings)
     command.read(arguments, typed, settings)
@@ -206,7 +203,8 @@ class Command:
         self._check_complete(dict(typed), filed)
         values = [(name, needed(name, value, known[name])) for name, value in typed if name not in self.parts]
         for name, value in values:
-            self._check_possible(name, value)
+            shown = name.upper() if name in self.arguments else f"--{name}"
+            check_possible(shown, value, self.types.get(name))
         self.given = {name.partition(".")[0] for name, _ in typed} | {n.partition(".")[0] for n in settings}
         try:
             namespace = self.parser.parse_object(nested(filed), _skip_validation=True)
@@ -328,14 +326,6 @@ class Command:
             hint = f"did you mean {'--' if shown[0] == '-' else ''}{near}?"
         raise OptionError(f"convlstm {self.name} has no option {shown}; {hint}")
 
-    def _check_possible(self, name: str, value: str) -> None:
-        """Refuse what no file system takes; a path of very many folders overflows Python's stack."""
-        path = is_path(self.types.get(name))
-        if "\0" in value or (path and value.count(os.sep) > _MOST_FOLDERS):
-            shown = name.upper() if name in self.arguments else f"--{name}"
-            what = "a path" if path else "text without null characters"
-            raise OptionError(f"{shown} must be {what}; received {value[:100]!r}")
-
     def _check_complete(self, typed: Mapping[str, Any], filed: Mapping[str, Any]) -> None:
         parameters = inspect.signature(self.function).parameters
         for name, parameter in parameters.items():
@@ -373,16 +363,15 @@ class Command:
             except ArgumentError as reason:
                 if not re.search(r"(is|are) required", str(reason)):
                     return OptionError(f"{shown} must be {type_in_words(known[name])}; received {value!r}")
-        missing = re.search(r"required: ([\w.]+)", str(error))
-        if missing:
+        if missing := re.search(r"required: ([\w.]+)", str(error)):
             name = missing[1]
             part = self.parts.get(name.partition(".")[0])
             return OptionError(
                 f"{getattr(part, '__name__', self.name)} needs --{name}, {type_in_words(known.get(name))}; "
                 "received none"
             )
-        words = str(error).split("\n")
-        return OptionError(" ".join(word.strip(" -") for word in words if "Given value" not in word))
+        lines = (line.strip(" -") for line in str(error).split("\n") if "Given value" not in line)
+        return OptionError(" ".join(lines))
 
 
 def _parts_of(function: Callable[..., Any]) -> dict[str, type]:

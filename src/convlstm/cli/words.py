@@ -1,5 +1,6 @@
 """What was typed after a command, taken apart into arguments and options."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -9,6 +10,8 @@ from convlstm.files import given_path
 
 #: A name, with underscores, and what was given as its value.
 Option = tuple[str, str | None]
+
+_MOST_FOLDERS = 500
 
 
 def split(function: Callable[..., Any], words: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
@@ -40,15 +43,32 @@ def needed(name: str, value: str | None, hint: Any) -> str:
     """The value of an option, or ``true`` for a switch.
 
     Raises:
-        OptionError: none was typed, or an empty one for a path.
+        OptionError: none was typed.
     """
-    if value == "" and is_path(hint):
-        given_path(f"--{name}", value)
     if value is not None:
         return value
     if hint is bool:
         return "true"
     raise OptionError(f"--{name} needs a value, {type_in_words(hint)}; received none")
+
+
+def check_possible(shown: str, value: str, hint: Any) -> None:
+    """Refuse what no file system takes; a path of very many folders overflows Python's stack.
+
+    Args:
+        shown: what was given, to open the message.
+        value: as it was typed.
+        hint: the type of it.
+
+    Raises:
+        OptionError: a null character, an empty path, or one of very many folders.
+    """
+    path = is_path(hint)
+    if path:
+        given_path(shown, value)
+    if "\0" in value or (path and value.count(os.sep) > _MOST_FOLDERS):
+        kind = "a path" if path else "text without null characters"
+        raise OptionError(f"{shown} must be {kind}; received {value[:100]!r}")
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
