@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from convlstm.cli.main import main
+from convlstm.cli.train import load
+from convlstm.training.run import RunFolder
 
 README = Path(__file__).parents[1] / "README.md"
 GUIDE = README.parent / "docs/guide.md"
@@ -57,6 +59,8 @@ def test_the_commands_work_in_their_order(tmp_path, monkeypatch, capsys):
             assert program == "python"
             subprocess.run([sys.executable, *words], check=True)
     assert (tmp_path / "next.gif").exists()
+    own = load(RunFolder(Path("runs/digits")))["data"].split("test")[0].past
+    assert np.array_equal(np.load("past.npy"), own)  # of the scale that the model was trained on
     assert (tmp_path / "runs/digits/report.html").exists()
 
 

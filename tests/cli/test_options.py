@@ -340,7 +340,7 @@ def test_help_shows_every_option_in_its_group(capsys, monkeypatch):
         "[default: 20]",
     ):
         assert text in shown
-    for noise in ("Union", "typing", "class '", "null", "NoneType", "``", "init_args"):
+    for noise in ("Union", "typing", "class '", "null", "NoneType", "``", "init_args", "'[]'"):
         assert noise not in shown
 
 

@@ -261,7 +261,7 @@ def test_any_size_gives_a_report(make_run: MakeRun, sizes):
     page = report(make_run(**sizes))
     shown = page.text
     assert ("Teacher forcing" in shown) == sizes.get("teacher", True)
-    assert ("2 channels, each of them has a row" in shown) == (sizes.get("channels") == 2)
+    assert ("2 channels, each with a row of its own" in shown) == (sizes.get("channels") == 2)
     assert ("3 channels, shown as red, green and blue" in shown) == (sizes.get("channels") == 3)
     assert ("shown at 1/3 of their size" in shown) == (sizes.get("width") == 400)
 
@@ -407,6 +407,7 @@ def test_hostile_text_stays_text(make_run: MakeRun):
     (run / "cases.npz").unlink()  # its forecasts are those of another model now
     page = report(run)
     assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert page.text.count(hostile) >= 4
 
 

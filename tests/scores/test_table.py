@@ -206,7 +206,7 @@ def test_no_forecaster_no_score_and_no_best_mark_is_lost_at_any_width(width, ste
     for name in NAMES[1:]:
         assert len(rows_of(lines, name)) == len(heads)
     stars = sum(line.count("*") for line in lines)
-    assert stars == 2 * (1 + len(leads) + 1)  # of mse and psnr
+    assert stars == 1 + 2 * (1 + len(leads) + 1)  # what a star is, and those of mse and psnr
 
 
 def test_a_long_name_goes_on_below_and_markdown_has_every_lead_time():
@@ -232,6 +232,13 @@ def test_rich_shows_the_same_numbers():
     with console.capture() as screen:
         console.print(verification().to_rich("mse"))
     shown = screen.get()
-    for text in ("Overall: 7 cases", "0.4000", "0.1000*", "MSE (a unit; lower is better)", "Skill of mine"):
+    for text in (
+        "Overall: 7 cases",
+        "; * is the best",
+        "0.4000",
+        "0.1000*",
+        "MSE (a unit; lower is better)",
+        "Skill of mine",
+    ):
         assert text in shown
     assert "PSNR" not in shown

@@ -39,7 +39,8 @@ def evaluate(
         batch_size: windows forecast at once.
         out: the folder that scores are written to, which must hold none yet; the run itself unless given,
             which keeps the scores of its own test windows: other data needs a folder.
-        trust: names of your own packages, separated by commas, whose classes the run may load.
+        trust: names of your own packages, separated by commas, whose classes the run may load beside
+            convlstm's.
 
     Returns:
         The `Verification`.

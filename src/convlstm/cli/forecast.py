@@ -35,8 +35,8 @@ def forecast(
         steps: frames to forecast.
         out: the file to write, by its ending: .npz, .npy, .gif or .png (a film strip).
         overwrite: replace the file if it exists.
-        trust: names of the packages of your own, separated by commas, whose classes the model may load; any
-            other but this one is refused.
+        trust: names of your own packages, separated by commas, whose classes the model may load beside
+            convlstm's.
 
     Returns:
         ``out``.

@@ -74,7 +74,7 @@ def _value(default: Any) -> str:
     if default is None or default is False:
         return ""
     if isinstance(default, list | tuple):
-        return "'[" + ",".join(map(str, default)) + "]'"
+        return "'[" + ",".join(map(str, default)) + "]'" if default else ""
     # The path of a function says less than the text beside it.
     return "" if callable(default) or str(default).count(".") > 1 else str(default).lower()
 

@@ -48,9 +48,8 @@ def train(
             given.
         resume: a run folder to go on with, by its own configuration; only --epochs may be another, also to
             train a finished run further: its learning rate then goes on along the schedule over all epochs.
-        trust: names of the packages of your own, separated by commas, whose classes a run given by --resume
-            or --config may load; any
-            other but this one is refused.
+        trust: names of your own packages, separated by commas, whose classes a run given by --resume or
+            --config may load beside convlstm's.
 
     Returns:
         The run folder.

@@ -95,7 +95,7 @@ class _View:
         """How to read the colours, and what is not shown."""
         notes = []
         if self.channels > 1:
-            shown = "each of them has a row" if len(self.scales) > 1 else "shown as red, green and blue"
+            shown = "each with a row of its own" if len(self.scales) > 1 else "shown as red, green and blue"
             notes.append(f"Frames have {self.channels} channels, {shown}.")
         if self.shrink > 1:
             notes.append(f"Frames are shown at 1/{self.shrink} of their size.")

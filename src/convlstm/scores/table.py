@@ -201,7 +201,7 @@ class Verification:
         }
         skill = self.skill
         columns["skill"] = [four_digits(skill[n].overall) if n in skill else "" for n in self.forecasters]
-        title = f"Overall: {self.cases} cases, {self.past} frames in, {self.steps} out"
+        title = f"Overall: {self.cases} cases, {self.past} frames in, {self.steps} out; * is the best"
         return _Grid(title, self.data, "forecaster", list(self.forecasters), columns, leads=False)
 
     def _by_lead(self, table: ScoreTable) -> "_Grid":
