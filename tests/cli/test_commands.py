@@ -537,7 +537,7 @@ def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
         refused = command(elsewhere, *words)
         assert refused.returncode == 2
         assert (
-            f"own_classes, which is not found; it lay in {project}: run the command there" in refused.stderr
+            f"own_classes, which is not found; it lay in {project}: make it importable" in refused.stderr
         )
         assert refused.stderr.count("\n") == 1
         refused = command(project, *words)

@@ -20,15 +20,19 @@ _PARTS: dict[str, Any] = {"data": Source, "model": Forecaster}
 
 
 def typed_settings(function: Callable[..., Any], path: Path, trust: str | Sequence[str]) -> Settings:
-    """The settings of a file given by ``--config``: the user's own word, unless it lies in a run folder.
+    """The settings of a file given by ``--config``.
+
+    A file in the current folder is the user's own word, unless that folder is a run; the classes that one in
+    another folder names are judged as those of a run are.
 
     Raises:
         OptionError: as `read_settings`.
         RunError: as `check_classes`.
     """
     settings, run = read_settings(path), run_of(path.parent)
-    if run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists():
-        check_classes(function, settings, run.path, trust)
+    of_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
+    if of_run or path.parent.resolve() != Path.cwd():
+        check_classes(function, settings, path.parent, trust)
     return settings
 
 

@@ -170,7 +170,7 @@ class RunFolder:
                 continue
             raise RunError(
                 f"the run {self.path} is made of classes of {name}, which is not found; it lay in {folder}: "
-                f"run the command there, or add --trust {name}"
+                f"make it importable (PYTHONPATH), or add --trust {name} to take it from there"
             )
 
 
