@@ -106,3 +106,9 @@ def test_registering_a_state_in_another_process(tmp_path):
         register_state(tuple)
     compiled = torch.compile(ConvLSTM(1, 2, 3, cell=MixedCell), backend="eager", fullgraph=True)
     assert compiled(torch.rand(3, 1, 1, 4, 4))[0][0].shape == (3, 1, 2, 4, 4)
+
+
+def test_a_memory_format_is_that_of_frames():
+    _, states = ConvLSTM(2, 3, 3, batch_first=True)(torch.randn(1, 2, 2, 6, 5))
+    moved = states.to(memory_format=torch.channels_last)
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in moved.tensors())

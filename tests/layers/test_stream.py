@@ -4,6 +4,7 @@ import gc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -251,3 +252,76 @@ def test_eight_threads_on_one_layer_give_equal_bits():
         for _ in range(5):
             for got, alone in zip(pool.map(run, clips), expected, strict=True):
                 assert torch.equal(got, alone)
+
+
+class ByName(ConvLSTM):
+    """Takes an argument of its own before the states."""
+
+    def forward(self, x, scale=2.0, hidden_state=None):
+        outputs, states = super().forward(x, hidden_state)
+        return [scale * outputs[-1]], states
+
+
+class KeywordOnly(ConvLSTM):
+    def forward(self, x, *, hidden_state=None):
+        outputs, states = super().forward(x, hidden_state)
+        return [2 * outputs[-1]], states
+
+
+class Counting(ConvLSTM):
+    """Has a counter called step."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.step = 0
+
+
+class Shared(ConvLSTM):
+    """Has the step that training and validation of a Lightning module share."""
+
+    def step(self, batch):
+        return self(batch)[0][-1].mean()
+
+
+class AsTheOriginal(ConvLSTM):
+    def forward(self, x, hidden_state=None):
+        if hidden_state is not None:
+            raise NotImplementedError()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("kind", [ByName, KeywordOnly, Counting, Shared])
+def test_a_stream_finds_the_states_of_a_forward_and_leaves_other_steps_alone(kind):
+    torch.manual_seed(0)
+    layer, x = kind(2, 3, 3, 2, batch_first=True).eval(), torch.randn(1, 3, 2, 6, 5)
+    outputs = layer(x)[0][-1].detach()
+    session = layer.stream(1, (6, 5))
+    for t in range(3):
+        assert_close(session(x[:, t]), outputs[:, t])
+
+
+def test_a_stream_of_what_takes_no_states_and_frames_that_are_none_are_named():
+    session = AsTheOriginal(2, 3, 3, batch_first=True).stream(1, (6, 5))
+    session(torch.zeros(1, 2, 6, 5))
+    with pytest.raises(OptionError, match="forward of a AsTheOriginal raised NotImplementedError: let it"):
+        session(torch.zeros(1, 2, 6, 5))
+    plain = ConvLSTM(2, 3, 3).stream(1, (6, 5))
+    nested = torch.nested.nested_tensor([torch.zeros(2, 6, 5)], layout=torch.jagged)
+    for frame, received in ((nested, "a nested tensor"), (np.zeros((1, 2, 6, 5)), "a ndarray")):
+        with pytest.raises(ShapeError, match=rf"a frame \(B, C, \*S\) must be .*; received {received}"):
+            plain(frame)
+
+
+def test_a_stream_hears_the_hooks_of_all_modules():
+    torch.manual_seed(0)
+    layer, x = ConvLSTM(2, 3, 3, batch_first=True), torch.randn(1, 1, 2, 6, 5)
+    session = layer.stream(1, (6, 5))
+
+    def double(module, inputs, result):
+        return ([2 * y for y in result[0]], result[1]) if isinstance(module, ConvLSTM) else None
+
+    handle = nn.modules.module.register_module_forward_hook(double)
+    try:
+        assert_close(session(x[:, 0]), layer(x)[0][0][:, 0].detach())
+    finally:
+        handle.remove()

@@ -377,3 +377,15 @@ def test_a_broken_layer_is_caught_and_named():
 def test_a_state_type_of_ones_own_is_kept():
     state = ConvLSTMCell(1, 2, 3)(torch.zeros(1, 1, 3, 3), LSTMState(*torch.zeros(2, 1, 2, 3, 3)))
     assert isinstance(state, LSTMState)
+
+
+class Dropping(MinimalCell):
+    """Drops at every step."""
+
+    def step(self, p, state):
+        return super().step(torch.nn.functional.dropout(p, 0.5, self.training), state)
+
+
+def test_what_draws_at_random_in_each_step_is_not_called_wrong():
+    check_cell(Dropping)
+    check_layer(lambda n: ConvLSTM(n, 3, 3, 2, True, True, True, zoneout=0.2))

@@ -32,7 +32,7 @@ from convlstm.layers.depth import Depth, StackOptions
 from convlstm.layers.parts import NormFactory, norm_factory, pool, projection, resize, spread
 from convlstm.layers.scan import Keep, initial_state
 from convlstm.layers.state import BothDirections, StackState, check_states
-from convlstm.layers.stream import Stream
+from convlstm.layers.stream import GLOBAL_HOOKS, Stream, state_by_name, takes_two
 from convlstm.pretrained import Pretrained
 
 Kernel = int | tuple[int, ...]
@@ -270,7 +270,11 @@ class Stack(OriginalHelpers, Pretrained):
                 (a list, or the last layer's alone) and states.
         """
         axis = 1 if self.batch_first else 0
-        result: Any = self(frame.unsqueeze(axis), state)
+        frames, own = (
+            frame.unsqueeze(axis),
+            "forward" in vars(self) or type(self).forward is not Stack.forward,
+        )
+        result: Any = _with_state(self, frames, state) if own else self(frames, state)
         outputs = result[0] if isinstance(result, tuple) and len(result) == 2 else None
         last = outputs[-1] if isinstance(outputs, list | tuple) and outputs else outputs
         if not isinstance(last, Tensor) or last.ndim != frame.ndim + 1 or last.shape[axis] != 1:
@@ -283,9 +287,18 @@ class Stack(OriginalHelpers, Pretrained):
 
     def _convlstm_is_customised(self) -> bool:
         """True if a subclass, the instance or a hook changes what a call does."""
-        kind, calls = type(self), ("__call__", "forward", "step")
+        kind, calls = type(self), ("__call__", "forward")
         own = any(name in vars(self) or getattr(kind, name) is not getattr(Stack, name) for name in calls)
-        return own or bool(self._forward_hooks or self._forward_pre_hooks)
+        hooks = (self._forward_hooks, self._forward_pre_hooks, *GLOBAL_HOOKS)
+        return own or self._convlstm_has_own_step() or any(hooks)
+
+    def _convlstm_has_own_step(self) -> bool:
+        """True if `step` is overridden; something else of that name, such as a counter, is the user's."""
+        own = "step" in vars(self) or type(self).step is not Stack.step
+        return own and takes_two(self.step)
+
+    def _convlstm_step(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.step(frame, state) if self._convlstm_has_own_step() else Stack.step(self, frame, state)
 
     def set_engine(self, engine: str) -> Self:
         """Choose the engine of the calls that follow, and return the stack.
@@ -339,6 +352,21 @@ class Stack(OriginalHelpers, Pretrained):
         """
         check_built(self, "_convlstm_options")
         return Stream(self, batch_size, size)
+
+
+def _with_state(stack: Stack, frames: Tensor, state: Any) -> Any:
+    """Call a stack whose ``forward`` is the user's, with the state where that takes it.
+
+    Raises:
+        OptionError: it takes none, as the original's, which raises NotImplementedError.
+    """
+    try:
+        return stack(frames, hidden_state=state) if state_by_name(stack.forward) else stack(frames, state)
+    except NotImplementedError as error:
+        raise OptionError(
+            "a step passes the state from call to call; the forward of a "
+            f"{type(stack).__name__} raised NotImplementedError: let it begin from hidden_state"
+        ) from error
 
 
 def _in_words(result: Any) -> str:

@@ -58,12 +58,15 @@ class StackState(list[Any]):
         Raises:
             OptionError: a dtype that is not floating-point.
         """
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, layout = torch._C._nn._parse_to(*args, **kwargs)
         if dtype is not None and not dtype.is_floating_point:
             raise OptionError(f"states are converted to a floating-point dtype; received {dtype}")
 
         def convert(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking)
+            kind = dtype if tensor.is_floating_point() else None
+            if layout is not None and tensor.ndim in (4, 5):
+                return tensor.to(device, kind, non_blocking, memory_format=layout)
+            return tensor.to(device, kind, non_blocking)
 
         return self.map(convert)
 

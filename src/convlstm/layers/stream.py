@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_map_only
 
-from convlstm.cells.base import Cell, autocast, check_positive, like_frame
+from convlstm.cells.base import Cell, autocast, check_positive, check_tensor, like_frame
 from convlstm.engines import Recording, Steppers, select
 from convlstm.engines.fused import has_hooks
 from convlstm.errors import OptionError, ShapeError
@@ -19,6 +20,9 @@ from convlstm.layers.state import StackState, check_states
 
 if TYPE_CHECKING:
     from convlstm.layers.stack import Stack
+
+#: Hooks on the calls of all modules.
+GLOBAL_HOOKS = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
 
 
 class Stream:
@@ -38,7 +42,7 @@ class Stream:
                 "a stream reads frames as they come; received a stack with bidirectional=True, which needs "
                 "the last frame first: build one without"
             )
-        if not _takes_state(stack):
+        if not (takes_two(stack.forward) or state_by_name(stack.forward)):
             raise OptionError(
                 "a stream passes states from call to call, which takes hidden_state; received a "
                 f"{type(stack).__name__} whose forward has no second argument: add hidden_state=None to it"
@@ -66,6 +70,7 @@ class Stream:
                 than the stack.
             OptionError: an engine named that cannot serve the call.
         """
+        check_tensor(frame, "a frame (B, C, *S)")
         if tuple(frame.shape) != self.shape:
             raise ShapeError(
                 f"a frame must be (B, C, *S) = {self.shape}, as agreed with stream(); received "
@@ -134,9 +139,9 @@ class Stream:
         modes = stack.training, stack._convlstm_options.engine, torch.is_inference_mode_enabled()
         tensors = [*stack.parameters(), *stack.buffers()]
         versions = [0 if t.is_inference() else t._version for t in tensors]
-        hooks = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in stack.cell_list]
-        hooks.append(stack._convlstm_is_customised())
-        return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], hooks
+        changed = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in stack.cell_list]
+        changed.append(stack._convlstm_is_customised())
+        return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], changed
 
     def _make(self, frame: Tensor) -> None:
         stack = self._stack
@@ -180,14 +185,23 @@ class Stream:
         return [i if s is None else of_kind(i, s) for i, s in zip(initial, given, strict=True)]
 
     def _by_step(self, frame: Tensor) -> Tensor:
-        output, self._states = self._stack.step(frame, self._states)
+        output, self._states = self._stack._convlstm_step(frame, self._states)
         return output
 
 
-def _takes_state(stack: "Stack") -> bool:
-    """True if the stack can be called with frames and states."""
+def takes_two(function: Any) -> bool:
+    """True if something can be called with two arguments by position: frames, and states."""
     try:
-        inspect.signature(stack.forward).bind(None, None)
-    except TypeError:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError):
         return False
     return True
+
+
+def state_by_name(forward: Any) -> bool:
+    """True if a ``forward`` takes ``hidden_state`` elsewhere than in second place."""
+    parameters = inspect.signature(forward).parameters
+    found = parameters.get("hidden_state")
+    return found is not None and (
+        found.kind is found.KEYWORD_ONLY or list(parameters).index("hidden_state") != 1
+    )
