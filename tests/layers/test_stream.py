@@ -310,6 +310,15 @@ def test_a_stream_of_what_takes_no_states_and_frames_that_are_none_are_named():
     for frame, received in ((nested, "a nested tensor"), (np.zeros((1, 2, 6, 5)), "a ndarray")):
         with pytest.raises(ShapeError, match=rf"a frame \(B, C, \*S\) must be .*; received {received}"):
             plain(frame)
+    layer, x = ConvLSTM(2, 3, 3, batch_first=True), torch.zeros(1, 2, 2, 6, 5)
+    states = torch.nested.nested_tensor([torch.zeros(3, 6, 5)], layout=torch.jagged)
+    for wrong, received in (
+        ({"hidden_state": [(states, states)]}, "state of layer 0, h, .* a nested tensor"),
+        ({"lengths": states}, r"lengths \(B,\) .* a nested tensor"),
+        ({"hidden_state": 0}, "hidden_state must be a list .* received 0"),
+    ):
+        with pytest.raises(ShapeError, match=received):
+            layer(x, **wrong)
 
 
 def test_a_stream_hears_the_hooks_of_all_modules():

@@ -203,6 +203,7 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
             f"{received}: pass what the call before returned"
         )
     for name, tensor, like in zip(names, parts, initial, strict=True):
+        check_tensor(tensor, f"{what}, {name},")
         if tensor.shape != like.shape:
             raise ShapeError(
                 f"{what} must fit batch, cell and frames, {name} {tuple(like.shape)}; received "

@@ -1,6 +1,6 @@
 """What is checked before a stack is built, and before it does any arithmetic."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -74,6 +74,7 @@ def timeline_of(
     within = None
     if lengths is not None:
         lengths = torch.as_tensor(lengths, device=x.device)
+        check_tensor(lengths, "lengths (B,)")
         if tuple(lengths.shape) != shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise ShapeError(
                 f"lengths must be integers (B,) = ({shape[0]},); received {lengths.dtype} "
@@ -112,6 +113,10 @@ def check_is_list(given: Any, x: Tensor, cell: nn.Module, width: int, size: Sequ
     Raises:
         ShapeError: a tensor, or tensors where states should be.
     """
+    if not isinstance(given, Iterable):
+        raise ShapeError(
+            f"hidden_state must be a list with one state per layer; received {given!r}: None begins anew"
+        )
     one = isinstance(given, Tensor)
     if one or (isinstance(given, tuple | list) and any(isinstance(part, Tensor) for part in given)):
         fields = getattr(initial_state(cell, x.new_empty(x.shape[0], width, *size)), "_fields", ("h", "c"))
