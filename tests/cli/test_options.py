@@ -400,9 +400,10 @@ def test_a_missing_optional_library_is_named_before_anything_else(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_option_of_a_class_beside_the_class_in_a_file_is_told(tmp_path, capsys):
+def test_an_option_of_a_class_beside_the_class_in_a_file_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     arguments = {"cell": "ConvLSTMCell", "cell.attention": "spatial"}
     settings = {"class_path": "EncoderForecaster", "init_args": arguments}
     (tmp_path / "own.yaml").write_text(json.dumps({"model": settings}))
-    assert main(["train", "--config", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "run")]) == 2
+    assert main(["train", "--config", "own.yaml", "--out", "run"]) == 2
     assert "model.cell.attention must stand in the init_args" in capsys.readouterr().err

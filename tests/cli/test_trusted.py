@@ -162,3 +162,17 @@ def test_what_may_name_a_class_is_told_from_text():
 def test_trust_is_given_as_names(made, capsys):
     assert main(["evaluate", str(made), "--trust", "my/code.py"]) == 2
     assert "trust must name packages, such as my_package" in capsys.readouterr().err
+
+
+def test_a_configuration_of_another_folder_is_judged_as_a_run_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    theirs = tmp_path / "strange_folder"
+    theirs.mkdir()
+    (theirs / "evil_part.py").write_text("raise SystemExit('ran')")
+    (theirs / "config.yaml").write_text(yaml.safe_dump({"model": "strange_folder.evil_part.Model"}))
+    for more in ([], ["--trust", "strange_folder"]):  # trusted or not, nothing runs from inside the folder
+        assert main(["train", "--config", "strange_folder/config.yaml", "--out", "run", *more]) == 2
+        assert "strange_folder.evil_part.Model" in capsys.readouterr().err
+        assert "strange_folder.evil_part" not in sys.modules
+        assert not (tmp_path / "run").exists()
