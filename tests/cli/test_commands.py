@@ -142,6 +142,7 @@ def test_evaluate_shows_tables_and_writes_scores(run, capsys):
         f"next: convlstm report {run}",
     ):
         assert text in shown.out
+    assert "| lead " in shown.out  # piped: Markdown, every lead time on a line however long
     assert "evaluating 5 cases" in shown.err
     scores = json.loads((run / "scores.json").read_text())
     assert (scores["cases"], scores["past"], scores["steps"]) == (5, 3, 3)
