@@ -4,6 +4,7 @@ The arguments of the constructor are kept as plain data, so that `save_pretraine
 `from_pretrained` build it again, as on the Hugging Face hub.
 """
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -249,6 +250,15 @@ def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = dense.clone() if place in places else dense
         places.add(place)
     return apart
+
+
+def weights_digest(folder: Path) -> str | None:
+    """SHA-256 of the weights in a model folder, in hexadecimal; None where there are none."""
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

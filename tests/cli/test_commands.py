@@ -537,9 +537,7 @@ def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
     for words in (["evaluate", "../project/run"], ["train", "--resume", "../project/run", "--epochs=2"]):
         refused = command(elsewhere, *words)
         assert refused.returncode == 2
-        assert (
-            f"own_classes, which is not found; it lay in {project}: make it importable" in refused.stderr
-        )
+        assert f"own_classes, which is not found; it lay in {project}: make it importable" in refused.stderr
         assert refused.stderr.count("\n") == 1
         refused = command(project, *words)
         assert "received own_classes.MySource: " in refused.stderr
@@ -625,3 +623,18 @@ def test_paths_that_are_not_utf8(tmp_path):
     done = convlstm("forecast", "run", "past.npy", "--steps", "1", "--out", "f.npz")
     assert done.returncode == 0, done.stderr
     assert np.load(f"{folder}/f.npz")["frames"].shape == (1, 1, 16, 16)
+
+
+def test_a_report_says_that_its_scores_are_of_an_earlier_model(run, tmp_path, capsys):
+    copy, told = tmp_path / "run", "scores and forecasts are those of an earlier model"
+    subprocess.run(["cp", "-r", run, copy], check=True)
+    for weights, outdated in ((None, False), (0.5, True), (None, False)):
+        if weights is None:
+            assert main(["evaluate", str(copy)]) == 0
+        else:  # as further training replaces the model
+            model = EncoderForecaster.from_pretrained(copy / "model")
+            with torch.no_grad():
+                model.head.weight.mul_(weights)
+            model.save_pretrained(copy / "model")
+        assert main(["report", str(copy)]) == 0
+        assert (told in (copy / "report.html").read_text()) is outdated

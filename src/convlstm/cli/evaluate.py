@@ -4,6 +4,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from convlstm.data.base import Source, Window
 from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.files import Changes, check_writable, given_path, write_together
 from convlstm.models.base import Forecaster
+from convlstm.pretrained import weights_digest
 from convlstm.training.run import RunFolder, check_free, run_of
 from convlstm.trust import packages
 
@@ -75,6 +77,8 @@ def evaluate(
         verification, cases = verify(
             forecaster, batches, name=name, data=source.describe(), data_range=data_range
         )
+        weights = None if run is None else weights_digest(run.model)
+        verification = replace(verification, weights=weights)
         files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)} | scores_files(verification)
         write_together({folder / name: content for name, content in files.items()})
     except BaseException:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from convlstm.errors import ConvLSTMError, RunError
 from convlstm.forecasting.verification import read_scores
+from convlstm.pretrained import weights_digest
 from convlstm.scores.table import Verification
+from convlstm.training.run import RunFolder
 
 Frames = NDArray[np.float32]
 
@@ -52,6 +54,7 @@ class Record:
         config: config.yaml as it stands.
         command: command.txt as it stands.
         environment: environment.json.
+        outdated: whether the scores are of other weights than those in the run's model folder now.
     """
 
     path: Path
@@ -61,6 +64,7 @@ class Record:
     config: str | None
     command: str | None
     environment: dict[str, Any] | None
+    outdated: bool = False
 
 
 def read_record(run: Path) -> Record:
@@ -79,6 +83,7 @@ def read_record(run: Path) -> Record:
             f"a report needs metrics.csv or scores.json; {run} holds neither: train or evaluate first"
         )
     verification = _read_scores(run)
+    scored, now = verification and verification.weights, weights_digest(RunFolder(run).model)
     return Record(
         path=run,
         verification=verification,
@@ -87,6 +92,7 @@ def read_record(run: Path) -> Record:
         config=_read_text(run / "config.yaml"),
         command=_read_text(run / "command.txt"),
         environment=_read_environment(run / "environment.json"),
+        outdated=None not in (scored, now) and scored != now,
     )
 
 

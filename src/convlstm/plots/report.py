@@ -102,6 +102,12 @@ def _headline(record: Record) -> str:
     else:
         heading, numbers = verdict(scores), tiles(scores)
     data = f'<p class="data">{escape(scores.data)}</p>' if scores and scores.data else ""
+    if record.outdated:
+        line = f"convlstm evaluate {shlex.quote(str(record.path))}"
+        data += (
+            '<p class="missing">The run was trained further since: scores and forecasts are those of an '
+            f"earlier model. <code>{escape(line)}</code> makes them anew.</p>"
+        )
     eyebrow = f'<p class="eyebrow">Forecast report · {escape(record.path.resolve().name)}</p>'
     return f"<header>{eyebrow}<h1>{heading[:1].upper()}{heading[1:]}</h1>{data}{numbers}</header>"
 

@@ -62,6 +62,8 @@ class Verification:
         data: what was forecast, one line.
         forecasters: the model, then the baselines.
         scores: tables by the name of the score; ``mse`` is always there.
+        weights: digest of the weights that were scored, see `convlstm.pretrained.weights_digest`; None where
+            it is not known.
     """
 
     model: str
@@ -71,6 +73,7 @@ class Verification:
     data: str
     forecasters: tuple[str, ...]
     scores: Mapping[str, ScoreTable]
+    weights: str | None = None
 
     @property
     def best_baseline(self) -> str | None:
@@ -100,6 +103,7 @@ class Verification:
             "past": self.past,
             "steps": self.steps,
             "data": self.data,
+            "weights": self.weights,
             "best_baseline": self.best_baseline,
             "forecasters": list(self.forecasters),
             "scores": {
@@ -138,6 +142,7 @@ class Verification:
                 past=plain["past"],
                 steps=plain["steps"],
                 data=plain["data"],
+                weights=plain.get("weights"),
                 forecasters=tuple(plain["forecasters"]),
                 scores={
                     key: ScoreTable(
@@ -334,6 +339,8 @@ def _check_types(plain: Mapping[str, Any]) -> None:
     wanted = {"model": text, "data": text, "cases": count, "past": count, "steps": count, "forecasters": list}
     values = [(name, plain[name], kind) for name, kind in wanted.items()]
     values += [("forecasters", name, text) for name in plain["forecasters"]]
+    if plain.get("weights") is not None:
+        values.append(("weights", plain["weights"], text))
     for key, table in plain["scores"].items():
         values += [(f"{name} of {key}", table[name], text) for name in ("title", "unit", "formula")]
         if table["higher_is_better"] is not None:
