@@ -130,6 +130,20 @@ def test_nothing_in_a_model_folder_is_imported_from_it(stranger, trust, capsys):
     assert content(stranger.parent) == before
 
 
+@pytest.mark.parametrize("past", ["x", None, [1], -5, 0, 1e400])
+def test_a_past_that_is_no_number_of_frames_is_named(stranger, past, capsys):
+    config = stranger / "model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"past": past}))
+    assert main(commands(stranger)[1]) == 2
+    assert "must be a number of frames" in capsys.readouterr().err
+    assert not (stranger.parent / "future.npy").exists()
+
+
+def test_a_folder_of_modules_that_is_no_path_is_passed_over(stranger, capsys):
+    (stranger / "environment.json").write_text(json.dumps({"modules": {"evil": "\0"}}))
+    assert main(commands(stranger)[0]) == 0
+
+
 def test_a_function_of_torch_is_no_cell(stranger, capsys):
     rewrite(stranger, lambda s: s["model"]["init_args"].update(cell="torch.set_num_threads"))
     assert main(["evaluate", str(stranger)]) == 2

@@ -201,9 +201,13 @@ def test_damaged_foreign_and_unfitting_checkpoints_are_named(tmp_path):
     last.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match="must be a whole file written by convlstm train"):
         train(tmp_path / "run", resume=True)
-    torch.save({"weights": torch.zeros(3)}, last)
-    with pytest.raises(RunError, match="must be written by convlstm train; .* holds something else"):
-        train(tmp_path / "run", resume=True)
+    last.write_bytes(whole)
+    sound = read_checkpoint(last)
+    others = [{"state_dict": [1]}, {"epoch": "x"}, {"loops": 1}, {"callbacks": [1]}, {"optimizer_states": {}}]
+    for content in ({"weights": torch.zeros(3)}, *(sound | other for other in others)):
+        torch.save(content, last)
+        with pytest.raises(RunError, match="must be written by convlstm train; .* holds something else"):
+            train(tmp_path / "run", resume=True)
 
 
 class Turned(MovingObjects):

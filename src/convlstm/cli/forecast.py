@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convlstm.cli.evaluate import load_model
-from convlstm.errors import DataError, OptionError
+from convlstm.errors import DataError, OptionError, RunError
 from convlstm.files import given_path
 from convlstm.training.run import run_of
 
@@ -61,7 +61,12 @@ def forecast(
         )
     run = run_of(model)
     notes = read_config(model if run is None else run.model)
-    needed = int(notes.get("past", 1))
+    needed = notes.get("past", 1)
+    if type(needed) is not int or needed < 1:
+        raise RunError(
+            f"the past that a model was trained with must be a number of frames; {model} says "
+            f"{str(needed)[:80]!r}: copy the folder again"
+        )
     if len(frames.values) < needed:
         raise DataError(
             f"the past must hold the {needed} frames that the model was trained with; {past} holds "

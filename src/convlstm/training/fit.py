@@ -104,9 +104,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"'{(str(error) or type(error).__name__).splitlines()[0]}': copy it again, or move it out of the "
             "run to go on from the other one there"
         ) from error
-    if (
-        not isinstance(content, dict)
-        or not {"state_dict", "optimizer_states", "loops", "epoch"} <= content.keys()
+    kinds = {"state_dict": dict, "optimizer_states": list, "loops": dict, "callbacks": dict, "epoch": int}
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), kind) for name, kind in kinds.items()
     ):
         raise RunError(f"a checkpoint must be written by convlstm train; {path} holds something else")
     return content

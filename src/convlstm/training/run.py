@@ -147,7 +147,7 @@ class RunFolder:
         """The folder that each module of the user's own lay in when the run was trained."""
         try:
             noted = json.loads(self.environment.read_text())["modules"]
-            return {name: Path(folder) for name, folder in noted.items() if name.isidentifier()}
+            return {name: Path(at) for name, at in noted.items() if name.isidentifier() and "\0" not in at}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}  # made by hand, or by an earlier version
 
