@@ -63,14 +63,11 @@ def test_logs_that_vanish_end_the_run_with_a_sentence_and_keep_its_checkpoint(tm
     assert len(read_metrics(run / "metrics.csv")) >= 1
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("killed", ["the first", "the other"])
-@pytest.mark.parametrize("epochs", [0, 2])
-def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed, epochs):
-    """Also while it is set up, when the other one waits for it out of reach of an exception."""
+def started(tmp_path, epochs, devices=2):
+    """A training of 500 epochs that has done some, and the file that names its child processes."""
     command = [sys.executable, "-m", "convlstm", "train", *OPTIONS, "--data.how=not", "--epochs=500"]
     process = subprocess.Popen(
-        [*command, "--devices=2", "--out", "run"],
+        [*command, f"--devices={devices}", "--out", "run"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -81,9 +78,32 @@ def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed, epochs
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for _ in range(1200):
         done = len(read_metrics(metrics)) if metrics.exists() else 0
-        if process.poll() is not None or (children.read_text() and done >= epochs):
+        if process.poll() is not None or (done >= epochs and (children.read_text() or devices == 1)):
             break
         time.sleep(0.1)
+    return process, children
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_run_that_is_terminated_stops_as_by_ctrl_c(tmp_path, devices):
+    process, children = started(tmp_path, epochs=2, devices=devices)
+    others = children.read_text().split()
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    lines = [line for line in errors.splitlines() if not line.startswith("epoch ")]
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("convlstm: stopped; the last checkpoint is ")
+    assert process.returncode == 130
+    assert not any(Path(f"/proc/{other}/cmdline").exists() for other in others)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", ["the first", "the other"])
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed, epochs):
+    """Also while it is set up, when the other one waits for it out of reach of an exception."""
+    process, children = started(tmp_path, epochs)
     other = int(children.read_text().split()[0])
     os.kill(process.pid if killed == "the first" else other, signal.SIGKILL)
     _, errors = process.communicate(timeout=120)  # until both are gone, who share its end

@@ -4,7 +4,9 @@ import csv
 import io
 import math
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,19 @@ class AtomicCheckpoints(TorchCheckpointIO):
                 for place, score in state["best_k_models"].items()
             }
         return checkpoint
+
+
+class Terminable(Callback):
+    """Let SIGTERM stop training as Ctrl-C does.
+
+    Lightning's handler waits for all ranks, while ``kill`` and ``timeout`` tell the first alone.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handler."""
+        if threading.current_thread() is threading.main_thread():
+            first = trainer.is_global_zero
+            signal.signal(signal.SIGTERM, signal.default_int_handler if first else signal.SIG_DFL)
 
 
 class ValueRange(Callback):

@@ -17,6 +17,7 @@ from convlstm.training.callbacks import (
     Progress,
     RunLogger,
     Samples,
+    Terminable,
     ValueRange,
 )
 from convlstm.training.config import PRECISIONS, TrainingConfig
@@ -209,6 +210,7 @@ def _trainer(config: TrainingConfig, run: RunFolder, data: Source, values: Value
         History(run),
         Samples(window.past[None], window.future[None]),
         Progress(),
+        Terminable(),
         values,
         _checkpoint(run.best, monitor="val_loss"),
         _checkpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement

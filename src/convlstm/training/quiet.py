@@ -36,16 +36,17 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C mean what it means in Python.
+    """Let Ctrl-C mean what it means in Python, and put back the handlers of signals.
 
-    Lightning ends the process when it is interrupted, and ignores the signal from then on.
+    Lightning ends the process when it is interrupted, and ignores the signal from then on; see `Terminable`.
     """
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
         # No other thread may set handlers, nor does Lightning there; None is one that Python did not set.
-        if handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
+        for number, handler in handlers.items():
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
