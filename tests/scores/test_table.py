@@ -65,6 +65,7 @@ def test_dict_has_the_keys_of_scores_json():
         "past",
         "steps",
         "data",
+        "weights",
         "best_baseline",
         "forecasters",
         "scores",
