@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from convlstm.training.run import environment
+from convlstm.training.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results"
 

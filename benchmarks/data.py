@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import Table, rates
-from convlstm.data.moving import MovingObjects
+from convlstm.data.moving_mnist import MovingObjects
 
 SEQUENCES = 2000
 

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from benchmarks import Table
 from benchmarks._rivals import CASES, DEVICE, PRECISIONS, Case, TextbookLSTM, autocast, engine, rival
-from convlstm.engines import graphs, rooms
+from convlstm.engines import buffer_pool, cuda_graphs
 
 
 def run() -> Iterator[Table]:
     """Every case."""
     torch.manual_seed(0)
-    devices = set(graphs._DEVICES)
-    graphs._DEVICES.clear()  # a recording takes its memory once and for all
+    devices = set(cuda_graphs._DEVICES)
+    cuda_graphs._DEVICES.clear()  # a recording takes its memory once and for all
     try:
         for case in CASES:
             yield memory(case)
     finally:
-        graphs._DEVICES.update(devices)
+        cuda_graphs._DEVICES.update(devices)
 
 
 def memory(case: Case) -> Table:
@@ -60,7 +60,7 @@ def held(layer: nn.Module, x: Tensor, mixed: bool) -> float:
 
 def peak(work: Callable[[], object]) -> float:
     """MiB that a call takes at most, above what was taken before; nothing that waits from calls before."""
-    rooms._shelf.clear()
+    buffer_pool._shelf.clear()
     gc.collect()
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()

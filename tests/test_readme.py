@@ -12,7 +12,7 @@ import pytest
 
 from convlstm.cli.main import main
 from convlstm.cli.train import load
-from convlstm.training.run import RunFolder
+from convlstm.training.run_folder import RunFolder
 
 README = Path(__file__).parents[1] / "README.md"
 GUIDE = README.parent / "docs/guide.md"

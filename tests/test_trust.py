@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster
-from convlstm.arguments import resolve
 from convlstm.errors import OptionError, RunError
+from convlstm.hyperparameters import resolve
 from convlstm.models import Forecaster
 from convlstm.testing import check_cell
 from convlstm.trust import Trust, packages
@@ -71,7 +71,11 @@ FOREIGN = ["this.x", "builtins.print", "os.system", "numpy.random.seed", "antigr
 WRONG_KIND = [
     *("torch.load", "torch.hub.load", "torch.set_num_threads", "torch.nn.DataParallel", "torch.save"),
     *("torch.manual_seed", "torch.nn.init.constant_", "torch.jit.load", "torch.nn.functional.dropout"),
-    *("convlstm.arguments.import_module", "convlstm.files.write_atomically", "convlstm.__main__.main"),
+    *(
+        "convlstm.hyperparameters.import_module",
+        "convlstm.atomic_write.write_atomically",
+        "convlstm.__main__.main",
+    ),
     *("convlstm.evaluate", "convlstm.cli.main.main", "convlstm.data.read_frames"),
 ]
 

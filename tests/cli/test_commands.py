@@ -548,7 +548,7 @@ def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
 
 
 def test_folders_of_modules_are_used_with_trust_only_and_never_inside_the_run(tmp_path, monkeypatch):
-    from convlstm.training.run import RunFolder
+    from convlstm.training.run_folder import RunFolder
 
     monkeypatch.setattr(sys, "path", list(sys.path))
     run, folder = RunFolder(tmp_path / "run"), tmp_path / "code"

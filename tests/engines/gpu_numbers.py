@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convlstm.engines import gpu
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.gpu import TritonKernels
 from convlstm.engines.plain import PlainKernels
+from convlstm.engines.triton import launch
+from convlstm.engines.triton.launch import TritonKernels
 from convlstm.functional.gates import ACTIVATIONS
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -193,7 +193,7 @@ STEPS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", STEPS)
 def test_step(case, dtype, monkeypatch):
-    monkeypatch.setattr(gpu, "FUSED", DTYPES)
+    monkeypatch.setattr(launch, "FUSED", DTYPES)
     options = {
         "kernel": (3, 3), "dilation": (1, 1), "channels": 16, "keep": False,
         "peepholes": None, "activations": CHOICES[0], **STEPS[case],

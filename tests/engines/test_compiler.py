@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from convlstm.engines import available, compiler
+from convlstm.engines import available
+from convlstm.engines.cpu import compiler
 
 pytestmark = pytest.mark.skipif(compiler.unavailable() is not None, reason="no compiler")
 GXX = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), "")
@@ -102,7 +103,7 @@ def test_in_a_working_directory_that_is_gone(tmp_path):
     code = """if True:
         import os, sys
         from pathlib import Path
-        from convlstm.engines import compiler  # torch itself cannot be imported there
+        from convlstm.engines.cpu import compiler  # torch itself cannot be imported there
         os.mkdir("gone")
         os.chdir("gone")
         os.rmdir("../gone")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from convlstm.engines import compiler, library_cache
-from convlstm.engines.library_cache import load_library
+from convlstm.engines.cpu import compiler, library_cache
+from convlstm.engines.cpu.library_cache import load_library
 
 pytestmark = pytest.mark.skipif(compiler.unavailable() is not None, reason="no compiler")
 KEY = "0123456789abcdef"
@@ -233,11 +233,11 @@ def test_what_killed_builds_left_is_removed_and_nothing_else(cache, built):
 
 LOADS = """
 import os, sys, warnings
-from convlstm.engines import native
+from convlstm.engines.cpu import bindings
 for _ in sys.stdin:
     if (child := os.fork()) == 0:
         warnings.simplefilter("error")
-        native.library("sigmoid", "tanh", "tanh").amx_ready()
+        bindings.library("sigmoid", "tanh", "tanh").amx_ready()
         os._exit(0)
     print("status", os.waitpid(child, 0)[1], flush=True)
 """

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM
-from convlstm.engines import native
 from convlstm.engines.convolution import SameConv, padded_places
+from convlstm.engines.cpu import bindings
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
 
 NAMES = ("sigmoid", "tanh", "tanh")
 #: Of the arithmetic on gates, a sixteenth of what is lost where a number near 1 is stored as bfloat16.
 GATES = {"rtol": 2**-13, "atol": 2**-13}
-LIBRARY = native.library(*NAMES) if native.unavailable() is None else None
+LIBRARY = bindings.library(*NAMES) if bindings.unavailable() is None else None
 pytestmark = pytest.mark.skipif(
     LIBRARY is None or not LIBRARY.amx_ready(), reason="this processor multiplies no matrices of bfloat16"
 )
@@ -72,7 +72,7 @@ def test_lstm(peephole):
     @given(case=steps(), threads=st.integers(1, 4), zero=st.booleans())
     def agree(case, threads, zero):
         conv, weight, numbers, x, h = case
-        kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+        kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
         bias, c = numbers[:4].flatten(), torch.randn(h.shape)
         pixels, channels = h[0, ..., 0].numel() if peephole == "pixel" else 1, h.shape[-1]
         peepholes = torch.randn(3, pixels, channels) if peephole else None
@@ -103,7 +103,7 @@ def test_gru():
     @given(case=steps(), threads=st.integers(1, 4), zero=st.booleans())
     def agree(case, threads, zero):
         conv, weight, numbers, x, h = case
-        kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+        kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
         channels, inputs = h.shape[-1], x.shape[-1]
         weight = weight[: 3 * channels]
         bias, reset_bias, m = numbers[:3].flatten(), numbers[3], torch.randn(h.shape)
@@ -130,7 +130,7 @@ def test_gru():
 
 
 def test_an_open_forget_gate_keeps_the_memory_over_a_thousand_steps():
-    kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+    kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
     conv, h = SameConv((1, 1), ("zeros", "zeros")), torch.zeros(1, 2, 3, 16).bfloat16()
     bias = torch.tensor([-16.0, 16.0, 0.0, 0.0]).repeat_interleave(16)
     packed = kernels.lstm_weight(conv, torch.zeros(64, 32, 1, 1), bias, h, keep=False)
@@ -150,7 +150,7 @@ def test_torchs_own_convolutions_go_on_beside_it():
     """Both configure the unit for themselves."""
     x, weight = torch.randn(2, 64, 20, 20).bfloat16(), torch.randn(64, 64, 3, 3).bfloat16()
     before = torch.conv2d(x, weight, padding=1)
-    kernels = native.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+    kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
     h, conv = torch.randn(2, 9, 9, 16).bfloat16(), SameConv((1, 1), ("zeros", "zeros"))
     packed = kernels.lstm_weight(conv, torch.randn(64, 32, 3, 3), None, h, keep=False)
     kernels.lstm_step(conv, h, h, packed, h.float(), torch.empty_like(h), None, None)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convlstm.engines import compiler, native
+from convlstm.engines.cpu import bindings, compiler
 from convlstm.engines.plain import PlainKernels
 
 #: By processor: the compiler, its flags, and the emulator, if any.
@@ -29,7 +29,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 CLOSE = {torch.float32: {"rtol": 1e-5, "atol": 2e-6}, torch.bfloat16: {"rtol": 2**-7, "atol": 2e-6}}
 
 
-class Elsewhere(native.NativeKernels):
+class Elsewhere(bindings.NativeKernels):
     """The kernels as a program, which takes tensors and gives them back."""
 
     def __init__(self, activations, program, dtype):
@@ -80,7 +80,7 @@ def kernels(request, processor, tmp_path_factory):
     )
     own = [flag for flag in compiler._FLAGS if flag not in ("-fPIC", "-shared")]
     source = Path(__file__).with_name("call_kernel.cpp")
-    command = [compiler_name, *own, *flags, *defines, f"-I{native._SOURCE.parent}", "-fopenmp", str(source)]
+    command = [compiler_name, *own, *flags, *defines, f"-I{bindings._SOURCE.parent}", "-fopenmp", str(source)]
     subprocess.run([*command, "-o", str(program)], check=True)
     return lambda dtype: Elsewhere(request.param, [*emulator, str(program)], dtype)
 
@@ -132,7 +132,7 @@ def test_layouts(kernels, dtype, to):
     for count, channels, pixels in ((1, 1, 1), (2, 3, 7), (2, 16, 33), (1, 70, 50)):
         frames = torch.randn(count, channels, pixels).to(dtype)
         rows = torch.zeros(count, pixels, channels, dtype=to)
-        name = f"transpose_{native.STORED[dtype]}_{native.STORED[to]}"
+        name = f"transpose_{bindings.STORED[dtype]}_{bindings.STORED[to]}"
         kernels.run(name, (frames, rows), count, channels, pixels, channels * pixels, channels * pixels)
         assert_close(rows, frames.transpose(1, 2).to(to), rtol=0, atol=0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.engines import available, graphs
+from convlstm.engines import available, cuda_graphs
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
@@ -182,24 +182,25 @@ def test_a_call_inside_somebody_elses_graph():
 def test_recordings_come_and_go():
     layer = ConvLSTM(1, 8, 3, batch_first=True).cuda()
     for _ in range(4):
-        for length in range(1, graphs._MOST + 3):
+        for length in range(1, cuda_graphs._MOST + 3):
             with torch.no_grad():
                 layer(torch.rand(1, length, 1, 8, 8, device="cuda"))
-    assert len(graphs._recorded) <= graphs._MOST
+    assert len(cuda_graphs._recorded) <= cuda_graphs._MOST
 
 
 def test_a_compiled_call_before_any_other_leaves_the_kernels_in_use():
     code = """
 import torch, warnings
 from convlstm import ConvLSTM
-from convlstm.engines import available, gpu
+from convlstm.engines import available
+from convlstm.engines.triton import launch
 warnings.simplefilter("error", RuntimeWarning)
 layer = ConvLSTM(1, 16, 3, batch_first=True).cuda()
 x = torch.rand(2, 4, 1, 16, 16, device="cuda")
 compiled = torch.compile(layer, backend="aot_eager")(x)[0][0]
 torch.testing.assert_close(compiled, layer(x)[0][0], rtol=1e-3, atol=1e-3)
 if available()["compiled"] is None:
-    assert type(gpu.kernels(("sigmoid", "tanh", "tanh"))) is gpu.TritonKernels
+    assert type(launch.kernels(("sigmoid", "tanh", "tanh"))) is launch.TritonKernels
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

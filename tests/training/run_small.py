@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit
-from convlstm.training.run import RunFolder
+from convlstm.training.run_folder import RunFolder
 
 
 def main():

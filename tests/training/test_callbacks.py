@@ -13,7 +13,7 @@ from convlstm import EncoderForecaster, MovingObjects
 from convlstm.data import Source, Window, WindowDataset
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit
-from convlstm.training.run import RunFolder, read_metrics
+from convlstm.training.run_folder import RunFolder, read_metrics
 
 DATA = MovingObjects(
     canvas=16, object_size=8, count=1, past=3, steps=3, train_size=16, validation_size=4, test_size=4

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convlstm.cli.main import main
-from convlstm.training.run import read_metrics
+from convlstm.training.run_folder import read_metrics
 
 OPTIONS = ["--epochs=3", "--batch_size=4", "--accelerator=cpu", "--model.hidden_dim=[4]"]
 OPTIONS += ["--data=failing_sources.Failing"]

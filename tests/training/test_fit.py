@@ -17,7 +17,7 @@ from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
 from convlstm.models import Forecaster, Persistence
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit, read_checkpoint
-from convlstm.training.run import RunFolder, read_metrics
+from convlstm.training.run_folder import RunFolder, read_metrics
 from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
 SCRIPT = Path(__file__).with_name("run_small.py")

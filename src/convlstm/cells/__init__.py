@@ -1,10 +1,10 @@
 """One step of time: a cell's parameters, what it does with the input alone, what it does with its state."""
 
 from convlstm.cells.base import Cell, CellFactory, State, map_state, register_state
+from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
-from convlstm.cells.self_attention import SAConvLSTMCell, SAState
-from convlstm.cells.weights import gru_weights, lstm_weights
+from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 
 __all__ = [
     "Cell",

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import register_state
+from convlstm.cells.conv_cell import ConvCell, activation_function
 from convlstm.cells.original import takes_no_input_size
-from convlstm.cells.parts import ConvCell, activation_function
 from convlstm.functional.gates import Activation
 
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar, get_type_hints
 
 import yaml
 
-from convlstm.arguments import path_of
 from convlstm.cli.names import is_path
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
+from convlstm.hyperparameters import path_of
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 

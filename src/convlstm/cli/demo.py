@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from convlstm.atomic_write import given_path
 from convlstm.errors import RunError
-from convlstm.files import given_path
 
 # The demonstration is smaller than the benchmark (canvas 64, two digits) so that it takes minutes on a CPU.
 DATA: dict[str, Any] = {

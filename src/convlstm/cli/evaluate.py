@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from convlstm.atomic_write import Changes, check_writable, given_path, write_together
 from convlstm.cli.train import check_channels, load, run_settings
 from convlstm.data.base import Source, Window
 from convlstm.errors import ConvLSTMError, OptionError, RunError
-from convlstm.files import Changes, check_writable, given_path, write_together
+from convlstm.hub import weights_digest
 from convlstm.models.base import Forecaster
-from convlstm.pretrained import weights_digest
-from convlstm.training.run import RunFolder, check_free, run_of
+from convlstm.training.run_folder import RunFolder, check_free, run_of
 from convlstm.trust import packages
 
 
@@ -49,9 +49,9 @@ def evaluate(
     """
     import torch
 
-    from convlstm.forecasting.verification import cases_file, scores_files, verify
     from convlstm.functional.ssim import check_data_range
     from convlstm.training.loaders import evaluation_loader
+    from convlstm.verification.verify import cases_file, scores_files, verify
 
     model = given_path("MODEL", model)
     run = run_of(model)

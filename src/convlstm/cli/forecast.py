@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convlstm.atomic_write import given_path
 from convlstm.cli.evaluate import load_model
 from convlstm.errors import DataError, OptionError, RunError
-from convlstm.files import given_path
-from convlstm.training.run import run_of
+from convlstm.training.run_folder import run_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def forecast(
 
     from convlstm.data import read_frames
     from convlstm.forecasting.files import check_output, write_frames
-    from convlstm.pretrained import read_config
+    from convlstm.hub import read_config
 
     model, past, out = given_path("MODEL", model), given_path("PAST", past), given_path("--out", out)
     if steps < 1:

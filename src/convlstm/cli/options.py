@@ -19,7 +19,7 @@ from typing import Any, get_args, get_type_hints
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 
-from convlstm.arguments import path_of
+from convlstm.atomic_write import given_path
 from convlstm.cli.configuration import Settings, yaml_of
 from convlstm.cli.names import (
     factory,
@@ -35,7 +35,7 @@ from convlstm.cli.trusted import typed_settings
 from convlstm.cli.words import Option, check_possible, needed, nested, split
 from convlstm.data.base import Source
 from convlstm.errors import ConvLSTMError, OptionError
-from convlstm.files import given_path
+from convlstm.hyperparameters import path_of
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 

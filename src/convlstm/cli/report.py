@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from convlstm.files import given_path
+from convlstm.atomic_write import given_path
 
 
 def report(run: Path) -> Path:

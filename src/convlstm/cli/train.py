@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convlstm.arguments import path_of
+from convlstm.atomic_write import given_path
 from convlstm.cli.configuration import configuration, described
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
-from convlstm.files import given_path
+from convlstm.hyperparameters import path_of
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.run import RunFolder, command_line, environment, read_metrics
+from convlstm.training.run_folder import RunFolder, command_line, environment, read_metrics
 from convlstm.trust import packages, packages_in
 
 # Tells the processes that Lightning starts for further devices where the run is.

@@ -13,7 +13,7 @@ from convlstm.cli.names import import_class
 from convlstm.data.base import Source
 from convlstm.errors import RunError
 from convlstm.models.base import Forecaster
-from convlstm.training.run import run_of
+from convlstm.training.run_folder import run_of
 from convlstm.trust import Trust, is_dotted, packages
 
 _PARTS: dict[str, Any] = {"data": Source, "model": Forecaster}

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
+from convlstm.atomic_write import given_path
 from convlstm.cli.names import is_path, type_in_words
 from convlstm.errors import OptionError
-from convlstm.files import given_path
 
 #: A name, with underscores, and what was given as its value.
 Option = tuple[str, str | None]

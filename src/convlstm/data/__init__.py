@@ -2,6 +2,6 @@
 
 from convlstm.data.base import Source, Window, WindowDataset
 from convlstm.data.files import read_frames
-from convlstm.data.moving import MovingObjects
+from convlstm.data.moving_mnist import MovingObjects
 
 __all__ = ["MovingObjects", "Source", "Window", "WindowDataset", "read_frames"]

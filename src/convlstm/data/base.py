@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from convlstm.arguments import RemembersArguments
+from convlstm.hyperparameters import RemembersArguments
 
 Split = Literal["train", "validation", "test"]
 

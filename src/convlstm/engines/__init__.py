@@ -13,9 +13,9 @@ The way of a call, from `convlstm.layers.scan` down:
 * ``graphs``: on a GPU, a call that comes again is replayed. ``stepper``: the same for streams.
 """
 
-from convlstm.engines.fused import SAVES
-from convlstm.engines.graphs import Recording
-from convlstm.engines.selection import ENGINES, available, prefers_loop, select
-from convlstm.engines.stepper import Steppers
+from convlstm.engines.autograd import SAVES
+from convlstm.engines.cuda_graphs import Recording
+from convlstm.engines.dispatch import ENGINES, available, prefers_loop, select
+from convlstm.engines.streaming import Steppers
 
 __all__ = ["ENGINES", "SAVES", "Recording", "Steppers", "available", "prefers_loop", "select"]

@@ -1,4 +1,4 @@
-"""The gradients of `convlstm.engines.sequence`.
+"""The gradients of `convlstm.engines.forward`.
 
 Only the pass over the pixels and the gradient of the previous h go step by step; those of weights, bias and
 input are one convolution for a chunk of steps (as in Appleyard et al. 2016, arXiv:1604.01946, for dense
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convlstm.engines.buffer_pool import room
 from convlstm.engines.convolution import is_narrow, split
-from convlstm.engines.rooms import room
-from convlstm.engines.sequence import Given, Kept, Plan, chosen
+from convlstm.engines.forward import Given, Kept, Plan, chosen
 
 
 class Gradients(NamedTuple):

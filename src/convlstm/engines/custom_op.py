@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.backward import Backward
-from convlstm.engines.plans import Request, plan_of
-from convlstm.engines.sequence import Given, Kept, Plan, forward
+from convlstm.engines.call import Request, plan_of
+from convlstm.engines.forward import Given, Kept, Plan, forward
 from convlstm.errors import OptionError
 
 
 def run(request: Request, save: str, given: Given) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """Outputs and states at the end, differentiable once, as of `convlstm.engines.sequence.forward`."""
+    """Outputs and states at the end, differentiable once, as of `convlstm.engines.forward.forward`."""
     tensors = given.tensors()
     there = [tensor for tensor in tensors if tensor is not None]
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in there)

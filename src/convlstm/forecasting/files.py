@@ -11,9 +11,9 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
+from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.files import COMMENT, FRAME_MS, check_finite, from_unit
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
-from convlstm.files import check_writable, write_atomically
 from convlstm.forecasting.colours import UNIT, channel_scales, legend, paint, stacked
 
 if TYPE_CHECKING:

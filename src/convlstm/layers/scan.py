@@ -19,7 +19,7 @@ from convlstm.cells.base import (
     like_frame,
     map_state,
 )
-from convlstm.engines import fused, prefers_loop, select
+from convlstm.engines import autograd, prefers_loop, select
 from convlstm.errors import OptionError
 from convlstm.layers.parts import has_batch_statistics, spare_statistics, spread
 
@@ -146,7 +146,7 @@ def scan(
             flags = [None if f is None else f[:, begin : begin + x.shape[1]] for f in (valid, starts)]
             how: Any = {"reverse": reverse, "last_only": keep.last_only, "inner": inner, "save": keep.save}
             fresh = from_initial and (begin + x.shape[1] == steps if reverse else begin == 0)
-            return fused.run(cell, x, state, *flags, fresh=fresh, compiled=chosen == "compiled", **how)
+            return autograd.run(cell, x, state, *flags, fresh=fresh, compiled=chosen == "compiled", **how)
         inputs, next_state = _inputs_and_step(cell, x) if step is None else (x, step)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
@@ -344,7 +344,7 @@ def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Ten
 
 def _call_by_step(cell: nn.Module) -> Callable[[Tensor, Any], Any] | None:
     """The call of a cell that is run by it: one with hooks or a ``forward`` of its own, or a foreign one."""
-    if isinstance(cell, Cell) and not (fused.has_own_forward(cell) or fused.has_hooks(cell)):
+    if isinstance(cell, Cell) and not (autograd.has_own_forward(cell) or autograd.has_hooks(cell)):
         return None
     return lambda frame, state: of_kind(state, cell(frame, state))
 

@@ -12,7 +12,13 @@ from convlstm.cells.base import Cell, CellFactory, check_positive, kernel_tuple
 from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
 from convlstm.engines import ENGINES, SAVES
 from convlstm.errors import OptionError, check_name
-from convlstm.layers.checks import (
+from convlstm.hub import Pretrained
+from convlstm.layers.depth import Depth, StackOptions
+from convlstm.layers.parts import NormFactory, norm_factory, pool, projection, resize, spread
+from convlstm.layers.scan import Keep, initial_state
+from convlstm.layers.state import BothDirections, StackState, check_states
+from convlstm.layers.stream import GLOBAL_HOOKS, Stream, state_by_name, takes_two
+from convlstm.layers.validation import (
     channels_of_layers,
     check_dropout,
     check_input,
@@ -28,12 +34,6 @@ from convlstm.layers.checks import (
     per_layer,
     timeline_of,
 )
-from convlstm.layers.depth import Depth, StackOptions
-from convlstm.layers.parts import NormFactory, norm_factory, pool, projection, resize, spread
-from convlstm.layers.scan import Keep, initial_state
-from convlstm.layers.state import BothDirections, StackState, check_states
-from convlstm.layers.stream import GLOBAL_HOOKS, Stream, state_by_name, takes_two
-from convlstm.pretrained import Pretrained
 
 Kernel = int | tuple[int, ...]
 

@@ -9,8 +9,8 @@ from torch.utils import _pytree
 
 from convlstm.cells.base import allow_loading, check_state, map_state, register_state
 from convlstm.errors import OptionError, ShapeError
-from convlstm.layers.checks import check_is_list
 from convlstm.layers.scan import initial_state, output_of
+from convlstm.layers.validation import check_is_list
 
 
 class BothDirections(NamedTuple):

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_map_only
 
 from convlstm.cells.base import Cell, autocast, check_positive, check_tensor, like_frame
 from convlstm.engines import Recording, Steppers, select
-from convlstm.engines.fused import has_hooks
+from convlstm.engines.autograd import has_hooks
 from convlstm.errors import OptionError, ShapeError
-from convlstm.layers.checks import check_input, check_sizes, space
 from convlstm.layers.scan import initial_state, of_kind
 from convlstm.layers.state import StackState, check_states
+from convlstm.layers.validation import check_input, check_sizes, space
 
 if TYPE_CHECKING:
     from convlstm.layers.stack import Stack

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from convlstm.errors import OptionError, ShapeError
-from convlstm.pretrained import Pretrained
+from convlstm.hub import Pretrained
 
 
 class Forecaster(Pretrained, ABC):

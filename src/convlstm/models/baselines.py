@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from convlstm.functional.warp import phase_correlation, translate
+from convlstm.functional.motion import phase_correlation, translate
 from convlstm.models.base import Forecaster, check_past
 
 

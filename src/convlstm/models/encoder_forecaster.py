@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, ShapeError, check_name
-from convlstm.functional.warp import carry
+from convlstm.functional.motion import carry
 from convlstm.layers import scan
 from convlstm.models.base import Forecaster, check_past
 

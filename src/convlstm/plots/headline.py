@@ -5,7 +5,7 @@ from html import escape
 
 from convlstm.plots.curves import spoken
 from convlstm.scores.digits import number
-from convlstm.scores.table import Verification
+from convlstm.verification.results import Verification
 
 
 def verdict(scores: Verification) -> str:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.errors import ConvLSTMError, RunError
-from convlstm.forecasting.verification import read_scores
-from convlstm.pretrained import weights_digest
-from convlstm.scores.table import Verification
-from convlstm.training.run import RunFolder
+from convlstm.hub import weights_digest
+from convlstm.training.run_folder import RunFolder
+from convlstm.verification.results import Verification
+from convlstm.verification.verify import read_scores
 
 Frames = NDArray[np.float32]
 

@@ -10,14 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from convlstm.atomic_write import write_atomically, writing
 from convlstm.errors import RunError
-from convlstm.files import write_atomically, writing
 from convlstm.plots import film
 from convlstm.plots.curves import SLOTS, Line, line_chart, outside, spoken
 from convlstm.plots.headline import tiles, verdict
 from convlstm.plots.record import Record, read_record
 from convlstm.scores.digits import aligned, four_digits, number
-from convlstm.scores.table import ScoreTable, Verification
+from convlstm.verification.results import ScoreTable, Verification
 
 # By which a report is known, so that no other file is ever replaced by one.
 _MARK = '<meta name="generator" content="convlstm report">'

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from convlstm.atomic_write import write_atomically
 from convlstm.errors import OptionError, ShapeError
-from convlstm.files import write_atomically
 from convlstm.forecasting.colours import (
     DIVERGING,
     Pixels,

@@ -4,7 +4,6 @@ from convlstm.scores.base import Score, ScoreState
 from convlstm.scores.image import SSIM, Sharpness
 from convlstm.scores.pixel import MAE, MSE, PSNR, AbsoluteErrorSum, SquaredErrorSum
 from convlstm.scores.standard import standard_scores
-from convlstm.scores.table import Verification
 
 __all__ = [
     "MAE",
@@ -16,6 +15,5 @@ __all__ = [
     "ScoreState",
     "Sharpness",
     "SquaredErrorSum",
-    "Verification",
     "standard_scores",
 ]

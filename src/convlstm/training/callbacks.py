@@ -19,9 +19,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from convlstm.files import write_atomically
+from convlstm.atomic_write import write_atomically
 from convlstm.forecasting.colours import channel_scales, paint, stacked
-from convlstm.training.run import RunFolder
+from convlstm.training.run_folder import RunFolder
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
 

@@ -68,7 +68,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        from convlstm.training.curriculum import CURRICULA
+        from convlstm.training.scheduled_sampling import CURRICULA
 
         check_name(self.loss, ("mse", "mae", "mse+mae", "ssim"), "loss")
         check_name(self.schedule, SCHEDULES, "schedule")

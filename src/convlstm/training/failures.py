@@ -10,7 +10,7 @@ from threading import Event, Thread
 from typing import Any
 
 from convlstm.errors import ConvLSTMError, DataError, RunError
-from convlstm.training.run import RunFolder
+from convlstm.training.run_folder import RunFolder
 
 # Tells the processes that Lightning starts for further devices who started them.
 _LEADER = "CONVLSTM_LEADER"

@@ -22,10 +22,10 @@ from convlstm.training.callbacks import (
 )
 from convlstm.training.config import PRECISIONS, TrainingConfig
 from convlstm.training.failures import in_one_sentence
+from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.module import ForecastModule
-from convlstm.training.quiet import interruptible, quiet
-from convlstm.training.run import RunFolder
+from convlstm.training.run_folder import RunFolder
 
 
 def fit(

@@ -12,8 +12,8 @@ from convlstm.data.base import Window
 from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.curriculum import Curriculum
-from convlstm.training.objectives import LOSSES
+from convlstm.training.losses import LOSSES
+from convlstm.training.scheduled_sampling import Curriculum
 
 
 def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> None:

@@ -16,10 +16,10 @@ from convlstm.data.base import Window, WindowDataset
 from convlstm.errors import OptionError
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
+from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import training_loader
+from convlstm.training.losses import LOSSES
 from convlstm.training.module import ForecastModule
-from convlstm.training.objectives import LOSSES
-from convlstm.training.quiet import interruptible, quiet
 
 _LARGEST = 1024
 _HEADROOM = 0.8

@@ -1,0 +1,249 @@
+"""Objects that move and bounce on a canvas: an endless stream of sequences with a known truth."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from convlstm.data.base import Source, Split, Window, WindowDataset
+from convlstm.data.files import read_array
+from convlstm.data.mnist import MNIST_ADDRESSES, Images, download_mnist, load_images
+from convlstm.errors import DataError, OptionError, check_name
+
+# Values of one sequence, sequences of a split, and what a seed may be: more overflows somewhere below.
+_MOST_VALUES, _MOST_SEQUENCES, _MOST_OBJECTS, _MOST_SEED = 2**31, 10**8, 10**4, 2**63 - 1
+_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class MovingObjects(Source):
+    """Small images that move in straight lines and bounce, each sequence drawn when it is asked for.
+
+    The protocol is Moving MNIST's (Srivastava, Mansimov and Salakhutdinov 2015, Unsupervised Learning of
+    Video Representations using LSTMs, arXiv:1502.04681, and the generator published with it). Each object
+    starts anywhere in its free range (canvas minus object, 0 to 1 along each axis) and gets a direction, both
+    uniformly. Every frame, the first included, moves it by ``speed`` of the free range along the direction;
+    an object that would reach or pass a wall stops at it and has that part of its velocity reversed. Places
+    are truncated to whole pixels; where objects overlap, the greater value is seen. Values lie in [0, 1].
+
+    A sequence depends on ``seed``, the split and its index alone, in any process. No image is in two splits.
+
+    Args:
+        images: digits (handwritten, from scikit-learn, nothing to download), a folder with the files of MNIST
+            or Fashion-MNIST, a .npy file or, in Python, an array of images; `load_images` says more.
+        canvas: height and width of the frames in pixels, or one number for both.
+        object_size: height and width of an object in pixels.
+        count: objects on the canvas.
+        speed: part of the free range that an object crosses in a frame, from 0 to 1.
+        past: frames a forecaster is given.
+        steps: frames it has to forecast.
+        train_size: sequences in an epoch; every epoch brings new ones.
+        validation_size: sequences of the validation split.
+        test_size: sequences of the test split, unless test_file is given.
+        seed: of places, directions and choice of images.
+        test_file: the fixed Moving MNIST test set, a .npy file (T, N, H, W) of uint8; all of it is the test
+            split.
+        download: fetch the files into the folder given as images, which must be called mnist or
+            fashion-mnist.
+
+    Raises:
+        OptionError: an option outside its range.
+        DataError: images or test file missing, damaged or unfit.
+    """
+
+    channels = 1
+    data_range = 1.0
+
+    def __init__(
+        self,
+        *,
+        images: str | os.PathLike[str] | NDArray[Any] = "digits",
+        canvas: int | tuple[int, int] = 64,
+        object_size: int = 28,
+        count: int = 2,
+        speed: float = 0.1,
+        past: int = 10,
+        steps: int = 10,
+        train_size: int = 10_000,
+        validation_size: int = 500,
+        test_size: int = 1000,
+        seed: int = 0,
+        test_file: str | os.PathLike[str] | None = None,
+        download: bool = False,
+    ) -> None:
+        self.canvas = (canvas, canvas) if isinstance(canvas, int) else (canvas[0], canvas[1])
+        self.object_size, self.count, self.speed = object_size, count, speed
+        self.past, self.steps, self.seed = past, steps, seed
+        self.sizes: dict[Split, int] = {"train": train_size, "validation": validation_size, "test": test_size}
+        self._check()
+        self._fixed = None if test_file is None else _FixedWindows(Path(test_file), self.canvas, past, steps)
+        if download:
+            _download(images)
+        self.images = load_images(images, size=object_size)
+        self._name = "given" if isinstance(images, np.ndarray) else Path(images).name
+
+    def split(self, name: Split) -> WindowDataset:
+        """The windows of one split; ``train`` is endless, the others are the same in every epoch.
+
+        Raises:
+            OptionError: no such split.
+        """
+        check_name(name, _SPLITS, "split")
+        if name == "test" and self._fixed is not None:
+            return self._fixed
+        return _MovingWindows(self, name)
+
+    def describe(self) -> str:
+        """One line of text about the data."""
+        height, width = self.canvas
+        test = "" if self._fixed is None else f", test sequences from {self._fixed.path.name}"
+        return (
+            f"moving objects: {self.count} of {sum(map(len, self.images.values()))} {self._name} images, "
+            f"{self.object_size} x {self.object_size} on {height} x {width} pixels, speed {self.speed:g}, "
+            f"{self.past} frames to {self.steps}, seed {self.seed}{test}"
+        )
+
+    def _check(self) -> None:
+        positive = {
+            "object_size": self.object_size,
+            "count": self.count,
+            "past": self.past,
+            "steps": self.steps,
+        }
+        positive |= {f"{name}_size": size for name, size in self.sizes.items()}
+        for option, value in positive.items():
+            if value < 1:
+                raise OptionError(f"{option} must be at least 1; received {value}")
+        most = dict.fromkeys((f"{name}_size" for name in self.sizes), _MOST_SEQUENCES)
+        most |= {"count": _MOST_OBJECTS, "seed": _MOST_SEED}
+        for option, limit in most.items():
+            if (value := (positive | {"seed": self.seed})[option]) > limit:
+                raise OptionError(f"{option} must be at most {limit}; received {value}: lower it")
+        values = (self.past + self.steps) * self.canvas[0] * self.canvas[1]
+        if values > _MOST_VALUES:
+            raise OptionError(
+                f"a sequence must hold at most {_MOST_VALUES} values, (past + steps) x canvas; received "
+                f"({self.past} + {self.steps}) x {self.canvas[0]} x {self.canvas[1]}: lower one of them"
+            )
+        if min(self.canvas) < self.object_size:
+            raise OptionError(
+                f"object_size must be at most the canvas, {self.canvas[0]} x {self.canvas[1]}; "
+                f"received {self.object_size}: enlarge the canvas"
+            )
+        if not 0 <= self.speed <= 1:
+            raise OptionError(f"speed must be between 0 and 1, part of the free range; received {self.speed}")
+        if self.seed < 0:
+            raise OptionError(f"seed must be at least 0; received {self.seed}")
+
+
+def bounce(place: float, velocity: float, frames: int, room: int) -> list[int]:
+    """Where an object is along one axis.
+
+    Args:
+        place: in the free range, 0 to 1, before the first frame.
+        velocity: part of the free range a frame.
+        frames: how many to give.
+        room: the free range in pixels.
+
+    Returns:
+        The first pixel of the object in each frame, 0 to ``room``.
+    """
+    pixels = []
+    # Plain numbers: for a sequence this short they take less time than array operations.
+    for _ in range(frames):
+        place += velocity
+        if place <= 0:
+            place, velocity = 0.0, -velocity
+        elif place >= 1:
+            place, velocity = 1.0, -velocity
+        pixels.append(int(place * room))
+    return pixels
+
+
+class _MovingWindows(WindowDataset):
+    def __init__(self, source: MovingObjects, name: Split) -> None:
+        self.source, self.images = source, source.images[name]
+        self.endless = name == "train"
+        self._size, self._code = source.sizes[name], _SPLITS.index(name)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Window:
+        _check_index(index, None if self.endless else len(self))
+        source, size = self.source, self.source.object_size
+        length = source.past + source.steps
+        height, width = source.canvas
+        # A generator of its own for each sequence is what makes it independent of order and process.
+        random = np.random.Generator(np.random.PCG64((source.seed, self._code, index)))
+        frames_THW = np.zeros((length, height, width), np.uint8)
+        for choice, y, x, turn in random.random((source.count, 4)).tolist():
+            image = self.images[int(choice * len(self.images))]
+            angle = 2 * math.pi * turn
+            rows = bounce(y, source.speed * math.sin(angle), length, height - size)
+            columns = bounce(x, source.speed * math.cos(angle), length, width - size)
+            for frame, row, column in zip(frames_THW, rows, columns, strict=True):
+                under = frame[row : row + size, column : column + size]
+                np.maximum(under, image, out=under)
+        return _window(frames_THW, source.past)
+
+
+class _FixedWindows(WindowDataset):
+    """Sequences of a file (T, N, H, W), read when they are asked for."""
+
+    def __init__(self, path: Path, canvas: tuple[int, int], past: int, steps: int) -> None:
+        self.path, self.canvas, self.past, self.steps = path, canvas, past, steps
+        self._frames_TNHW = read_array(path, mapped=True)
+        array = self._frames_TNHW
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[2:] != canvas or 0 in array.shape:
+            raise DataError(
+                f"test_file must be uint8 (T, N, {canvas[0]}, {canvas[1]}), the last two the canvas; "
+                f"{path} is {array.dtype} {array.shape}: transpose or convert it, or change the canvas"
+            )
+        if len(array) < past + steps:
+            hint = ": swap its first two axes" if array.shape[1] == 20 else ": ask for fewer"
+            raise DataError(
+                f"test_file must have at least past + steps = {past + steps} frames; {path} has "
+                f"{len(array)}{hint}"
+            )
+        if array[:, 0].max() <= 1:
+            raise DataError(
+                f"test_file must have values up to 255; the first sequence of {path} has none above "
+                f"{array[:, 0].max()}: multiply it by 255"
+            )
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Workers open the file themselves; a pickled memory map would be a copy of it all."""
+        return _FixedWindows, (self.path, self.canvas, self.past, self.steps)
+
+    def __len__(self) -> int:
+        return int(self._frames_TNHW.shape[1])
+
+    def __getitem__(self, index: int) -> Window:
+        _check_index(index, len(self))
+        return _window(np.asarray(self._frames_TNHW[: self.past + self.steps, index]), self.past)
+
+
+def _window(frames_THW: Images, past: int) -> Window:
+    values = torch.from_numpy(frames_THW.astype(np.float32)[:, None]).div_(255)
+    return Window(values[:past], values[past:])
+
+
+def _check_index(index: int, size: int | None) -> None:
+    if index < 0 or (size is not None and index >= size):
+        raise IndexError(f"index must be from 0{'' if size is None else f' to {size - 1}'}; received {index}")
+
+
+def _download(images: str | os.PathLike[str] | NDArray[Any]) -> None:
+    name = "" if isinstance(images, np.ndarray) else Path(images).name
+    if isinstance(images, np.ndarray) or name not in MNIST_ADDRESSES:
+        raise OptionError(
+            f"download needs images to be a folder called {' or '.join(MNIST_ADDRESSES)}, which says what "
+            "to fetch; "
+            f"received {'an array' if isinstance(images, np.ndarray) else repr(str(images))}"
+        )
+    download_mnist(images, name)
