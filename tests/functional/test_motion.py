@@ -6,7 +6,7 @@ from scipy.ndimage import shift
 from skimage.registration import phase_cross_correlation
 
 from convlstm.errors import ShapeError
-from convlstm.functional.motion import carry, phase_correlation, translate
+from convlstm.functional.motion import dynamic_filter, phase_correlation, translate
 
 
 def blob(size=(32, 40), seed=0):
@@ -124,7 +124,7 @@ def test_carrying_by_one_weight_is_a_shift():
     x = torch.arange(12.0).view(1, 1, 3, 4)
     weights = torch.zeros(1, 9, 3, 4)
     weights[:, 3] = 1  # the left one of the middle row
-    moved = carry(torch.cat([x, -x], dim=1), weights)
+    moved = dynamic_filter(torch.cat([x, -x], dim=1), weights)
     assert moved[0, 0].tolist() == [[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]
     assert torch.equal(moved[0, 1], -moved[0, 0])
 
@@ -140,4 +140,4 @@ def test_carrying_equals_plain_loops():
                 y = min(max(row + k // 5 - 2, 0), 3)
                 z = min(max(column + k % 5 - 2, 0), 4)
                 expected[:, :, row, column] += weights[:, k, row, column, None] * x[:, :, y, z]
-    torch.testing.assert_close(carry(x, weights), expected)
+    torch.testing.assert_close(dynamic_filter(x, weights), expected)

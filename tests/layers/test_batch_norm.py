@@ -51,7 +51,7 @@ class Called(InStep):
 class Normed(Cell):
     """Has a spatiotemporal memory, normalised at every step."""
 
-    climbs = True
+    spatiotemporal_memory = True
 
     def __init__(self, *sizes):
         super().__init__(*sizes[:3])

@@ -421,7 +421,7 @@ def test_the_only_output_is_not_the_state(engine, training):
 
 def test_the_only_output_of_a_climbing_stack_is_not_the_state():
     class Climbing(Cell):
-        climbs = True
+        spatiotemporal_memory = True
 
         def initial_state(self, x):
             return LSTMState(*x.new_zeros(2, len(x), 2, *x.shape[2:]).unbind())

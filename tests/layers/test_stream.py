@@ -17,9 +17,9 @@ from convlstm.errors import OptionError, ShapeError
 
 
 class Climbing(Cell):
-    """A memory that climbs the layers, as in PredRNN."""
+    """A memory that spatiotemporal_memory the layers, as in PredRNN."""
 
-    climbs = True
+    spatiotemporal_memory = True
 
     def __init__(self, input_dim, hidden_dim, kernel_size, bias=True):
         super().__init__(input_dim, hidden_dim, kernel_size)

@@ -207,7 +207,7 @@ def test_a_run_in_another_place_keeps_its_best_model(tmp_path, monkeypatch, how)
     else:
         path.symlink_to(tmp_path / "first")
     config = TrainingConfig(**CONFIG | {"epochs": 4, "schedule": "constant"})
-    with pytest.raises(RunError, match="received tests.training.test_run.Worsens: .*add --trust tests"):
+    with pytest.raises(RunError, match="test_run_folder.Worsens: .*add --trust tests"):
         train(resume=path, config=config)
     train(resume=path, config=config, trust="tests.training")
     assert RunFolder(path).best.read_bytes() == held

@@ -31,18 +31,18 @@ class Cell(nn.Module, ABC):
     takes these four by position, and its own options by keyword. State is passed in and returned, never kept
     on the module, and no parameter depends on the size of the frames.
 
-    A recurrence with a second memory that climbs from layer to layer within a step, and enters the lowest
-    layer of the next step from the top (as in PredRNN), sets ``climbs`` and has
+    A recurrence with a spatiotemporal memory, which passes from layer to layer within a step and from the top
+    layer to the lowest one of the next step (as in PredRNN), sets ``spatiotemporal_memory`` and has
     ``step(p, state, memory) -> (state, memory)``.
 
     Attributes:
         input_dim: channels of the input.
         hidden_dim: channels of the hidden state.
         kernel_size: one integer for each space axis.
-        climbs: whether a memory climbs the layers.
+        spatiotemporal_memory: whether the cell has a spatiotemporal memory.
     """
 
-    climbs: ClassVar[bool] = False
+    spatiotemporal_memory: ClassVar[bool] = False
 
     def __init__(self, input_dim: int, hidden_dim: int, kernel_size: int | tuple[int, ...]) -> None:
         super().__init__()
@@ -81,13 +81,13 @@ class Cell(nn.Module, ABC):
         """Called once before the first step of a sequence, for weights that must be computed by then."""
 
     def initial_memory(self, x: Tensor) -> Tensor:
-        """The climbing memory before the first frame; only where ``climbs``."""
+        """The spatiotemporal memory before the first frame; only where the cell has one."""
         return x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
 
     def forward(self, input_tensor: Tensor, cur_state: Any = None, memory: Tensor | None = None) -> Any:
         """One step from a frame (B, input_dim, *S) and a state (None: the initial one) to the new state.
 
-        A cell that ``climbs`` also takes the memory from below and returns (state, memory).
+        A cell with a spatiotemporal memory also takes that of the layer below and returns (state, memory).
         """
         check_frame(self, input_tensor)
         self.prepare()
@@ -95,11 +95,11 @@ class Cell(nn.Module, ABC):
         allow_loading(type(initial))
         state = initial if cur_state is None else check_state(cur_state, initial, "the state")
         projected = check_projection(self, self.project(input_tensor))
-        if not self.climbs:
+        if not self.spatiotemporal_memory:
             return check_step(self, self.step(projected, state), state)
-        climbing_step: Any = self.step
+        step_with_memory: Any = self.step
         memory = self.initial_memory(input_tensor) if memory is None else memory
-        return check_climb(self, climbing_step(projected, state, memory), state)
+        return check_step_with_memory(self, step_with_memory(projected, state, memory), state)
 
 
 #: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
@@ -276,8 +276,8 @@ def check_step(cell: nn.Module, new: Any, state: Any) -> Any:
     return new
 
 
-def check_climb(cell: Cell, result: Any, state: Any) -> Any:
-    """Check that the step of a cell that ``climbs`` has given (state, memory).
+def check_step_with_memory(cell: Cell, result: Any, state: Any) -> Any:
+    """Check that the step of a cell with a spatiotemporal memory has given (state, memory).
 
     Raises:
         OptionError: anything else.
@@ -285,8 +285,8 @@ def check_climb(cell: Cell, result: Any, state: Any) -> Any:
     pair = isinstance(result, tuple | list) and not hasattr(result, "_fields") and len(result) == 2
     if not pair or not isinstance(result[1], Tensor):
         raise OptionError(
-            f"the step of a cell that climbs must return (state, memory); the {type(cell).__name__}'s "
-            f"returned {_described(result)}: return both"
+            f"the step of a cell with a spatiotemporal memory must return (state, memory); the "
+            f"{type(cell).__name__}'s returned {_described(result)}: return both"
         )
     return check_step(cell, result[0], state), result[1]
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from convlstm.cells.base import Cell, check_positive, register_state
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.original import takes_no_input_size
-from convlstm.functional.attention import attend, remember
+from convlstm.functional.attention import attend, sa_memory_update
 
 
 class SAState(NamedTuple):
@@ -91,5 +91,5 @@ class SAConvLSTMCell(Cell):
         z_h = attend(query, self.key(h_BCN), self.value(h_BCN))
         z_m = attend(query, self.key_m(m_BCN), self.value_m(m_BCN))
         z = self.mix(torch.cat([z_h, z_m], dim=1))
-        h_BCN, m_BCN = remember(self.gates(torch.cat([z, h_BCN], dim=1)), m_BCN)
+        h_BCN, m_BCN = sa_memory_update(self.gates(torch.cat([z, h_BCN], dim=1)), m_BCN)
         return SAState(h_BCN.view_as(h), c, m_BCN.view_as(m))

@@ -68,7 +68,7 @@ class _Shelf:
             return self._waiting()
 
     def clear(self) -> None:
-        """Keep nothing for the next call."""
+        """ScanOptions nothing for the next call."""
         with self._lock:
             self._sort_in()
             self.waiting.clear()

@@ -19,7 +19,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return value @ weights_BNM.transpose(1, 2)
 
 
-def remember(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     """Update a self-attention memory (Lin et al. 2020, equation 6).
 
     With the gates stacked in the order i, g, o::

@@ -113,7 +113,7 @@ def _shift(x: Tensor, displacement_B: Tensor, axis: int) -> Tensor:
     return (1 - part) * take(below) + part * take(below + 1)
 
 
-def carry(x: Tensor, weights: Tensor) -> Tensor:
+def dynamic_filter(x: Tensor, weights: Tensor) -> Tensor:
     """Each pixel as a weighted sum of its square neighbourhood, with weights of its own.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.layers.parts import by_frame, dropout_mask, fill_forward, has_batch_statistics
-from convlstm.layers.scan import Keep, Timeline, climb, gradient_cuts, scan
+from convlstm.layers.scan import ScanOptions, SequenceFlags, gradient_cuts, scan, step_with_memory
 from convlstm.layers.state import BothDirections, StackState
 
 
@@ -44,7 +44,7 @@ class StackOptions:
     target_size: tuple[int, ...] | None
     restore_size: bool
     engine: str
-    keep: Keep
+    keep: ScanOptions
     normed: bool
     time_major: bool = False
 
@@ -84,7 +84,7 @@ class Depth:
     inner: bool
 
     def run(
-        self, x: Tensor, states: list[Any], memory: Tensor | None, timeline: Timeline, *, training: bool
+        self, x: Tensor, states: list[Any], memory: Tensor | None, timeline: SequenceFlags, *, training: bool
     ) -> LayerOutputs:
         """Outputs and states of all layers for frames (B, T, C, *S).
 
@@ -108,7 +108,7 @@ class Depth:
         x: Tensor,
         states: list[Any],
         memory: Tensor | None,
-        timeline: Timeline,
+        timeline: SequenceFlags,
         drops: list[Tensor | None],
         shown: dict[tuple[str, int], Tensor],
     ) -> LayerOutputs:
@@ -130,7 +130,7 @@ class Depth:
         x: Tensor,
         states: list[Any],
         memory: Tensor | None,
-        timeline: Timeline,
+        timeline: SequenceFlags,
         drops: list[Tensor | None],
     ) -> LayerOutputs:
         """All layers read each frame before the next frame."""
@@ -155,7 +155,7 @@ class Depth:
         x: Tensor,
         state: Any,
         memory: Tensor | None,
-        timeline: Timeline,
+        timeline: SequenceFlags,
         shown: dict[tuple[str, int], Tensor],
     ) -> tuple[Tensor, Any, Tensor | None]:
         """One layer: both directions, merged and normalised, with its connection around them."""
@@ -172,14 +172,14 @@ class Depth:
         return y, end, memory
 
     def _recurrence(
-        self, layer: int, x: Tensor, state: Any, memory: Tensor | None, timeline: Timeline
+        self, layer: int, x: Tensor, state: Any, memory: Tensor | None, timeline: SequenceFlags
     ) -> tuple[Tensor, Any, Tensor | None]:
         """One layer's cells over the frames, both directions merged."""
         options, cell, last = self.options, self.cells[layer], layer + 1 == len(self.cells)
         keep = options.keep if last else replace(options.keep, last_only=False)
         if options.time_major:
             how: Any = {"lowest": not layer, "keep": keep, "engine": options.engine}
-            return climb(cell, x, state, memory, timeline, **how)
+            return step_with_memory(cell, x, state, memory, timeline, **how)
         how = {"keep": keep, "engine": options.engine, "inner": self.inner and not last}
         if self.backward_cells is None:
             return *scan(cell, x, state, timeline, **how), memory
@@ -191,7 +191,7 @@ class Depth:
 
 
 def _normalised(
-    norm: nn.Module, y: Tensor, timeline: Timeline, shown: dict[tuple[str, int], Tensor], layer: int
+    norm: nn.Module, y: Tensor, timeline: SequenceFlags, shown: dict[tuple[str, int], Tensor], layer: int
 ) -> Tensor:
     """Outputs (B, T, C, *S) normalised frame by frame.
 

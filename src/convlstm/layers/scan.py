@@ -25,7 +25,7 @@ from convlstm.layers.parts import has_batch_statistics, spare_statistics, spread
 
 
 @dataclass(frozen=True)
-class Timeline:
+class SequenceFlags:
     """What is known about the frames of a batch besides their values.
 
     Attributes:
@@ -37,21 +37,21 @@ class Timeline:
     valid: Tensor | None = None
     starts: Tensor | None = None
 
-    def at(self, t: int) -> "Timeline":
+    def at(self, t: int) -> "SequenceFlags":
         """The timeline of frame ``t`` alone."""
-        return Timeline(
+        return SequenceFlags(
             *(None if flags is None else flags[:, t : t + 1] for flags in (self.valid, self.starts))
         )
 
 
 @dataclass(frozen=True)
-class Keep:
+class ScanOptions:
     """What is kept of a long sequence, in memory and in the graph.
 
     Attributes:
         last_only: whether only the output after the last frame is returned, as T = 1.
         detach_every: steps after which gradients are cut (truncated back-propagation); None for never.
-        recompute_every: steps per segment whose insides are computed again in the backward pass rather than
+        checkpoint_every: steps per segment whose insides are computed again in the backward pass rather than
             kept; None for never.
         zoneout: probability with which an element of the state keeps its old value in training; otherwise
             each gets the expected value.
@@ -60,7 +60,7 @@ class Keep:
 
     last_only: bool = False
     detach_every: int | None = None
-    recompute_every: int | None = None
+    checkpoint_every: int | None = None
     zoneout: float = 0.0
     save: str = "auto"
 
@@ -69,10 +69,10 @@ def scan(
     cell: nn.Module,
     x: Tensor,
     state: Any = None,
-    timeline: Timeline = Timeline(),
+    timeline: SequenceFlags = SequenceFlags(),
     *,
     reverse: bool = False,
-    keep: Keep = Keep(),
+    keep: ScanOptions = ScanOptions(),
     engine: str = "reference",
     inner: bool = False,
 ) -> tuple[Tensor, Any]:
@@ -114,11 +114,11 @@ def scan(
     state = initial if state is None else of_kind(initial, state)
     if reverse and starts is not None:  # going backwards, a sequence ends where the next one starts
         starts = torch.cat([starts[:, 1:], starts.new_zeros(len(starts), 1)], dim=1)
-    recompute_every = keep.recompute_every if torch.is_grad_enabled() else None
+    checkpoint_every = keep.checkpoint_every if torch.is_grad_enabled() else None
     special = {
         "zoneout": keep.zoneout,
         "detach_every together with missing frames or checkpoint": keep.detach_every
-        and (valid is not None or recompute_every),
+        and (valid is not None or checkpoint_every),
     }
     chosen = select(engine, cell, x, state, special)
     if chosen == "reference" or (engine == "auto" and prefers_loop(cell, x, keep.save)):
@@ -127,7 +127,7 @@ def scan(
         x = x if x[:, 0].is_contiguous() else x.contiguous()
     # Not elsewhere, as a list by frame would bind a compiled graph to the number of frames.
     cuts = gradient_cuts(valid, keep.detach_every, steps, reverse) if chosen == "reference" else ()
-    weights = _places(cell) if recompute_every else []
+    weights = _places(cell) if checkpoint_every else []
     step = _call_by_step(cell)
     statistics = chosen == "reference" and has_batch_statistics(cell)
     if statistics and step is None:
@@ -137,7 +137,7 @@ def scan(
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
         """The frames ``x``, of which the first is frame ``begin`` of the sequence."""
-        if recompute_every and weights != _places(cell):
+        if checkpoint_every and weights != _places(cell):
             raise OptionError(
                 "checkpoint computes steps again with the module's own weights; these were swapped since, as "
                 "torch.func.functional_call does: leave checkpoint out there"
@@ -165,10 +165,10 @@ def scan(
             outputs = [output_of(state)]
         return torch.stack(outputs, dim=1), state
 
-    length = recompute_every or (keep.detach_every if chosen != "reference" else None)
+    length = checkpoint_every or (keep.detach_every if chosen != "reference" else None)
     if not length:
         return run(x, state, 0)
-    again = _recompute(cell, statistics) if recompute_every else None
+    again = _recompute(cell, statistics) if checkpoint_every else None
     pieces, state = _in_segments(run, x, state, length, reverse, again)
     return pieces[-1] if keep.last_only else torch.cat(pieces[::-1] if reverse else pieces, dim=1), state
 
@@ -214,21 +214,21 @@ def _recompute(cell: nn.Module, statistics: bool) -> Callable[..., Any]:
     return partial(checkpoint, use_reentrant=False, context_fn=contexts)
 
 
-def climb(
+def step_with_memory(
     cell: nn.Module,
     x: Tensor,
     state: Any,
     memory: Tensor | None,
-    timeline: Timeline,
+    timeline: SequenceFlags,
     *,
     lowest: bool,
-    keep: Keep = Keep(),
+    keep: ScanOptions = ScanOptions(),
     engine: str = "reference",
 ) -> tuple[Tensor, Any, Tensor | None]:
-    """One step of a layer in a stack where a memory climbs the layers.
+    """One step of a layer in a stack with a spatiotemporal memory.
 
     Args:
-        cell: one that ``climbs``, or any other, past which the memory goes unchanged.
+        cell: one with a spatiotemporal memory, or any other, past which the memory goes unchanged.
         x: (B, 1, C, *S), one frame.
         state: before it; None for the initial one.
         memory: from the layer below, or for the lowest layer from the top of the step before; None for the
@@ -241,7 +241,7 @@ def climb(
     Returns:
         The output (B, 1, hidden_dim, *S), the state, and the memory for the layer above.
     """
-    if not isinstance(cell, Cell) or not cell.climbs:
+    if not isinstance(cell, Cell) or not cell.spatiotemporal_memory:
         keep = replace(keep, detach_every=None)  # the stack cuts
         return *scan(cell, x, state, timeline, keep=keep, engine=engine), memory
     frame = x[:, 0]

@@ -15,7 +15,7 @@ from convlstm.errors import OptionError, check_name
 from convlstm.hub import Pretrained
 from convlstm.layers.depth import Depth, StackOptions
 from convlstm.layers.parts import NormFactory, norm_factory, pool, projection, resize, spread
-from convlstm.layers.scan import Keep, initial_state
+from convlstm.layers.scan import ScanOptions, initial_state
 from convlstm.layers.state import BothDirections, StackState, check_states
 from convlstm.layers.stream import GLOBAL_HOOKS, Stream, state_by_name, takes_two
 from convlstm.layers.validation import (
@@ -104,10 +104,10 @@ class Stack(OriginalHelpers, Pretrained):
                 f"kernel_size must have the same number of axes in all layers; received {kernel_size}"
             )
         self.batch_first, self.bias, self.return_all_layers = batch_first, bias, return_all_layers
-        keep = Keep(
+        keep = ScanOptions(
             last_only=last_only,
             detach_every=count(detach_every, "detach_every"),
-            recompute_every=count(checkpoint, "checkpoint"),
+            checkpoint_every=count(checkpoint, "checkpoint"),
             zoneout=fraction(zoneout, "zoneout"),
             save=check_name(save, SAVES, "save"),
         )
@@ -138,10 +138,10 @@ class Stack(OriginalHelpers, Pretrained):
             return nn.ModuleList(make(n, hidden, kernel, bias) for make, n, hidden, kernel in how)
 
         self.cell_list = cells()
-        if any(getattr(cell, "climbs", False) for cell in self.cell_list):
+        if any(getattr(cell, "spatiotemporal_memory", False) for cell in self.cell_list):
             if bidirectional or checkpoint:
                 raise OptionError(
-                    "a memory that climbs the layers goes one way and is kept; received such a cell with "
+                    "a spatiotemporal memory runs forward in time and is kept; received a cell with one, "
                     f"bidirectional={bidirectional}, checkpoint={checkpoint}: leave these out"
                 )
             self._convlstm_options = replace(self._convlstm_options, time_major=True)

@@ -30,7 +30,7 @@ class StackState(list[Any]):
     Args:
         all_layers: one state per layer.
         shown: how many of them, counted from the last, are the list.
-        memory: what climbed out of the top layer, (B, C, *S), where cells have such a memory.
+        memory: the spatiotemporal memory above the top layer, (B, C, *S), where cells have such a memory.
     """
 
     def __init__(self, all_layers: Sequence[Any], shown: int, memory: Tensor | None = None) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convlstm.cells.base import check_positive, check_same_kind, check_tensor, is_count
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.errors import OptionError, ShapeError, check_name
-from convlstm.layers.scan import Timeline, initial_state, output_of
+from convlstm.layers.scan import SequenceFlags, initial_state, output_of
 
 #: More would fill the memory before the first layer is built.
 _MOST_LAYERS = 10_000
@@ -59,7 +59,7 @@ def check_sizes(cells: Sequence[nn.Module], size: tuple[int, ...]) -> None:
 
 def timeline_of(
     x: Tensor, mask: Tensor | None, lengths: Tensor | None, reset: Tensor | None
-) -> tuple[Timeline, Tensor | None]:
+) -> tuple[SequenceFlags, Tensor | None]:
     """What mask, lengths and reset say of the frames of ``x``; and (B, T), which lie within the lengths."""
     shape = tuple(x.shape[:2])
     for name, flags in (("mask", mask), ("reset", reset)):
@@ -84,7 +84,7 @@ def timeline_of(
         within = torch.arange(shape[1], device=x.device) < lengths[:, None]
     valid = within if mask is None else mask if within is None else mask & within
     starts = reset if reset is None or within is None else reset & within
-    return Timeline(valid, starts), within
+    return SequenceFlags(valid, starts), within
 
 
 def _check_range(lengths: Tensor, steps: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, ShapeError, check_name
-from convlstm.functional.motion import carry
+from convlstm.functional.motion import dynamic_filter
 from convlstm.layers import scan
 from convlstm.models.base import Forecaster, check_past
 
@@ -63,7 +63,7 @@ class EncoderForecaster(Forecaster):
         kernel_size: of the recurrent layers; one for all levels or one per level.
         patch_size: pixels along the side of a patch; 1 for none.
         skip: whether the forecaster sees the encoder's outputs at equal resolution.
-        transport: how many pixels far a forecast can carry what the frame before showed; 0 makes every frame
+        transport: how many pixels far a forecast can move what the frame before showed; 0 makes every frame
             from nothing. Each pixel becomes a weighted mean of its neighbourhood in the frame before, with
             weights from the last convolution, plus what that convolution adds (Finn et al. 2016,
             arXiv:1605.07157): shapes need not pass through the states, and stay sharp for longer.
@@ -200,5 +200,5 @@ class EncoderForecaster(Forecaster):
         made = F.pixel_shuffle(self.head(x), self.patch_size)
         if self.transport:
             weights, made = made[:, : -self.channels], made[:, -self.channels :]
-            made = made + carry(frame, torch.softmax(weights, dim=1))
+            made = made + dynamic_filter(frame, torch.softmax(weights, dim=1))
         return _OUTPUTS[self.output](made), new

@@ -19,7 +19,7 @@ class ZigZagState(NamedTuple):
 class ZigZagCell(Cell):
     """A toy with the memory of an ST-LSTM: it enters from below, is changed, and leaves upwards."""
 
-    climbs = True
+    spatiotemporal_memory = True
 
     def __init__(self, input_dim, hidden_dim, kernel_size, bias=True):
         super().__init__(input_dim, hidden_dim, kernel_size)
@@ -149,7 +149,7 @@ def test_an_engine_named_that_cannot_serve_climbing_layers_is_refused(stack, mon
 
 
 def test_what_cannot_climb_is_named():
-    with pytest.raises(OptionError, match="a memory that climbs the layers goes one way"):
+    with pytest.raises(OptionError, match="a spatiotemporal memory runs forward in time"):
         ConvLSTM(2, 3, 3, 2, cell=ZigZagCell, bidirectional=True)
 
 
