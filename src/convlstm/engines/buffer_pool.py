@@ -68,7 +68,7 @@ class _Shelf:
             return self._waiting()
 
     def clear(self) -> None:
-        """ScanOptions nothing for the next call."""
+        """Release the waiting buffers."""
         with self._lock:
             self._sort_in()
             self.waiting.clear()
