@@ -19,8 +19,8 @@ if os.environ.get("CI"):
 def small_frames_run_the_fast_engines():
     """Frames of tests are small, and ``auto`` would leave all of them to the reference."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("convlstm.engines.dispatch._FEW", 0)
-        patch.setattr("convlstm.engines.dispatch._FEW_ON_GPU", 0)
+        patch.setattr("convlstm.engines.config.small_on_cpu", 0)
+        patch.setattr("convlstm.engines.config.small_on_gpu", 0)
         yield
 
 

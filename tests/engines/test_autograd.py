@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import autograd, available, buffer_pool, call, dispatch, plain
+from convlstm.engines import autograd, available, buffer_pool, call, config, plain
 from convlstm.engines.cpu import bindings, compiler
 from convlstm.engines.triton import launch
 from convlstm.errors import OptionError, ShapeError
@@ -111,8 +111,8 @@ def in_pieces(case):
     """The results of a fast engine that works in chunks of a drawn size."""
     layer, x, states, flags, chunk = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(call._CHUNK_BYTES, "cpu", chunk)
-        patch.setitem(call._PIECE_BYTES, "cpu", chunk // 2)
+        patch.setitem(config.chunk_bytes, "cpu", chunk)
+        patch.setitem(config.input_chunk_bytes, "cpu", chunk // 2)
         return results(layer, x, states, flags)
 
 
@@ -339,10 +339,10 @@ def test_auto_runs_the_fused_engine_where_it_can(monkeypatch):
 def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
     layer, x = layer_and_frames("auto")
     many = x[:, :, 0].numel() * max(layer.hidden_dim)
-    monkeypatch.setattr(dispatch, "_FEW", x[:, :, 0].numel() * min(layer.hidden_dim) - 1)
+    monkeypatch.setattr(config, "small_on_cpu", x[:, :, 0].numel() * min(layer.hidden_dim) - 1)
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 2
-    monkeypatch.setattr(dispatch, "_FEW", many)
+    monkeypatch.setattr(config, "small_on_cpu", many)
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 0
     layer.set_engine("fused")
@@ -407,7 +407,7 @@ def test_layers_of_which_the_loop_runs_some_give_what_the_loop_gives(monkeypatch
     torch.manual_seed(0)
     layer = ConvLSTM(1, [12, 3], 3, batch_first=True)
     x = torch.rand(2, 4, 1, 8, 9)
-    monkeypatch.setattr(dispatch, "_FEW", 8 * 8 * 9 * 3)
+    monkeypatch.setattr(config, "small_on_cpu", 8 * 8 * 9 * 3)
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 1
     found, gradients = results(layer, x.requires_grad_(), None, {})
@@ -419,7 +419,7 @@ def test_layers_of_which_the_loop_runs_some_give_what_the_loop_gives(monkeypatch
 
 
 def test_streams_of_small_frames_run_by_the_fast_engines_too(monkeypatch):
-    monkeypatch.setattr(dispatch, "_FEW", 1 << 16)
+    monkeypatch.setattr(config, "small_on_cpu", 1 << 16)
     session = ConvLSTM(1, [4, 4], 3).stream(1, (8, 8))
     session(torch.rand(1, 1, 8, 8))
     assert session._steppers is not None
@@ -682,7 +682,7 @@ def test_buffers_never_take_more_than_once_were_lent_together(shelf):
 def test_what_is_kept_of_each_step(save, sums, monkeypatch):
     """Outputs h, the sums of the gates if asked for, and the memory once a chunk."""
     monkeypatch.setitem(
-        call._CHUNK_BYTES, "cpu", 5 * 4 * 2 * 8 * 16 * 16 * 4
+        config.chunk_bytes, "cpu", 5 * 4 * 2 * 8 * 16 * 16 * 4
     )  # five steps of the first layer
     layer, x = layer_and_frames(steps=10, size=(16, 16), save=save)
     kept = []

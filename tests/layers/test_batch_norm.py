@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from convlstm import Cell, ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.cells import GRUState
-from convlstm.engines import autograd
+from convlstm.engines import has_own_forward
 from convlstm.testing import check_cell
 
 scan_module = importlib.import_module("convlstm.layers.scan")  # whose name in the package is the function's
@@ -180,5 +180,5 @@ def test_a_forward_put_on_the_instance_runs():
     expected = layer(0.5 * x)[0][0]
     own = cell.forward
     cell.forward = lambda frame, state=None: own(0.5 * frame, state)
-    assert autograd.has_own_forward(cell)
+    assert has_own_forward(cell)
     assert_close(layer(x)[0][0], expected)

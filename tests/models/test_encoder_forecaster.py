@@ -147,15 +147,15 @@ def test_a_fresh_model_mostly_carries_the_last_frame_on():
 
 
 def test_the_engine_asked_for_does_the_arithmetic(monkeypatch):
-    from convlstm.engines import autograd
+    from convlstm import engines
 
     torch.manual_seed(0)
     fast = EncoderForecaster(2, [4, 5], engine="fused")
     slow = EncoderForecaster(2, [4, 5], engine="reference")
     slow.load_state_dict(fast.state_dict())
     past, calls = frames(2, 4, 2, 16, 16).float(), []
-    inner = autograd.run
-    monkeypatch.setattr(autograd, "run", lambda *args, **options: calls.append(1) or inner(*args, **options))
+    inner = engines.run
+    monkeypatch.setattr(engines, "run", lambda *args, **options: calls.append(1) or inner(*args, **options))
     forecasts = [model(past, 3) for model in (fast, slow)]
     # Two levels: the past and two forecasts are read, three are written.
     assert len(calls) == 2 * (1 + 2) + 2 * 3

@@ -13,9 +13,22 @@ The way of a call, from `convlstm.layers.scan` down:
 * ``graphs``: on a GPU, a call that comes again is replayed. ``stepper``: the same for streams.
 """
 
-from convlstm.engines.autograd import SAVES
+from convlstm.engines.autograd import run
+from convlstm.engines.call import SAVES, Call
 from convlstm.engines.cuda_graphs import Recording
-from convlstm.engines.dispatch import ENGINES, available, prefers_loop, select
+from convlstm.engines.dispatch import ENGINES, available, has_hooks, has_own_forward, loop_is_faster, select
 from convlstm.engines.streaming import Steppers
 
-__all__ = ["ENGINES", "SAVES", "Recording", "Steppers", "available", "prefers_loop", "select"]
+__all__ = [
+    "ENGINES",
+    "SAVES",
+    "Call",
+    "Recording",
+    "Steppers",
+    "available",
+    "has_hooks",
+    "has_own_forward",
+    "loop_is_faster",
+    "run",
+    "select",
+]

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import convlstm.engines.custom_op as custom_op
-from convlstm.cells.base import Cell
 from convlstm.cells.convgru import ConvGRUCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.engines.backward import Backward
-from convlstm.engines.call import NAMES, activations_of, extra_of, plan_of, request_of, tensors_of
+from convlstm.engines.call import NAMES, Call, activations_of, extra_of, plan_of, request_of, tensors_of
 from convlstm.engines.cuda_graphs import recorded
 from convlstm.engines.forward import Given, Kept, Plan, forward
 
@@ -30,9 +29,6 @@ _RULES = (
     "initial_state",
     "init_hidden",
 )
-
-#: What the backward pass finds: the sums of the gates, or the state alone, from which it computes them again.
-SAVES = ("auto", "gates", "state")
 
 
 def other_cell(cell: nn.Module) -> str | None:
@@ -55,82 +51,51 @@ def other_cell(cell: nn.Module) -> str | None:
     return None
 
 
-def refusal(cell: Any, x: Tensor, state: Any) -> str | None:
-    """Why this engine does not serve a call to a cell that it knows, or None if it does."""
+def not_supported_reasons(call: Call) -> list[str]:
+    """Reasons why the fast engines cannot run a call of a cell that they support; empty if they can."""
+    cell, x = call.cell, call.x
+    tensors = [x, *call.state, cell.conv.weight, cell.conv.bias, extra_of(cell)]
+    tensors = [tensor for tensor in tensors if tensor is not None]
+    reasons = []
     if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
-        return "the call is being exported or traced"
+        reasons.append("the call is being exported or traced")
     if torch._C._functorch.get_dynamic_layer_stack_depth() > 0:
-        return "the call is inside a transform of torch.func"
+        reasons.append("the call is inside a transform of torch.func")
     if torch.autograd.forward_ad._current_level >= 0:
-        return "it has no derivatives in forward mode"
+        reasons.append("it has no derivatives in forward mode")
     if x.device.type not in ("cpu", "cuda"):
-        return f"it runs on cpu and cuda, not on {x.device.type}"
-    tensors = [t for t in (x, *state, cell.conv.weight, cell.conv.bias, extra_of(cell)) if t is not None]
+        reasons.append(f"it runs on cpu and cuda, not on {x.device.type}")
     if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
-        return "it takes plain tensors, no subclasses"
+        reasons.append("it takes plain tensors, no subclasses")
     if not all(t.is_floating_point() for t in tensors) or len({t.device for t in tensors}) > 1:
-        return "it takes real tensors on one device"
+        reasons.append("it takes real tensors on one device")
     if len({t.dtype for t in tensors}) > 1 and not torch.is_autocast_enabled(x.device.type):
-        return "dtypes differ outside autocast"
-    if any(t.shape != (x.shape[0], cell.hidden_dim, *x.shape[3:]) for t in state):
-        return "the state has another shape than the frames"
-    return None
+        reasons.append("dtypes differ outside autocast")
+    if any(t.shape != (x.shape[0], cell.hidden_dim, *x.shape[3:]) for t in call.state):
+        reasons.append("the state has another shape than the frames")
+    return reasons
 
 
-def has_own_forward(cell: Cell) -> bool:
-    """True if a cell's class or the cell itself overrides `Cell.forward`."""
-    return "forward" in vars(cell) or type(cell).forward is not Cell.forward
-
-
-def has_hooks(cell: nn.Module) -> bool:
-    """Whether somebody listens to calls of a cell."""
-    own = (cell._forward_hooks, cell._forward_pre_hooks, cell._backward_hooks, cell._backward_pre_hooks)
-    return any(own)
-
-
-def run(
-    cell: Any,
-    x: Tensor,
-    state: Any,
-    valid: Tensor | None = None,
-    starts: Tensor | None = None,
-    *,
-    reverse: bool = False,
-    last_only: bool = False,
-    inner: bool = False,
-    fresh: bool = False,
-    compiled: bool = True,
-    save: str = "auto",
-) -> tuple[Tensor, Any]:
-    """What `convlstm.layers.scan` returns, for a call that `refusal` lets pass.
+def run(call: Call, engine: str) -> tuple[Tensor, Any]:
+    """Outputs (B, T, hidden_dim, *S) and the state after the last step.
 
     Args:
-        cell: a cell that `other_cell` knows.
-        x: (B, T, C, *S), zero where not valid.
-        state: before the first step.
-        valid: (B, T) bool, which frames are there; None for all.
-        starts: (B, T) bool, before which frames the state is zero, in the order of running; None for none.
-        reverse: whether to run from the last frame to the first.
-        last_only: whether only the output of the last step is returned, as T = 1.
-        inner: whether only another layer reads the outputs, which then may have any layout and 16 bits.
-        fresh: whether the state is the cell's own initial one, zero.
-        compiled: whether to use compiled kernels where there are any.
-        save: one of `SAVES`.
+        call: one for which `not_supported_reasons` is empty.
+        engine: ``fused``, or ``compiled``, which uses compiled kernels where there are any.
     """
-    cell.check_size(x.shape[3:])
-    flat = x.ndim == 4
-    traced = torch.compiler.is_compiling()
-    request = request_of(cell, x, state, compiled, reverse, last_only, inner and not traced, fresh)
-    tensors = tensors_of(cell, x, state)
-    if traced:
-        outputs, ends = custom_op.run(request, save, Given.of((valid, starts, *tensors)))
+    call.cell.check_size(call.x.shape[3:])
+    flat, last_only = call.x.ndim == 4, call.last_only
+    request = request_of(call, engine == "compiled")
+    tensors = tensors_of(call)
+    given = Given.of((call.mask, call.reset, *tensors))
+    if torch.compiler.is_compiling():
+        outputs, ends = custom_op.run(request, call.save, given)
         return _finished(outputs, ends, flat, last_only, request.family)
-    plan = plan_of(request, tensors[0], cell.hidden_dim, save)
+    plan = plan_of(request, tensors[0], call.cell.hidden_dim, call.save)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        outputs, *ends = _Sequence.apply(plan, valid, starts, *tensors)  # type: ignore[no-untyped-call]
+        outputs, *ends = _Sequence.apply(plan, *given.tensors())  # type: ignore[no-untyped-call]
     else:
-        given = Given.of((valid, starts, *tensors))
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
             recording = recorded(plan, given, None)
             outputs, ends, _ = recording.forward(given) if recording else forward(plan, given, keep=False)
     return _finished(outputs, ends, flat, last_only, request.family)

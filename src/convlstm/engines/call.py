@@ -1,11 +1,13 @@
-"""How a call is computed: from the cell, the frames and the precision to a `Plan`."""
+"""A call of a layer, and how it is computed."""
 
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+import convlstm.engines.config as config
 import convlstm.engines.cpu.bindings as bindings
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.convlstm import ConvLSTMCell
@@ -15,13 +17,51 @@ from convlstm.engines.forward import Plan
 from convlstm.engines.plain import PlainKernels
 from convlstm.functional.gates import ACTIVATIONS
 
-#: What is computed for many steps at once stays below this, so that it is still near when it is read again.
-_CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 64 << 20}
-_PIECE_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
-#: Above this, ``save="auto"`` computes the sums of a layer's gates again rather than keep them.
-_SUMS_BYTES = 2 << 30
-#: The activations that kernels know, by function.
+#: What is saved for the backward pass: the pre-activations, or the state alone, from which they are computed.
+SAVES = ("auto", "gates", "state")
+#: Names of the activations that have kernels, by function.
 NAMES = {function: name for name, function in ACTIVATIONS.items()}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A cell over a sequence of frames.
+
+    Attributes:
+        cell: the recurrence.
+        x: (B, T, C, *S), zero where not valid.
+        state: before the first step.
+        mask: (B, T) bool, which frames are valid; None for all. Other frames leave the state unchanged.
+        reset: (B, T) bool, frames before which the state is reset to zero, in the order of computation; None
+            for none.
+        reverse: run from the last frame to the first.
+        last_only: return only the output of the last step, as T = 1.
+        any_layout: outputs are read by another layer only, and may have any memory layout and 16 bits.
+        zero_state: the state is zero.
+        save: what is saved for the backward pass, one of `SAVES`.
+        reference_only: options in use that only the reference supports, by name.
+    """
+
+    cell: Any
+    x: Tensor
+    state: Any
+    mask: Tensor | None = None
+    reset: Tensor | None = None
+    reverse: bool = False
+    last_only: bool = False
+    any_layout: bool = False
+    zero_state: bool = False
+    save: str = "auto"
+    reference_only: tuple[str, ...] = ()
+
+    def segment(self, begin: int, x: Tensor, state: Any) -> "Call":
+        """The call for a part of the frames, of which the first is frame ``begin``, from a given state."""
+        length, steps = x.shape[1], self.x.shape[1]
+        if length == steps:
+            return self if x is self.x else replace(self, x=x, state=state)
+        zero_state = self.zero_state and (begin + length == steps if self.reverse else begin == 0)
+        mask, reset = (None if f is None else f[:, begin : begin + length] for f in (self.mask, self.reset))
+        return replace(self, x=x, state=state, mask=mask, reset=reset, zero_state=zero_state)
 
 
 class Request(NamedTuple):
@@ -72,27 +112,18 @@ def plan_of(request: Request, x: Tensor, hidden: int, save: str) -> Plan:
         last_only=request.last_only,
         inner=request.inner,
         fresh=request.fresh,
-        keep_sums=save == "gates" or (save == "auto" and step_bytes * x.shape[1] <= _SUMS_BYTES),
-        chunk=max(1, _CHUNK_BYTES[request.device] // max(1, step_bytes)),
-        piece=max(1, _PIECE_BYTES[request.device] // max(1, step_bytes)),
+        keep_sums=save == "gates" or (save == "auto" and step_bytes * x.shape[1] <= config.max_saved_bytes),
+        chunk=max(1, config.chunk_bytes[request.device] // max(1, step_bytes)),
+        piece=max(1, config.input_chunk_bytes[request.device] // max(1, step_bytes)),
     )
 
 
-def request_of(
-    cell: Any,
-    x: Tensor,
-    state: Any,
-    compiled: bool,
-    reverse: bool = False,
-    last_only: bool = False,
-    inner: bool = False,
-    fresh: bool = False,
-) -> Request:
-    """What a call with frames x (B, T, C, *S) is, under the autocast of the moment."""
-    kind = x.device.type
+def request_of(call: Call, compiled: bool) -> Request:
+    """The request of a call under the autocast mode in force."""
+    cell, x, kind = call.cell, call.x, call.x.device.type
     mixed = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     compute = torch.get_autocast_dtype(kind) if mixed else x.dtype
-    result = torch.promote_types(compute, state[-1].dtype)
+    result = torch.promote_types(compute, call.state[-1].dtype)
     extra = extra_of(cell)
     if extra is not None:
         result = torch.promote_types(result, extra.dtype)
@@ -108,17 +139,18 @@ def request_of(
         result=result,
         device=kind,
         compiled=compiled,
-        reverse=reverse,
-        last_only=last_only,
-        inner=inner,
-        fresh=fresh,
+        reverse=call.reverse,
+        last_only=call.last_only,
+        inner=call.any_layout and not torch.compiler.is_compiling(),
+        fresh=call.zero_state,
     )
 
 
-def tensors_of(cell: Any, x: Tensor, state: Any) -> list[Any]:
-    """All that is differentiated, one space axis as two, of which the first has length one."""
-    tensors = [x, cell.conv.weight, cell.conv.bias, extra_of(cell), *state]
-    if x.ndim > 4:
+def tensors_of(call: Call) -> list[Any]:
+    """Differentiable tensors of a call: x, weight, bias, parameter, states; one space axis becomes (1, W)."""
+    conv = call.cell.conv
+    tensors = [call.x, conv.weight, conv.bias, extra_of(call.cell), *call.state]
+    if call.x.ndim > 4:
         return tensors
     return [t if t is None or t.ndim < 3 else t.unsqueeze(-2) for t in tensors]
 

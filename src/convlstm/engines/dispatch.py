@@ -1,15 +1,16 @@
-"""Which engines there are, and which of them serves a call."""
+"""The engines, and the choice among them for a call."""
 
 import math
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import convlstm.engines.autograd as autograd
+import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell
+from convlstm.engines.call import Call
 from convlstm.engines.convolution import is_narrow
 from convlstm.errors import OptionError, check_name
 
@@ -27,66 +28,83 @@ def available() -> dict[str, str | None]:
     return {"reference": None, "fused": None, "compiled": missing}
 
 
-#: Numbers of the state, at all frames together, that are few.
-_FEW, _FEW_ON_GPU = 1 << 16, 1 << 22
-
 #: By device, why nothing can be compiled for it, or None.
 _COMPILERS = {"cpu": compiler.unavailable, "cuda": launch.unavailable}
 
 
-def _not_compiled(device: str) -> str | None:
+def _compiler_missing(device: str) -> str | None:
     return _COMPILERS.get(device, compiler.unavailable)()
 
 
 # As `torch.compiler.assume_constant_result` marks a function, which also imports torch._dynamo and with it
 # sympy: that takes as long as to import torch.
-_not_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_compiler_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def select(engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any]) -> str:
+def select(engine: str, call: Call) -> str:
     """The engine that runs a call: ``reference``, ``fused`` or ``compiled``.
 
-    A cell of another family than the engines know keeps its own ``step`` under any engine: that is the
-    reference. ``auto`` leaves float64 to the reference as well: who asks for that dtype checks numbers, and
-    the reference can be differentiated twice.
+    A cell that the fast engines do not support, or whose rules are overridden, runs by its own ``step`` under
+    every engine. ``auto`` runs float64 on the reference, which can be differentiated twice.
 
     Args:
         engine: one of `ENGINES`.
-        cell: the recurrence.
-        x: (B, T, C, *S).
-        state: before the first step.
-        special: options by name that only the reference knows, as far as they are on.
+        call: the call; of its frames and flags only shapes and dtypes matter.
 
     Raises:
-        OptionError: an engine named that does not exist or cannot serve the call, with the reason.
+        OptionError: an engine named that does not exist or cannot run the call, with the reasons.
     """
     if check_name(engine, ENGINES, "engine") == "reference":
         return engine
-    other = autograd.other_cell(cell)
-    reason = _refusal(engine, cell, x, state, special, other)
-    if reason is not None and engine != "auto":
+    reasons = not_supported_reasons(engine, call)
+    if reasons and engine != "auto":
         raise OptionError(
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
-            f"{reason}: use engine='auto'"
+            f"{'; '.join(reasons)}: use engine='auto'"
         )
-    if reason is not None or other:
-        return "reference"
-    if engine == "auto" and x.dtype == torch.float64:
+    if reasons or autograd.other_cell(call.cell) or (engine == "auto" and call.x.dtype == torch.float64):
         return "reference"
     if engine == "auto":
-        return "fused" if _not_compiled(x.device.type) else "compiled"
+        return "fused" if _compiler_missing(call.x.device.type) else "compiled"
     return engine
 
 
-def prefers_loop(cell: Any, x: Tensor, save: str) -> bool:
-    """True where ``auto`` leaves a call of a layer with (B, T, C, *S) to the loop, which is done sooner.
+def not_supported_reasons(engine: str, call: Call) -> list[str]:
+    """Reasons why a fast engine cannot run a call; empty also if the cell runs by its own ``step``."""
+    name, reasons = type(call.cell).__name__, []
+    if engine == "compiled" and (missing := _compiler_missing(call.x.device.type)):
+        reasons.append(missing)
+    if call.reference_only:
+        reasons.append(f"it has no {', '.join(call.reference_only)}")
+    if not isinstance(call.cell, Cell):
+        return [*reasons, f"{name} is no convlstm.cells.Cell"]
+    if has_own_forward(call.cell):
+        reasons.append(f"{name} has a forward of its own")
+    if has_hooks(call.cell):
+        reasons.append(f"{name} has hooks")
+    return reasons if autograd.other_cell(call.cell) else [*reasons, *autograd.not_supported_reasons(call)]
+
+
+def has_own_forward(cell: Cell) -> bool:
+    """True if a cell's class or the cell itself overrides `Cell.forward`."""
+    return "forward" in vars(cell) or type(cell).forward is not Cell.forward
+
+
+def has_hooks(cell: nn.Module) -> bool:
+    """True if a cell has forward or backward hooks."""
+    own = (cell._forward_hooks, cell._forward_pre_hooks, cell._backward_hooks, cell._backward_pre_hooks)
+    return any(own)
+
+
+def loop_is_faster(call: Call) -> bool:
+    """True if the reference runs a call sooner than the fast engines, which ``auto`` then leaves to it.
 
     It depends on sizes, dtype and the processor, never on a measurement: a training run repeats bit for bit.
 
-    - Few numbers. On a GPU: single frames whose gradients are wished, which no recording is replayed for.
+    - Small states. On a GPU: single frames with gradients, for which no CUDA graph is replayed.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512 (`convolution.is_narrow`), unless
-      ``save`` names what is kept, of which the loop knows nothing. Times the single-file original's speed,
-      medians of five to nine interleaved, an AMD EPYC held to AVX2, one core, processor time:
+      ``save`` is given, which the loop does not support. Speed relative to the single-file original, medians
+      of five to nine interleaved, an AMD EPYC held to AVX2, one core, processor time:
 
       | forward, training | loop | fused | compiled |
       |---|---|---|---|
@@ -96,27 +114,12 @@ def prefers_loop(cell: Any, x: Tensor, save: str) -> bool:
     """
     if torch.compiler.is_compiling():
         return False
-    numbers = x[:, :, 0].numel() * getattr(cell, "hidden_dim", 0)
+    x = call.x
+    numbers = x[:, :, 0].numel() * getattr(call.cell, "hidden_dim", 0)
     if x.device.type != "cpu":
-        return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= _FEW_ON_GPU
+        return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
     if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    taps = math.prod(getattr(cell, "kernel_size", ()))
-    return numbers <= _FEW or (save == "auto" and taps > 9 and is_narrow(x.dtype, "cpu"))
-
-
-def _refusal(
-    engine: str, cell: nn.Module, x: Tensor, state: Any, special: dict[str, Any], other: str | None
-) -> str | None:
-    name = type(cell).__name__
-    if engine == "compiled" and (missing := _not_compiled(x.device.type)):
-        return missing
-    if names := [option for option, value in special.items() if value]:
-        return f"it has no {', '.join(names)}"
-    if not isinstance(cell, Cell):
-        return f"{name} is no convlstm.cells.Cell"
-    if autograd.has_own_forward(cell):
-        return f"{name} has a forward of its own"
-    if autograd.has_hooks(cell):
-        return f"{name} has hooks"
-    return None if other else autograd.refusal(cell, x, state)
+    taps = math.prod(getattr(call.cell, "kernel_size", ()))
+    large_kernel = call.save == "auto" and taps > 9 and is_narrow(x.dtype, "cpu")
+    return numbers <= config.small_on_cpu or large_kernel

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import room
-from convlstm.engines.call import plan_of, request_of, tensors_of
+from convlstm.engines.call import Call, plan_of, request_of, tensors_of
 from convlstm.engines.forward import Given, Plan, step
 
 
@@ -77,9 +77,9 @@ class Steppers:
         x = frame.unsqueeze(1)
         with torch.no_grad():
             for cell, state in zip(cells, states, strict=True):
-                request = request_of(cell, x, state, compiled)
-                tensors = tensors_of(cell, x, state)
-                plan = plan_of(request, tensors[0], cell.hidden_dim, "state")
+                call = Call(cell, x, state)
+                tensors = tensors_of(call)
+                plan = plan_of(request_of(call, compiled), tensors[0], cell.hidden_dim, "state")
                 self.steppers.append(Stepper(plan, Given.of((None, None, *tensors))))
                 x = x.new_empty(x.shape[0], 1, cell.hidden_dim, *x.shape[3:])
             first, last = self.steppers[0], self.steppers[-1]

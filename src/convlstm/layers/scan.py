@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import convlstm.engines as engines
 from convlstm.cells.base import (
     Cell,
     autocast,
@@ -19,7 +20,7 @@ from convlstm.cells.base import (
     like_frame,
     map_state,
 )
-from convlstm.engines import autograd, prefers_loop, select
+from convlstm.engines import Call
 from convlstm.errors import OptionError
 from convlstm.layers.parts import has_batch_statistics, spare_statistics, spread
 
@@ -120,8 +121,21 @@ def scan(
         "detach_every together with missing frames or checkpoint": keep.detach_every
         and (valid is not None or checkpoint_every),
     }
-    chosen = select(engine, cell, x, state, special)
-    if chosen == "reference" or (engine == "auto" and prefers_loop(cell, x, keep.save)):
+    call = Call(
+        cell,
+        x,
+        state,
+        valid,
+        starts,
+        reverse=reverse,
+        last_only=keep.last_only,
+        any_layout=inner,
+        zero_state=from_initial,
+        save=keep.save,
+        reference_only=tuple(name for name, value in special.items() if value),
+    )
+    chosen = engines.select(engine, call)
+    if chosen == "reference" or (engine == "auto" and engines.loop_is_faster(call)):
         chosen = "reference"
         # The fast engine of a layer below hands on channels last, which outputs would inherit.
         x = x if x[:, 0].is_contiguous() else x.contiguous()
@@ -143,10 +157,7 @@ def scan(
                 "torch.func.functional_call does: leave checkpoint out there"
             )
         if chosen != "reference":
-            flags = [None if f is None else f[:, begin : begin + x.shape[1]] for f in (valid, starts)]
-            how: Any = {"reverse": reverse, "last_only": keep.last_only, "inner": inner, "save": keep.save}
-            fresh = from_initial and (begin + x.shape[1] == steps if reverse else begin == 0)
-            return autograd.run(cell, x, state, *flags, fresh=fresh, compiled=chosen == "compiled", **how)
+            return engines.run(call.segment(begin, x, state), chosen)
         inputs, next_state = _inputs_and_step(cell, x) if step is None else (x, step)
         outputs = list(inputs.unbind(1))
         for place in reversed(range(len(outputs))) if reverse else range(len(outputs)):
@@ -248,7 +259,8 @@ def step_with_memory(
     initial, bottom = cell.initial_state(frame), cell.initial_memory(frame)
     state = initial if state is None else of_kind(initial, state)
     memory = bottom if memory is None else memory
-    select(engine, cell, x, state, {"zoneout": keep.zoneout})  # such a cell keeps its step under every engine
+    options = ("zoneout",) if keep.zoneout else ()
+    engines.select(engine, Call(cell, x, state, reference_only=options))  # such a cell runs by its own step
     if timeline.starts is not None:
         choose = _chooser(timeline.starts[:, 0])
         state, memory = map_state(choose, initial, state), choose(bottom, memory) if lowest else memory
@@ -344,7 +356,7 @@ def _zone_out(probability: float, draws: bool) -> Callable[[Tensor, Tensor], Ten
 
 def _call_by_step(cell: nn.Module) -> Callable[[Tensor, Any], Any] | None:
     """The call of a cell that is run by it: one with hooks or a ``forward`` of its own, or a foreign one."""
-    if isinstance(cell, Cell) and not (autograd.has_own_forward(cell) or autograd.has_hooks(cell)):
+    if isinstance(cell, Cell) and not (engines.has_own_forward(cell) or engines.has_hooks(cell)):
         return None
     return lambda frame, state: of_kind(state, cell(frame, state))
 

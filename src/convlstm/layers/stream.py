@@ -11,8 +11,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_map_only
 
 from convlstm.cells.base import Cell, autocast, check_positive, check_tensor, like_frame
-from convlstm.engines import Recording, Steppers, select
-from convlstm.engines.autograd import has_hooks
+from convlstm.engines import Call, Recording, Steppers, has_hooks, select
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.scan import initial_state, of_kind
 from convlstm.layers.state import StackState, check_states
@@ -168,7 +167,7 @@ class Stream:
         if more or stack._convlstm_is_customised():
             return {"reference"}
         return {
-            select(options.engine, cell, x.unsqueeze(1), initial_state(cell, x), {})
+            select(options.engine, Call(cell, x.unsqueeze(1), initial_state(cell, x)))
             for cell, x in zip(stack.cell_list, self._inputs(frame), strict=True)
         }
 
