@@ -22,7 +22,7 @@ ORDER = (
     *("functional", "cells", "engines", "layers", "models", "verification", "forecasting", "training"),
     *("plots", "workflows", "cli"),
 )
-LEAVES = ("hyperparameters", "errors", "extras", "atomic_write", "hub", "trust")
+LEAVES = ("hyperparameters", "errors", "extras", "atomic_write", "hub", "trust", "validation")
 BESIDE = ("data", "scores")
 # The folders and files that may import a heavy library, even inside a function.
 HOMES = {

@@ -132,7 +132,7 @@ def test_bad_input_is_named():
         cell(torch.zeros(1, 3, 4, 4))
     with pytest.raises(OptionError, match=r"kernel_size must be .* received \(3, 0\)"):
         ConvLSTMCell(2, 3, (3, 0))
-    with pytest.raises(OptionError, match="hidden_dim must be an integer of at least 1; received 0"):
+    with pytest.raises(OptionError, match="hidden_dim must be at least 1; received 0"):
         ConvLSTMCell(2, 0, 3)
     with pytest.raises(OptionError, match="forget_bias needs bias=True"):
         ConvLSTMCell(2, 3, 3, bias=False, forget_bias=1.0)

@@ -523,7 +523,7 @@ class Shrinking(ConvLSTMCell):
         (
             lambda layer: layer(FRAMES.numpy()),
             ShapeError,
-            "received a ndarray: convert it with torch.as_tensor",
+            "received an ndarray: convert it with torch.as_tensor",
         ),
         (
             lambda layer: layer(nn.utils.rnn.pack_sequence([torch.zeros(3, 2)])),

@@ -157,7 +157,7 @@ def test_bad_input_is_named():
         layer(torch.zeros(1, 1, 2, 4, 4), [None])
     with pytest.raises(OptionError, match=r"hidden_dim must hold one entry per layer \(2\); received \[3\]"):
         ConvLSTM(2, [3], 3, 2)
-    with pytest.raises(OptionError, match="num_layers must be an integer of at least 1; received 0"):
+    with pytest.raises(OptionError, match="num_layers must be at least 1; received 0"):
         ConvLSTM(2, 3, 3, 0)
     assert issubclass(ShapeError, ConvLSTMError)
     assert issubclass(ConvLSTMError, ValueError)

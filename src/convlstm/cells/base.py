@@ -10,6 +10,9 @@ from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
 from convlstm.errors import OptionError, ShapeError
+from convlstm.validation import check_positive as check_positive
+from convlstm.validation import check_tensor as check_tensor
+from convlstm.validation import is_integer
 
 
 class State(Protocol):
@@ -171,15 +174,8 @@ def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, .
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer of at least 1, of Python or numpy."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def check_positive(value: int, name: str) -> int:
-    """Return ``value`` if it is an integer of at least 1."""
-    if not is_count(value):
-        raise OptionError(f"{name} must be an integer of at least 1; received {value!r}")
-    return int(value)
+    """True for an integer of at least 1."""
+    return is_integer(value) and bool(value >= 1)
 
 
 def check_state(state: Any, initial: Any, what: str) -> Any:
@@ -323,23 +319,6 @@ def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
             f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
             f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
         )
-
-
-def check_tensor(x: Any, what: str) -> None:
-    """Check that something is a tensor at all."""
-    if not isinstance(x, Tensor):
-        packed = "sequences of different lengths are padded and passed with lengths="
-        raise ShapeError(
-            f"{what} must be a tensor; received a {type(x).__name__}: "
-            + (packed if type(x).__name__ == "PackedSequence" else "convert it with torch.as_tensor")
-        )
-    if x.is_nested:
-        raise ShapeError(
-            f"{what} must be one dense tensor; received a nested tensor: pad it with "
-            "torch.nested.to_padded_tensor(x, 0.0) and pass the sequences' own numbers of frames as lengths="
-        )
-    if x.layout is not torch.strided:
-        raise ShapeError(f"{what} must be a dense tensor; received {x.layout}: convert it with to_dense()")
 
 
 def autocast(x: Tensor) -> bool:

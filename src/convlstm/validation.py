@@ -1,0 +1,213 @@
+"""Checks of single arguments for every folder: each returns the value or raises rule, value and remedy.
+
+Public functions and constructors call them before any work. Checks of several arguments together stay with
+the function that takes these.
+"""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeVar
+
+from convlstm.errors import OptionError, ShapeError
+from convlstm.errors import check_name as check_name
+
+Value = TypeVar("Value")
+
+#: The largest size or count that an option may have unless a smaller limit is given.
+LARGEST = 2**31 - 1
+
+
+def received(value: object) -> str:
+    """A value in an error message: short plain data as it is written, anything else by its class."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, str | bytes | Real | os.PathLike | list | tuple | dict | set):
+        shown = repr(value)
+        if len(shown) <= 80 and "\n" not in shown:
+            return shown
+        if isinstance(value, str | bytes | Real):
+            return f"{shown[:80]}..."
+    return _with_article(type(value).__name__)
+
+
+def check_integer(value: Any, name: str, *, least: int | None = None, most: int | None = None) -> int:
+    """An integer, of Python or numpy, between two limits; no bool.
+
+    Args:
+        value: the argument.
+        name: its name, which opens the message.
+        least: smallest value allowed; None for no limit.
+        most: largest value allowed; None for no limit.
+
+    Raises:
+        OptionError: another kind of value, or one beyond a limit.
+    """
+    if not is_integer(value):
+        rule = "an integer" if least is None else f"an integer of at least {least}"
+        raise OptionError(f"{name} must be {rule}; received {received(value)}: give a whole number")
+    if least is not None and value < least:
+        raise OptionError(f"{name} must be at least {least}; received {received(value)}: raise it")
+    if most is not None and value > most:
+        raise OptionError(f"{name} must be at most {most}; received {received(value)}: lower it")
+    return int(value)
+
+
+def check_positive(value: Any, name: str, *, most: int = LARGEST) -> int:
+    """An integer of at least 1: sizes, channels, counts."""
+    return check_integer(value, name, least=1, most=most)
+
+
+def check_non_negative(value: Any, name: str, *, most: int = LARGEST) -> int:
+    """An integer of at least 0: indices, numbers of workers."""
+    return check_integer(value, name, least=0, most=most)
+
+
+def check_seed(value: Any, name: str = "seed") -> int:
+    """A seed: an integer from 0 to 2^63 - 1, which Python, numpy and torch all take."""
+    return check_integer(value, name, least=0, most=2**63 - 1)
+
+
+def check_integers(value: Any, length: int, name: str) -> tuple[int, ...]:
+    """A tuple of integers of at least 1, one per space axis; a list, a tuple or a `torch.Size` is given."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != length:
+        raise OptionError(
+            f"{name} must have one entry per space axis ({length}); received {received(value)}: give a tuple"
+        )
+    if not all(is_integer(entry) and entry >= 1 for entry in value):
+        raise OptionError(
+            f"{name} must hold integers of at least 1; received {received(value)}: give whole numbers"
+        )
+    return tuple(int(entry) for entry in value)
+
+
+def check_number(
+    value: Any,
+    name: str,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """A finite real number within limits; no bool.
+
+    Args:
+        value: the argument.
+        name: its name, which opens the message.
+        least: smallest value allowed.
+        above: what the value must exceed.
+        most: largest value allowed.
+        below: what must exceed the value.
+
+    Raises:
+        OptionError: another kind of value, NaN, infinity, or a number beyond a limit.
+    """
+    limits = {"at least": least, "greater than": above, "at most": most, "below": below}
+    rule = " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise OptionError(
+            f"{name} must be {rule or 'a finite number'}; received {received(value)}: give a number"
+        )
+    number = float(value)
+    inside = (
+        (least is None or number >= least)
+        and (above is None or number > above)
+        and (most is None or number <= most)
+        and (below is None or number < below)
+    )
+    if not inside:
+        raise OptionError(f"{name} must be {rule}; received {received(value)}: give a number in that range")
+    return number
+
+
+def check_probability(value: Any, name: str) -> float:
+    """A number from 0 to 1."""
+    return check_number(value, name, least=0, most=1)
+
+
+def check_bool(value: Any, name: str) -> bool:
+    """True or False, of Python or numpy."""
+    if type(value).__name__ not in ("bool", "bool_"):
+        raise OptionError(f"{name} must be True or False; received {received(value)}: give one of these")
+    return bool(value)
+
+
+def check_path(value: Any, name: str) -> Path:
+    """The path of a file or folder, from text or a path; not empty.
+
+    Raises:
+        OptionError: anything else, such as None, a number or bytes.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise OptionError(f"{name} must be a path; received {received(value)}: give text or a pathlib.Path")
+    return Path(value)
+
+
+def check_instance(
+    value: Any, kind: type[Value] | tuple[type[Value], ...], name: str, remedy: str = ""
+) -> Value:
+    """An object of a class.
+
+    Args:
+        value: the argument.
+        kind: a class, or several.
+        name: the argument's name, which opens the message.
+        remedy: what to do with a value of another class, such as a path that can be loaded.
+
+    Raises:
+        OptionError: an object of another class, or the class itself.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if isinstance(value, kinds):
+        return value
+    rule = " or ".join(_with_article(each.__name__) for each in kinds)
+    if isinstance(value, type) and issubclass(value, kinds):
+        remedy = f"call it, {value.__name__}(...)"
+    raise OptionError(f"{name} must be {rule}; received {received(value)}{remedy and f': {remedy}'}")
+
+
+def check_callable(value: Any, name: str, remedy: str = "pass a function or a class") -> Callable[..., Any]:
+    """Something that can be called."""
+    if not callable(value):
+        raise OptionError(f"{name} must be callable; received {received(value)}: {remedy}")
+    function: Callable[..., Any] = value
+    return function
+
+
+def check_tensor(value: Any, name: str) -> Any:
+    """One dense tensor.
+
+    Raises:
+        ShapeError: an array, a packed, nested or sparse tensor, or no tensor at all.
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        packed = "sequences of different lengths are padded and passed with lengths="
+        kind = received(value) if isinstance(value, type) else _with_article(type(value).__name__)
+        raise ShapeError(
+            f"{name} must be a tensor; received {kind}: "
+            + (packed if type(value).__name__ == "PackedSequence" else "convert it with torch.as_tensor")
+        )
+    if value.is_nested:
+        raise ShapeError(
+            f"{name} must be one dense tensor; received a nested tensor: pad it with "
+            "torch.nested.to_padded_tensor(x, 0.0) and pass the sequences' own numbers of frames as lengths="
+        )
+    if value.layout is not torch.strided:
+        raise ShapeError(
+            f"{name} must be a dense tensor; received {value.layout}: convert it with to_dense()"
+        )
+    return value
+
+
+def is_integer(value: object) -> bool:
+    """True for an integer of Python or numpy that is no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeio' or name == 'ndarray' else 'a'} {name}"
