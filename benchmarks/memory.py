@@ -10,19 +10,18 @@ from torch import Tensor, nn
 
 from benchmarks import Table
 from benchmarks._rivals import CASES, DEVICE, PRECISIONS, Case, TextbookLSTM, autocast, engine, rival
-from convlstm.engines import buffer_pool, cuda_graphs
+from convlstm.engines import buffer_pool, config
 
 
 def run() -> Iterator[Table]:
     """Every case."""
     torch.manual_seed(0)
-    devices = set(cuda_graphs._DEVICES)
-    cuda_graphs._DEVICES.clear()  # a recording takes its memory once and for all
+    devices, config.graph_devices = config.graph_devices, set()  # a graph keeps its memory between calls
     try:
         for case in CASES:
             yield memory(case)
     finally:
-        cuda_graphs._DEVICES.update(devices)
+        config.graph_devices = devices
 
 
 def memory(case: Case) -> Table:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import autograd, available, buffer_pool, call, config, plain
+from convlstm.engines import autograd, available, buffer_pool, config, plain, plan
 from convlstm.engines.cpu import bindings, compiler
 from convlstm.engines.triton import launch
 from convlstm.errors import OptionError, ShapeError
@@ -519,7 +519,7 @@ def test_engines_by_name():
 def without_libraries(monkeypatch, tmp_path):
     """As on a new machine: nothing compiled yet, in memory or on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (bindings.library, compiler._with_flags, compiler.warn_once, call._family)
+    caches = (bindings.library, compiler._with_flags, compiler.warn_once, plan.make_plan)
     for function in caches:
         function.cache_clear()
     yield

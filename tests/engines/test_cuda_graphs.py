@@ -1,7 +1,7 @@
-"""What is recorded once and replayed gives what each call by itself gives.
+"""What is graphed once and replayed gives what each call by itself gives.
 
-On a CPU a recording calls the function again; what is tested here is everything around that. The same tests
-run with CUDA graphs in ``tests/gpu``.
+On a CPU a replay calls the function again; everything around it is tested here. The same tests run with CUDA
+graphs in ``tests/gpu``.
 """
 
 import gc
@@ -11,20 +11,21 @@ import pytest
 import torch
 
 from convlstm import ConvGRU, ConvLSTM
-from convlstm.engines import cuda_graphs
+from convlstm.engines import config, cuda_graphs
 from convlstm.errors import OptionError
 
 
 @pytest.fixture(autouse=True)
-def _recording(monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "_DEVICES", {"cpu", "cuda"})
-    monkeypatch.setattr(cuda_graphs, "_SEEN_BEFORE", 0)
-    monkeypatch.setattr(cuda_graphs, "_recorded", cuda_graphs.OrderedDict())
-    monkeypatch.setattr(cuda_graphs, "_seen", cuda_graphs.Counter())
+def _graphs_at_the_first_call(monkeypatch):
+    monkeypatch.setattr(config, "graph_devices", {"cpu", "cuda"})
+    monkeypatch.setattr(config, "graph_after", 0)
+    cuda_graphs.clear()
+    yield
+    cuda_graphs.clear()
 
 
 def twins(stack=ConvLSTM, **options):
-    """A layer that is recorded, and one with the same weights that is not."""
+    """A layer that is graphed, and one with the same weights that is not."""
     torch.manual_seed(0)
     layer = stack(2, [4, 3], 3, batch_first=True, engine="fused", **options)
     other = stack(2, [4, 3], 3, batch_first=True, engine="reference", **options)
@@ -59,7 +60,7 @@ def test_replays_are_calls(stack, last):
             for a, b in zip(layer.parameters(), other.parameters(), strict=True):
                 a.mul_(0.9)
                 b.mul_(0.9)
-    assert len(cuda_graphs._recorded) == 2
+    assert len(cuda_graphs._graphed) == 2
 
 
 def test_a_call_before_the_last_ones_backward_takes_memory_of_its_own():
@@ -78,7 +79,7 @@ def test_what_was_kept_is_free_after_the_backward_pass_or_when_nobody_wants_it()
 
     def busy():
         gc.collect()
-        return [recorded.busy for recorded in cuda_graphs._recorded.values()]
+        return [graphed.busy for graphed in cuda_graphs._graphed.values()]
 
     loss = layer(x)[0][-1].sum()
     assert busy() == [True, True]
@@ -95,7 +96,7 @@ def test_what_was_kept_is_free_after_the_backward_pass_or_when_nobody_wants_it()
 
 
 @pytest.mark.parametrize("checkpoint", [None, 2])
-def test_nothing_is_recorded_under_hooks_on_what_is_saved(checkpoint):
+def test_nothing_is_graphed_under_hooks_on_what_is_saved(checkpoint):
     """They hold copies, or nothing at all, so that nobody knows how long what was kept is needed."""
     layer, other = twins(checkpoint=checkpoint)
     for seed in range(3):
@@ -105,19 +106,19 @@ def test_nothing_is_recorded_under_hooks_on_what_is_saved(checkpoint):
             with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda tensor: tensor):
                 found.append(results(each, x, {}))
         same(*found)
-    assert not cuda_graphs._recorded
+    assert not cuda_graphs._graphed
 
 
-def test_a_recording_that_fails_is_done_without(monkeypatch):
+def test_a_capture_that_fails_is_done_without(monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("none left")
 
     layer, other = twins()
-    monkeypatch.setattr(cuda_graphs, "Recorded", fail)
+    monkeypatch.setattr(cuda_graphs, "GraphedCall", fail)
     for _ in range(2):
         x = torch.randn(1, 3, 2, 5, 5)
         same(results(layer, x, {}), results(other, x, {}))
-    assert list(cuda_graphs._recorded.values()) == [None, None]
+    assert list(cuda_graphs._graphed.values()) == [None, None]
 
 
 def test_results_are_the_callers():
@@ -130,13 +131,13 @@ def test_results_are_the_callers():
         same([layer(y)[0][-1]], [other(y)[0][-1]])
 
 
-def test_inference_mode_has_recordings_of_its_own():
+def test_inference_mode_has_graphs_of_its_own():
     layer, other = twins()
     for context in (torch.inference_mode, torch.no_grad, torch.inference_mode):
         x = torch.randn(1, 3, 2, 5, 5)
         with context():
             same(layer(x)[0], other(x)[0])
-    assert len(cuda_graphs._recorded) == 4
+    assert len(cuda_graphs._graphed) == 4
 
 
 def test_a_second_derivative_is_refused():
@@ -149,33 +150,33 @@ def test_a_second_derivative_is_refused():
 
 def test_few_are_kept_and_only_of_what_comes_again(monkeypatch):
     layer, _ = twins()
-    monkeypatch.setattr(cuda_graphs, "_MOST", 4)
-    monkeypatch.setattr(cuda_graphs, "_SEEN_BEFORE", 1)
+    monkeypatch.setattr(config, "max_graphs", 4)
+    monkeypatch.setattr(config, "graph_after", 1)
     for length in (1, 2, 3, 4, 3, 2, 4):
         with torch.no_grad():
             layer(torch.randn(1, length, 2, 5, 5))
-        assert len(cuda_graphs._recorded) <= 4
-    lengths = [recorded.forward_graph.inputs[2].shape[1] for recorded in cuda_graphs._recorded.values()]
+        assert len(cuda_graphs._graphed) <= 4
+    lengths = [graphed.forward_graph.inputs[2].shape[1] for graphed in cuda_graphs._graphed.values()]
     assert lengths == [2, 2, 4, 4]
-    monkeypatch.setattr(cuda_graphs, "_LARGE_TOGETHER", sum(r.bytes for r in cuda_graphs._recorded.values()))
+    monkeypatch.setattr(config, "max_graphs_bytes", sum(r.bytes for r in cuda_graphs._graphed.values()))
     for _ in range(2):
         with torch.no_grad():
             layer(torch.randn(1, 5, 2, 5, 5))
-    assert sum(r.bytes for r in cuda_graphs._recorded.values()) <= cuda_graphs._LARGE_TOGETHER
-    assert len(cuda_graphs._recorded) == 2
+    assert sum(r.bytes for r in cuda_graphs._graphed.values()) <= config.max_graphs_bytes
+    assert len(cuda_graphs._graphed) == 2
 
 
-def test_more_than_fit_do_not_push_each_other_out(monkeypatch):
+def test_more_graphs_than_fit_do_not_evict_each_other(monkeypatch):
     layer, _ = twins()
     made = []
 
-    class Counted(cuda_graphs.Recorded):
+    class Counted(cuda_graphs.GraphedCall):
         def __init__(self, *arguments):
             made.append(self)
             super().__init__(*arguments)
 
-    monkeypatch.setattr(cuda_graphs, "Recorded", Counted)
-    monkeypatch.setattr(cuda_graphs, "_MOST", 4)
+    monkeypatch.setattr(cuda_graphs, "GraphedCall", Counted)
+    monkeypatch.setattr(config, "max_graphs", 4)
     for turn in range(20):
         for length in (1, 2, 3, 4, 5):
             with torch.no_grad():
@@ -185,15 +186,15 @@ def test_more_than_fit_do_not_push_each_other_out(monkeypatch):
     assert len(made) == settled
 
 
-def test_a_recording_that_is_given_up_is_free_at_once(monkeypatch):
+def test_an_evicted_graph_is_free_at_once(monkeypatch):
     layer, _ = twins()
-    monkeypatch.setattr(cuda_graphs, "_MOST", 2)
+    monkeypatch.setattr(config, "max_graphs", 2)
     gc.collect()
     gc.disable()
     try:
         layer(torch.randn(1, 3, 2, 5, 5))[0][-1].sum().backward()
-        given_up = [weakref.ref(recorded) for recorded in cuda_graphs._recorded.values()]
+        evicted = [weakref.ref(graphed) for graphed in cuda_graphs._graphed.values()]
         layer(torch.randn(1, 4, 2, 5, 5))[0][-1].sum().backward()
-        assert [found() for found in given_up] == [None, None]
+        assert [found() for found in evicted] == [None, None]
     finally:
         gc.enable()

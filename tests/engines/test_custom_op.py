@@ -1,15 +1,17 @@
-"""Under torch.compile a fast engine is one operator of the graph, with the numbers it has without."""
+"""Under torch.compile a fast engine is one operator of the graph, and computes the same numbers."""
 
 from functools import partial
 
 import pytest
 import torch
 import torch._dynamo.testing
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._guards import detect_fake_mode
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.engines import custom_op
+from convlstm.engines import Call, available
+from convlstm.engines.cpu import bindings
+from convlstm.engines.plan import inputs_of, make_plan, plan_arguments
 from convlstm.errors import OptionError
 
 LAYERS = {
@@ -73,22 +75,26 @@ def test_other_lengths_and_sizes_share_a_graph():
     assert counter.frame_count == 2
 
 
-def test_the_operator_keeps_torchs_rules():
-    """Its schema, its shapes without data, its gradient, and all that under tracing."""
-    seen = []
-    layer = LAYERS["peepholes"]()
-    inner = custom_op._forward
-
-    def note(tensors, text, keep):
-        seen.append(([t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors], text, keep))
-        return inner(tensors, text, keep)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(custom_op, "_forward", note)
-        patch.setattr(torch.compiler, "is_compiling", lambda: True)
-        layer(torch.randn(3, 2, 2, 5, 6), mask=torch.ones(2, 3, dtype=torch.bool))
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("save", ["gates", "state"])
+def test_the_operators_keep_torchs_rules(save, last_only):
+    """Their schemas, shapes without data, gradients, and all that under tracing."""
+    cell = ConvLSTMCell(2, 4, 3, bias=False, peephole="channel")
+    x = torch.randn(2, 3, 2, 5, 6).requires_grad_()
+    state = tuple(torch.randn(2, 4, 5, 6).requires_grad_() for _ in range(2))
+    call = Call(cell, x, state, mask=torch.rand(2, 3) > 0.3, save=save, last_only=last_only)
+    inputs, arguments = inputs_of(call), plan_arguments(call, False)
+    arguments = (*inputs.arguments(), *arguments)
+    operators = torch.ops.convlstm
+    torch.library.opcheck(operators.sequence.default, (*arguments, True))
+    results = operators.sequence(*arguments, True)
+    count = 2 + (not last_only)
+    gradients, saved = [None, *map(torch.ones_like, results[1:count])], results[count:]
+    needed = [True, True, False, True, False, True]
     torch.library.opcheck(
-        inner, seen[0], test_utils=("test_schema", "test_faketensor", "test_autograd_registration")
+        operators.sequence_backward.default,
+        (*arguments, gradients, saved, needed),
+        test_utils=("test_schema", "test_faketensor"),
     )
 
 
@@ -109,16 +115,15 @@ def test_an_engine_named_runs_or_says_why_not():
     assert_close(transformed(x.expand(3, *x.shape)), auto(x)[0][0].expand(3, 1, 3, 4, 5, 5))
 
 
-def test_while_it_is_traced_no_kernel_is_tried_out(monkeypatch):
-    """On a GPU a trial with tensors that have no memory fails, and would count as no compiler for ever."""
-    traced, plan_of = set(), custom_op.plan_of
-
-    def watched(request, x, *rest):
-        if isinstance(x, FakeTensor):
-            traced.add(request.compiled)
-        return plan_of(request, x, *rest)
-
-    monkeypatch.setattr(custom_op, "plan_of", watched)
+@pytest.mark.skipif(available()["compiled"] is not None, reason="no compiler")
+def test_no_kernel_is_compiled_while_tracing(monkeypatch):
+    """On a GPU a trial with fake tensors fails, and would count as no compiler ever after."""
+    modes, library = [], bindings.library
+    monkeypatch.setattr(
+        bindings, "library", lambda *names: modes.append(detect_fake_mode()) or library(*names)
+    )
+    make_plan.cache_clear()
     layer = LAYERS["lstm"]()
     results(torch.compile(layer, backend="aot_eager"), layer, torch.randn(2, 3, 2, 6, 7), {})
-    assert traced == {False}
+    assert modes
+    assert set(modes) == {None}

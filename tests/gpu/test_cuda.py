@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.engines import available, cuda_graphs
+from convlstm.engines import available, config, cuda_graphs
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)
@@ -121,7 +121,7 @@ def test_a_stream_replays_a_graph():
         first = torch.stack([session(x[:, t]).clone() for t in range(4)], dim=1)
         middle = session.state
         second = torch.stack([session(x[:, t]).clone() for t in range(4, 9)], dim=1)
-        assert session._recording is not None
+        assert session._graph is not None
         torch.testing.assert_close(torch.cat([first, second], dim=1), want, rtol=1e-3, atol=1e-3)
         for a, b in zip(session.state.tensors(), ends.tensors(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
@@ -179,13 +179,13 @@ def test_a_call_inside_somebody_elses_graph():
         torch.testing.assert_close(outputs, layer(x)[0][-1], rtol=1e-3, atol=1e-3)
 
 
-def test_recordings_come_and_go():
+def test_graphs_come_and_go():
     layer = ConvLSTM(1, 8, 3, batch_first=True).cuda()
     for _ in range(4):
-        for length in range(1, cuda_graphs._MOST + 3):
+        for length in range(1, config.max_graphs + 3):
             with torch.no_grad():
                 layer(torch.rand(1, length, 1, 8, 8, device="cuda"))
-    assert len(cuda_graphs._recorded) <= cuda_graphs._MOST
+    assert len(cuda_graphs._graphed) <= config.max_graphs
 
 
 def test_a_compiled_call_before_any_other_leaves_the_kernels_in_use():

@@ -13,18 +13,19 @@ The way of a call, from `convlstm.layers.scan` down:
 * ``graphs``: on a GPU, a call that comes again is replayed. ``stepper``: the same for streams.
 """
 
+import convlstm.engines.custom_op  # noqa: F401 - registers the operators
 from convlstm.engines.autograd import run
 from convlstm.engines.call import SAVES, Call
-from convlstm.engines.cuda_graphs import Recording
+from convlstm.engines.cuda_graphs import GraphedFunction
 from convlstm.engines.dispatch import ENGINES, available, has_hooks, has_own_forward, loop_is_faster, select
-from convlstm.engines.streaming import Steppers
+from convlstm.engines.streaming import Stepper
 
 __all__ = [
     "ENGINES",
     "SAVES",
     "Call",
-    "Recording",
-    "Steppers",
+    "GraphedFunction",
+    "Stepper",
     "available",
     "has_hooks",
     "has_own_forward",

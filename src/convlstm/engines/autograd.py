@@ -1,22 +1,23 @@
-"""A layer over a whole sequence as one function with its gradient by hand.
+"""A layer over a whole sequence as one function with its own gradient, in eager mode and under torch.compile.
 
-It takes the cells of `convlstm.engines.families` with the arithmetic of `convlstm.engines.forward`. The
-memory has at least 32 bits whatever the convolutions have. Outputs have the reference's layout, and are
-nobody else's, so that whoever changes them in place does no harm.
+The cell state has at least 32 bits whatever the convolutions have. Outputs have the reference's memory layout
+and do not alias internal buffers: they may be changed in place.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import convlstm.engines.custom_op as custom_op
-from convlstm.cells.convgru import ConvGRUCell, GRUState
-from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
-from convlstm.engines.backward import Backward
-from convlstm.engines.call import NAMES, Call, activations_of, extra_of, plan_of, request_of, tensors_of
-from convlstm.engines.cuda_graphs import recorded
-from convlstm.engines.forward import Given, Kept, Plan, forward
+from convlstm.cells.convgru import ConvGRUCell
+from convlstm.cells.convlstm import ConvLSTMCell
+from convlstm.engines.backward import backward
+from convlstm.engines.call import NAMES, Call, activations_of, extra_of
+from convlstm.engines.cuda_graphs import get_graphed_call
+from convlstm.engines.forward import forward
+from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
+from convlstm.errors import OptionError
 
 _RULES = (
     "forward",
@@ -84,70 +85,84 @@ def run(call: Call, engine: str) -> tuple[Tensor, Any]:
         engine: ``fused``, or ``compiled``, which uses compiled kernels where there are any.
     """
     call.cell.check_size(call.x.shape[3:])
-    flat, last_only = call.x.ndim == 4, call.last_only
-    request = request_of(call, engine == "compiled")
-    tensors = tensors_of(call)
-    given = Given.of((call.mask, call.reset, *tensors))
+    arguments, inputs = plan_arguments(call, engine == "compiled"), inputs_of(call)
+    tensors = inputs.tensors()
+    for_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():
-        outputs, ends = custom_op.run(request, call.save, given)
-        return _finished(outputs, ends, flat, last_only, request.family)
-    plan = plan_of(request, tensors[0], call.cell.hidden_dim, call.save)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        outputs, *ends = _Sequence.apply(plan, *given.tensors())  # type: ignore[no-untyped-call]
+        operator = torch.ops.convlstm.sequence.default
+        results = operator(*inputs.arguments(), *arguments, for_backward)
+    elif for_backward:
+        results = _Sequence.apply(make_plan(*arguments), False, *tensors)  # type: ignore[no-untyped-call]
     else:
-        with torch.no_grad(), torch.autocast(call.x.device.type, enabled=False):
-            recording = recorded(plan, given, None)
-            outputs, ends, _ = recording.forward(given) if recording else forward(plan, given, keep=False)
-    return _finished(outputs, ends, flat, last_only, request.family)
+        plan = make_plan(*arguments)
+        with torch.no_grad(), torch.autocast(plan.device.type, enabled=False):
+            graph = get_graphed_call(plan, inputs, None)
+            outputs, state, _ = graph.forward(inputs) if graph else forward(plan, inputs, keep=False)
+        results = state if outputs is None else (outputs, *state)
+    if call.x.ndim == 4:
+        results = [tensor.squeeze(-2) for tensor in results]
+    first = 0 if call.last_only else 1
+    state = call.cell.state_class(*results[first : first + len(inputs.state)])
+    return state[0].unsqueeze(1).clone() if call.last_only else results[0], state
 
 
-def _finished(outputs: Any, ends: Any, flat: bool, last_only: bool, family: str) -> tuple[Tensor, Any]:
-    if flat:
-        outputs, ends = None if outputs is None else outputs.squeeze(-2), [t.squeeze(-2) for t in ends]
-    kind = LSTMState if family == "lstm" else GRUState
-    return ends[0].unsqueeze(1).clone() if last_only else outputs, kind(*ends)
+def sequence(plan: Plan, inputs: Inputs) -> list[Tensor]:
+    """Results of the operator ``convlstm::sequence``, differentiable by ``convlstm::sequence_backward``."""
+    return [*_Sequence.apply(plan, True, *inputs.tensors())]  # type: ignore[no-untyped-call]
 
 
 class _Sequence(torch.autograd.Function):
-    """`convlstm.engines.forward` for autograd."""
+    """`convlstm.engines.forward` with the gradients of `convlstm.engines.backward`.
+
+    Arguments: the plan, True to compute by the operators of `convlstm.engines.custom_op`, `Inputs.tensors`.
+    Results: the outputs, unless ``last_only``; the state; with operators also the saved tensors.
+    """
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, *tensors: Any) -> Any:
-        given = Given.of(tensors)
-        # After the plan come two tensors of flags, then x, the weight and its bias.
-        ctx.plan, ctx.needed = plan, (*ctx.needs_input_grad[3:6], any(ctx.needs_input_grad[7:]))
+    def forward(ctx: Any, plan: Plan, operators: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        inputs, needed = Inputs.of(tensors), ctx.needs_input_grad[4:]
+        count = len(inputs.state) + (not plan.last_only)
+        ctx.plan, ctx.operators, ctx.graph, ctx.needed, ctx.count = plan, operators, None, needed, count
         ctx.set_materialize_grads(False)
-        with torch.autocast(given.x.device.type, enabled=False):
-            ctx.recording = recorded(plan, given, ctx.needed)
-            if ctx.recording:
-                outputs, ends, token = ctx.recording.forward(given)
-                ctx.save_for_backward(token, *tensors)
-            else:
-                outputs, ends, kept = forward(plan, given, keep=True)
-                assert kept is not None
-                ctx.save_for_backward(*kept, *tensors)
-        return outputs, *ends
+        if operators:
+            with torch._C._AutoDispatchBelowAutograd():
+                operator = torch.ops.convlstm.sequence.default
+                results = operator(*inputs.arguments(), *plan.arguments(), True)
+            saved = results[count:]
+            ctx.mark_non_differentiable(*saved)
+        else:
+            with torch.autocast(plan.device.type, enabled=False):
+                ctx.graph = get_graphed_call(plan, inputs, needed)
+                compute = ctx.graph.forward if ctx.graph else partial(forward, plan, keep=True)
+                outputs, state, saved = compute(inputs)
+            saved = [tensor for tensor in saved or () if tensor is not None]
+            results = state if outputs is None else (outputs, *state)
+        ctx.save_for_backward(*saved, *tensors)
+        return tuple(results)
 
     @staticmethod
-    def backward(ctx: Any, d_outputs: Any, *d_ends: Any) -> Any:
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        plan, needed, gradients = ctx.plan, ctx.needed, gradients[: ctx.count]
         saved = ctx.saved_tensors
-        tensors = saved[1 if ctx.recording else 3 :]
-        given = Given.of(tensors)
-        with torch.no_grad(), torch.autocast(given.x.device.type, enabled=False):
-            if ctx.recording:
-                gradients = ctx.recording.backward(d_outputs, d_ends)
+        first = len(saved) - len(needed) - 2  # mask and reset have no gradient
+        saved, tensors = saved[:first], saved[first:]
+        inputs = Inputs.of(tensors)
+        with torch.no_grad(), torch.autocast(plan.device.type, enabled=False):
+            if ctx.operators:
+                operator = torch.ops.convlstm.sequence_backward.default
+                found = iter(operator(*inputs.arguments(), *plan.arguments(), gradients, saved, needed))
+                results = [next(found) if wanted else None for wanted in needed]
+            elif ctx.graph:
+                results = ctx.graph.backward(gradients)
             else:
-                gradients = Backward(ctx.plan, given, Kept(*saved[:3]), ctx.needed).run(d_outputs, d_ends)
-        *others, states = gradients
-        found = zip((*others, *states), tensors[2:], ctx.needs_input_grad[3:], strict=True)
-        results = [d.to(t.dtype) if wanted and d is not None else None for d, t, wanted in found]
+                results = backward(plan, inputs, saved, needed, gradients)
         if torch.is_grad_enabled():  # create_graph=True
-            results = [None if d is None else _Once.apply(d, *tensors[2:4]) for d in results]  # type: ignore[no-untyped-call]
-        return None, None, None, *results
+            results = [None if d is None else _OnceDifferentiable.apply(d, *tensors[2:4]) for d in results]  # type: ignore[no-untyped-call]
+        return None, None, None, None, *results
 
 
-class _Once(torch.autograd.Function):
-    """A gradient that depends on the inputs in a way that nobody wrote down."""
+class _OnceDifferentiable(torch.autograd.Function):
+    """A gradient without a derivative."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
@@ -155,4 +170,7 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return custom_op.refuse_second_derivative(ctx, *gradients)
+        raise OptionError(
+            "a layer is differentiated once by engine='fused' and engine='compiled', which received a second "
+            "derivative: build it with engine='reference'"
+        )

@@ -7,24 +7,37 @@ LSTMs).
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import room
 from convlstm.engines.convolution import is_narrow, split
-from convlstm.engines.forward import Given, Kept, Plan, chosen
+from convlstm.engines.forward import Kept, chosen
+from convlstm.engines.plan import Inputs, Plan
 
 
-class Gradients(NamedTuple):
-    """Of everything a call is given; those of parameters at least in 32 bits. None where not asked for."""
+def backward(
+    plan: Plan,
+    inputs: Inputs,
+    saved: Sequence[Tensor],
+    needed: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients of x, weight, bias, parameter and state; None for those not needed.
 
-    x: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
-    extra: Tensor | None
-    states: tuple[Tensor | None, ...]
+    Args:
+        plan: of the call.
+        inputs: of the call.
+        saved: by its forward pass.
+        needed: by input.
+        gradients: of the outputs, unless ``last_only``, and of the state after the last step; None for zero.
+    """
+    d_outputs, *d_state = (None, *gradients) if plan.last_only else gradients
+    x, weight, bias, _, *state = needed
+    computed = Backward(plan, inputs, Kept(*saved), (x, weight, bias, any(state))).run(d_outputs, d_state)
+    found = zip(computed, inputs.tensors()[2:], needed, strict=True)
+    return [d.to(t.dtype) if wanted and d is not None and t is not None else None for d, t, wanted in found]
 
 
 class Backward:
@@ -32,39 +45,40 @@ class Backward:
 
     Args:
         plan: of the call.
-        given: to the call.
+        inputs: to the call.
         kept: by its forward pass.
         needed: whether gradients of x, weight, bias, states are asked for.
     """
 
-    def __init__(self, plan: Plan, given: Given, kept: Kept, needed: tuple[bool, bool, bool, bool]) -> None:
-        self.plan, self.given, self.kept, self.needed = plan, given, kept, needed
-        x, weight = given.x, given.weight
+    def __init__(self, plan: Plan, inputs: Inputs, kept: Kept, needed: tuple[bool, bool, bool, bool]) -> None:
+        self.plan, self.inputs, self.kept, self.needed = plan, inputs, kept, needed
+        x, weight = inputs.x, inputs.weight
         self.batch, self.steps, self.channels = x.shape[:3]
         self.shape = tuple(kept.h.shape[1:])
-        self.family = plan.family.prepared(given.extra, plan.exact)
-        self.w_x, self.w_h = split(weight, self.channels, plan.compute)
+        self.family = plan.family.prepared(inputs.parameter, plan.state_dtype)
+        self.w_x, self.w_h = split(weight, self.channels, plan.compute_dtype)
         self.turned_x, self.turned_h = (plan.conv.turned(w) for w in (self.w_x, self.w_h))
-        self.bias = None if given.bias is None else given.bias.to(plan.compute)
+        self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
         self.weight = None
         if kept.sums is None:
-            self.weight = self.family.weight(plan.conv, weight, given.bias, kept.h[0], keep=True)
+            self.weight = self.family.weight(plan.conv, weight, inputs.bias, kept.h[0], keep=True)
         self.d_x = self._room(self.steps, self.channels) if needed[0] else None
-        self.d_weight = torch.zeros_like(weight, dtype=plan.exact) if needed[1] else None
-        self.d_bias = weight.new_zeros(len(weight), dtype=plan.exact) if needed[2] else None
-        self.d_extra = None if given.extra is None else torch.zeros_like(given.extra, dtype=plan.exact)
+        self.d_weight = torch.zeros_like(weight, dtype=plan.state_dtype) if needed[1] else None
+        self.d_bias = weight.new_zeros(len(weight), dtype=plan.state_dtype) if needed[2] else None
+        parameter = inputs.parameter
+        self.d_extra = None if parameter is None else torch.zeros_like(parameter, dtype=plan.state_dtype)
 
     def _room(self, steps: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
         shape = (steps, *self.shape[:-1], channels)
-        return room(shape, dtype or self.plan.compute, self.given.x.device)
+        return room(shape, dtype or self.plan.compute_dtype, self.inputs.x.device)
 
-    def run(self, d_outputs: Tensor | None, d_ends: Sequence[Tensor | None]) -> Gradients:
+    def run(self, d_outputs: Tensor | None, d_ends: Sequence[Tensor | None]) -> list[Tensor | None]:
         """From the gradients of outputs (B, T, C, *S) and of the last states (None for zero)."""
         plan = self.plan
         *d_last_h, d_last = d_ends
-        self.d_memory = self._rows_or_zeros(d_last, plan.exact)
-        self.d_h = self._rows_or_zeros(d_last_h[0] if d_last_h else None, plan.compute)
-        chunks = plan.parts(self.steps, plan.chunk)
+        self.d_memory = self._rows_or_zeros(d_last, plan.state_dtype)
+        self.d_h = self._rows_or_zeros(d_last_h[0] if d_last_h else None, plan.compute_dtype)
+        chunks = plan.chunks(self.steps, plan.chunk_length(self.inputs))
         for n in range(len(chunks))[::-1]:
             self._chunk(n, chunks[n], d_outputs)
         states: tuple[Tensor | None, ...] = (None,) * len(d_ends)
@@ -72,50 +86,49 @@ class Backward:
             rows = (self.d_h, self.d_memory) if d_last_h else (self.d_memory.add_(self.d_h),)
             states = tuple(d.movedim(-1, 1) for d in rows)
         d_x = None if self.d_x is None else self.d_x.transpose(0, 1).movedim(-1, 2)
-        return Gradients(d_x, self.d_weight, self.d_bias, self.d_extra, states)
+        return [d_x, self.d_weight, self.d_bias, self.d_extra, *states]
 
     def _rows_or_zeros(self, frames: Tensor | None, dtype: torch.dtype) -> Tensor:
         if frames is None:
-            return torch.zeros(self.shape, dtype=dtype, device=self.given.x.device)
-        return self.plan.rows(frames, dtype)
+            return torch.zeros(self.shape, dtype=dtype, device=self.inputs.x.device)
+        return self.plan.channels_last(frames, dtype)
 
     def _chunk(self, n: int, frames: range, d_outputs: Tensor | None) -> None:
         """Chunk n: its gradients step by step, and what it adds to those of weights, bias and input."""
-        plan, family, given = self.plan, self.family, self.given
+        plan, family, inputs = self.plan, self.family, self.inputs
         first, last = min(frames), max(frames) + 1
-        x = plan.sequence_rows(given.x, first, last)
+        x = plan.time_major(inputs.x, first, last)
         before = self.kept.h[first + 1 : last + 1] if plan.reverse else self.kept.h[first:last]
-        if given.starts is not None:
-            before = chosen(given.starts[:, first:last].t(), None, before)
+        if inputs.reset is not None:
+            before = chosen(inputs.reset[:, first:last].t(), None, before)
         sums, memory = self._again(n, frames, x, before)
         hidden = self.shape[-1]
         d_a = self._room(len(frames), family.gates * hidden)
         d_b = d_a if family.one_sum else self._room(len(frames), family.gates * hidden)
         if d_outputs is None:
-            d_out = torch.zeros((), dtype=plan.compute, device=x.device).expand(len(frames), *self.shape)
-            d_out = d_out.contiguous()
+            d_out = torch.zeros(len(frames), *self.shape, dtype=plan.compute_dtype, device=x.device)
         else:
-            d_out = plan.sequence_rows(d_outputs, first, last)
+            d_out = plan.time_major(d_outputs, first, last)
         for t in frames[::-1]:
             k = t - first
             begins = n == 0 and t == frames[0]
             self._step(t, sums[k], memory[k], d_out[k], d_a[k], d_b[k], back=self.needed[3] or not begins)
-        self._collect(first, last, x, before, d_a, d_b, fresh=plan.fresh and n == 0)
+        self._collect(first, last, x, before, d_a, d_b, fresh=plan.zero_state and n == 0)
         if self.d_extra is not None:
             family.add_extra(self.d_extra, sums, memory, d_b)
 
     def _again(self, n: int, frames: range, x: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """The sums of a chunk, and the memory before each of its frames, as the forward pass had them."""
-        plan, family, given = self.plan, self.family, self.given
+        plan, family, inputs = self.plan, self.family, self.inputs
         hidden, first, m = self.shape[-1], min(frames), self.kept.memory[n]
-        memory = self._room(len(frames), hidden, plan.exact)
-        if self.kept.sums is not None and given.starts is None and given.valid is None:
+        memory = self._room(len(frames), hidden, plan.state_dtype)
+        if self.kept.sums is not None and inputs.reset is None and inputs.mask is None:
             sums = self.kept.sums[first : first + len(frames)]
             memory[frames[0] - first].copy_(m)
             for t, after in pairwise(frames):
                 family.replay(sums[t - first], memory[t - first], memory[after - first])
             return sums, memory
-        new = self._room(1, hidden, plan.exact)[0]
+        new = self._room(1, hidden, plan.state_dtype)[0]
         if self.kept.sums is not None:
             sums = self.kept.sums[first : first + len(frames)]
         else:
@@ -123,12 +136,12 @@ class Backward:
             again = self._steps_again(x, before, n, frames)
         for t in frames:
             k = t - first
-            memory[k].copy_(m if given.starts is None else chosen(given.starts[:, t], None, m))
+            memory[k].copy_(m if inputs.reset is None else chosen(inputs.reset[:, t], None, m))
             if self.kept.sums is None:
                 again(k, new.copy_(memory[k]), h, sums[k])
             elif t != frames[-1]:
                 family.replay(sums[k], memory[k], new)
-            m = new if given.valid is None else chosen(given.valid[:, t], new, memory[k])
+            m = new if inputs.mask is None else chosen(inputs.mask[:, t], new, memory[k])
         return sums, memory
 
     def _steps_again(
@@ -137,7 +150,7 @@ class Backward:
         """The step k of a chunk of the forward pass, into memory, h and sums."""
         plan, family, weight = self.plan, self.family, self.weight
         if weight is not None and weight.frame is None:
-            zero = frames[0] - min(frames) if plan.fresh and n == 0 else -1
+            zero = frames[0] - min(frames) if plan.zero_state and n == 0 else -1
             return lambda k, *into: family.step(
                 plan.conv, x[k], None, None if k == zero else before[k], weight, *into
             )
@@ -150,7 +163,7 @@ class Backward:
         self, t: int, sums: Tensor, memory: Tensor, d_out: Tensor, d_a: Tensor, d_b: Tensor, back: bool
     ) -> None:
         """From the gradients after frame t to those before it, if these are wished; fills in d_a and d_b."""
-        there = None if self.given.valid is None else self.given.valid[:, t]
+        there = None if self.inputs.mask is None else self.inputs.mask[:, t]
         carried = None
         if there is not None:
             d_out = d_out + self.d_h
@@ -163,8 +176,8 @@ class Backward:
         self.d_h = self._input_gradient(torch.empty_like(d_out), d_b, self.w_h, self.turned_h)
         if carried is not None:
             self.d_h, self.d_memory = self.d_h + carried[0], self.d_memory + carried[1]
-        if self.given.starts is not None:
-            start = self.given.starts[:, t]
+        if self.inputs.reset is not None:
+            start = self.inputs.reset[:, t]
             self.d_h, self.d_memory = chosen(start, None, self.d_h), chosen(start, None, self.d_memory)
 
     def _input_gradient(self, room: Tensor, d: Tensor, weight: Tensor, turned: Tensor | None) -> Tensor:
@@ -184,7 +197,7 @@ class Backward:
         if self.d_weight is None and self.d_bias is None:
             return
         begins = (last - first - 1 if self.plan.reverse else 0) if fresh else -1  # the first h, which is zero
-        if is_narrow(self.plan.compute, x.device.type) and self.w_h[0, 0].numel() <= 9:
+        if is_narrow(self.plan.compute_dtype, x.device.type) and self.w_h[0, 0].numel() <= 9:
             # Torch goes by the layout of the weight, whose values are not read, as well.
             plain = tuple(w.clone(memory_format=torch.contiguous_format) for w in (self.w_x, self.w_h))
             for k in range(last - first):

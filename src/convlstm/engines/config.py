@@ -12,3 +12,15 @@ chunk_bytes = {"cpu": 96 << 20, "cuda": 64 << 20}
 input_chunk_bytes = {"cpu": 8 << 20, "cuda": 64 << 20}
 #: Pre-activations of a layer above this many bytes are recomputed by ``save="auto"``.
 max_saved_bytes = 2 << 30
+
+#: Devices on which calls become CUDA graphs. On a CPU a graphed call runs the same code without a graph.
+graph_devices = {"cuda"}
+#: Calls of the same kind before a graph is captured: calls of ever changing sizes are never captured.
+graph_after = 2
+#: The same for a call whose graph was evicted, so that more graphs than fit do not thrash the cache.
+graph_after_eviction = 100
+#: Graphs in the cache, the least recently used evicted first.
+max_graphs = 16
+#: Bytes of pre-activations of one graphed call (larger ones are not limited by launches), and of all. A graph
+#: holds the memory of its call.
+max_graph_bytes, max_graphs_bytes = 512 << 20, 2 << 30

@@ -1,129 +1,89 @@
-"""A sequence as an operator of torch, which torch.compile takes as it is rather than look inside."""
+"""Operators of torch for a layer's sequence and its gradient, which are opaque to torch.compile."""
 
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convlstm.engines.backward import Backward
-from convlstm.engines.call import Request, plan_of
-from convlstm.engines.forward import Given, Kept, Plan, forward
-from convlstm.errors import OptionError
+from convlstm.engines.autograd import sequence
+from convlstm.engines.backward import backward
+from convlstm.engines.forward import forward
+from convlstm.engines.plan import Inputs, Plan, make_plan
+
+_INPUTS = (
+    "Tensor? mask, Tensor? reset, Tensor x, Tensor weight, Tensor? bias, Tensor? parameter, Tensor[] state"
+)
+_PLAN = (
+    "str recurrence, str[] activations, int[] dilation, str[] padding_mode, ScalarType compute_dtype, "
+    "ScalarType state_dtype, ScalarType output_dtype, Device device, bool compiled, bool reverse, "
+    "bool last_only, bool any_layout, bool zero_state, str save"
+)
+# Outputs unless last_only, the state after the last step, and what the backward pass needs, if asked for.
+torch.library.define("convlstm::sequence", f"({_INPUTS}, {_PLAN}, bool for_backward) -> Tensor[]")
+# Gradients of x, weight, bias, parameter and state, those needed.
+torch.library.define(
+    "convlstm::sequence_backward",
+    f"({_INPUTS}, {_PLAN}, Tensor?[] gradients, Tensor[] saved, bool[] needed) -> Tensor[]",
+)
 
 
-def run(request: Request, save: str, given: Given) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-    """Outputs and states at the end, differentiable once, as of `convlstm.engines.forward.forward`."""
-    tensors = given.tensors()
-    there = [tensor for tensor in tensors if tensor is not None]
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in there)
-    # An operator takes tensors, numbers and texts.
-    values = [*request, save, tuple(tensor is not None for tensor in tensors)]
-    text = ";".join(",".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values)
-    found = _forward(there, text, keep)
-    ends = tuple(found[: len(given.states)])
-    return (None if request.last_only else found[len(ends)]), ends
+def _parsed(arguments: Sequence[Any]) -> tuple[Inputs, Plan, list[Any]]:
+    """Inputs and plan of an operator's arguments, and the arguments that follow."""
+    inputs, plan = Inputs.of([*arguments[:6], *arguments[6]]), arguments[7:21]
+    return inputs, make_plan(*(tuple(a) if isinstance(a, list) else a for a in plan)), [*arguments[21:]]
 
 
-@lru_cache(maxsize=256)
-def _parsed(text: str) -> tuple[Request, str, list[bool]]:
-    """What `run` wrote: the request, ``save``, and which of the tensors there are."""
-    family, activations, dilation, modes, *values, save, there = text.split(";")
-    dtypes = (getattr(torch, value.removeprefix("torch.")) for value in values[:3])
-    device, *flags = values[3:]
-    gate, candidate, output = activations.split(",")
-    dilations = tuple(map(int, dilation.split(",")))
-    bools = (flag == "True" for flag in flags)
-    request = Request(  # type: ignore[call-arg]
-        family, (gate, candidate, output), dilations, tuple(modes.split(",")), *dtypes, device, *bools
-    )
-    return request, save, [flag == "True" for flag in there.split(",")]
+@torch.library.impl("convlstm::sequence", "CompositeExplicitAutograd")
+def _(*arguments: Any) -> list[Tensor]:
+    inputs, plan, (for_backward,) = _parsed(arguments)
+    with torch.autocast(plan.device.type, enabled=False):
+        outputs, state, saved = forward(plan, inputs, keep=for_backward)
+    return [tensor for tensor in (outputs, *state, *(saved or ())) if tensor is not None]
 
 
-def _call(text: str, tensors: list[Tensor], *, fake: bool = False) -> tuple[Plan, Given]:
-    """The plan and its tensors; for a fake one no kernel is tried out, which takes tensors with memory."""
-    request, save, there = _parsed(text)
-    request = request._replace(compiled=request.compiled and not fake)
-    rest = iter(tensors)
-    given = Given.of([next(rest) if found else None for found in there])
-    return plan_of(request, given.x, given.states[-1].shape[1], save), given
-
-
-@torch.library.custom_op("convlstm::sequence", mutates_args=())
-def _forward(tensors: list[Tensor], text: str, keep: bool) -> list[Tensor]:
-    """The states at the end, the outputs if there are any, and if wished what was kept."""
-    plan, given = _call(text, tensors)
-    with torch.autocast(given.x.device.type, enabled=False):
-        outputs, ends, kept = forward(plan, given, keep=keep)
-    return [tensor for tensor in (*ends, outputs, *(kept or ())) if tensor is not None]
-
-
-@_forward.register_fake
-def _(tensors: list[Tensor], text: str, keep: bool) -> list[Tensor]:
-    plan, given = _call(text, tensors, fake=True)
-    x, hidden = given.x, given.states[-1].shape[1]
+@torch.library.register_fake("convlstm::sequence")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> list[Tensor]:
+    inputs, plan, (for_backward,) = _parsed(arguments)
+    x, hidden = inputs.x, inputs.state[-1].shape[1]
     (batch, steps), size = x.shape[:2], x.shape[3:]
-    found = [x.new_empty(batch, hidden, *size, dtype=plan.result) for _ in given.states]
-    if not plan.last_only:
-        found.append(x.new_empty(batch, steps, hidden, *size, dtype=plan.result))
-    if keep:
-        found.append(x.new_empty(steps + 1, batch, *size, hidden, dtype=plan.compute))
-        found.append(x.new_empty(-(-steps // plan.chunk), batch, *size, hidden, dtype=plan.exact))
-        if plan.keep_sums:
-            found.append(x.new_empty(steps, batch, *size, plan.family.kept * hidden, dtype=plan.compute))
+    found = [] if plan.last_only else [x.new_empty(batch, steps, hidden, *size, dtype=plan.output_dtype)]
+    found += [x.new_empty(batch, hidden, *size, dtype=plan.output_dtype) for _ in inputs.state]
+    if for_backward:
+        chunks = -(-steps // plan.chunk_length(inputs))
+        found.append(x.new_empty(steps + 1, batch, *size, hidden, dtype=plan.compute_dtype))
+        found.append(x.new_empty(chunks, batch, *size, hidden, dtype=plan.state_dtype))
+        if plan.saves_gates(inputs):
+            found.append(
+                x.new_empty(steps, batch, *size, plan.saved_gates * hidden, dtype=plan.compute_dtype)
+            )
     return found
 
 
-@torch.library.custom_op("convlstm::sequence_backward", mutates_args=())
-def _backward(gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor], text: str) -> list[Tensor]:
-    """The gradients of x, parameters and states, from those of the states at the end and of the outputs."""
-    plan, given = _call(text, tensors)
-    d_ends, d_outputs = gradients[: len(given.states)], gradients[len(given.states) :]
-    held = Kept(kept[0], kept[1], kept[2] if len(kept) > 2 else None)
-    with torch.autocast(given.x.device.type, enabled=False):
-        whole = Backward(plan, given, held, (True, True, given.bias is not None, not plan.fresh))
-        *others, states = whole.run(d_outputs[0] if d_outputs else None, d_ends)
-    found = zip((*others, *states), given.tensors()[2:], strict=True)
-    there = ((torch.zeros_like(t) if d is None else d, t) for d, t in found if t is not None)
-    return [d.to(t.dtype).contiguous() for d, t in there]
+@torch.library.impl("convlstm::sequence", "Autograd")
+def _(*arguments: Any) -> list[Tensor]:
+    inputs, plan, (for_backward,) = _parsed(arguments)
+    if for_backward:
+        return sequence(plan, inputs)
+    with torch._C._AutoDispatchBelowAutograd():
+        found: list[Tensor] = torch.ops.convlstm.sequence.default(*arguments)
+    return found
 
 
-@_backward.register_fake
-def _(gradients: list[Tensor], kept: list[Tensor], tensors: list[Tensor], text: str) -> list[Tensor]:
-    _, given = _call(text, tensors, fake=True)
-    there = [tensor for tensor in given.tensors()[2:] if tensor is not None]
-    return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in there]
+@torch.library.impl("convlstm::sequence_backward", "CompositeExplicitAutograd")
+def _(*arguments: Any) -> list[Tensor]:
+    inputs, plan, (gradients, saved, needed) = _parsed(arguments)
+    with torch.autocast(plan.device.type, enabled=False):
+        found = backward(plan, inputs, saved, needed, gradients)
+    return [d.contiguous() for d in found if d is not None]
 
 
-def refuse_second_derivative(ctx: Any, *gradients: Any) -> Any:
-    """The gradient of a gradient, which nobody wrote down.
-
-    Raises:
-        OptionError: always.
-    """
-    raise OptionError(
-        "a layer is differentiated once by engine='fused' and engine='compiled', which received a second "
-        "derivative: build it with engine='reference'"
-    )
-
-
-_backward.register_autograd(refuse_second_derivative)
-
-
-def _keep_for_backward(ctx: Any, inputs: tuple[list[Tensor], str, bool], output: list[Tensor]) -> None:
-    tensors, ctx.text, _ = inputs
-    plan, given = _call(ctx.text, tensors, fake=True)
-    ctx.results = len(given.states) + (not plan.last_only)
-    ctx.given = len(tensors)
-    ctx.save_for_backward(*tensors, *output)
-
-
-def _gradients(ctx: Any, gradients: list[Tensor | None]) -> Any:
-    tensors, output = ctx.saved_tensors[: ctx.given], ctx.saved_tensors[ctx.given :]
-    pairs = zip(gradients[: ctx.results], output, strict=False)
-    there = [torch.zeros_like(tensor) if d is None else d for d, tensor in pairs]
-    found = _backward(there, list(output[ctx.results :]), list(tensors), ctx.text)
-    return [None] * (ctx.given - len(found)) + found, None, None  # none for flags, which come first
-
-
-_forward.register_autograd(_gradients, setup_context=_keep_for_backward)
+@torch.library.register_fake("convlstm::sequence_backward")  # type: ignore[untyped-decorator]
+def _(*arguments: Any) -> list[Tensor]:
+    inputs, _, (_, _, needed) = _parsed(arguments)
+    found = zip(inputs.tensors()[2:], needed, strict=True)
+    return [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format)
+        for tensor, wanted in found
+        if tensor is not None and wanted
+    ]

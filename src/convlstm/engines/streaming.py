@@ -1,4 +1,4 @@
-"""Layers that are given one frame after another, in buffers made once."""
+"""Layers applied to one frame per call, in preallocated buffers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,109 +7,108 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import room
-from convlstm.engines.call import Call, plan_of, request_of, tensors_of
-from convlstm.engines.forward import Given, Plan, step
+from convlstm.engines.call import Call
+from convlstm.engines.forward import step
+from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
 
 
-class Stepper:
-    """Frames through a cell one by one, in buffers made once.
+class LayerStepper:
+    """One layer of `Stepper`.
 
     Args:
         plan: of a call with such frames.
-        given: to such a call, (B, 1, C, *S); the frame is not read.
+        inputs: of such a call, (B, 1, C, *S); the frame is not read.
     """
 
-    def __init__(self, plan: Plan, given: Given) -> None:
-        device = given.x.device
-        # Of what is given, only that there are no flags is asked again.
-        self.plan, self.given, self.parts = plan, given._replace(x=given.x[:0], states=()), len(given.states)
-        self.bias = None if given.bias is None else given.bias.to(plan.compute)
-        self.family = plan.family.prepared(given.extra, plan.exact)
-        self.memory, self.h = (
-            plan.rows(given.states[-1], plan.exact),
-            plan.rows(given.states[0], plan.compute),
-        )
-        self.weight = self.family.weight(plan.conv, given.weight, given.bias, self.h, keep=False)
+    def __init__(self, plan: Plan, inputs: Inputs) -> None:
+        device = inputs.x.device
+        # `step` reads the flags only, of which there are none.
+        self.plan, self.inputs = plan, inputs._replace(x=inputs.x[:0], state=())
+        self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
+        self.family = plan.family.prepared(inputs.parameter, plan.state_dtype)
+        self.parts = len(inputs.state)
+        self.cell_state = plan.channels_last(inputs.state[-1], plan.state_dtype)
+        self.h = plan.channels_last(inputs.state[0], plan.compute_dtype)
+        self.weight = self.family.weight(plan.conv, inputs.weight, inputs.bias, self.h, keep=False)
         self.new_h = self.h if self.weight.in_place else torch.empty_like(self.h)
         self.a = self.b = self.h[:0]
         if self.weight.frame is not None:
-            sums = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])
-            self.a = room(sums, plan.compute, device)
-            self.b = self.a if self.family.one_sum else room(sums, plan.compute, device)
+            gates = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])
+            self.a = room(gates, plan.compute_dtype, device)
+            self.b = self.a if self.family.one_sum else room(gates, plan.compute_dtype, device)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """The output, rows (B, *S, C_h) that the next call overwrites, at a frame in rows (B, *S, C)."""
-        w_x = self.weight.frame
-        a = rows if w_x is None else self.plan.conv.into(self.a, rows, w_x, self.bias)
-        sums = (a, self.b)
-        step(self.plan, self.family, self.given, 0, sums, self.weight, self.h, self.memory, self.new_h, None)
+    def __call__(self, frame: Tensor) -> Tensor:
+        """The output (B, *S, hidden_dim), which the next call overwrites, for a frame (B, *S, C)."""
+        w_x, state = self.weight.frame, self.cell_state
+        a = frame if w_x is None else self.plan.conv.into(self.a, frame, w_x, self.bias)
+        gates = (a, self.b)
+        step(self.plan, self.family, self.inputs, 0, gates, self.weight, self.h, state, self.new_h, None)
         if self.h.is_cuda and self.new_h is not self.h:
-            self.h.copy_(self.new_h)  # a recording reads the same place each time
+            self.h.copy_(self.new_h)  # a CUDA graph reads and writes fixed addresses
         else:
             self.h, self.new_h = self.new_h, self.h
         return self.h
 
-    def states(self) -> tuple[Tensor, ...]:
-        """The state in new tensors (B, C, *S), as `forward` returns it."""
-        rows = (self.memory,) if self.parts == 1 else (self.h, self.memory)
-        return tuple(self.plan.frames(part) for part in rows)
+    def state(self) -> tuple[Tensor, ...]:
+        """The state in new tensors (B, hidden_dim, *S)."""
+        parts = (self.cell_state,) if self.parts == 1 else (self.h, self.cell_state)
+        return tuple(self.plan.channels_first(part) for part in parts)
 
-    def load(self, states: Sequence[Tensor]) -> None:
-        """Go on from another state (B, C, *S)."""
-        self.plan.family.kernels.to_rows(states[-1], self.memory)
-        self.plan.family.kernels.to_rows(states[0], self.h)
+    def load(self, state: Sequence[Tensor]) -> None:
+        """Set the state (B, hidden_dim, *S)."""
+        self.plan.family.kernels.to_rows(state[-1], self.cell_state)
+        self.plan.family.kernels.to_rows(state[0], self.h)
 
 
-class Steppers:
-    """Layers that are given one frame after another, in buffers made once.
+class Stepper:
+    """Layers applied to one frame per call, in preallocated buffers and without gradients.
 
-    The weights are those at the time of making. No gradients.
+    The weights are those at construction.
 
     Args:
-        cells: of all layers, each one that `refusal` lets pass.
-        frame: (B, C, *S), of the kind that follows.
+        cells: of all layers, each one that the fast engines support.
+        frame: (B, C, *S), of the shape, dtype and device of all frames.
         states: one per layer, before the first frame.
-        compiled: whether to use compiled kernels where there are any.
+        compiled: use compiled kernels where there are any.
     """
 
     def __init__(self, cells: Sequence[Any], frame: Tensor, states: Sequence[Any], compiled: bool) -> None:
-        self.flat, self.steppers, self.kinds = frame.ndim == 3, [], [type(state) for state in states]
+        self.one_axis, self.layers, self.kinds = frame.ndim == 3, [], [type(state) for state in states]
         x = frame.unsqueeze(1)
         with torch.no_grad():
             for cell, state in zip(cells, states, strict=True):
                 call = Call(cell, x, state)
-                tensors = tensors_of(call)
-                plan = plan_of(request_of(call, compiled), tensors[0], cell.hidden_dim, "state")
-                self.steppers.append(Stepper(plan, Given.of((None, None, *tensors))))
+                plan = make_plan(*plan_arguments(call, compiled))
+                self.layers.append(LayerStepper(plan, inputs_of(call)))
                 x = x.new_empty(x.shape[0], 1, cell.hidden_dim, *x.shape[3:])
-            first, last = self.steppers[0], self.steppers[-1]
+            first, last = self.layers[0], self.layers[-1]
             self.plan = first.plan
-            self.rows = first.plan.rows(self._axes(frame), first.plan.compute)
-            self.output = last.plan.frames(last.h)
+            self.frame = first.plan.channels_last(self._axes(frame), first.plan.compute_dtype)
+            self.output = last.plan.channels_first(last.h)
 
     def _axes(self, frame: Tensor) -> Tensor:
-        return frame.unsqueeze(-2) if self.flat else frame
+        return frame.unsqueeze(-2) if self.one_axis else frame
 
     def __call__(self, frame: Tensor) -> Tensor:
-        """The last layer's output (B, C_h, *S), which the next call overwrites."""
-        kernels, rows = self.plan.family.kernels, self.rows
+        """The last layer's output (B, hidden_dim, *S), which the next call overwrites."""
+        kernels, rows = self.plan.family.kernels, self.frame
         with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
             kernels.to_rows(self._axes(frame), rows)
-            for step in self.steppers:
-                rows = step(rows)
+            for layer in self.layers:
+                rows = layer(rows)
             kernels.to_frames(rows, self.output)
-        return self.output.squeeze(-2) if self.flat else self.output
+        return self.output.squeeze(-2) if self.one_axis else self.output
 
     @property
     def states(self) -> list[Any]:
-        """One state per layer, in tensors of their own."""
+        """One state per layer, in new tensors."""
         return [
-            kind(*(s.squeeze(-2) if self.flat else s for s in step.states()))
-            for kind, step in zip(self.kinds, self.steppers, strict=True)
+            kind(*(s.squeeze(-2) if self.one_axis else s for s in layer.state()))
+            for kind, layer in zip(self.kinds, self.layers, strict=True)
         ]
 
     def load(self, states: Sequence[Any]) -> None:
-        """Go on from other states."""
+        """Set the states."""
         with torch.no_grad():
-            for step, state in zip(self.steppers, states, strict=True):
-                step.load([self._axes(tensor) for tensor in state])
+            for layer, state in zip(self.layers, states, strict=True):
+                layer.load([self._axes(tensor) for tensor in state])

@@ -11,7 +11,7 @@ from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_map_only
 
 from convlstm.cells.base import Cell, autocast, check_positive, check_tensor, like_frame
-from convlstm.engines import Call, Recording, Steppers, has_hooks, select
+from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, select
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.scan import initial_state, of_kind
 from convlstm.layers.state import StackState, check_states
@@ -52,8 +52,8 @@ class Stream:
         check_sizes(list(stack.cell_list), options.target_size or known)
         self._stack = stack
         self.shape = (check_positive(batch_size, "batch_size"), options.input_dim, *known)
-        self._steppers: Steppers | None = None
-        self._recording: Recording | None = None
+        self._steppers: Stepper | None = None
+        self._graph: GraphedFunction | None = None
         self._made_for: Any = None
         # The states where no steppers hold them, or those that these are to load at the next frame.
         self._states: Any = None
@@ -88,9 +88,9 @@ class Stream:
                 self._states, self._held_here = None, False
             if not frame.is_cuda:
                 return self._steppers(frame)
-            if self._recording is None:
-                self._recording = Recording(self._steppers, [frame], ready=True)
-            output: Tensor = self._recording.replay([frame])
+            if self._graph is None:
+                self._graph = GraphedFunction(self._steppers, [frame], warm=True)
+            output: Tensor = self._graph.replay([frame])
             return output
 
     @property
@@ -124,7 +124,7 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickle, in which the next frame makes anew what holds addresses."""
-        fresh = {"_steppers": None, "_recording": None, "_made_for": None, "_held_here": True}
+        fresh = {"_steppers": None, "_graph": None, "_made_for": None, "_held_here": True}
         return self.__dict__ | fresh | {"_states": self.state}
 
     @property
@@ -152,11 +152,11 @@ class Stream:
         engines, states = self._engines(frame), self.state
         if not autocast(frame):
             states = tree_map_only(Tensor, partial(like_frame, frame=frame), states)
-        self._recording, self._steppers = None, None
+        self._graph, self._steppers = None, None
         self._states, self._held_here = states, True
         if "reference" not in engines:
             cells, filled = list(stack.cell_list), self._filled(frame, states)
-            self._steppers = Steppers(cells, frame, filled, "compiled" in engines)
+            self._steppers = Stepper(cells, frame, filled, "compiled" in engines)
             self._states, self._held_here = None, False
 
     def _engines(self, frame: Tensor) -> set[str]:

@@ -1,0 +1,210 @@
+"""The computation of a call: dtypes, kernels, lengths of chunks and memory layouts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import convlstm.engines.config as config
+import convlstm.engines.cpu.bindings as bindings
+import convlstm.engines.triton.launch as launch
+from convlstm.cells.convlstm import ConvLSTMCell
+from convlstm.engines.buffer_pool import room
+from convlstm.engines.call import NAMES, Call, activations_of, extra_of
+from convlstm.engines.convolution import SameConv
+from convlstm.engines.families import GRU, LSTM, Family
+from convlstm.engines.plain import PlainKernels
+
+
+class Inputs(NamedTuple):
+    """Tensors of a call; one space axis is given as two, of which the first has length one.
+
+    Attributes:
+        mask: see `Call`.
+        reset: see `Call`.
+        x: (B, T, C, *S).
+        weight: of the convolution.
+        bias: of the convolution, or None.
+        parameter: the cell's parameter besides the convolution, or None.
+        state: before the first step, (B, hidden_dim, *S) each.
+    """
+
+    mask: Tensor | None
+    reset: Tensor | None
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    parameter: Tensor | None
+    state: tuple[Tensor, ...]
+
+    def tensors(self) -> list[Tensor | None]:
+        """All tensors in order, those of the state last."""
+        return [*self[:6], *self.state]
+
+    def arguments(self) -> list[Any]:
+        """Arguments of the operators in `convlstm.engines.custom_op`."""
+        return [*self[:6], list(self.state)]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any]) -> "Inputs":
+        """The inverse of `tensors`."""
+        mask, reset, x, weight, bias, parameter, *state = tensors
+        return cls(mask, reset, x, weight, bias, parameter, tuple(state))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The computation of a call, whatever its sizes and values.
+
+    Attributes:
+        recurrence: name of the recurrence.
+        activations: names of the activations of gates, candidate and output.
+        dilation: of the convolution, by space axis.
+        padding_mode: of the convolution, by space axis.
+        compute_dtype: of convolutions, pre-activations and h.
+        state_dtype: of the cell state and the arithmetic on gates, at least 32 bits.
+        output_dtype: of outputs and states.
+        device: that runs it.
+        compiled: use compiled kernels where there are any.
+        reverse: see `Call`.
+        last_only: see `Call`.
+        any_layout: see `Call`; outputs are then channels-last, in ``compute_dtype``.
+        zero_state: see `Call`; the first step then does not convolve h.
+        save: see `Call`.
+    """
+
+    recurrence: str
+    activations: tuple[str, ...]
+    dilation: tuple[int, ...]
+    padding_mode: tuple[str, ...]
+    compute_dtype: torch.dtype
+    state_dtype: torch.dtype
+    output_dtype: torch.dtype
+    device: torch.device
+    compiled: bool
+    reverse: bool
+    last_only: bool
+    any_layout: bool
+    zero_state: bool
+    save: str
+
+    @cached_property
+    def family(self) -> Family:
+        """The recurrence with the fastest kernels for the dtype and the device."""
+        gate, candidate, output = self.activations
+        activations, kernels = (gate, candidate, output), PlainKernels((gate, candidate, output))
+        if self.compiled and self.device.type == "cuda" and launch.unavailable() is None:
+            kernels = launch.kernels(activations)
+        if self.compiled and self.device.type == "cpu" and self.compute_dtype in bindings.STORED:
+            library = bindings.library(*activations)
+            if library is not None:
+                kernels = bindings.NativeKernels(activations, library, self.compute_dtype)
+        return LSTM(kernels) if self.recurrence == "lstm" else GRU(kernels)
+
+    @cached_property
+    def conv(self) -> SameConv:
+        """The convolution of all gates."""
+        return SameConv(self.dilation, self.padding_mode)
+
+    @property
+    def saved_gates(self) -> int:
+        """Pre-activations that a step saves, in units of hidden_dim channels."""
+        return LSTM.kept if self.recurrence == "lstm" else GRU.kept
+
+    def arguments(self) -> list[Any]:
+        """Arguments of `make_plan` for this plan."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def step_bytes(self, inputs: Inputs) -> int:
+        """Bytes of the pre-activations that one step saves."""
+        return max(1, self.saved_gates * inputs.state[-1].numel() * self.compute_dtype.itemsize)
+
+    def saves_gates(self, inputs: Inputs) -> bool:
+        """True if pre-activations are saved for the backward pass, False if it computes them again."""
+        if self.save == "auto":
+            return self.step_bytes(inputs) * inputs.x.shape[1] <= config.max_saved_bytes
+        return self.save == "gates"
+
+    def chunk_length(self, inputs: Inputs) -> int:
+        """Steps that the backward pass computes together."""
+        return max(1, config.chunk_bytes[self.device.type] // self.step_bytes(inputs))
+
+    def input_chunk_length(self, inputs: Inputs) -> int:
+        """Steps whose input is convolved in one call."""
+        return max(1, config.input_chunk_bytes[self.device.type] // self.step_bytes(inputs))
+
+    def chunks(self, steps: int, length: int) -> list[range]:
+        """The frames in chunks of a length; chunks and frames in the order of computation."""
+        order = range(steps)[::-1] if self.reverse else range(steps)
+        return [order[begin : begin + length] for begin in range(0, steps, length)]
+
+    def slots(self, t: int) -> tuple[int, int]:
+        """Indices of h before and after frame t among the T + 1 hidden states."""
+        return (t + 1, t) if self.reverse else (t, t + 1)
+
+    def channels_last(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
+        """Frames (N, C, *S) as a new tensor (N, *S, C)."""
+        new = room((len(frames), *frames.shape[2:], frames.shape[1]), dtype, frames.device)
+        self.family.kernels.to_rows(frames, new)
+        return new
+
+    def time_major(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Frames first to last of (B, T, C, *S) as (T, B, *S, C); a view if another layer returned them."""
+        rows = x.movedim(2, -1).transpose(0, 1)
+        if rows.dtype == self.compute_dtype and rows.is_contiguous():
+            return rows[first:last]
+        new = room((last - first, *rows.shape[1:]), self.compute_dtype, x.device)
+        for t in range(first, last):
+            self.family.kernels.to_rows(x[:, t], new[t - first])
+        return new
+
+    def channels_first(self, rows: Tensor) -> Tensor:
+        """Channels-last (N, *S, C) as a new tensor (N, C, *S) of the dtype of outputs."""
+        shape = (len(rows), rows.shape[-1], *rows.shape[1:-1])
+        frames = torch.empty(shape, dtype=self.output_dtype, device=rows.device)
+        self.family.kernels.to_frames(rows, frames)
+        return frames
+
+
+#: `Plan` by its arguments, one object for all equal ones.
+make_plan = lru_cache(maxsize=256)(Plan)
+
+
+def plan_arguments(call: Call, compiled: bool) -> tuple[Any, ...]:
+    """Arguments of `Plan` for a call, under the autocast mode in force."""
+    cell, x, kind = call.cell, call.x, call.x.device.type
+    mixed = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    compute = torch.get_autocast_dtype(kind) if mixed else x.dtype
+    output = torch.promote_types(compute, call.state[-1].dtype)
+    parameter = extra_of(cell)
+    if parameter is not None:
+        output = torch.promote_types(output, parameter.dtype)
+    one_axis = x.ndim == 4
+    return (
+        "lstm" if isinstance(cell, ConvLSTMCell) else "gru",
+        tuple(NAMES[activation] for activation in activations_of(cell)),
+        (1, *cell.dilation) if one_axis else cell.dilation,
+        ("zeros", *cell.padding_mode) if one_axis else cell.padding_mode,
+        compute,
+        torch.float32 if compute.itemsize < 4 else compute,
+        output,
+        x.device,
+        compiled,
+        call.reverse,
+        call.last_only,
+        call.any_layout and not torch.compiler.is_compiling(),
+        call.zero_state,
+        call.save,
+    )
+
+
+def inputs_of(call: Call) -> Inputs:
+    """Tensors of a call."""
+    cell = call.cell
+    tensors = [call.x, cell.conv.weight, cell.conv.bias, extra_of(cell), *call.state]
+    if call.x.ndim == 4:
+        tensors = [t if t is None or t.ndim < 3 else t.unsqueeze(-2) for t in tensors]
+    return Inputs.of([call.mask, call.reset, *tensors])
