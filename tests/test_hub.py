@@ -10,12 +10,17 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fake_hub import fake_hub
 from torch.nn.utils import prune
 
-from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster
-from convlstm.errors import RunError
+import convlstm
+from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster, MovingObjects, TrainingConfig
+from convlstm.errors import OptionError, RunError
 from convlstm.hub import Pretrained, read_config
 from convlstm.hyperparameters import describe, path_of, resolve
+from convlstm.models import Persistence
+from convlstm.training.fit import fit
+from convlstm.training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -39,6 +44,26 @@ def test_a_forecaster_comes_back_and_keeps_its_notes(tmp_path):
     past = torch.rand(1, 4, 1, 9, 10)
     torch.testing.assert_close(again(past, 2), model(past, 2), rtol=0, atol=0)
     assert read_config(tmp_path)["past"] == 10
+    again.save_pretrained(tmp_path / "again", data="three digits")
+    assert read_config(tmp_path / "again") == read_config(tmp_path) | {"data": "three digits"}
+
+
+def test_a_model_is_loaded_in_evaluation_mode_and_fit_trains_it(tmp_path):
+    layer = ConvLSTM(1, [2, 2], 3, dropout=0.5)
+    assert layer.training
+    again = ConvLSTM.from_pretrained(layer.save_pretrained(tmp_path / "layer"))
+    assert not any(module.training for module in again.modules())
+    modes = []
+    model = EncoderForecaster.from_pretrained(
+        EncoderForecaster(hidden_dim=[2]).save_pretrained(tmp_path / "model")
+    )
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    data = MovingObjects(canvas=16, object_size=8, count=1, past=2, steps=2, train_size=2, validation_size=2)
+    run = RunFolder(tmp_path / "run")
+    run.start()
+    fit(model, data, TrainingConfig(epochs=1, batch_size=2, accelerator="cpu"), run)
+    assert modes == [True, False, False]  # a training batch, a validation batch, the samples
+    assert not model.training
 
 
 def test_state_dict_with_hyperparameters_is_plain_data(layer, tmp_path):
@@ -163,6 +188,145 @@ def test_damaged_and_foreign_folders_are_named(layer, tmp_path):
     config.write_text('{"architectures": ["Other"]}')
     with pytest.raises(RunError, match="was not written by convlstm"):
         ConvLSTM.from_pretrained(tmp_path)
+
+
+HUB = """if True:
+    import json
+    from convlstm import ConvLSTM
+    from convlstm.hub import read_config
+
+    layer, results = ConvLSTM(1, 2, 3), []
+    fields = {"license": "mit", "data": "two digits", "scores": {"mse": 0.125}}
+    calls = [
+        lambda: layer.push_to_hub("owner/layer", token="secret", private=True, card=fields, past=4),
+        lambda: layer.push_to_hub("layer", token="secret", revision="dev", commit_message="Five", past=5),
+        lambda: ConvLSTM.from_pretrained("owner/layer", token="secret")._convlstm_notes["past"],
+        lambda: ConvLSTM.from_pretrained(
+            "owner/layer", token="secret", revision="dev", cache_dir="cache"
+        )._convlstm_notes["past"],
+        lambda: ConvLSTM.from_pretrained("owner/layer", token="secret", revision="other"),
+        lambda: ConvLSTM.from_pretrained("owner/layer", token=False, cache_dir="another"),
+        lambda: ConvLSTM.from_pretrained("owner/missing"),
+        lambda: layer.push_to_hub("owner/layer", token="secret", card={"license": "mit"}),
+        lambda: layer.push_to_hub("another/layer", token="secret"),
+        lambda: layer.push_to_hub("owner/layer", token="wrong"),
+        lambda: layer.push_to_hub("no such name", token="secret"),
+        lambda: layer.push_to_hub(3, token="secret"),
+        lambda: layer.push_to_hub("owner/layer", token="secret", scale={1}),
+    ]
+    for call in calls:
+        try:
+            result = call()
+            results.append(result if isinstance(result, str | int) else repr(type(result)))
+        except Exception as error:
+            results.append(f"{type(error).__name__}: {error}")
+    print(json.dumps(results))
+"""
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(tmp_path):
+    """By the hub's own library, whose variables are read once, so in a process of its own."""
+    with fake_hub() as hub:
+        variables = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        result = subprocess.run(
+            [sys.executable, "-W", "error", "-c", HUB],
+            env=os.environ | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+    assert result.returncode == 0, result.stderr
+    first, second, past, dev, *refused = json.loads(result.stdout)
+    assert first.startswith(f"{hub.address}/owner/layer/commit/")
+    assert second.startswith(f"{hub.address}/owner/layer/commit/")
+    assert second != first
+    assert (past, dev) == (4, 5)
+    assert [*(tmp_path / "cache").glob("models--owner--layer/snapshots/*/model.safetensors")]
+    assert hub.private == {"owner/layer": True}
+    assert [commit["summary"] for commit in hub.commits] == ["Upload a model of convlstm", "Five"]
+    main, branch = hub.repositories["owner/layer"]["main"], hub.repositories["owner/layer"]["dev"]
+    assert sorted(main) == sorted(branch) == ["README.md", "config.json", "model.safetensors"]
+    assert main["README.md"] == branch["README.md"]  # the second commit left the card as it was
+    assert json.loads(branch["config.json"])["past"] == 5
+    card = main["README.md"].decode()
+    for part in (
+        "library_name: convlstm\nlicense: mit\n",
+        "# owner/layer\n",
+        '\nmodel = ConvLSTM.from_pretrained("owner/layer")\n',
+        "## Data\ntwo digits\n",
+        "| mse | 0.125 |\n",
+    ):
+        assert part in card
+    expected = [
+        "and the repository on the hub has no revision other",
+        "and the hub has no such repository, or it is private",
+        "and the hub has no such repository, or it is private",
+        "a model card is written where there is none; owner/layer has a README.md: edit or delete it",
+        "a model is uploaded to a repository that you may write to; another/layer gave '403 Forbidden",
+        "a model is uploaded to a repository that you may write to; owner/layer gave '403 Forbidden",
+        "a model is uploaded to a repository that you may write to; no such name gave 'Repo id must",
+        "a model is uploaded to a repository that you may write to; 3 gave 'Repo id must",
+        "what is saved with a model must be plain data; scale={1} gave",
+    ]
+    for sentence, said in zip(expected, refused, strict=True):
+        assert said.startswith("RunError: "), said
+        assert sentence in said
+        assert "secret" not in said
+        assert "\n" not in said
+
+
+def test_a_model_card_loads_the_model_and_is_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layer = ConvLSTM(1, 2, 3, cell=Renamed)
+    layer.save_pretrained("my-layer", card=True, past=4)
+    card = (tmp_path / "my-layer" / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
+    assert f'from_pretrained("my-layer", trust=({__name__.partition(".")[0]!r},))' in code
+    monkeypatch.setitem(sys.modules, __name__.partition(".")[0], sys.modules[__name__])
+    space = {"input_tensor": torch.rand(2, 1, 1, 4, 4)}
+    exec(code, space)
+    torch.testing.assert_close(space["output"][0], layer.eval()(space["input_tensor"])[0], rtol=0, atol=0)
+    assert "## Data\n- past: 4\n" in card
+    assert "license: unknown\n" in card
+    layer.save_pretrained("my-layer", card=True, past=5)
+    assert (tmp_path / "my-layer" / "README.md").read_text() == card
+    with pytest.raises(RunError, match=r"written where there is none; my-layer has a README\.md: edit or"):
+        layer.save_pretrained("my-layer", card={"license": "mit"}, past=6)
+    assert read_config("my-layer")["past"] == 5
+    with pytest.raises(OptionError, match="a field of a model card must be one of data, .*; received 'lic"):
+        layer.save_pretrained("my-layer", card={"licence": "mit"})
+    with pytest.raises(OptionError, match="card must be True, False or a mapping of fields; received 'mit'"):
+        layer.save_pretrained("my-layer", card="mit")
+
+
+class Renamed(ConvLSTMCell):
+    """A cell of a package that is not trusted by itself."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"folder_or_repo": None}, "a model must be a path; received None"),
+        ({"folder_or_repo": 3}, "a model must be a path; received 3"),
+        ({"folder_or_repo": ""}, "a model must be a path; received an empty one"),
+        (
+            {"folder_or_repo": ".", "revision": "main"},
+            "revision must be that of a repository of the hub; . i",
+        ),
+        ({"folder_or_repo": "a/b", "revision": 3}, "revision must be the name of a branch, tag or commit"),
+        ({"folder_or_repo": "a/b", "token": 3}, "token must be text, True, False or None; received a int"),
+    ],
+)
+def test_wrong_arguments_of_loading_are_named(arguments, message):
+    with pytest.raises(OptionError, match=message):
+        ConvLSTM.from_pretrained(**arguments)
+
+
+def test_classes_are_written_by_their_shortest_public_path():
+    for name in convlstm.__all__:
+        if isinstance(thing := getattr(convlstm, name), type):
+            assert path_of(thing) == f"convlstm.{name}"
+    assert path_of(Persistence) == "convlstm.models.Persistence"
 
 
 class HandsOn(ConvLSTM):

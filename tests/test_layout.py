@@ -22,11 +22,14 @@ ORDER = (
     *("functional", "cells", "engines", "layers", "models", "verification", "forecasting", "training"),
     *("plots", "workflows", "cli"),
 )
-LEAVES = ("hyperparameters", "errors", "extras", "atomic_write", "hub", "trust", "validation")
+LEAVES = (
+    *("atomic_write", "errors", "extras", "hub", "hyperparameters", "model_card", "model_folder", "trust"),
+    "validation",
+)
 BESIDE = ("data", "scores")
 # The folders and files that may import a heavy library, even inside a function.
 HOMES = {
-    "huggingface_hub": {"hub"},
+    "huggingface_hub": {"hub", "model_card"},
     "jinja2": {"plots"},
     "jsonargparse": {"cli"},
     "lightning": {"training"},

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from convlstm import ConvLSTM, ConvLSTMCell, EncoderForecaster
+from convlstm.data import Source
 from convlstm.errors import OptionError, RunError
-from convlstm.hyperparameters import resolve
+from convlstm.hyperparameters import path_of, resolve
 from convlstm.models import Forecaster
 from convlstm.testing import check_cell
 from convlstm.trust import Trust, packages
@@ -171,6 +172,31 @@ def test_trust_names_packages():
             packages(wrong)
     with pytest.raises(RunError, match="received of_ones_own_else"):
         Trust(("of_ones_own",)).find("of_ones_own_else.X")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("convlstm.cells.convlstm.ConvLSTMCell", "convlstm.ConvLSTMCell"),
+        ("convlstm.cells.self_attention.SAConvLSTMCell", "convlstm.SAConvLSTMCell"),
+        ("convlstm.cells.parts.ChannelAttention", "ChannelAttention"),
+        ("convlstm.cells.parts.SpatialAttention", "SpatialAttention"),
+        ("convlstm.cells.parts.ConvCell", "ConvCell"),
+        ("convlstm.data.moving.MovingObjects", "convlstm.MovingObjects"),
+        ("convlstm.functional.gates.identity", "identity"),
+        ("convlstm.functional.warp.phase_correlation", "phase_correlation"),
+        ("convlstm.functional.warp.translate", "translate"),
+        ("convlstm.layers.parts.ChannelNorm", "ChannelNorm"),
+        ("convlstm.layers.recurrent.ConvLSTM", "convlstm.ConvLSTM"),
+        ("convlstm.layers.stack.Stack", "Stack"),
+        ("convlstm.models.baselines.Persistence", "convlstm.models.Persistence"),
+        ("convlstm.models.encoder_forecaster.remembering_lstm", "lstm"),
+    ],
+)
+def test_folders_written_before_modules_were_renamed_load(old, new):
+    """Every class and function that a file of release 0.1.0 may name, and some names typed by hand."""
+    found = Trust().find(old, (torch.nn.Module, Source))
+    assert path_of(found).endswith(new)
 
 
 class Renamed(ConvLSTMCell):

@@ -93,11 +93,13 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
 
 
 def given_path(name: str, value: str | os.PathLike[str]) -> Path:
-    """The path that an argument holds.
+    """Return the path that an argument holds.
 
     Raises:
-        OptionError: an empty text, which would mean the current folder.
+        OptionError: something that is no path; an empty text, which would mean the current folder.
     """
+    if not isinstance(value, str | os.PathLike):
+        raise OptionError(f"{name} must be a path; received {value!r}: give text or a pathlib.Path")
     if os.fspath(value) == "":
         raise OptionError(
             f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "

@@ -1,34 +1,44 @@
-"""Model folders: ``config.json`` and ``model.safetensors``, without a line of pickled code.
+"""Saving and loading of modules: model folders without pickled code, on disk and on the Hugging Face hub."""
 
-The arguments of the constructor are kept as plain data, so that `save_pretrained` can write a module and
-`from_pretrained` build it again, as on the Hugging Face hub.
-"""
-
-import hashlib
+import inspect
 import json
-import threading
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
-from convlstm.atomic_write import write_together, writing
-from convlstm.errors import RunError
-from convlstm.hyperparameters import RemembersArguments, path_of, resolve
+from convlstm.atomic_write import given_path, write_together, writing
+from convlstm.errors import OptionError, RunError
+from convlstm.hyperparameters import StoresHyperparameters, path_of, resolve
+from convlstm.model_card import check_card, model_card
+from convlstm.model_folder import (
+    CARD,
+    CONFIG,
+    RESERVED,
+    SCHEMA,
+    WEIGHTS,
+    check_plain,
+    load_config,
+    load_weights,
+    separate,
+    size_limit,
+)
+from convlstm.model_folder import weights_digest as weights_digest
 from convlstm.trust import Trust, packages, packages_in
 
-SCHEMA = 1
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
+class Pretrained(StoresHyperparameters, nn.Module):
+    """A module that is saved to a model folder or the Hugging Face hub, and loaded from there.
 
-class Pretrained(RemembersArguments, nn.Module):
-    """A module that can be written to a folder and read back."""
+    The constructor's arguments are stored as plain data, from which `from_pretrained` builds it again.
+    """
+
+    _convlstm_notes: dict[str, Any]
 
     @classmethod
     def rebuild(cls, hyperparameters: Mapping[str, Any], *, trust: str | Sequence[str] = ()) -> Self:
@@ -40,33 +50,99 @@ class Pretrained(RemembersArguments, nn.Module):
         """
         return cls(**_resolved(hyperparameters, Trust(packages(trust), module=cls.__module__)))
 
-    def save_pretrained(self, folder: str | Path, **notes: Any) -> Path:
-        """Write ``config.json`` and ``model.safetensors``.
+    def save_pretrained(
+        self, folder: str | Path, *, card: bool | Mapping[str, Any] = False, **notes: Any
+    ) -> Path:
+        """Write ``config.json`` and ``model.safetensors``, and the model card ``README.md`` on request.
 
         Each file is written beside its final place and moved there, so that no reader and no crash ever sees
-        half of one. An existing model in the folder is replaced.
+        half of one. An existing model in the folder is replaced, an existing card is not.
 
         Args:
             folder: made if missing.
-            notes: plain data kept in the configuration beside the architecture (what the model was trained
-                on, its scale), returned by `read_config`.
+            card: True to write a model card if the folder has none; its fields to write it with these: any of
+                ``license``, ``data`` (what the model was trained on) and ``scores`` (text, or a number by
+                name).
+            notes: plain data stored in the configuration beside the architecture (what the model was trained
+                on, its scale), returned by `read_config`. Those that the model was loaded with stay unless
+                they are given anew.
 
         Returns:
             The folder.
 
         Raises:
-            RunError: an argument or a note that is no plain data; a module that was changed since it was
-                built (parametrized, pruned, its parts replaced), so that its arguments give another one.
-                Nothing has been written then.
+            RunError: an argument or a note that is not plain data; a module that was changed since it was
+                built (parametrized, pruned, its parts replaced), so that its arguments give another one; the
+                fields of a card for a folder that has one. Nothing has been written then.
         """
-        folder = Path(folder)
+        folder, fields = given_path("folder", folder), check_card(card)
         text, weights = self.check_saved(**notes)
-        # The configuration last: a folder without one is no model yet.
+        content = {folder / WEIGHTS: save(weights, metadata={"format": "pt"})}
+        if card is not False:
+            if not (folder / CARD).exists():
+                content[folder / CARD] = self._card(text, folder.name, fields).encode()
+            elif fields:
+                raise _card_exists(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        content = save(weights, metadata={"format": "pt"})
-        write_together({folder / _WEIGHTS: content, folder / _CONFIG: text.encode()})
+        # The configuration last: a folder without one is no model yet.
+        write_together(content | {folder / CONFIG: text.encode()})
         return folder
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload a model of convlstm",
+        card: bool | Mapping[str, Any] = True,
+        **notes: Any,
+    ) -> str:
+        """Upload the model folder to a repository of the Hugging Face hub, in one commit.
+
+        Args:
+            repo: ``owner/name``; made if missing.
+            token: of the hub; the one stored by ``hf auth login`` if None, none at all if False.
+            private: True for a new repository that others cannot read.
+            revision: branch that receives the commit, made if missing; the main branch if None.
+            commit_message: first line of the commit.
+            card: as for `save_pretrained`; a card that the repository has stays.
+            notes: as for `save_pretrained`.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            RunError: as `save_pretrained`, before the hub is called; a repository that cannot be written.
+        """
+        fields = check_card(card)
+        _check_access(revision, token)
+        with tempfile.TemporaryDirectory() as scratch, _uploading(repo):
+            folder = self.save_pretrained(scratch, **notes)
+            from huggingface_hub import HfApi
+
+            api = HfApi(token=token, library_name="convlstm")
+            repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+            if revision is not None:
+                api.create_branch(repo, branch=revision, exist_ok=True)
+            if card is not False:
+                if not api.file_exists(repo, CARD, revision=revision):
+                    config = (folder / CONFIG).read_text(encoding="utf-8")
+                    (folder / CARD).write_text(self._card(config, repo, fields), encoding="utf-8")
+                elif fields:
+                    raise _card_exists(repo)
+            commit = api.upload_folder(
+                repo_id=repo, folder_path=folder, commit_message=commit_message, revision=revision
+            )
+        return str(commit.commit_url)
+
+    def _card(self, config: str, repository: str, fields: Mapping[str, Any]) -> str:
+        parameters = inspect.signature(self.forward).parameters.values()
+        required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        return model_card(json.loads(config), repository, call=required, weights=weights, **fields)
 
     def check_saved(self, **notes: Any) -> tuple[str, dict[str, Tensor]]:
         """Check that `save_pretrained` can write the module, and return what it writes.
@@ -79,15 +155,16 @@ class Pretrained(RemembersArguments, nn.Module):
             "class": path_of(type(self)),
             "hyperparameters": self.hyperparameters,
         }
+        notes = getattr(self, "_convlstm_notes", {}) | notes
         if taken := described.keys() & notes.keys():
             raise RunError(
                 f"notes must leave {', '.join(described)} to the model; received {', '.join(sorted(taken))}: "
                 "give them other names"
             )
         for name, value in (described["hyperparameters"] | notes).items():
-            _check_plain(name, value)
+            check_plain(name, value)
         text = json.dumps(described | notes, indent=2) + "\n"
-        weights = _apart(self.state_dict())
+        weights = separate(self.state_dict())
         self._check_rebuilt(json.loads(text), weights)
         return text, weights
 
@@ -120,8 +197,16 @@ class Pretrained(RemembersArguments, nn.Module):
             )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, trust: str | Sequence[str] = ()) -> Self:
-        """Read a model back, with the dtype it had; in training mode, as from its constructor.
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        trust: str | Sequence[str] = (),
+    ) -> Self:
+        """Load a model in evaluation mode, with the dtype it had; ``model.train()`` to train it further.
 
         A folder may be a stranger's, so it names classes and runs no code of its own. By themselves load this
         class, others of the module that defines it, those of this package, the modules of `torch.nn` and
@@ -129,18 +214,22 @@ class Pretrained(RemembersArguments, nn.Module):
         it is imported from where it is installed or on the path, never from inside the folder.
 
         Args:
-            folder: a folder written by `save_pretrained`, or the name of a repository on the Hugging Face
-                hub (``owner/name``), which is downloaded.
+            folder_or_repo: a folder written by `save_pretrained`, or the name of a repository on the Hugging
+                Face hub (``owner/name``), which is downloaded.
+            revision: branch, tag or commit of the repository; its main branch if None.
+            token: of the hub; the one stored by ``hf auth login`` if None, none at all if False.
+            cache_dir: where repositories are stored; the hub's own cache if None.
             trust: names of packages, such as ``("my_package",)``, whose classes and functions may be
                 imported and called; ``__main__`` is the program that runs.
 
         Raises:
+            OptionError: a revision of a folder.
             RunError: missing or damaged files, a newer schema, a model of another class, a class of a package
                 that is not trusted, or hyperparameters that build nothing, or far more than the weights fill.
         """
         trusted = packages(trust)
-        folder = _local(folder)
-        config = read_config(folder)
+        folder = _local(folder_or_repo, revision, token, cache_dir)
+        config = load_config(folder)
         run = folder.parent if (folder.parent / "config.yaml").exists() and folder.name == "model" else folder
         known = Trust(trusted, inside=run, module=cls.__module__)
         found = known.find(config["class"], nn.Module, functions=False)
@@ -148,17 +237,17 @@ class Pretrained(RemembersArguments, nn.Module):
             raise RunError(
                 f"{folder} must hold a {cls.__name__}; it holds a {config['class']}: read it with that class"
             )
-        weights = _read_weights(folder / _WEIGHTS)
+        weights = load_weights(folder / WEIGHTS)
         try:
             arguments = _resolved(config["hyperparameters"], known)
         except RecursionError as error:
-            raise RunError(f"{folder / _CONFIG} must hold plain data; its nesting is too deep") from error
+            raise RunError(f"{folder / CONFIG} must hold plain data; its nesting is too deep") from error
         try:
-            with _no_larger_than(weights):
+            with size_limit(weights):
                 model: Self = found.rebuild(arguments)
         except Exception as error:  # a constructor may raise anything
             raise RunError(
-                f"the hyperparameters in {folder / _CONFIG} must build a {found.__name__}; "
+                f"the hyperparameters in {folder / CONFIG} must build a {found.__name__}; "
                 f"{type(error).__name__} says '{_first_line(error)}': copy the folder again"
             ) from error
         kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
@@ -171,48 +260,12 @@ class Pretrained(RemembersArguments, nn.Module):
                 f"the weights in {folder} must fit its config.json; {str(error).splitlines()[-1].strip()}: "
                 "the two files come from different models"
             ) from error
-        return model
+        model._convlstm_notes = {name: config[name] for name in config.keys() - RESERVED}
+        return model.eval()
 
 
 def _resolved(hyperparameters: Mapping[str, Any], trust: Trust) -> dict[str, Any]:
     return {name: resolve(value, trust) for name, value in hyperparameters.items()}
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{path} must be a whole safetensors file; reading gave '{error}': copy it again"
-        ) from error
-
-
-@contextmanager
-def _no_larger_than(weights: dict[str, Tensor]) -> Iterator[None]:
-    """Refuse what is built here when it outgrows the weights that are to fill it, before memory is touched.
-
-    Some room is left for parts that a constructor builds and replaces.
-    """
-    numbers = 4 * sum(tensor.numel() for tensor in weights.values()) + 10**6
-    tensors, thread = 4 * len(weights) + 1000, threading.get_ident()
-
-    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
-        nonlocal numbers, tensors
-        if threading.get_ident() != thread or tensor is None or nn.parameter.is_lazy(tensor):
-            return
-        numbers, tensors = numbers - tensor.numel(), tensors - 1
-        if numbers < 0 or tensors < 0:
-            raise RunError("sizes must be those of the weights; they are far larger")
-
-    handles = (
-        hooks.register_module_parameter_registration_hook(count),
-        hooks.register_module_buffer_registration_hook(count),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _first_line(error: BaseException) -> str:
@@ -221,7 +274,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _parts(model: nn.Module) -> dict[str, Any]:
-    """What torch's and our own modules in a model are, by name, but for their weights."""
+    """Type and options of torch's and this package's modules in a model, by name."""
     known = ("torch.nn.", "convlstm.")
     return {
         name: (type(module), module.extra_repr())
@@ -230,105 +283,96 @@ def _parts(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _check_plain(name: str, value: Any) -> None:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"what is saved with a model must be plain data; {name}={value!r} gave '{error}': convert it to "
-            "numbers, text and lists"
-        ) from error
-
-
-def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Dense tensors of which none shares memory with another, as a file holds them."""
-    apart: dict[str, Tensor] = {}
-    places: set[int] = set()
-    for name, tensor in weights.items():
-        dense = tensor.detach().contiguous()
-        place = dense.untyped_storage().data_ptr()
-        apart[name] = dense.clone() if place in places else dense
-        places.add(place)
-    return apart
-
-
-def weights_digest(folder: Path) -> str | None:
-    """SHA-256 of the weights in a model folder, in hexadecimal; None where there are none."""
-    path = folder / _WEIGHTS
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
+def read_config(folder_or_repo: str | Path) -> dict[str, Any]:
     """Read and check the ``config.json`` of a model folder, or of a repository of the Hugging Face hub.
 
     Raises:
         RunError: no such file, not one of ours, or written by a newer version.
     """
-    folder = _local(folder)
-    path = folder / _CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(
-            f"a model folder must hold {_CONFIG} and {_WEIGHTS}; {folder} has no {_CONFIG}"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path} must be readable JSON; reading gave '{error}': copy the folder again"
-        ) from error
-    if not isinstance(config, dict) or not {"schema", "class", "hyperparameters"} <= config.keys():
-        raise RunError(
-            f"{path} must name a schema, a class and hyperparameters; it was not written by convlstm"
-        )
-    if type(config["schema"]) is not int or config["schema"] != SCHEMA:
-        raise RunError(
-            f"{path} must have schema {SCHEMA}; it has schema {str(config['schema'])[:80]}: install the "
-            "convlstm that wrote it (a newer one by pip install -U convlstm)"
-        )
-    if not isinstance(config["class"], str) or not isinstance(config["hyperparameters"], dict):
-        raise RunError(
-            f"{path} must name its class by text and its hyperparameters by a mapping; received a "
-            f"{type(config['class']).__name__} and a {type(config['hyperparameters']).__name__}: copy the "
-            "folder again"
-        )
-    return config
+    return load_config(_local(folder_or_repo))
 
 
-def _local(folder: str | Path) -> Path:
-    """The folder itself, or that of a repository of the hub once it is downloaded."""
+def _local(
+    folder: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Return the folder itself, or the downloaded snapshot of a repository of the hub."""
+    folder = given_path("a model", folder)
+    _check_access(revision, token)
     try:
-        there = Path(folder).exists()
+        exists = folder.exists()
     except (OSError, ValueError):  # too long a name, or a null character
-        there = False
-    if there:
-        return Path(folder)
-    name = str(folder)
-    parts = name.split("/")
+        exists = False
+    if exists and revision is not None:
+        raise OptionError(
+            f"revision must be that of a repository of the hub; {folder} is a folder, received {revision!r}: "
+            "leave it out"
+        )
+    if exists:
+        return folder
     reason = "there is no such folder"
-    # A name in a folder that is there is a path, mistyped, and nothing to ask the network for.
-    if len(parts) == 2 and all(parts) and not parts[0].startswith(".") and not Path(parts[0]).exists():
+    owner, _, name = folder.as_posix().partition("/")
+    # A name in a folder that exists is a mistyped path, for which the network is not used.
+    if name and "/" not in name and owner and not owner.startswith(".") and not Path(owner).exists():
         from huggingface_hub import errors, snapshot_download
 
         try:
-            return Path(snapshot_download(name, allow_patterns=[_CONFIG, _WEIGHTS]))
+            return Path(
+                snapshot_download(
+                    folder.as_posix(),
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    allow_patterns=[CONFIG, WEIGHTS],
+                    library_name="convlstm",
+                )
+            )
         except errors.HFValidationError:
             pass
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        except errors.RevisionNotFoundError:
+            reason += f", and the repository on the hub has no revision {revision}"
+        except errors.RepositoryNotFoundError:
             reason += ", and the hub has no such repository, or it is private (log in by hf auth login)"
         except (errors.HfHubHTTPError, OSError) as error:
             cause: BaseException = error.__cause__ or error
-            if isinstance(cause, errors.OfflineModeIsEnabled):
-                reason += (
-                    ", and the hub must not be asked (HF_HUB_OFFLINE is set) for what is not in its cache"
-                )
-            else:
-                reason += (
-                    f", and asking the hub gave '{_first_line(cause)}': check the connection, or download it"
-                )
+            offline = isinstance(cause, errors.OfflineModeIsEnabled)
+            reason += (
+                ", and the hub must not be asked (HF_HUB_OFFLINE is set) for what is not in its cache"
+                if offline
+                else f", and asking the hub gave '{_first_line(cause)}': check the connection, or download it"
+            )
     raise RunError(
         f"a model must be an existing folder or a repository of the Hugging Face hub; received {folder}: "
         f"{reason}"
+    )
+
+
+def _check_access(revision: str | None, token: str | bool | None) -> None:
+    """Check the types of what a repository is reached with; the token stays out of the sentence."""
+    if not (revision is None or isinstance(revision, str)):
+        raise OptionError(f"revision must be the name of a branch, tag or commit; received {revision!r}")
+    if not (token is None or isinstance(token, str | bool)):
+        raise OptionError(f"token must be text, True, False or None; received a {type(token).__name__}")
+
+
+@contextmanager
+def _uploading(repo: str) -> Iterator[None]:
+    """Turn an answer of the hub that refuses an upload into one sentence."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise RunError(
+            f"a model is uploaded to a repository that you may write to; {repo} gave '{_first_line(error)}': "
+            "log in by hf auth login, or give another repo or token"
+        ) from error
+
+
+def _card_exists(place: str | Path) -> RunError:
+    return RunError(
+        f"a model card is written where there is none; {place} has a {CARD}: edit or delete it, or leave "
+        "out card"
     )

@@ -12,7 +12,7 @@ from convlstm.errors import RunError, check_name
 from convlstm.trust import Trust
 
 
-class RemembersArguments:
+class StoresHyperparameters:
     """A class whose instances know what they were built from."""
 
     _convlstm_arguments: dict[str, Any]

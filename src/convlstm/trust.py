@@ -1,9 +1,9 @@
-"""The rule for classes that are named in a model folder or a run, which may be a stranger's.
+"""Rules for loading the classes that a model folder or a run names; its author may be a stranger.
 
-By themselves load the cells, layers, models and data of this package, the modules of `torch.nn`, and torch's
+Without trust load the cells, layers, models and data of this package, the modules of `torch.nn`, and torch's
 functions of one tensor listed here. A class or function of another package loads only if the caller trusts
-that package by name, and never from inside the folder that is read. Nothing is imported before its package
-is allowed, and nothing is called before it is known to be of the kind expected.
+that package by name, and never from inside the folder that is read. No package is imported before it is
+allowed, and nothing is called before its kind is checked.
 """
 
 import inspect
@@ -20,10 +20,10 @@ from torch import nn
 
 from convlstm.errors import OptionError, RunError
 
-#: Folders of this package whose classes and functions a file may name.
+#: Packages of this library whose classes a file may name, and those whose functions it may name.
 _OURS = tuple(f"convlstm.{folder}" for folder in ("cells", "data", "functional", "layers", "models"))
 _OUR_FUNCTIONS = ("convlstm.cells.", "convlstm.functional.", "convlstm.models.")
-#: Functions of tensors in torch, torch.special or torch.nn.functional that can serve as activations.
+#: Functions of one tensor in torch, torch.special or torch.nn.functional that can serve as activations.
 _FUNCTIONS = (
     *("abs", "asinh", "atan", "arctan", "celu", "clamp", "clip", "cos", "cosh", "elu", "entr", "erf"),
     *("erfc", "exp", "exp2", "expit", "expm1", "gelu", "hardshrink", "hardsigmoid", "hardswish"),
@@ -32,13 +32,22 @@ _FUNCTIONS = (
     *("sign", "silu", "sin", "sinc", "sinh", "softmax", "softmin", "softplus", "softshrink"),
     *("softsign", "sqrt", "square", "tanh", "tanhshrink", "threshold"),
 )
+#: Earlier names of modules, and of what moved from a module to another.
+_RENAMED = {
+    "convlstm.cells.parts": "convlstm.cells.conv_cell",
+    "convlstm.cells.self_attention": "convlstm.cells.sa_convlstm",
+    "convlstm.cells.weights": "convlstm.cells.convert",
+    "convlstm.data.images": "convlstm.data.mnist",
+    "convlstm.data.moving": "convlstm.data.moving_mnist",
+    "convlstm.functional.warp": "convlstm.functional.motion",
+}
 
 
 def packages(trust: str | Sequence[str]) -> tuple[str, ...]:
-    """The packages that are trusted: names, in a sequence or separated by commas.
+    """Return the names of trusted packages, given as a sequence or separated by commas.
 
     Raises:
-        OptionError: something else than dotted names.
+        OptionError: anything but dotted names.
     """
     names = trust.split(",") if isinstance(trust, str) else trust
     try:
@@ -54,7 +63,7 @@ def packages(trust: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def packages_in(value: Any) -> set[str]:
-    """The packages, other than this one and torch, whose classes a description of arguments names."""
+    """Return the packages, other than this one and torch, whose classes a description of arguments names."""
     if isinstance(value, list | tuple):
         return set().union(*map(packages_in, value))
     if not isinstance(value, dict):
@@ -67,12 +76,13 @@ def packages_in(value: Any) -> set[str]:
 
 @dataclass(frozen=True)
 class Trust:
-    """Which classes may be loaded.
+    """The classes that may be loaded from a file.
 
     Args:
         packages: the packages that the caller trusts.
         inside: the folder that is read: nothing is imported from inside it.
-        module: the name of a module of the caller's own, whose classes are known without an import.
+        module: name of a loaded module whose classes need no trust: the one that defines the class which
+            is asked to load.
     """
 
     packages: tuple[str, ...] = ()
@@ -80,12 +90,12 @@ class Trust:
     module: str = ""
 
     def find(self, path: Any, kind: type | tuple[type, ...] = nn.Module, *, functions: bool = True) -> Any:
-        """The class or function under a dotted path.
+        """Return the class or function of a dotted path.
 
         Args:
-            path: as a file names it.
-            kind: of what it must be a subclass.
-            functions: whether it may also be a function: torch's activations, ours, and those that are
+            path: as a file names it; an earlier name of a module of this package means today's.
+            kind: class or classes of which it must be a subclass.
+            functions: True to allow functions too: torch's activations, those of this package, and those
                 defined in a trusted package.
 
         Raises:
@@ -94,7 +104,8 @@ class Trust:
         """
         if not (isinstance(path, str) and "." in path and is_dotted(path)):
             raise RunError(f"a class must be named by its dotted path; received {str(path)[:80]!r}")
-        module, _, name = path.rpartition(".")
+        module, _, name = _RENAMED.get(path, path).rpartition(".")
+        module = _RENAMED.get(module, module)
         root = module.partition(".")[0]
         mine = root == self.module.partition(".")[0]
         known = getattr(sys.modules.get(module), name, None) if mine else None

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from convlstm.hyperparameters import RemembersArguments
+from convlstm.hyperparameters import StoresHyperparameters
 
 Split = Literal["train", "validation", "test"]
 
@@ -40,7 +40,7 @@ class WindowDataset(Dataset[Window], ABC):
     def __getitem__(self, index: int) -> Window: ...
 
 
-class Source(RemembersArguments, ABC):
+class Source(StoresHyperparameters, ABC):
     """Where frames come from.
 
     Attributes:

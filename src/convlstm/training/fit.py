@@ -53,8 +53,10 @@ def fit(
             f"training itself needs numbers; received {auto[0]}=auto: call convlstm.train, which finds them"
         )
     check(config, data)
-    notes = {"past": data.past, "steps": data.steps, "data": data.describe()}
+    notes: dict[str, Any] = {"past": data.past, "steps": data.steps, "data": data.describe()}
     model.check_saved(**notes)
+    if not model.training:  # as from_pretrained gives it; parts set to evaluation mode alone stay so
+        model.train()
     values = ValueRange()
     with quiet(), interruptible():
         module = ForecastModule(model, config)
@@ -75,11 +77,11 @@ def fit(
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
                 restore(model, run.best)
-                model.save_pretrained(run.model, **notes, **values.note())
+                model.save_pretrained(run.model, **(notes | values.note()))
             raise
     restore(model, run.best)
     if trainer.is_global_zero:
-        model.save_pretrained(run.model, **notes, **values.note())
+        model.save_pretrained(run.model, **(notes | values.note()))
     return model.cpu().eval()
 
 
