@@ -161,6 +161,7 @@ MANY_ARGUMENTS = {
     "convlstm.data.moving_mnist.MovingObjects",
     "convlstm.layers.depth.StackOptions",
     "convlstm.layers.stack.Stack",
+    "convlstm.engines.plan.Plan",
     "convlstm.training.config.TrainingConfig",
 }
 

@@ -307,7 +307,7 @@ def test_a_stream_of_what_takes_no_states_and_frames_that_are_none_are_named():
         session(torch.zeros(1, 2, 6, 5))
     plain = ConvLSTM(2, 3, 3).stream(1, (6, 5))
     nested = torch.nested.nested_tensor([torch.zeros(2, 6, 5)], layout=torch.jagged)
-    for frame, received in ((nested, "a nested tensor"), (np.zeros((1, 2, 6, 5)), "a ndarray")):
+    for frame, received in ((nested, "a nested tensor"), (np.zeros((1, 2, 6, 5)), "an ndarray")):
         with pytest.raises(ShapeError, match=rf"a frame \(B, C, \*S\) must be .*; received {received}"):
             plain(frame)
     layer, x = ConvLSTM(2, 3, 3, batch_first=True), torch.zeros(1, 2, 2, 6, 5)
