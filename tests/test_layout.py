@@ -214,7 +214,7 @@ def test_only_the_command_line_prints():
 def test_the_public_names():
     """Whoever adds or removes one does it on purpose, here too."""
     cells = {"Cell", "ConvGRUCell", "ConvLSTMCell", "ConvRNNCell", "SAConvLSTMCell"}
-    models = {"ConvGRU", "ConvLSTM", "EncoderForecaster", "Forecaster"}
+    models = {"AutoregressiveForecaster", "ConvGRU", "ConvLSTM", "EncoderForecaster", "Forecaster"}
     running = {"MovingObjects", "TrainingConfig", "evaluate", "forecast", "report", "train"}
     assert set(convlstm.__all__) == cells | models | running | {"ConvLSTMError", "__version__"}
     for name in convlstm.__all__:

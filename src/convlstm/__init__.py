@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
+    from convlstm.models import AutoregressiveForecaster as AutoregressiveForecaster
     from convlstm.models import EncoderForecaster as EncoderForecaster
     from convlstm.models import Forecaster as Forecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
 
 _HOME = {
+    "AutoregressiveForecaster": "convlstm.models",
     "Cell": "convlstm.cells",
     "ConvGRU": "convlstm.layers",
     "ConvGRUCell": "convlstm.cells",
@@ -47,6 +49,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AutoregressiveForecaster",
     "Cell",
     "ConvGRU",
     "ConvGRUCell",

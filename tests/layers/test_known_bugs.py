@@ -98,7 +98,7 @@ def test_sizes_may_be_an_integer_a_tuple_or_a_list(hidden, kernel):
 
 @pytest.mark.parametrize(
     "module",
-    ["layers.recurrent", "layers.stack", "cells.convlstm", "cells.convgru", "cells.base", "cells.conv_cell"],
+    ["layers.recurrent", "layers.stack", "cells.convlstm", "cells.convgru", "models.autoregressive"],
 )
 def test_examples_in_docstrings_run(module):
     """B8."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convlstm import EncoderForecaster
+from convlstm import ConvLSTMCell, EncoderForecaster
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 
 
@@ -57,7 +57,7 @@ def test_the_encoders_h_and_c_reach_the_forecaster(skip):
     for cell in model.encoder:
         cell.register_forward_hook(lambda cell, inputs, state: states.append(state))
     forecast = model(torch.rand(1, 3, 1, 16, 16), 1)
-    last = [states[2], states[5]]  # three steps of the fine level, then three of the coarse one
+    last = states[4:]  # two steps of each level, then the last one of both
     for state in last:
         for name, tensor in state._asdict().items():
             (gradient,) = torch.autograd.grad(forecast.sum(), tensor, retain_graph=True)
@@ -116,6 +116,47 @@ def test_arguments_have_an_effect():
         assert shapes != [p.shape for p in EncoderForecaster.rebuild(plain).parameters()], name
 
 
+def test_a_cell_with_a_spatiotemporal_memory_is_refused():
+    class WithMemory(ConvLSTMCell):
+        spatiotemporal_memory = True
+
+    with pytest.raises(
+        OptionError, match="must have no spatiotemporal memory.*received one that has: use it"
+    ):
+        EncoderForecaster(1, [3], cell=WithMemory)
+
+
+def test_forcing_that_does_not_fit_is_named(model):
+    past, future, forced = frames(1, 4, 2, 8, 8), frames(1, 2, 2, 8, 8), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(ShapeError, match=r"future must hold the frames of all steps, \(1, 3, 2, 8, 8\)"):
+        model(past, 3, future=future, forced=torch.ones(1, 3, dtype=torch.bool))
+    for flags in (forced[:, :1], forced.float()):
+        with pytest.raises(ShapeError, match=r"forced must be bool \(B, L\) = \(1, 2\); received torch"):
+            model(past, 2, future=future, forced=flags)
+
+
+def test_a_stream_says_what_does_not_fit(model):
+    session = model.stream()
+    with pytest.raises(OptionError, match="at least one frame; received none: call update"):
+        session.forecast(1)
+    session.update(frames(1, 2, 8, 8))
+    with pytest.raises(ShapeError, match=r"as the first one of the stream; received \(1, 2, 8, 9\)"):
+        session.update(frames(1, 2, 8, 9))
+    with pytest.raises(OptionError, match="steps must be at least 1; received 0"):
+        session.forecast(0)
+
+
+def test_a_copy_of_a_stream_goes_on_independently(model):
+    past = frames(1, 4, 2, 8, 9)
+    session = model.stream()
+    for t in range(3):
+        session.update(past[:, t])
+    other = session.copy()
+    other.update(past[:, 3])
+    torch.testing.assert_close(session.forecast(3), model(past[:, :3], 3))
+    torch.testing.assert_close(other.forecast(3), model(past, 3))
+
+
 def test_bad_input_is_named(model):
     with pytest.raises(
         ShapeError, match=r"\(B, K, C, H, W\); received shape \(4, 2, 8, 8\): add a batch axis"
@@ -157,8 +198,8 @@ def test_the_engine_asked_for_does_the_arithmetic(monkeypatch):
     inner = engines.run
     monkeypatch.setattr(engines, "run", lambda *args, **options: calls.append(1) or inner(*args, **options))
     forecasts = [model(past, 3) for model in (fast, slow)]
-    # Two levels: the past and two forecasts are read, three are written.
-    assert len(calls) == 2 * (1 + 2) + 2 * 3
+    # Two levels: the past but its last frame and three single frames are read, three are written.
+    assert len(calls) == 2 * (1 + 3) + 2 * 3
     torch.testing.assert_close(*forecasts)
     gradients = [
         torch.autograd.grad(f.square().sum(), m.parameters())

@@ -1,13 +1,16 @@
-"""Frames in, frames out: forecasters, and the baselines they have to beat."""
+"""Frames in, frames out: forecasters, and baselines without parameters."""
 
+from convlstm.models.autoregressive import AutoregressiveForecaster, ForecastStream
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import Advection, Blank, LinearTrend, MeanFrame, Persistence
 from convlstm.models.encoder_forecaster import EncoderForecaster
 
 __all__ = [
     "Advection",
+    "AutoregressiveForecaster",
     "Blank",
     "EncoderForecaster",
+    "ForecastStream",
     "Forecaster",
     "LinearTrend",
     "MeanFrame",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
 from convlstm.engines import ENGINES
-from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import dynamic_filter
 from convlstm.layers import scan
-from convlstm.models.base import Forecaster, check_past
+from convlstm.models.autoregressive import AutoregressiveForecaster
 
 _MOST_WEIGHTS = 2**31
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,7 +41,20 @@ def _check_size(inputs: int, hidden_dim: Sequence[int], kernels: list[Any], tran
         )
 
 
-class EncoderForecaster(Forecaster):
+class Carry(NamedTuple):
+    """Carry of an `EncoderForecaster`.
+
+    Attributes:
+        encoder: states of the encoder's levels, finest first; None for the initial ones.
+        forecaster: states of the forecaster's levels; None before the first forecast, which starts from the
+            encoder's.
+    """
+
+    encoder: list[Any]
+    forecaster: list[Any] | None
+
+
+class EncoderForecaster(AutoregressiveForecaster):
     """Encoder and forecaster of convolutional recurrent layers at several resolutions.
 
     The structure of Shi et al. (2015, arXiv:1506.04214, section 3.2) with levels of resolution (Shi et al.
@@ -127,45 +140,32 @@ class EncoderForecaster(Forecaster):
         self.up = nn.ModuleList(nn.ConvTranspose2d(h, h, 4, stride=2, padding=1) for h in hidden_dim[1:])
         weights = (2 * transport + 1) ** 2 if transport else 0
         self.head = nn.Conv2d(hidden_dim[0], (weights + channels) * patch_size**2, 1)
+        if any(getattr(cell, "spatiotemporal_memory", False) for cell in (*self.encoder, *self.forecaster)):
+            raise OptionError(
+                "a cell at levels of several resolutions must have no spatiotemporal memory, which passes from "
+                "layer to layer; received one that has: use it in the layers of a ConvLSTM"
+            )
         if self.head.bias is not None and weights:
             with torch.no_grad():  # at first every pixel mostly stays where it is
                 self.head.bias.view(-1, patch_size**2)[weights // 2] += 3.0
 
-    def forward(
-        self, past: Tensor, steps: int, *, future: Tensor | None = None, forced: Tensor | None = None
-    ) -> Tensor:
-        """Forecast; see `Forecaster` for teacher forcing by ``future`` and ``forced``.
+    def start(self, past: Tensor) -> Carry:
+        """The carry after all frames of the past (B, K, C, H, W) but the last."""
+        return Carry(self._read(past[:, :-1], [None] * len(self.encoder)), None)
 
-        Args:
-            past: (B, K, C, H, W), any K, H and W of at least 1.
-            steps: L.
-            future: (B, L, C, H, W), the true frames, for training only.
-            forced: (B, L) bool, where the true frame rather than the forecast is fed back.
+    def observe(self, frame: Tensor, carry: Carry) -> Carry:
+        """The carry after an observed frame (B, C, H, W), which only the encoder reads."""
+        return Carry(self._read(frame.unsqueeze(1), carry.encoder), None)
 
-        Returns:
-            (B, L, C, H, W).
-        """
-        check_past(past, steps, channels=self.channels)
-        if (future is None) != (forced is None):
-            raise ShapeError("future and forced must be given together; received only one of them")
-        size = past.shape[-2:]
-        past = self._pad(past)
-        if future is not None:
-            future = self._pad(future)
-        encoder = self._read(past, [None] * len(self.encoder))
-        forecaster = encoder
-        frame, frames = past[:, -1], []
-        for k in range(steps):
-            frame, forecaster = self._write(frame, [state.h for state in encoder], forecaster)
-            frames.append(frame)
-            if k + 1 < steps:
-                if future is not None and forced is not None:
-                    frame = torch.where(forced[:, k, None, None, None], future[:, k], frame)
-                encoder = self._read(frame[:, None], encoder)
-        return torch.stack(frames, dim=1)[..., : size[0], : size[1]]
+    def step(self, frame: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """Forecast the frame (B, C, H, W) after the newest one."""
+        encoder = self._read(frame.unsqueeze(1), carry.encoder)
+        forecaster = encoder if carry.forecaster is None else carry.forecaster
+        forecast, forecaster = self._write(frame, [state.h for state in encoder], forecaster)
+        return forecast, Carry(encoder, forecaster)
 
-    def _pad(self, frames: Tensor) -> Tensor:
-        """Repeat the bottom and right border until every level has whole pixels."""
+    def pad(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, C, H, W) with bottom and right borders repeated to whole pixels at every level."""
         unit = self.patch_size * 2 ** len(self.down)
         bottom, right = (-frames.shape[-2] % unit, -frames.shape[-1] % unit)
         if not bottom and not right:
@@ -174,7 +174,9 @@ class EncoderForecaster(Forecaster):
         return flat.view(*frames.shape[:2], *flat.shape[1:])
 
     def _read(self, frames: Tensor, states: list[Any]) -> list[Any]:
-        """The encoder's states after more frames (B, T, C, H, W)."""
+        """The encoder's states after more frames (B, T, C, H, W); T may be 0."""
+        if not frames.shape[1]:
+            return states
         x, new = F.pixel_unshuffle(frames, self.patch_size), []
         for level, cell in enumerate(self.encoder):
             x, state = scan(cast(Cell, cell), x, states[level], engine=self.engine)

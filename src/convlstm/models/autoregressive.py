@@ -1,0 +1,209 @@
+"""Forecasters that make one frame at a time and read each as the input of the next."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from convlstm.errors import OptionError, ShapeError
+from convlstm.models.base import Forecaster, check_past
+
+
+class AutoregressiveForecaster(Forecaster):
+    """A forecaster that is written as one step of time.
+
+    A subclass writes `start` and `step`; rollout, teacher forcing and streaming are provided. The carry is
+    any nested structure of tensors, passed in and returned, never kept on the module. Where the levels of a
+    model need certain frame sizes it overrides `pad`: frames are padded once, at the beginning, and forecasts
+    are cropped once, at the end. Where reading an observed frame differs from a forecast step it overrides
+    `observe`.
+
+    Example:
+        >>> import torch
+        >>> from convlstm import ConvLSTM
+        >>> class NextFrame(AutoregressiveForecaster):
+        ...     def __init__(self, channels=1, hidden_dim=8):
+        ...         super().__init__()
+        ...         self.layers = ConvLSTM(channels, hidden_dim, 3, batch_first=True)
+        ...         self.head = torch.nn.Conv2d(hidden_dim, channels, 1)
+        ...
+        ...     def start(self, past):
+        ...         return self.layers(past[:, :-1])[1] if past.shape[1] > 1 else None
+        ...
+        ...     def step(self, frame, carry):
+        ...         output, carry = self.layers.step(frame, carry)
+        ...         return frame + self.head(output), carry
+        >>> NextFrame()(torch.rand(2, 5, 1, 16, 16), steps=3).shape
+        torch.Size([2, 3, 1, 16, 16])
+    """
+
+    @abstractmethod
+    def start(self, past: Tensor) -> Any:
+        """The carry after all frames of the past but the last, which the first `step` reads.
+
+        Args:
+            past: (B, K, C, *S), K at least 1; with K = 1 the initial carry.
+        """
+
+    @abstractmethod
+    def step(self, frame: Tensor, carry: Any) -> tuple[Tensor, Any]:
+        """One step of time.
+
+        Args:
+            frame: (B, C, *S), the newest frame: observed, true (teacher forcing) or forecast.
+            carry: of `start` or of the step before.
+
+        Returns:
+            The forecast of the next frame (B, C, *S), and the carry.
+        """
+
+    def observe(self, frame: Tensor, carry: Any) -> Any:
+        """The carry after an observed frame that is followed by another one; by default that of `step`.
+
+        It must give what `start` gives for a past with one more frame.
+        """
+        return self.step(frame, carry)[1]
+
+    def pad(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, C, *S) padded at the end of each space axis to a size that the model can read."""
+        return frames
+
+    def forward(
+        self, past: Tensor, steps: int, *, future: Tensor | None = None, forced: Tensor | None = None
+    ) -> Tensor:
+        """Forecast.
+
+        Args:
+            past: (B, K, C, *S).
+            steps: L, at least 1.
+            future: (B, L, C, *S), the true frames, for teacher forcing in training.
+            forced: (B, L) bool; where it is true, the true frame instead of the forecast of that step is the
+                input of the next step.
+
+        Returns:
+            (B, L, C, *S).
+
+        Raises:
+            ShapeError: wrong rank, channels or number of frames; ``future`` without ``forced``.
+            OptionError: ``steps`` below 1.
+        """
+        check_past(past, steps, channels=getattr(self, "channels", None))
+        _check_forcing(past, steps, future, forced)
+        size, past = past.shape[3:], self.pad(past)
+        future = None if future is None else self.pad(future)
+        return self._rollout(past[:, -1], self.start(past), steps, size, future, forced)
+
+    def _rollout(
+        self,
+        frame: Tensor,
+        carry: Any,
+        steps: int,
+        size: Sequence[int],
+        future: Tensor | None = None,
+        forced: Tensor | None = None,
+    ) -> Tensor:
+        """Forecasts (B, L, C, *S) of a size, after a padded frame and the carry before it."""
+        forecasts: list[Tensor] = []
+        for k in range(steps):
+            frame, carry = self.step(frame, carry)
+            forecasts.append(frame)
+            if future is not None and forced is not None and k + 1 < steps:
+                use_truth = forced[:, k].view(-1, *(1,) * (frame.ndim - 1))
+                frame = torch.where(use_truth, future[:, k], frame)
+        return torch.stack(forecasts, dim=1)[(..., *(slice(n) for n in size))]
+
+    def stream(self) -> "ForecastStream":
+        """A session that is given observed frames one at a time and forecasts at any moment, no gradients.
+
+        Example:
+            >>> import torch
+            >>> from convlstm import EncoderForecaster
+            >>> session = EncoderForecaster(hidden_dim=[8]).eval().stream()
+            >>> for frame in torch.rand(5, 1, 1, 32, 32):
+            ...     session.update(frame)
+            >>> session.forecast(3).shape
+            torch.Size([1, 3, 1, 32, 32])
+        """
+        return ForecastStream(self)
+
+
+class ForecastStream:
+    """A forecaster that is given one observed frame at a time; `AutoregressiveForecaster.stream` makes it.
+
+    `forecast` gives what the model gives for all frames so far as the past, and leaves the state as it is.
+    """
+
+    def __init__(self, model: AutoregressiveForecaster) -> None:
+        self._model = model
+        self._size: tuple[int, ...] = ()
+        self._frame: Tensor | None = None
+        self._carry: Any = None
+
+    @torch.no_grad()
+    def update(self, frame: Tensor) -> None:
+        """Read an observed frame (B, C, *S).
+
+        Raises:
+            ShapeError: a frame of another shape than the first one.
+        """
+        model, sequence = self._model, frame.unsqueeze(1)
+        check_past(sequence, 1, channels=getattr(model, "channels", None))
+        if self._frame is not None and tuple(frame.shape) != self.shape:
+            raise ShapeError(
+                f"a frame must be (B, C, *S) = {self.shape}, as the first one of the stream; received "
+                f"{tuple(frame.shape)}: make another stream for another batch or size"
+            )
+        padded = model.pad(sequence)
+        if self._frame is None:
+            self._size, self._carry = tuple(frame.shape[2:]), model.start(padded)
+        else:
+            self._carry = model.observe(self._frame, self._carry)
+        self._frame = padded[:, 0]
+
+    @torch.no_grad()
+    def forecast(self, steps: int) -> Tensor:
+        """The forecast (B, steps, C, *S) of the frames after the newest one.
+
+        Raises:
+            OptionError: ``steps`` below 1, or no frame yet.
+        """
+        if self._frame is None:
+            raise OptionError("a forecast needs at least one frame; received none: call update(frame) first")
+        check_past(self._frame.unsqueeze(1), steps)
+        return self._model._rollout(self._frame, self._carry, steps, self._size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the frames, (B, C, *S); empty before the first one."""
+        return () if self._frame is None else (*self._frame.shape[:2], *self._size)
+
+    def copy(self) -> "ForecastStream":
+        """A second session with the same state, which goes on independently."""
+        other = ForecastStream(self._model)
+        state = (self._size, self._frame, self._carry)
+        other._size, other._frame, other._carry = tree_map_only(Tensor, torch.clone, state)
+        return other
+
+
+def _check_forcing(past: Tensor, steps: int, future: Tensor | None, forced: Tensor | None) -> None:
+    """Check the true frames and the flags of teacher forcing."""
+    if (future is None) != (forced is None):
+        raise ShapeError(
+            "future and forced must be given together; received only one of them: pass both or none"
+        )
+    if future is None or forced is None:
+        return
+    expected = (past.shape[0], steps, *past.shape[2:])
+    if tuple(future.shape) != expected:
+        raise ShapeError(
+            f"future must hold the frames of all steps, {expected}; received {tuple(future.shape)}: pass "
+            f"{steps} frame(s)"
+        )
+    if tuple(forced.shape) != expected[:2] or forced.dtype != torch.bool:
+        raise ShapeError(
+            f"forced must be bool (B, L) = {expected[:2]}; received {forced.dtype} {tuple(forced.shape)}: "
+            "one flag per sample and step"
+        )

@@ -1,0 +1,156 @@
+"""Our own forecasters under the contract battery, and a broken one for each check."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convlstm import ConvGRUCell, ConvLSTM, EncoderForecaster, Forecaster
+from convlstm.models import Advection, AutoregressiveForecaster, Blank, LinearTrend, MeanFrame, Persistence
+from convlstm.testing import FORECASTER_CHECKS, check_forecaster
+
+
+class NextFrame(AutoregressiveForecaster):
+    """The example of the docstring: a stack with a 1x1 convolution."""
+
+    def __init__(self, channels=1, hidden_dim=3):
+        super().__init__()
+        self.layers = ConvLSTM(channels, hidden_dim, 3, 2, batch_first=True)
+        self.head = nn.Conv2d(hidden_dim, channels, 1)
+
+    def start(self, past):
+        return self.layers(past[:, :-1])[1] if past.shape[1] > 1 else None
+
+    def step(self, frame, carry):
+        output, carry = self.layers.step(frame, carry)
+        return frame + self.head(output), carry
+
+
+MODELS = {
+    "encoder forecaster": lambda n: EncoderForecaster(n, [3, 4], patch_size=2),
+    "without skip": lambda n: EncoderForecaster(n, [3], skip=False, transport=0, patch_size=1),
+    "gru": lambda n: EncoderForecaster(n, [3, 3], cell=ConvGRUCell),
+    "next frame": NextFrame,
+    "persistence": lambda n: Persistence(),
+    "mean frame": lambda n: MeanFrame(),
+    "blank": lambda n: Blank(),
+    "linear trend": lambda n: LinearTrend(),
+    "advection": lambda n: Advection(),
+}
+
+
+@pytest.mark.parametrize("check", FORECASTER_CHECKS)
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_models(make, check):
+    check(make)
+
+
+class OneSize(NextFrame):
+    def step(self, frame, carry):
+        frame, carry = super().step(frame, carry)
+        return frame[..., :12, :12], carry
+
+
+class CountsSteps(NextFrame):
+    def forward(self, past, steps, *, future=None, forced=None):
+        return super().forward(past, steps, future=future, forced=forced) * steps
+
+
+class MixesTheBatch(NextFrame):
+    def step(self, frame, carry):
+        return super().step(frame + frame.mean(dim=0), carry)
+
+
+class KeepsItsCarry(NextFrame):
+    """The state stays on the module between calls."""
+
+    kept = None
+
+    def start(self, past):
+        carry = super().start(past)
+        if carry is not None and self.kept is not None and self.kept[0].h.shape == carry[0].h.shape:
+            carry = self.kept
+        return carry
+
+    def step(self, frame, carry):
+        frame, carry = super().step(frame, carry)
+        self.kept = carry
+        return frame, carry
+
+
+class ReadsTheLastFrameAlone(NextFrame):
+    def start(self, past):
+        return None
+
+
+class ForgetsTheOrder(NextFrame):
+    """Every frame of the past is replaced by their mean."""
+
+    def forward(self, past, steps, **truth):
+        return super().forward(past.mean(1, keepdim=True).expand_as(past), steps, **truth)
+
+
+class Unused(NextFrame):
+    def __init__(self, channels=1):
+        super().__init__(channels)
+        self.more = nn.Conv2d(channels, channels, 1)
+
+
+class ReadsAhead(NextFrame):
+    def forward(self, past, steps, *, future=None, forced=None):
+        forecast = super().forward(past, steps, future=future, forced=forced)
+        return forecast if future is None else forecast + future.mean(1, keepdim=True)
+
+
+class IgnoresTheTruth(NextFrame):
+    def forward(self, past, steps, *, future=None, forced=None):
+        return super().forward(past, steps)
+
+
+class ForcesTheWholeBatch(NextFrame):
+    def forward(self, past, steps, *, future=None, forced=None):
+        forced = None if forced is None else forced.any(0, keepdim=True).expand_as(forced)
+        return super().forward(past, steps, future=future, forced=forced)
+
+
+class StartsOnTheLastFrame(NextFrame):
+    """The last frame is read twice by a stream: `observe` is not what `start` does."""
+
+    def observe(self, frame, carry):
+        return super().observe(frame, super().observe(frame, carry))
+
+
+class DrawsItsScale(Forecaster):
+    """Built anew it gives another forecast."""
+
+    def __init__(self, channels=1):
+        super().__init__()
+        self.scale = torch.rand(()).item()
+
+    def forward(self, past: Tensor, steps: int) -> Tensor:
+        return self.scale * past[:, -1:].repeat(1, steps, 1, 1, 1)
+
+
+BROKEN = [
+    (OneSize, "any_number_of_frames_and_any_size"),
+    (CountsSteps, "more_steps_continue_fewer"),
+    (MixesTheBatch, "sequences_are_independent"),
+    (KeepsItsCarry, "calls_are_independent"),
+    (ForgetsTheOrder, "every_frame_of_the_past_is_in_its_place"),
+    (Unused, "every_parameter_has_a_gradient: more.weight gets no gradient"),
+    (ReadsAhead, "no_frame_is_read_before_its_time: forecast 0 depends on the true frame 0"),
+    (IgnoresTheTruth, "no_frame_is_read_before_its_time: the true frame 0 has no effect on forecast 1"),
+    (ForcesTheWholeBatch, "scheduled_sampling_has_an_effect"),
+    (StartsOnTheLastFrame, "steps_one_by_one_are_one_call"),
+    (DrawsItsScale, "it_is_saved_and_loaded"),
+]
+
+
+@pytest.mark.parametrize(("model", "check"), BROKEN, ids=[model.__name__ for model, _ in BROKEN])
+def test_a_broken_model_is_found_by_its_check(model, check):
+    with pytest.raises(AssertionError, match=f"^{check}"):
+        check_forecaster(model)
+
+
+def test_a_stream_that_ignores_earlier_frames_is_found():
+    with pytest.raises(AssertionError, match="^(every_frame_of_the_past|steps_one_by_one)"):
+        check_forecaster(ReadsTheLastFrameAlone)
