@@ -113,7 +113,8 @@ class AutoregressiveForecaster(Forecaster):
             if future is not None and forced is not None and k + 1 < steps:
                 use_truth = forced[:, k].view(-1, *(1,) * (frame.ndim - 1))
                 frame = torch.where(use_truth, future[:, k], frame)
-        return torch.stack(forecasts, dim=1)[(..., *(slice(n) for n in size))]
+        inside: Any = (..., *(slice(length) for length in size))
+        return torch.stack(forecasts, dim=1)[inside]
 
     def stream(self) -> "ForecastStream":
         """A session that is given observed frames one at a time and forecasts at any moment, no gradients.

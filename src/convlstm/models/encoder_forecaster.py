@@ -142,8 +142,8 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.head = nn.Conv2d(hidden_dim[0], (weights + channels) * patch_size**2, 1)
         if any(getattr(cell, "spatiotemporal_memory", False) for cell in (*self.encoder, *self.forecaster)):
             raise OptionError(
-                "a cell at levels of several resolutions must have no spatiotemporal memory, which passes from "
-                "layer to layer; received one that has: use it in the layers of a ConvLSTM"
+                "a cell at levels of several resolutions must have no spatiotemporal memory, which passes "
+                "from layer to layer; received one that has: use it in the layers of a ConvLSTM"
             )
         if self.head.bias is not None and weights:
             with torch.no_grad():  # at first every pixel mostly stays where it is
