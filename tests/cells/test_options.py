@@ -15,6 +15,7 @@ from torch import nn
 from convlstm import ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell, SAConvLSTMCell
 from convlstm.cells import GRUState, LSTMState
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
+from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import ACTIVATIONS
 
 
@@ -371,24 +372,21 @@ def test_h_and_c_of_init_hidden_are_two_tensors():
 
 @pytest.mark.parametrize("kind", [ConvLSTMCell, ConvRNNCell])
 @pytest.mark.parametrize(
-    "options", [{}, {"padding_mode": ("circular", "replicate")}, {"attention": "spatial"}]
+    "options", [{}, {"padding_mode": ("circular", "replicate")}, {"dilation": (1, 2), "attention": "spatial"}]
 )
-@pytest.mark.parametrize("inputs", [8, 32])
-def test_without_gradients_one_convolution_gives_what_two_halves_give(kind, options, inputs):
-    """Also where frames have as many channels as gates, and gradients are on in one of the halves only."""
+@pytest.mark.parametrize("kernel", [(3, 3), (3, 2)])
+def test_the_convolution_is_called_once_with_frame_and_hidden_state(kind, options, kernel):
+    """Whatever its kernel and padding, with the numbers of two convolutions by parts of its weight."""
     torch.manual_seed(0)
-    cell = kind(inputs, 8, (3, 2), **options)
-    x = torch.randn(2, inputs, 5, 6)
-    state = type(cell.initial_state(x))(*(torch.randn_like(s) for s in cell.initial_state(x)))
-    h = state.h if cell.attention is None else cell.attention(state.h)
-    sums = cell._convolve(torch.cat([x, h], dim=1), cell.conv.weight, cell.conv.bias)
-    expected = cell.update(sums, state) if kind is ConvLSTMCell else GRUState(torch.tanh(sums))
-    torch.testing.assert_close(tuple(cell(x, state)), tuple(expected))
-    with torch.no_grad():
-        torch.testing.assert_close(tuple(cell(x, state)), tuple(expected))
-        p = cell.project(x)
-    assert (p is x) == (inputs != 8 * cell.gates)
-    torch.testing.assert_close(tuple(cell.step(p, state)), tuple(expected))
-    p = cell.project(x)
-    with torch.no_grad():
-        torch.testing.assert_close(tuple(cell.step(p, state)), tuple(expected))
+    cell, calls = kind(2, 3, kernel, **options), []
+    cell.conv.register_forward_hook(lambda conv, inputs, output: calls.append((inputs[0], output)))
+    x, h = torch.randn(2, 2, 5, 6), torch.randn(2, 3, 5, 6)
+    assert cell.project(x) is x
+    cell(x, type(cell.initial_state(x))(*[h] * len(cell.state_class._fields)))
+    ((both, gates),) = calls
+    weighted = h if cell.attention is None else cell.attention(h)
+    torch.testing.assert_close(both, torch.cat([x, weighted], dim=1), rtol=0, atol=0)
+    parts = {"dilation": cell.dilation, "padding_mode": cell.padding_mode}
+    expected = same_conv(x, cell.conv.weight[:, :2], cell.conv.bias, **parts)
+    expected = expected + same_conv(weighted, cell.conv.weight[:, 2:], **parts)
+    torch.testing.assert_close(gates, expected)

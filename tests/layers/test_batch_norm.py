@@ -24,7 +24,7 @@ class InProject(ConvLSTMCell):
 
     def __init__(self, *sizes, **options):
         super().__init__(*sizes, **options)
-        self.batch_norm = nn.BatchNorm2d(self.gates * self.hidden_dim)
+        self.batch_norm = nn.BatchNorm2d(self.input_dim)
 
     def project(self, x):
         return self.batch_norm(super().project(x))
@@ -37,8 +37,8 @@ class InStep(ConvLSTMCell):
         super().__init__(*sizes, **options)
         self.batch_norm = nn.BatchNorm2d(self.gates * self.hidden_dim)
 
-    def sums(self, p, h):
-        return self.batch_norm(super().sums(p, h))
+    def preactivations(self, x, h):
+        return self.batch_norm(super().preactivations(x, h))
 
 
 class Called(InStep):

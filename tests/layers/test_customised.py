@@ -121,12 +121,20 @@ def test_a_stream_hears_hooks_on_the_convolution_that_come_later():
     assert len(maps) == 2
 
 
-def test_halves_that_are_applied_apart_stay_what_they_were():
-    layer = ConvGRU(2, 3, 3, batch_first=True)
+@engines
+def test_a_convolution_put_in_its_place_serves_a_gru_too(engine):
+    layer = ConvGRU(2, 3, 3, batch_first=True, engine=engine)
     layer.cell_list[0].conv = nn.Conv2d(5, 9, 3, padding=1, padding_mode="circular")
-    with pytest.raises(
-        OptionError, match=r"ConvGRUCell, .* must stay as it was built; received Conv2d\(5, 9"
-    ):
+    circular = functools.partial(ConvGRUCell, padding_mode="circular")
+    expected = ConvGRU(2, 3, 3, batch_first=True, cell=circular)
+    expected.load_state_dict(layer.state_dict())
+    assert_close(layer(FRAMES)[0], expected(FRAMES)[0])
+
+
+def test_a_module_that_need_not_be_affine_is_refused_by_a_gru():
+    layer = ConvGRU(2, 3, 3, batch_first=True)
+    layer.cell_list[0].conv = nn.Sequential(nn.Conv2d(5, 9, 3, padding=1), nn.ReLU())
+    with pytest.raises(OptionError, match="ConvGRUCell must be a convolution or an adapter .* a Sequential"):
         layer(FRAMES)
 
 
@@ -167,11 +175,11 @@ class OwnGates(ConvGRUCell):
         return super().step(2 * p, state)
 
 
-class OwnSum(ConvLSTMCell):
-    """Takes the halves of what others call whole."""
+class OwnStep(ConvLSTMCell):
+    """A step of its own, with all gates halved."""
 
     def step(self, p, state):
-        return self.update(p + 0.5 * self.recur(state.h), state)
+        return self.update(0.5 * self.preactivations(p, state.h), state)
 
 
 @engines
@@ -182,7 +190,7 @@ class OwnSum(ConvLSTMCell):
         ConvGRUCell,
         functools.partial(ConvGRUCell, reset_after=False, attention="channel"),
         OwnGates,
-        OwnSum,
+        OwnStep,
         ConvLSTMCell,
     ],
 )
@@ -212,28 +220,35 @@ def test_adapters_around_a_convolution_act_and_learn(engine, nested, cell):
 
 
 @pytest.mark.parametrize("cell", [ConvGRUCell, ConvLSTMCell])
-def test_an_adapter_that_calls_a_convolution_of_two_paddings_is_refused(cell):
-    layer = ConvLSTM(2, 3, 3, cell=functools.partial(cell, padding_mode=("replicate", "circular")))
-    layer.cell_list[0].conv = Adapter(layer.cell_list[0].conv)
-    with pytest.raises(OptionError, match=r"one padding_mode for all axes; received .*: merge the adapter"):
-        layer(FRAMES.transpose(0, 1))
+def test_an_adapter_acts_around_a_convolution_of_two_paddings(cell):
+    padded = functools.partial(cell, padding_mode=("replicate", "circular"))
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=padded)
+    before = layer(FRAMES)[0]
+    adapter = layer.cell_list[0].conv = Adapter(layer.cell_list[0].conv)
+    with torch.no_grad():
+        adapter.up.weight.zero_()
+        adapter.up.bias.zero_()
+    assert_close(layer(FRAMES)[0], before)
+    adapter.up.bias.data.fill_(1.0)
+    adapter.base_layer.bias.data.sub_(1.0)
+    assert_close(layer(FRAMES)[0], before)
 
 
 class Doubled(ConvLSTMCell):
-    """A half of its own."""
+    """Reads twice the hidden state."""
 
-    def recur(self, h):
-        return 2 * super().recur(h)
-
-
-class OwnStep(ConvLSTMCell):
-    """A step of its own, from both halves."""
-
-    def step(self, p, state):
-        return self.update(p + 0.5 * self.recur(state.h), state)
+    def preactivations(self, x, h):
+        return super().preactivations(x, 2 * h)
 
 
-@pytest.mark.parametrize("cell", [Doubled, OwnStep])
+class DoubledGRU(ConvGRUCell):
+    """Reads twice the hidden state in its gates."""
+
+    def project_hidden(self, h, gates=slice(None)):
+        return 2 * super().project_hidden(h, gates)
+
+
+@pytest.mark.parametrize("cell", [Doubled, DoubledGRU, OwnStep, ConvGRUCell])
 def test_a_subclass_with_a_rule_of_its_own_keeps_it_under_hooks(cell):
     layer = ConvLSTM(2, 3, 3, batch_first=True, cell=cell)
     before = layer(FRAMES)
@@ -263,18 +278,17 @@ def test_a_pruned_cell_alone_learns_and_stays_pruned(cell):
 
 
 @engines
+@pytest.mark.parametrize("cell", [ConvLSTMCell, ConvGRUCell, ConvRNNCell])
 @pytest.mark.filterwarnings("ignore:.*torch.nn.utils.spectral_norm.*deprecated")
-def test_hooks_compute_a_weight_once_a_sequence(engine):
-    layer = ConvLSTM(2, 3, 3, batch_first=True, engine=engine)
-    nn.utils.spectral_norm(layer.cell_list[0].conv)
-    computed = []
-    (hook,) = layer.cell_list[0].conv._forward_pre_hooks.values()
-    compute = hook.compute_weight
-    hook.compute_weight = lambda *a, **k: computed.append(1) or compute(*a, **k)
-    layer(FRAMES)
-    assert len(computed) == 1
-    layer.cell_list[0](FRAMES[:, 0])
-    assert len(computed) == 2
+def test_weights_that_a_hook_computes_are_used_and_learn(engine, cell):
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=cell, engine=engine).eval()
+    plain = copy.deepcopy(layer)
+    conv = nn.utils.spectral_norm(layer.cell_list[0].conv)
+    outputs = layer(FRAMES)[0]
+    plain.cell_list[0].conv.weight.data.copy_(conv.weight)
+    assert_close(outputs, plain(FRAMES)[0])
+    outputs[0].sum().backward()
+    assert conv.weight_orig.grad.any()
 
 
 class Learned(ConvLSTMCell):

@@ -80,9 +80,6 @@ class Cell(nn.Module, ABC):
             The new state, of the same kind and shapes.
         """
 
-    def prepare(self) -> None:
-        """Called once before the first step of a sequence, for weights that must be computed by then."""
-
     def initial_memory(self, x: Tensor) -> Tensor:
         """The spatiotemporal memory before the first frame; only where the cell has one."""
         return x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
@@ -93,7 +90,6 @@ class Cell(nn.Module, ABC):
         A cell with a spatiotemporal memory also takes that of the layer below and returns (state, memory).
         """
         check_frame(self, input_tensor)
-        self.prepare()
         initial = check_initial(self, self.initial_state(input_tensor))
         allow_loading(type(initial))
         state = initial if cur_state is None else check_state(cur_state, initial, "the state")
@@ -104,6 +100,9 @@ class Cell(nn.Module, ABC):
         memory = self.initial_memory(input_tensor) if memory is None else memory
         return check_step_with_memory(self, step_with_memory(projected, state, memory), state)
 
+
+#: The convolution for one, two and three space axes.
+CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 #: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
 CellFactory = Callable[[int, int, tuple[int, ...], bool], Cell]
@@ -319,6 +318,12 @@ def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
             f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
             f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
         )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """True if a module has forward or backward hooks."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    return any(hooks) or bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def autocast(x: Tensor) -> bool:

@@ -1,15 +1,20 @@
 """The convolutional GRU and the plain convolutional RNN."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from convlstm.cells.attention import Attention, apply_attention
 from convlstm.cells.base import register_state
 from convlstm.cells.conv_cell import ConvCell, activation_function
 from convlstm.cells.original import takes_no_input_size
+from convlstm.errors import OptionError
+from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import Activation
+from convlstm.validation import check_bool
 
 
 class GRUState(NamedTuple):
@@ -34,9 +39,10 @@ class ConvGRUCell(ConvCell):
 
     Some write h' = (1 - z) h + z n: `gru_weights` converts weights of such a cell and of most public ones.
 
-    ``conv.weight`` is (3 hidden_dim, input_dim + hidden_dim, *kernel_size), [W, U], whose halves are applied
-    apart, so that hooks on ``conv`` hear nothing; ``conv.bias`` is (3 hidden_dim,); ``reset_bias``
-    (hidden_dim,) is b_u. An adapter around ``conv``, as of peft, is called on each half beside zeros.
+    ``conv.weight`` is (3 hidden_dim, input_dim + hidden_dim, *kernel_size), [W, U], whose two parts are
+    applied separately; ``conv.bias`` is (3 hidden_dim,); ``reset_bias`` (hidden_dim,) is b_u. If ``conv`` has
+    hooks or was replaced (by another convolution, or an adapter as of peft), it is called as [x, 0], [0, h]
+    and [0, 0], whose result is subtracted: it must be affine in its input.
 
     Args:
         input_dim: channels of the input.
@@ -55,7 +61,6 @@ class ConvGRUCell(ConvCell):
 
     gates = 3
     state_class = GRUState
-    one_sum = False
 
     @takes_no_input_size
     def __init__(
@@ -71,7 +76,7 @@ class ConvGRUCell(ConvCell):
         dilation: int | Sequence[int] = 1,
         padding_mode: str | Sequence[str] = "zeros",
         recurrent_init: str = "default",
-        attention: str | nn.Module | Callable[[int], nn.Module] | None = None,
+        attention: Attention | None = None,
     ) -> None:
         super().__init__(
             input_dim,
@@ -83,27 +88,62 @@ class ConvGRUCell(ConvCell):
             recurrent_init=recurrent_init,
             attention=attention,
         )
-        self.reset_after = reset_after
+        self.reset_after = check_bool(reset_after, "reset_after")
         self.gate_activation = activation_function(gate_activation, "gate_activation")
         self.candidate_activation = activation_function(candidate_activation, "candidate_activation")
         self.reset_bias = nn.Parameter(torch.zeros(hidden_dim)) if reset_after and bias else None
 
+    def project(self, x: Tensor) -> Tensor:
+        """The input's part of the pre-activations, (N, 3 hidden_dim, *S)."""
+        if self.calls_conv:
+            return self._call_conv(x, x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:]))
+        return self._convolve(x, self.conv.weight[:, : self.input_dim], self.conv.bias)
+
+    def project_hidden(self, h: Tensor, gates: slice = slice(None)) -> Tensor:
+        """The hidden state's part of the pre-activations of the given rows of gates, (B, ?, *S)."""
+        h = apply_attention(self.attention, h)
+        if self.calls_conv:
+            x = h.new_zeros(h.shape[0], self.input_dim, *h.shape[2:])
+            return (self._call_conv(x, h) - self._call_conv(x[:1], torch.zeros_like(h[:1])))[:, gates]
+        return self._convolve(h, self.conv.weight[gates, self.input_dim :], None)
+
+    @property
+    def calls_conv(self) -> bool:
+        """True if ``conv`` has hooks or is another module than the one built here.
+
+        Raises:
+            OptionError: neither a convolution nor an adapter that holds one as ``base_layer``.
+        """
+        called = super().calls_conv
+        if called and not isinstance(self.conv, _ConvNd) and not hasattr(self.conv, "base_layer"):
+            raise OptionError(
+                f"the conv of a {type(self).__name__} must be a convolution or an adapter that holds one as "
+                f"base_layer; received a {type(self.conv).__name__}: write a cell with a step of its own"
+            )
+        return called
+
+    def _call_conv(self, x: Tensor, h: Tensor) -> Tensor:
+        result: Tensor = self.conv(torch.cat([x, h], dim=1))
+        return result
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)
+
     def step(self, p: Tensor, state: Any) -> GRUState:
-        """Reset, propose, and mix with the old state."""
+        """The new hidden state from the input's part of the pre-activations and the old hidden state."""
         (h,) = state
-        two = 2 * self.hidden_dim
-        p_rz, p_n = p[:, :two], p[:, two:]
+        rz, n = slice(0, 2 * self.hidden_dim), slice(2 * self.hidden_dim, None)
         if self.reset_after:
-            sums = self.recur(h)
-            r, z = map(self.gate_activation, (p_rz + sums[:, :two]).chunk(2, dim=1))
-            proposal = sums[:, two:]
+            q = self.project_hidden(h)
+            r, z = map(self.gate_activation, (p[:, rz] + q[:, rz]).chunk(2, dim=1))
+            q_n = q[:, n]
             if self.reset_bias is not None:
-                proposal = proposal + self.reset_bias.view(-1, *(1,) * len(self.kernel_size))
-            n = self.candidate_activation(p_n + r * proposal)
+                q_n = q_n + self.reset_bias.view(-1, *(1,) * len(self.kernel_size))
+            candidate = self.candidate_activation(p[:, n] + r * q_n)
         else:
-            r, z = map(self.gate_activation, (p_rz + self.recur(h, slice(0, two))).chunk(2, dim=1))
-            n = self.candidate_activation(p_n + self.recur(r * h, slice(two, None)))
-        return GRUState((1 - z) * n + z * h)
+            r, z = map(self.gate_activation, (p[:, rz] + self.project_hidden(h, rz)).chunk(2, dim=1))
+            candidate = self.candidate_activation(p[:, n] + self.project_hidden(r * h, n))
+        return GRUState((1 - z) * candidate + z * h)
 
 
 class ConvRNNCell(ConvCell):
@@ -136,6 +176,6 @@ class ConvRNNCell(ConvCell):
         self.activation = activation_function(activation, "activation")
 
     def step(self, p: Tensor, state: Any) -> GRUState:
-        """Add the hidden state's part and squash."""
+        """The new hidden state from the frame and the old hidden state."""
         (h,) = state
-        return GRUState(self.activation(self.sums(p, h)))
+        return GRUState(self.activation(self.preactivations(p, h)))

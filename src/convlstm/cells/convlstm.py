@@ -1,11 +1,12 @@
 """The convolutional LSTM."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from convlstm.cells.attention import Attention
 from convlstm.cells.base import is_count, register_state
 from convlstm.cells.conv_cell import ConvCell, activation_function
 from convlstm.cells.original import takes_no_input_size
@@ -90,7 +91,7 @@ class ConvLSTMCell(ConvCell):
         dilation: int | Sequence[int] = 1,
         padding_mode: str | Sequence[str] = "zeros",
         recurrent_init: str = "default",
-        attention: str | nn.Module | Callable[[int], nn.Module] | None = None,
+        attention: Attention | None = None,
     ) -> None:
         super().__init__(
             input_dim,
@@ -135,12 +136,12 @@ class ConvLSTMCell(ConvCell):
         return nn.Parameter(torch.zeros(3, self.hidden_dim, *size))
 
     def step(self, p: Tensor, state: Any) -> LSTMState:
-        """Add the hidden state's part of the gates and `update`."""
+        """`update` with the gates of this frame and the hidden state."""
         h, c = state
-        return self.update(self.sums(p, h), LSTMState(h, c))
+        return self.update(self.preactivations(p, h), LSTMState(h, c))
 
     def update(self, gates: Tensor, state: LSTMState) -> LSTMState:
-        """The new state from the gates' sums (B, 4 hidden_dim, *S), in the order i, f, o, g, and the old one.
+        """The new state from the pre-activations i, f, o, g, (B, 4 hidden_dim, *S), and the old state.
 
         Override this to change the rule; convolutions, layers and everything else stay.
         """

@@ -74,16 +74,12 @@ class SAConvLSTMCell(Cell):
         h, c = self.lstm.initial_state(x)
         return SAState(h, c, h.clone())
 
-    def prepare(self) -> None:
-        """That of the LSTM."""
-        self.lstm.prepare()
-
     def project(self, x: Tensor) -> Tensor:
-        """The input's part of the LSTM's gates."""
+        """`project` of the LSTM."""
         return self.lstm.project(x)
 
     def step(self, p: Tensor, state: Any) -> SAState:
-        """The LSTM's step, then attention to h and to the memory."""
+        """The LSTM's step, then self-attention over h and the memory."""
         h, c, m = state
         h, c = self.lstm.step(p, LSTMState(h, c))
         h_BCN, m_BCN = h.flatten(2), m.flatten(2)

@@ -22,11 +22,10 @@ from convlstm.errors import OptionError
 _RULES = (
     "forward",
     "project",
-    "recur",
-    "_convolve",
+    "project_hidden",
     "step",
     "update",
-    "sums",
+    "preactivations",
     "initial_state",
     "init_hidden",
 )

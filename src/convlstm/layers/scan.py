@@ -105,8 +105,6 @@ def scan(
         OptionError: an engine named that cannot serve this call.
     """
     valid, starts = timeline.valid, timeline.starts
-    if isinstance(cell, Cell):
-        cell.prepare()
     if valid is not None:
         x = torch.where(spread(valid, x), x, 0)
     steps = x.shape[1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules import module as hooks
 from torch.utils._pytree import tree_map_only
 
-from convlstm.cells.base import Cell, autocast, check_positive, check_tensor, like_frame
+from convlstm.cells.base import autocast, check_positive, check_tensor, like_frame
 from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, select
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.scan import initial_state, of_kind
@@ -144,9 +144,6 @@ class Stream:
 
     def _make(self, frame: Tensor) -> None:
         stack = self._stack
-        for cell in stack.cell_list:
-            if isinstance(cell, Cell):
-                cell.prepare()
         options = stack._convlstm_options
         check_input(stack, frame.unsqueeze(1), options.input_dim, options.axes, batch_first=True)
         engines, states = self._engines(frame), self.state
