@@ -157,7 +157,6 @@ TO_REWRITE = {
 LONG_FILES: set[str] = {"convlstm.layers.scan"}
 LONG_FUNCTIONS = {"convlstm.layers.stack.Stack.__init__", "convlstm.layers.scan.scan"}
 MANY_ARGUMENTS = {
-    "convlstm.cells.convlstm.ConvLSTMCell",
     "convlstm.data.moving_mnist.MovingObjects",
     "convlstm.layers.depth.StackOptions",
     "convlstm.layers.stack.Stack",

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convlstm.cells import ConvLSTMCell, LSTMState
+from convlstm.cells import Cell, ConvLSTMCell, LSTMState
 from convlstm.errors import OptionError, ShapeError
 
 
@@ -136,3 +136,13 @@ def test_bad_input_is_named():
         ConvLSTMCell(2, 0, 3)
     with pytest.raises(OptionError, match="forget_bias needs bias=True"):
         ConvLSTMCell(2, 3, 3, bias=False, forget_bias=1.0)
+
+
+def test_the_earlier_word_for_a_spatiotemporal_memory_still_declares_one():
+    with pytest.warns(DeprecationWarning, match="climbs was renamed; .* Older that .* spatiotemporal_memory"):
+
+        class Older(Cell):
+            climbs = True
+
+    assert Older.spatiotemporal_memory
+    assert not Cell.spatiotemporal_memory

@@ -1,8 +1,8 @@
-"""The contract of a cell: everything that whoever writes a recurrence has to write."""
+"""The contract of a cell: one step of a recurrence, its state, and checks of what they must be."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -12,11 +12,14 @@ from torch.utils import _pytree
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import check_positive as check_positive
 from convlstm.validation import check_tensor as check_tensor
-from convlstm.validation import is_integer
+from convlstm.validation import is_integer, received
+
+#: The convolution for one, two and three space axes.
+CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class State(Protocol):
-    """What a cell carries from step to step: a flat NamedTuple of tensors, batch first, ``h`` the output.
+    """The state of a recurrence: a flat NamedTuple of tensors, batch first, with the output as ``h``.
 
     ``h`` is real; the others may have any dtype, integers, bool and complex numbers included.
     """
@@ -29,23 +32,33 @@ class State(Protocol):
 class Cell(nn.Module, ABC):
     """One step of a convolutional recurrence.
 
-    A subclass writes `initial_state`, `project` and `step`; stacking, time and everything around them come
-    from the layers. These build it by ``cell(input_dim, hidden_dim, kernel_size, bias)``: its constructor
-    takes these four by position, and its own options by keyword. State is passed in and returned, never kept
-    on the module, and no parameter depends on the size of the frames.
+    A subclass writes `initial_state`, `project` and `step`; layers provide stacking, time and masks. They
+    build a cell by ``cell(input_dim, hidden_dim, kernel_size, bias)``: its constructor takes these four by
+    position, and its own options by keyword. State is passed in and returned, never stored on the module, and
+    no parameter depends on the size of the frames.
 
     A recurrence with a spatiotemporal memory, which passes from layer to layer within a step and from the top
-    layer to the lowest one of the next step (as in PredRNN), sets ``spatiotemporal_memory`` and has
+    layer to the lowest one of the next step (PredRNN), sets ``spatiotemporal_memory`` and has
     ``step(p, state, memory) -> (state, memory)``.
 
     Attributes:
         input_dim: channels of the input.
         hidden_dim: channels of the hidden state.
         kernel_size: one integer for each space axis.
-        spatiotemporal_memory: whether the cell has a spatiotemporal memory.
+        spatiotemporal_memory: True if the cell has a spatiotemporal memory.
     """
 
     spatiotemporal_memory: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "climbs" in vars(cls):
+            warnings.warn(
+                f"climbs was renamed; received a {cls.__name__} that sets it: set spatiotemporal_memory",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.spatiotemporal_memory = vars(cls)["climbs"]
 
     def __init__(self, input_dim: int, hidden_dim: int, kernel_size: int | tuple[int, ...]) -> None:
         super().__init__()
@@ -63,7 +76,7 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """All that depends on the input alone, as one tensor, (N, input_dim, *S) -> (N, ?, *S).
+        """The part of a step that depends on the input alone, (N, input_dim, *S) -> (N, ?, *S).
 
         Called with one frame (N = B) or with all frames of a sequence at once (N = B T).
         """
@@ -74,20 +87,20 @@ class Cell(nn.Module, ABC):
 
         Args:
             p: `project`'s result for this frame, (B, ?, *S).
-            state: as `initial_state` gives it.
+            state: of the kind that `initial_state` returns.
 
         Returns:
             The new state, of the same kind and shapes.
         """
 
     def initial_memory(self, x: Tensor) -> Tensor:
-        """The spatiotemporal memory before the first frame; only where the cell has one."""
+        """The spatiotemporal memory before the first frame, (B, hidden_dim, *S), if the cell has one."""
         return x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
 
     def forward(self, input_tensor: Tensor, cur_state: Any = None, memory: Tensor | None = None) -> Any:
-        """One step from a frame (B, input_dim, *S) and a state (None: the initial one) to the new state.
+        """The state after a frame (B, input_dim, *S), from the state before it (None: the initial one).
 
-        A cell with a spatiotemporal memory also takes that of the layer below and returns (state, memory).
+        A cell with a spatiotemporal memory also takes the memory and returns (state, memory).
         """
         check_frame(self, input_tensor)
         initial = check_initial(self, self.initial_state(input_tensor))
@@ -101,28 +114,25 @@ class Cell(nn.Module, ABC):
         return check_step_with_memory(self, step_with_memory(projected, state, memory), state)
 
 
-#: The convolution for one, two and three space axes.
-CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
 #: What builds a cell: a class or `functools.partial`, called with (input_dim, hidden_dim, kernel_size, bias).
 CellFactory = Callable[[int, int, tuple[int, ...], bool], Cell]
 
 
 def register_state(kind: Any, module: str | None = None) -> Any:
-    """Let a kind of state pass through `torch.export.save` and, in any program, `torch.load`.
+    """Let a kind of state pass through `torch.export.save` and, in any program, `torch.load`; a decorator.
 
-    It may stand as a decorator above the class. In the program in which a state was made, `torch.load` reads
-    it without this; another program imports the module that registers it first.
+    The program that made a state reads it with `torch.load` without this; another program first imports the
+    module that registers it.
 
     Args:
         kind: a NamedTuple class, at the top of a module.
-        module: where the class is imported from; its own module if None.
+        module: the module that the class is imported from; its own module if None.
 
     Returns:
         ``kind``.
 
     Raises:
-        OptionError: something else than a NamedTuple class.
+        OptionError: anything but a NamedTuple class.
     """
     if not (isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")):
         raise OptionError(
@@ -136,6 +146,10 @@ def register_state(kind: Any, module: str | None = None) -> Any:
     return kind
 
 
+#: Kinds of states that `torch.load` reads, by their names.
+_LOADABLE: dict[str, type] = {}
+
+
 def allow_loading(kind: type) -> None:
     """Let `torch.load` read a kind of state, unless a compiler is tracing or the class cannot be imported."""
     if torch.compiler.is_compiling() or kind in _LOADABLE.values() or not hasattr(kind, "_fields"):
@@ -143,31 +157,25 @@ def allow_loading(kind: type) -> None:
     name = f"{kind.__module__}.{kind.__qualname__}"
     if "<locals>" in name:
         return
-    if name in _LOADABLE:  # defined again, as by running a cell of a notebook twice
+    if name in _LOADABLE:  # defined again, for example by running a notebook's cell twice
         _weights_only_unpickler._remove_safe_globals([_LOADABLE[name]])
     _LOADABLE[name] = kind
     torch.serialization.add_safe_globals([kind])
 
 
-#: Kinds of states that `torch.load` reads, by their names.
-_LOADABLE: dict[str, type] = {}
-
-
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     """Apply a function of tensors to the corresponding tensors of one or more states of the same kind."""
-    tensors = [function(*group) for group in zip(*states, strict=True)]
-    kind = type(states[0])
-    return kind(*tensors) if hasattr(kind, "_fields") else kind(tensors)
+    return _as_kind(type(states[0]), [function(*group) for group in zip(*states, strict=True)])
 
 
 def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
-    """One integer per space axis; a single integer means a square kernel in two dimensions."""
-    whole: Any = (kernel_size, kernel_size) if isinstance(kernel_size, Integral) else kernel_size
+    """One integer per space axis; a single integer is a square kernel in two dimensions."""
+    whole: Any = (kernel_size, kernel_size) if is_integer(kernel_size) else kernel_size
     kernel = tuple(whole) if isinstance(whole, tuple | list) else ()
     if not 1 <= len(kernel) <= 3 or not all(map(is_count, kernel)):
         raise OptionError(
             "kernel_size must be a positive integer or a tuple of one to three of them (one per space axis); "
-            f"received {kernel_size!r}"
+            f"received {received(kernel_size)}: 3 is a kernel of 3 x 3"
         )
     return tuple(map(int, kernel))
 
@@ -178,26 +186,25 @@ def is_count(value: Any) -> bool:
 
 
 def check_state(state: Any, initial: Any, what: str) -> Any:
-    """A state as the kind of state that a cell makes.
+    """A state given as any sequence of tensors, as the cell's kind of state.
 
     Args:
-        state: what the caller passed, any sequence of tensors.
+        state: the tensors.
         initial: the cell's initial state for the same frame.
-        what: which state, to open the message.
+        what: name of the state, to open the message.
 
     Raises:
-        ShapeError: the number of tensors, or their shape, dtype or device differs.
+        ShapeError: the number of tensors, or the shape, dtype or device of one differs.
     """
     kind = type(initial)
-    names = getattr(kind, "_fields", tuple(range(len(initial))))
     parts = state if isinstance(state, tuple | list) else [state]
     if parts is not state or len(parts) != len(initial) or not all(isinstance(p, Tensor) for p in parts):
-        received = " and ".join(type(part).__name__ for part in parts) or "nothing"
+        found = " and ".join(type(part).__name__ for part in parts) or "nothing"
         raise ShapeError(
-            f"{what} must hold the tensors {', '.join(map(str, names))} of a {kind.__name__}; received "
-            f"{received}: pass what the call before returned"
+            f"{what} must hold the tensors {', '.join(_fields(initial))} of a {kind.__name__}; received "
+            f"{found}: pass the state that the call before returned"
         )
-    for name, tensor, like in zip(names, parts, initial, strict=True):
+    for name, tensor, like in zip(_fields(initial), parts, initial, strict=True):
         check_tensor(tensor, f"{what}, {name},")
         if tensor.shape != like.shape:
             raise ShapeError(
@@ -210,14 +217,14 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
                 f"{what} must have the dtype and device of the frames, {like.dtype} on {like.device}; "
                 f"received {tensor.dtype} on {tensor.device}: convert it with to(...)"
             )
-    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+    return _as_kind(kind, parts)
 
 
 def check_initial(cell: nn.Module, state: Any) -> Any:
-    """Check that a cell's initial state is a flat NamedTuple of tensors with a field ``h``.
+    """The result of `Cell.initial_state`.
 
     Raises:
-        OptionError: anything else, such as a tensor, a plain tuple or a state within a state.
+        OptionError: no flat NamedTuple of tensors with a field ``h``.
     """
     if not hasattr(state, "h") or not hasattr(state, "_fields") or not _is_flat(state):
         raise OptionError(
@@ -228,41 +235,35 @@ def check_initial(cell: nn.Module, state: Any) -> Any:
 
 
 def check_projection(cell: nn.Module, projected: Any) -> Tensor:
-    """Check that `Cell.project` has given one tensor.
+    """The result of `Cell.project`.
 
     Raises:
-        OptionError: a tuple or anything else.
+        OptionError: anything but one tensor.
     """
     if not isinstance(projected, Tensor):
         raise OptionError(
             f"project must return one tensor; the {type(cell).__name__}'s returned {_described(projected)}: "
-            "join the parts with torch.cat, and take them apart in step"
+            "join the parts with torch.cat, and split them in step"
         )
     return projected
 
 
 def check_step(cell: nn.Module, new: Any, state: Any) -> Any:
-    """Check that a step has given a state of the same kind and shapes; not while torch.compile traces.
-
-    Args:
-        cell: whose step.
-        new: its result.
-        state: the state that it was given.
+    """The result ``new`` of `Cell.step` from a state; not checked while torch.compile traces.
 
     Raises:
-        OptionError: a tensor, a plain tuple, another kind of state, or a state within a state.
+        OptionError: no flat state of the same kind.
         ShapeError: tensors of other shapes.
     """
     if torch.compiler.is_compiling():
         return new
     name, kind = type(cell).__name__, type(state)
     if type(new) is not kind or len(new) != len(state) or not _is_flat(new):
-        fields = ", ".join(map(str, getattr(kind, "_fields", range(len(state)))))
         raise OptionError(
-            f"step must return the kind of state that initial_state gives, tensors {fields} in a "
+            f"step must return what initial_state does, tensors {', '.join(_fields(state))} in a "
             f"{kind.__name__}; the {name}'s returned {_described(new)}: return a {kind.__name__}"
         )
-    for field, tensor, like in zip(getattr(kind, "_fields", range(len(state))), new, state, strict=True):
+    for field, tensor, like in zip(_fields(state), new, state, strict=True):
         if tensor.shape != like.shape:
             raise ShapeError(
                 f"step must keep the shapes of the state, {field} {tuple(like.shape)}; the {name}'s returned "
@@ -272,10 +273,10 @@ def check_step(cell: nn.Module, new: Any, state: Any) -> Any:
 
 
 def check_step_with_memory(cell: Cell, result: Any, state: Any) -> Any:
-    """Check that the step of a cell with a spatiotemporal memory has given (state, memory).
+    """The result of the step of a cell with a spatiotemporal memory.
 
     Raises:
-        OptionError: anything else.
+        OptionError: anything but (state, memory).
     """
     pair = isinstance(result, tuple | list) and not hasattr(result, "_fields") and len(result) == 2
     if not pair or not isinstance(result[1], Tensor):
@@ -286,12 +287,21 @@ def check_step_with_memory(cell: Cell, result: Any, state: Any) -> Any:
     return check_step(cell, result[0], state), result[1]
 
 
+def _fields(state: Any) -> tuple[str, ...]:
+    """Names of a state's tensors, numbers for a plain tuple."""
+    return tuple(map(str, getattr(type(state), "_fields", range(len(state)))))
+
+
+def _as_kind(kind: Any, tensors: Any) -> Any:
+    return kind(*tensors) if hasattr(kind, "_fields") else kind(tensors)
+
+
 def _is_flat(state: Any) -> bool:
     return all(isinstance(part, Tensor) for part in state)
 
 
 def _described(value: Any) -> str:
-    """A value in words: its type, and the first of its parts that is no tensor."""
+    """The type of a value and of its first part that is no tensor."""
     words = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     parts = value if isinstance(value, tuple | list) else ()
     strange = next((part for part in parts if not isinstance(part, Tensor)), None)
@@ -304,11 +314,7 @@ def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
 
 
 def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
-    """Check that a tensor can meet a module's parameters.
-
-    Raises:
-        ShapeError: another dtype (outside autocast) or device.
-    """
+    """Check that a tensor has the dtype (outside autocast) and device of a module's parameters."""
     weight = next(module.parameters(), None)
     if weight is None:
         return
@@ -327,7 +333,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def autocast(x: Tensor) -> bool:
-    """Whether operations on a tensor choose their own dtypes."""
+    """True under autocast for a tensor's device."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 

@@ -1,13 +1,12 @@
 """The convolutional GRU and the plain convolutional RNN."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from convlstm.cells.attention import Attention, apply_attention
+from convlstm.cells.attention import apply_attention
 from convlstm.cells.base import register_state
 from convlstm.cells.conv_cell import ConvCell, activation_function
 from convlstm.cells.original import takes_no_input_size
@@ -18,7 +17,7 @@ from convlstm.validation import check_bool
 
 
 class GRUState(NamedTuple):
-    """State of a GRU or a plain recurrence: the output ``h``, (B, hidden_dim, *S)."""
+    """State of a GRU or a plain RNN: the output ``h``, (B, hidden_dim, *S)."""
 
     h: Tensor
 
@@ -48,15 +47,11 @@ class ConvGRUCell(ConvCell):
         input_dim: channels of the input.
         hidden_dim: channels of h.
         kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
-        bias: whether the gates have a bias.
-        reset_after: whether the reset gate acts after the convolution over the hidden state.
+        bias: True to give the gates a bias.
+        reset_after: True to apply the reset gate after the convolution over the hidden state.
         gate_activation: of r and z; as for `ConvLSTMCell`.
         candidate_activation: of n.
-        dilation: distance between the kernel's taps, for all axes or per space axis.
-        padding_mode: zeros, replicate, reflect or circular, for all axes or per space axis.
-        recurrent_init: ``default`` or ``orthogonal``.
-        attention: on the hidden state before the gates: ``spatial``, ``channel``, a module (copied) or what
-            builds one from hidden_dim.
+        options: dilation, padding_mode, recurrent_init and attention, as for `ConvLSTMCell`.
     """
 
     gates = 3
@@ -73,25 +68,14 @@ class ConvGRUCell(ConvCell):
         reset_after: bool = True,
         gate_activation: str | Activation = "sigmoid",
         candidate_activation: str | Activation = "tanh",
-        dilation: int | Sequence[int] = 1,
-        padding_mode: str | Sequence[str] = "zeros",
-        recurrent_init: str = "default",
-        attention: Attention | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            input_dim,
-            hidden_dim,
-            kernel_size,
-            bias,
-            dilation=dilation,
-            padding_mode=padding_mode,
-            recurrent_init=recurrent_init,
-            attention=attention,
-        )
+        super().__init__(input_dim, hidden_dim, kernel_size, bias, **options)
         self.reset_after = check_bool(reset_after, "reset_after")
         self.gate_activation = activation_function(gate_activation, "gate_activation")
         self.candidate_activation = activation_function(candidate_activation, "candidate_activation")
-        self.reset_bias = nn.Parameter(torch.zeros(hidden_dim)) if reset_after and bias else None
+        has_bias = self.reset_after and self.bias
+        self.reset_bias = nn.Parameter(torch.zeros(self.hidden_dim)) if has_bias else None
 
     def project(self, x: Tensor) -> Tensor:
         """The input's part of the pre-activations, (N, 3 hidden_dim, *S)."""
@@ -147,13 +131,13 @@ class ConvGRUCell(ConvCell):
 
 
 class ConvRNNCell(ConvCell):
-    """One step of a plain convolutional recurrence: h' = tanh(W * [x, h] + b).
+    """One step of a plain convolutional RNN: h' = tanh(W * [x, h] + b).
 
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of h.
         kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
-        bias: whether there is a bias.
+        bias: True to add a bias.
         activation: in place of tanh; a name, a function, a module (copied) or a class of modules.
         options: dilation, padding_mode, recurrent_init and attention, as for `ConvLSTMCell`.
     """

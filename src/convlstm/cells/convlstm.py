@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.attention import Attention
-from convlstm.cells.base import is_count, register_state
+from convlstm.cells.base import register_state
 from convlstm.cells.conv_cell import ConvCell, activation_function
 from convlstm.cells.original import takes_no_input_size
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.gates import Activation, lstm_gates
+from convlstm.validation import check_integers, check_number
 
 
 class LSTMState(NamedTuple):
-    """State of an LSTM: output ``h`` and memory ``c``, each (B, hidden_dim, *S)."""
+    """State of an LSTM: output ``h`` and cell state ``c``, each (B, hidden_dim, *S)."""
 
     h: Tensor
     c: Tensor
@@ -27,8 +27,8 @@ register_state(LSTMState, "convlstm.cells")
 class ConvLSTMCell(ConvCell):
     """One step of a convolutional LSTM (Shi et al. 2015, arXiv:1506.04214, equation 3).
 
-    With ``*`` a convolution that keeps the size, the four gates stacked in the order **i, f, o, g**, and
-    peepholes w where they are asked for::
+    With ``*`` a convolution that keeps the size, gates stacked in the order **i, f, o, g**, and optional
+    peepholes w::
 
         i, f, o, g = W * [x, h] + b
         i  = sigmoid(i + w_i c)
@@ -40,14 +40,14 @@ class ConvLSTMCell(ConvCell):
     ``conv.weight`` is (4 hidden_dim, input_dim + hidden_dim, *kernel_size) and ``conv.bias`` (4 hidden_dim,):
     the layout of the widely copied single-file ConvLSTM, so that its weights load unchanged.
 
-    Gates are fractions: an unbounded ``gate_activation`` such as leaky ReLU is possible, but f above 1 lets
-    the memory grow without limit over time, and f below 0 flips its sign at every step.
+    With an unbounded ``gate_activation`` such as leaky ReLU, a forget gate above 1 lets the cell state grow
+    without limit over time, and one below 0 flips its sign at every step.
 
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of h and c.
         kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
-        bias: whether the gates have a bias.
+        bias: True to give the gates a bias.
         gate_activation: of i, f and o: ``sigmoid``, ``hard_sigmoid``, ``tanh``, ``hard_tanh``, ``relu``,
             ``leaky_relu``, ``elu``, ``silu``, ``gelu``, ``softsign`` or ``identity``; a function, a class of
             modules, or a module (copied; `save_pretrained` takes classes and importable functions only).
@@ -58,11 +58,9 @@ class ConvLSTMCell(ConvCell):
         peephole: None, ``channel`` (one weight per channel, any frame size) or ``pixel`` (one weight per
             channel and pixel, as in the paper; frames must then have ``image_size``).
         image_size: size of the frames, for pixel peepholes only.
-        dilation: distance between the kernel's taps, for all axes or per space axis.
-        padding_mode: zeros, replicate, reflect or circular, for all axes or per space axis.
-        recurrent_init: ``default`` or ``orthogonal``.
-        attention: on the hidden state before the gates: ``spatial``, ``channel``, a module (copied) or what
-            builds one from hidden_dim.
+        options: ``dilation`` and ``padding_mode`` (zeros, replicate, reflect or circular), for all axes or
+            per space axis; ``recurrent_init`` (default or orthogonal); ``attention`` on the hidden state
+            before the gates (spatial, channel, a module, which is copied, or what builds one of hidden_dim).
 
     Example:
         >>> import torch
@@ -88,31 +86,20 @@ class ConvLSTMCell(ConvCell):
         forget_bias: float = 0.0,
         peephole: str | None = None,
         image_size: Sequence[int] | None = None,
-        dilation: int | Sequence[int] = 1,
-        padding_mode: str | Sequence[str] = "zeros",
-        recurrent_init: str = "default",
-        attention: Attention | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            input_dim,
-            hidden_dim,
-            kernel_size,
-            bias,
-            dilation=dilation,
-            padding_mode=padding_mode,
-            recurrent_init=recurrent_init,
-            attention=attention,
-        )
+        super().__init__(input_dim, hidden_dim, kernel_size, bias, **options)
         self.gate_activation = activation_function(gate_activation, "gate_activation")
         self.candidate_activation = activation_function(candidate_activation, "candidate_activation")
         self.output_activation = activation_function(output_activation, "output_activation")
+        check_number(forget_bias, "forget_bias")
         if forget_bias and not bias:
             raise OptionError(
-                f"forget_bias needs bias=True; received forget_bias={forget_bias} with bias=False"
+                f"forget_bias needs bias=True; received forget_bias={forget_bias}, bias=False: leave one out"
             )
         if self.conv.bias is not None:
             with torch.no_grad():
-                self.conv.bias[hidden_dim : 2 * hidden_dim] += forget_bias
+                self.conv.bias.chunk(4)[1].add_(forget_bias)
         self.peephole_weight = self._peepholes(peephole, image_size)
         self.image_size = None if image_size is None else tuple(image_size)
 
@@ -126,13 +113,7 @@ class ConvLSTMCell(ConvCell):
         if peephole is None:
             return None
         check_name(peephole, ("channel", "pixel"), "peephole")
-        size = (1,) * axes if image_size is None else tuple(image_size)
-        if len(size) != axes:
-            raise OptionError(
-                f"image_size must have one entry per space axis ({axes}); received {image_size!r}"
-            )
-        if not all(map(is_count, size)):
-            raise OptionError(f"image_size must hold integers of at least 1; received {image_size!r}")
+        size = (1,) * axes if image_size is None else check_integers(image_size, axes, "image_size")
         return nn.Parameter(torch.zeros(3, self.hidden_dim, *size))
 
     def step(self, p: Tensor, state: Any) -> LSTMState:
