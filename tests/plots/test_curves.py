@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convlstm.plots.curves import Line, _spread, line_chart, outside
-from convlstm.scores.digits import number
+from convlstm.scores.digits import in_text, short
 
 
 def chart(*values: list[float], **options) -> str:
@@ -25,18 +25,20 @@ def texts(svg: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("value", "text", "tick"),
     [
-        (0.123456, "0.1235"),
-        (1234567.0, "1.235e6"),
-        (1e-7, "1e−7"),
-        (-2.0, "−2"),
-        (math.nan, "n/a"),
-        (-math.inf, "n/a"),
+        (0.123456, "0.1235", "0.1235"),
+        (0.00963, "0.009630", "0.00963"),
+        (1234567.0, "1.235e6", "1.235e6"),
+        (1e-7, "1.000e−7", "1e−7"),
+        (-2.0, "−2.000", "−2"),
+        (math.nan, "n/a", "n/a"),
+        (-math.inf, "n/a", "n/a"),
     ],
 )
-def test_numbers(value: float, text: str):
-    assert number(value) == text
+def test_numbers_in_sentences_have_the_digits_of_tables_and_ticks_are_short(value, text, tick):
+    assert in_text(value) == text
+    assert short(value) == tick
 
 
 def test_a_chart_is_one_element_that_names_its_lines_and_axes():

@@ -75,9 +75,9 @@ def test_the_sample_of_a_run_shows_every_channel_and_is_not_black(tmp_path, chan
     logs = EventAccumulator(str(run.path / "logs")).Reload()
     ((picture,),) = (logs.Images(tag) for tag in logs.Tags()["images"])
     with Image.open(io.BytesIO(picture.encoded_image_string)) as image:
-        grey = np.array(image.convert("L"))
-    rows = channels * 34 - 2  # two rows between channels
-    assert grey.shape == (2 * rows, 4 * 32)
-    for k in range(channels):
-        shown = grey[34 * k : 34 * k + 32, :32]
+        pixels = np.array(image)
+    left = int(np.flatnonzero((pixels[27] == (208, 212, 218)).all(axis=-1))[0]) + 1
+    for k in range(channels):  # of the past, each in a row of its own, enlarged twice
+        shown = pixels[28 + 68 * k : 92 + 68 * k : 2, left : left + 64 : 2, 0]
         assert np.median(shown[data.frames[0, k].numpy() > 0]) > 50
+    assert len(pixels) > (3 * channels) * 68  # past, truth, forecast

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from convlstm.errors import OptionError, RunError
 from convlstm.verification.results import ScoreTable, Verification
+from convlstm.verification.verify import read_scores
 
 TITLES = {"mse": ("MSE", False), "psnr": ("PSNR", True), "sharpness": ("Sharpness", None)}
 
@@ -110,6 +111,46 @@ def test_refuses_what_it_did_not_write():
     for wrong in ({}, {"schema": "one"}, {"schema": 1, "model": None}):
         with pytest.raises(RunError, match="as a verification writes them"):
             Verification.from_dict(wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"cases": -1}, "cases -1 is missing or wrong"),
+        ({"cases": 0}, "cases 0 is missing or wrong"),
+        ({"past": 0}, "past 0 is missing or wrong"),
+        ({"steps": 0}, "steps 0 is missing or wrong"),
+        ({"cases": True}, "cases True is missing or wrong"),
+        ({"schema": "1"}, "schema '1' is missing or wrong"),
+        ({"weights": 5}, "weights 5 is missing or wrong"),
+        ({"steps": 3}, "3 values by lead time; received 2 for mse of mine"),
+        ({"model": "other"}, "must hold the mse of its model, other"),
+        ({"scores": {}, "forecasters": [1]}, "must hold the mse of its model, mine; received  of 1"),
+    ],
+)
+def test_refuses_values_that_no_verification_has(change, sentence):
+    with pytest.raises(RunError, match=sentence):
+        Verification.from_dict(verification().to_dict() | change)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, "x", True, [0.1], 10**400])
+def test_refuses_scores_that_are_no_finite_numbers(tmp_path, value):
+    plain = verification().to_dict()
+    plain["scores"]["mse"]["by_lead"]["blank"][1] = value
+    with pytest.raises(RunError, match="is missing or wrong: evaluate again"):
+        Verification.from_dict(plain)
+    (tmp_path / "scores.json").write_text(
+        json.dumps(plain)
+    )  # Infinity and NaN are no JSON, but Python reads them
+    with pytest.raises(RunError, match="missing or wrong|readable JSON"):
+        read_scores(tmp_path)
+
+
+def test_a_wide_table_is_divided_evenly():
+    found = verification()
+    many = replace(found, scores={f"score_{k:02d}": found.scores["mse"] for k in range(12)} | found.scores)
+    heads = [line.split()[1:] for line in printed(many, 100) if line.startswith("forecaster ")]
+    assert [len(head) for head in heads] == [8, 8]  # and not 9 and 7
 
 
 def test_rows_are_long_and_complete():

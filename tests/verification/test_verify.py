@@ -133,14 +133,14 @@ def test_one_case_is_best_median_and_worst():
 def test_the_median_of_many_cases_is_close_and_the_extremes_exact(order):
     shuffled = torch.randperm(20_000, generator=torch.Generator().manual_seed(1)).tolist()
     values = shuffled if order == "shuffled" else list(range(20_000))
-    chosen = module._Chosen()
+    chosen = module.CaseSelector()
     for start in range(0, 20_000, 7):
         chosen.add(values[start : start + 7])
     cases = chosen.cases()
     assert (cases.mse[0], cases.mse[2]) == (0, 19_999)
     assert [values[index] for index in cases.index] == list(cases.mse)
     assert abs(cases.mse[1] - 10_000) < 1_000  # three standard errors of a median of 1023 draws
-    assert len(chosen.kept) == 1023
+    assert len(chosen.sample) == 1023
 
 
 def test_memory_does_not_grow_with_the_number_of_cases():

@@ -73,7 +73,7 @@ def _strip(run: Path) -> None:
     """The median test case as one picture: what was given, what followed, what was forecast."""
     import numpy as np
 
-    from convlstm.plots.strips import film_strip
+    from convlstm.pictures import film_strip
 
     with np.load(run / "cases.npz") as cases:
         median = list(cases["label"]).index("median")

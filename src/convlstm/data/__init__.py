@@ -1,4 +1,4 @@
-"""Where frames come from: sources of windows, and files of frames."""
+"""Sources of frames: windows of past and future, and files."""
 
 from convlstm.data.base import Source, Window, WindowDataset
 from convlstm.data.files import read_frames

@@ -1,4 +1,4 @@
-"""What every source of frames offers: windows of past and future frames, in three splits."""
+"""Base classes of data sources: windows of past and future frames, in three splits."""
 
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
@@ -12,11 +12,11 @@ Split = Literal["train", "validation", "test"]
 
 
 class Window(NamedTuple):
-    """A past and the future that followed it; batches of windows carry a leading B.
+    """Past frames and the future frames that followed them; batches of windows have a leading axis B.
 
     Attributes:
         past: (K, C, *S), float32.
-        future: (L, C, *S), float32, the L frames directly after the past.
+        future: (L, C, *S), float32, directly after the past.
     """
 
     past: Tensor
@@ -24,11 +24,11 @@ class Window(NamedTuple):
 
 
 class WindowDataset(Dataset[Window], ABC):
-    """Windows by index; the same index always gives the same window, in any process.
+    """Map-style data set of windows; an index always returns the same window, in any process.
 
     Attributes:
-        endless: every index from 0 up is a window of its own and ``len`` is only the length of an epoch
-            (generated data); otherwise indices end at ``len`` (stored data).
+        endless: every index from 0 up is another window and ``len`` is only the length of an epoch (generated
+            data); otherwise indices end at ``len`` (stored data).
     """
 
     endless: bool = False
@@ -41,14 +41,14 @@ class WindowDataset(Dataset[Window], ABC):
 
 
 class Source(StoresHyperparameters, ABC):
-    """Where frames come from.
+    """Data source: windows of frames in three splits.
 
     Attributes:
-        past: K, frames a forecaster is given.
-        steps: L, frames it has to forecast.
+        past: K, input frames of a window.
+        steps: L, frames to forecast.
         channels: C of every frame.
-        data_range: largest minus smallest value that the data can take, for scores relative to it (PSNR,
-            SSIM); None if it is unknown.
+        data_range: largest minus smallest possible value of the data, for the scores relative to it (PSNR,
+            SSIM); None if unknown.
     """
 
     past: int
@@ -58,8 +58,8 @@ class Source(StoresHyperparameters, ABC):
 
     @abstractmethod
     def split(self, name: Split) -> WindowDataset:
-        """The windows of one split; splits share no underlying image, event or moment."""
+        """Windows of one split; splits share no underlying image, event or time."""
 
     @abstractmethod
     def describe(self) -> str:
-        """One line of text about the data, for reports and model folders."""
+        """Description of the data in one line, for reports and model folders."""

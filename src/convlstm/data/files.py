@@ -1,4 +1,4 @@
-"""Frames from files: arrays, animations and folders of images, brought to the scale a forecaster works in."""
+"""Frames from files: arrays, animations and folders of images, scaled for a forecaster."""
 
 import re
 from collections.abc import Sequence
@@ -11,25 +11,23 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from convlstm.errors import DataError, OptionError
+from convlstm.extras import install_hint
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: How long `convlstm.forecasting.files` shows each frame of an animation, in milliseconds, and the comment
-#: that says so: there a frame that is shown longer stands for several.
-FRAME_MS, COMMENT = 180, b"convlstm: 180 ms a frame"
 _IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _AXES = ("frame", "channel", "row", "column")
 
 
 class Frames(NamedTuple):
-    """A sequence in the scale of a forecaster, and what is needed to go back to the scale of its file.
+    """A sequence in the scale of a forecaster, and the dtype that `from_unit` needs to invert the scaling.
 
     Attributes:
-        values: (T, C, H, W), float32; integers of the file divided by the greatest value of their dtype, so
-            that unsigned ones lie in [0, 1]; floats as they are.
-        dtype: of the values in the file; `from_unit` takes it.
-        notes: sentences for the user: the order of a folder's images, frames that a GIF may have joined.
+        values: (T, C, H, W), float32; integers divided by the greatest value of their dtype (unsigned ones
+            lie in [0, 1]), floats unchanged.
+        dtype: of the values in the file.
+        notes: sentences for the user: the order of a folder's images, the limits of GIF as a data format.
     """
 
     values: Tensor
@@ -42,16 +40,15 @@ def read_frames(path: str | Path) -> Frames:
 
     Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or, with
     more than four rows, (T, H, W, 1) or (T, H, W, 3) and hold floats or integers of 8 or 16 bits. A ``.gif``
-    is one channel if all its colours are grey, else red, green and blue; a frame that is shown longer than
-    others counts once, unless this library wrote the file. The images of a folder are taken by the numbers in
-    their names (2.png before 10.png, t-2 before t-1 before t before t+1), turned as their EXIF orientation
-    says; transparency is dropped.
+    holds pictures of 8 bits: one channel if all its colours are grey, otherwise red, green and blue. The
+    images of a folder are sorted by the numbers in their names (2.png before 10.png, t-2 before t-1 before t
+    before t+1) and rotated to their EXIF orientation; transparency is dropped.
 
     Args:
         path: a file or a folder of images.
 
     Returns:
-        The frames, scaled as `Frames` says.
+        The frames, scaled as documented in `Frames`.
 
     Raises:
         DataError: missing, damaged or of an unknown kind; wrong rank or dtype; NaN; images of unequal sizes.
@@ -67,7 +64,11 @@ def read_frames(path: str | Path) -> Frames:
     elif path.suffix.lower() in (".npy", ".npz"):
         frames_TCHW = _channels_first(read_array(path), path)
     elif path.suffix.lower() == ".gif":
-        frames_TCHW = _stack([array for array, _ in _pictures(path, notes)], [], path, palette=True)
+        frames_TCHW = _stack([array for array, _ in _pictures(path)], [], path, palette=True)
+        notes.append(
+            f"{path} is read as {len(frames_TCHW)} pictures, 0 to 255 as 0 to 1: a GIF holds no scale of its "
+            "values, and frames that repeat may have been stored as one"
+        )
     else:
         raise DataError(
             f"frames must come from a .npy, .npz or .gif file or a folder of images; received {path}"
@@ -78,21 +79,21 @@ def read_frames(path: str | Path) -> Frames:
 
 
 def to_unit(frames: NDArray[Any], what: str = "frames") -> NDArray[np.float32]:
-    """Integers divided by the greatest value of their dtype, floats as they are; float32.
+    """Integers divided by the greatest value of their dtype, floats unchanged; float32.
 
     Raises:
-        DataError: another dtype. Integers of 32 and 64 bits are refused because hardly any file uses their
-            full range: divided by the greatest value, all of its frames would be almost zero.
+        DataError: another dtype. Integers of 32 and 64 bits are refused because files rarely use their full
+            range: divided by the greatest value, all values would be almost zero.
     """
     _check_dtype(frames.dtype, what)
     if frames.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, which check_finite finds
+        with np.errstate(over="ignore"):  # too large for float32: infinite, refused by check_finite
             return np.ascontiguousarray(frames, dtype=np.float32)
     return np.asarray(frames / np.float32(np.iinfo(frames.dtype).max), dtype=np.float32)
 
 
 def from_unit(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
-    """The inverse of `to_unit`: integers are rounded, values beyond their range become its ends.
+    """Inverse of `to_unit`; integers are rounded and clipped to their range.
 
     Raises:
         DataError: a dtype that `to_unit` does not take.
@@ -118,33 +119,33 @@ def check_finite(array: NDArray[Any], what: str, axes: Sequence[str]) -> None:
 
     Args:
         array: floats; integers always pass.
-        what: what the array is, for the message.
-        axes: a name for each axis.
+        what: name of the array in the message.
+        axes: name of each axis.
 
     Raises:
-        DataError: with the number of such values and the place of the first.
+        DataError: with the number of such values and the position of the first.
     """
     if array.dtype.kind != "f":
         return
     bad = ~np.isfinite(array)
     if count := int(bad.sum()):
         first = np.unravel_index(int(bad.argmax()), bad.shape)
-        place = ", ".join(f"{name} {index}" for name, index in zip(axes, first, strict=True))
+        position = ", ".join(f"{name} {index}" for name, index in zip(axes, first, strict=True))
         raise DataError(
-            f"values must be finite; {what} holds {count} NaN or infinite, the first at {place} "
+            f"values must be finite; {what} holds {count} NaN or infinite, the first at {position} "
             "(counted from 0): fill them or leave these out"
         )
 
 
 def read_array(path: str | Path, *, mapped: bool = False) -> NDArray[Any]:
-    """Read the array of a ``.npy`` file, or the only one or the one called ``frames`` of a ``.npz`` file.
+    """Read the array of a ``.npy`` file, or of a ``.npz`` file the only one or the one called ``frames``.
 
     Args:
-        path: the file; nothing pickled in it is ever run.
-        mapped: leave the values of a ``.npy`` file on the disk until they are used.
+        path: the file; pickled objects are refused.
+        mapped: memory-map a ``.npy`` file.
 
     Raises:
-        DataError: missing, damaged, or an archive without a clear choice.
+        DataError: missing, damaged, or an archive of several arrays none of which is called ``frames``.
     """
     path = Path(path)
     try:
@@ -186,16 +187,16 @@ def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
         )
     if array.ndim == 3:
         return array[:, None]
-    # Frames one or three columns wide of more than four channels do not occur: these are grey or colour.
+    # More than four channels in frames one or three columns wide do not occur: the last axis is the channels.
     return np.moveaxis(array, -1, 1) if array.shape[-1] in (1, 3) and array.shape[1] > 4 else array
 
 
 def _by_number(stems: Sequence[str]) -> list[list[str | int]]:
-    """Sort keys of names: numbers count as numbers, with their sign.
+    """Sort keys of file names, with signed numbers in numerical order.
 
-    A hyphen is a sign at the start of a name, after a separator and after a ``t`` alone; elsewhere only if
-    another name has a ``+`` or no sign in its place (``step-1``, ``step0``): in ``frame-1``, ``frame-2`` and
-    in dates it separates. A name that ends where others have a sign is number 0 (``t``).
+    A hyphen is a sign at the start of a name, after a separator and after a single ``t``; elsewhere only if
+    another name has a ``+`` or no sign at the same position (``step-1``, ``step0``): in ``frame-1``,
+    ``frame-2`` and in dates it is a separator. A name that ends where others have a sign is number 0 (``t``).
     """
     stems = [stem.lower() for stem in stems]
     numbers = [list(re.finditer(r"(?<!\d)([+-]?)(\d+)", stem)) for stem in stems]
@@ -239,51 +240,37 @@ def _read_folder(folder: Path, files: list[Path]) -> NDArray[Any]:
         pictures = _pictures(file)
         if len(pictures) > 1:
             raise DataError(
-                f"an image file must hold one frame; {file} holds {len(pictures)}: save them apart"
+                f"an image file must hold one frame; {file} holds {len(pictures)}: save each in its own file"
             )
         arrays.append(pictures[0][0])
         palette |= pictures[0][1]
     return _stack(arrays, files, folder, palette=palette)
 
 
-def _pictures(path: Path, notes: list[str] | None = None) -> list[tuple[NDArray[Any], bool]]:
-    """Every frame of an image file as (H, W) or (H, W, 3), with True if its colours came from a palette.
-
-    ``notes`` receives a sentence if the frames are shown for unequal times.
-    """
+def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
+    """Every frame of an image file as (H, W) or (H, W, 3), with True if its colours came from a palette."""
     try:
         from PIL import Image, ImageOps, ImageSequence
     except ImportError as error:
-        raise OptionError(f"images need Pillow to be read; {path} is one: pip install pillow") from error
+        raise OptionError(
+            f"images need Pillow, which is not installed; received {path}: {install_hint('PIL')}"
+        ) from error
     try:
         with Image.open(path) as image:
-            # Pillow takes an animation that was cut between two frames for a shorter one.
+            # Pillow reads an animation that was cut between two frames as a shorter one.
             if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
                 raise EOFError("the end of the file is missing")
-            ours = image.info.get("comment") == COMMENT
-            frames = [
-                (_pixels(ImageOps.exif_transpose(frame)), frame.info.get("duration", 0))
-                for frame in ImageSequence.Iterator(image)
-            ]
-            times = [shown for _, shown in frames]
-            if not ours or any(not shown or shown % FRAME_MS for shown in times):
-                if notes is not None and min(times) < max(times):
-                    notes.append(
-                        f"{path} shows its frames for {min(times):g} to {max(times):g} ms and each is taken "
-                        "once: where its writer joined equal frames, some are missing"
-                    )
-                return [pixels for pixels, _ in frames]
-            return [pixels for pixels, shown in frames for _ in range(round(shown / FRAME_MS))]
-    except Exception as error:  # and Pillow too
+            return [_pixels(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
+    except Exception as error:  # damaged files make Pillow raise almost anything
         raise _unreadable(path, error) from error
 
 
 def _pixels(image: "Image") -> tuple[NDArray[Any], bool]:
     if image.mode in ("L", "F") or image.mode.startswith("I;16"):
-        # Sixteen bits may be stored in the other byte order.
+        # Sixteen bits may be stored in the other byte order than the machine's.
         array = np.array(image)
         return array.astype(array.dtype.newbyteorder("=")), False
-    if image.mode == "I":  # what some versions of Pillow make of a grey image of 16 bits
+    if image.mode == "I":  # grey images of 16 bits in some versions of Pillow
         array = np.array(image)
         return (array.astype(np.uint16) if array.min() >= 0 and array.max() < 2**16 else array), False
     if image.mode in ("1", "LA"):
@@ -292,8 +279,8 @@ def _pixels(image: "Image") -> tuple[NDArray[Any], bool]:
 
 
 def _stack(arrays: list[NDArray[Any]], files: list[Path], path: Path, *, palette: bool) -> NDArray[Any]:
-    """Equal images (H, W) or (H, W, 3) as (T, C, H, W); palettes that hold only greys become one channel."""
-    if palette:  # the frames of an animation may differ in how their greys are stored
+    """Images of one size, (H, W) or (H, W, 3), as (T, C, H, W); palettes of greys only become one channel."""
+    if palette:  # some frames of an animation may be stored as grey and others as colour
         arrays = [a if a.ndim == 3 else np.stack([a] * 3, axis=-1) for a in arrays]
         if all((a == a[..., :1]).all() for a in arrays):
             arrays = [a[..., 0] for a in arrays]

@@ -21,6 +21,7 @@ from convlstm.atomic_write import write_atomically, writing
 from convlstm.data.base import Split
 from convlstm.data.files import check_finite, read_array
 from convlstm.errors import DataError, OptionError, check_name
+from convlstm.extras import install_hint
 
 Images = NDArray[np.uint8]
 
@@ -146,7 +147,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise OptionError(
-            "images 'digits' come with scikit-learn; it is not installed: pip install scikit-learn"
+            f"images 'digits' need scikit-learn, which is not installed: {install_hint('sklearn')}"
         ) from error
     grey_NHW = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
     return np.pad(grey_NHW, ((0, 0), (1, 1), (1, 1)))

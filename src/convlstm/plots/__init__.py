@@ -1,1 +1,1 @@
-"""Pictures: film strips, animations, curves, and the report of a run."""
+"""Charts and the report of a run."""

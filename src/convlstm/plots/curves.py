@@ -1,4 +1,4 @@
-"""Line charts as SVG text: colours are CSS variables of the page, so one picture serves light and dark."""
+"""Line charts as inline SVG whose colours are CSS variables of the page, for light and dark themes."""
 
 import io
 import math
@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from convlstm.scores.digits import number
+from convlstm.pictures.frames import clip_text
+from convlstm.scores.digits import short
 
 SLOTS = 8
 _WIDTH, _HEIGHT = 5.0, 3.2  # inches of 72 units each
-_AXES = (0.125, 0.155, 0.605, 0.72)  # left, bottom, width, height; names stand at the right
-_NAMES = (-0.12, 1.05)  # lowest and highest middle of a name, in heights of the axes
+_AXES = (0.125, 0.155, 0.605, 0.72)  # left, bottom, width, height; names are at the right
+_NAMES = (-0.12, 1.05)  # lowest and highest centre of a name, in axes coordinates
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 1.5)))
-# matplotlib has no CSS variables: it draws in colours that stand for them, replaced in the text it wrote.
+# Matplotlib has no CSS variables: it draws in placeholder colours that are replaced in its SVG.
 _COLOURS = {"ink": "#00a001", "muted": "#00a002", "rule": "#00a003", "paper": "#00a004"} | {
     f"line-{k}": f"#00b00{k}" for k in range(SLOTS)
 }
@@ -29,10 +30,10 @@ class Line:
     """One line of a chart.
 
     Attributes:
-        name: stands at its right end.
-        values: a y for every x; those that are not finite leave a gap.
-        slot: which colour; 0 is the model's and drawn heavier, the baselines count from 1.
-        far: leave it out of account where the range of the axis is chosen.
+        name: text at its right end.
+        values: a y for every x; a gap if not finite.
+        slot: index of the colour; 0 is the model and drawn heavier, baselines count from 1.
+        far: ignored when the range of the axis is chosen.
     """
 
     name: str
@@ -41,8 +42,8 @@ class Line:
     far: bool = False
 
 
-def spoken(name: str) -> str:
-    """A forecaster's name as it is read: without underscores."""
+def display_name(name: str) -> str:
+    """Name of a forecaster without underscores."""
     return str(name).replace("_", " ")
 
 
@@ -59,13 +60,13 @@ def line_chart(
     """Draw lines over x.
 
     Args:
-        x: whole numbers, rising.
+        x: integers, rising.
         lines: one or more.
-        x_label: what x counts.
-        y_label: what y measures, with its unit; stands above the axis.
-        reference: a y to mark with a thin line, and its name.
-        floor: lowest y to show; lines below it leave the chart, as those that are ``far`` may.
-        log: make the y axis logarithmic, and say so, where values are positive and span a factor above 25.
+        x_label: label of the x axis.
+        y_label: label above the y axis, with the unit.
+        reference: value and name of a thin horizontal line.
+        floor: lowest y to show; lines may leave the chart below it, as may those that are ``far``.
+        log: logarithmic y axis, named in its label, if all values are positive and span a factor above 25.
 
     Returns:
         an ``<svg>`` element for a page that defines ``--ink``, ``--muted``, ``--rule``, ``--paper`` and
@@ -74,9 +75,13 @@ def line_chart(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "convlstm", "text.parse_math": False, "font.size": 11}
-    ):
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "convlstm",
+        "text.parse_math": False,
+        "font.size": 11,
+    }
+    with rc_context(style):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         axes = figure.add_axes(_AXES)
         values = np.array([line.values for line in lines], dtype=np.float64).reshape(len(lines), len(x))
@@ -93,18 +98,14 @@ def line_chart(
             axes.text(
                 0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=_COLOURS["muted"]
             )
-        buffer = io.StringIO()
-        figure.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
-        )
-    return _inline(buffer.getvalue())
+        file = io.StringIO()
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    return _inline(file.getvalue())
 
 
 def outside(lines: Sequence[Line]) -> list[Line]:
-    """The far lines that leave the range of the others."""
+    """Lines with ``far`` that leave the range of the others."""
     values = np.array([line.values for line in lines], dtype=np.float64)
     near = _near(lines, values)
     finite = values[near][np.isfinite(values[near])]
@@ -117,7 +118,7 @@ def outside(lines: Sequence[Line]) -> list[Line]:
 
 
 def _near(lines: Sequence[Line], values: Any) -> Any:
-    """Which lines choose the range: those that are not far, all if none of these has a finite value."""
+    """Mask of the lines that choose the range: those that are not far, or all if none of these is finite."""
     near = np.array([not line.far for line in lines])
     return near if np.isfinite(values[near]).any() else np.ones_like(near)
 
@@ -132,7 +133,7 @@ def _style(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
     axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlabel(x_label, color=_COLOURS["muted"], labelpad=5)
-    axes.figure.text(0, 0.975, _clip(y_label, 58), color=_COLOURS["muted"], va="top")
+    axes.figure.text(0, 0.975, clip_text(y_label, 58), color=_COLOURS["muted"], va="top")
     first, last = x[0], x[-1]
     pad = max((last - first) * 0.03, 0.5 if last == first else 0)
     axes.set_xlim(first - pad, last + pad)
@@ -141,7 +142,7 @@ def _style(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
 
 
 def _whole_ticks(first: int, last: int) -> list[int]:
-    """At most about ten whole numbers: the first, then round ones."""
+    """About ten integers at most: the first, then round ones."""
     step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if (last - first) / (s * 10**p) <= 9)
     if step == 1:
         return list(range(first, last + 1))
@@ -172,20 +173,20 @@ def _range(
         pad = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
         axes.set_ylim(low - (0 if low == 0 else pad), high + pad)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
-    # A tick at zero may come out as a rounding error.
+    # A tick at zero may be a rounding error away from it.
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: number(v if abs(v) > 1e-9 * max(abs(low), abs(high)) else 0.0))
+        FuncFormatter(lambda v, _: short(v if abs(v) > 1e-9 * max(abs(low), abs(high)) else 0.0))
     )
 
 
 def _from_zero(low: float, high: float) -> float:
-    """The lower end of an axis: a truthful zero, where it costs little room."""
+    """Lower end of an axis: zero if that widens the axis little."""
     return 0.0 if 0 < low < 0.6 * high else low
 
 
 def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) -> None:
     low, high = axes.get_ylim()
-    # What lies far beyond an axis is cut anyway; its coordinates need not be astronomical.
+    # Points far beyond an axis are clipped anyway: clip their coordinates too, which may overflow otherwise.
     with np.errstate(over="ignore", under="ignore"):
         if axes.get_yscale() == "log":
             ends = (low * (low / high), high * (high / low))
@@ -211,7 +212,7 @@ def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) ->
 def _names(
     axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any, reference: tuple[float, str] | None
 ) -> None:
-    """Write each name beside the end of its line, moved apart where they would touch."""
+    """Write each name beside the end of its line, without overlaps."""
     places: list[tuple[float, str, str, str]] = []  # end of the line, name, colour, weight
     for line, y in zip(lines, values, strict=True):
         ends = np.flatnonzero(np.isfinite(y))
@@ -237,10 +238,10 @@ def _names(
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Heights nearest to those wanted (rising) at which names of these sizes do not touch."""
+    """Heights nearest to those wanted (rising) at which names of these sizes do not overlap."""
     if not wanted:
         return []
-    # Less what lies below each name, heights need only rise: a regression by pooling adjacent violators.
+    # Isotonic regression (pool adjacent violators) of the heights minus the sizes of the names below.
     below = np.cumsum([0.0, *((low + high) / 2 for low, high in pairwise(sizes))])
     pools: list[tuple[float, int]] = []
     for height, offset in zip(wanted, below, strict=True):
@@ -255,30 +256,26 @@ def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
 
 
 def _in_two(name: str, most: int = 14) -> str:
-    """A name on two lines where one is too short for it, cut where two are."""
+    """Name on at most two lines of ``most`` characters, clipped."""
     if len(name) <= most:
         return name
     cuts = [k for k, letter in enumerate(name[: most + 1]) if letter == " "] or [most]
-    return name[: cuts[-1]] + "\n" + _clip(name[cuts[-1] :].strip(), most)
+    return name[: cuts[-1]] + "\n" + clip_text(name[cuts[-1] :].strip(), most)
 
 
 def _colour(slot: int) -> str:
     return _COLOURS[f"line-{slot if slot < SLOTS else 1 + (slot - 1) % (SLOTS - 1)}"]
 
 
-def _clip(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _inline(svg: str) -> str:
-    """The bare element: no prologue, no size, no identifiers but those referred to, variables for colours."""
+    """The ``<svg>`` element alone: no prologue, no size, no unused identifiers, variables for colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     used = set(re.findall(r"#([\w-]+)[\")]", svg))
     svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
-    # Several charts share a page: what one refers to must not be found in another.
+    # Identifiers must be unique among the charts of a page.
     mark = f"c{zlib.crc32(svg.encode()):x}"
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{mark}", svg)
     svg = re.sub(

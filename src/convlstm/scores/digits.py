@@ -1,17 +1,19 @@
-"""One rule for digits: four significant ones per value, in tables aligned at the decimal point."""
+"""Numbers as text: four significant digits, aligned at the decimal point in columns."""
 
 import math
 import re
 from collections.abc import Sequence
 
 
-def four_digits(value: float) -> str:
-    """A number with four significant digits, ``-`` for NaN.
+def four_digits(value: float, undefined: str = "-") -> str:
+    """Number with four significant digits: 0.1000, 60090, 1.235e6.
 
-    Plain from 0.0001 to below a million, in powers of ten elsewhere: 0.1000, 60090, 1.235e6.
+    Args:
+        value: plain from 0.0001 to below a million, in powers of ten elsewhere.
+        undefined: text for a value that is not finite.
     """
     if not math.isfinite(value):
-        return "-" if math.isnan(value) else f"{value}"
+        return undefined
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.3e}".split("e")
@@ -21,20 +23,22 @@ def four_digits(value: float) -> str:
     return f"{mantissa}e{power}"
 
 
-def number(value: float) -> str:
-    """A number in a text: four significant digits, as short as they go, a true minus; "n/a" if not finite."""
-    if not math.isfinite(value):
-        return "n/a"
-    mantissa, e, exponent = four_digits(value).partition("e")
-    short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    return f"{short}{e}{exponent}".replace("-", "−")
+def in_text(value: float) -> str:
+    """Number in a sentence: the digits of `four_digits` with a minus sign, "n/a" if it is not finite."""
+    return four_digits(value, "n/a").replace("-", "−")
+
+
+def short(value: float) -> str:
+    """Number of an axis or a legend: `in_text` without trailing zeros."""
+    mantissa, e, exponent = in_text(value).partition("e")
+    return (mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa) + e + exponent
 
 
 def aligned(texts: Sequence[str], *, digit: str = " ", point: str = " ") -> list[str]:
-    """Numbers of one column, padded on the right so that their decimal points stand below each other.
+    """Numbers of one column, padded on the right to align their decimal points.
 
     Args:
-        texts: numbers as text, marks behind them included.
+        texts: numbers as text, with any marks behind them.
         digit: a space as wide as a digit.
         point: a space as wide as the decimal point.
     """

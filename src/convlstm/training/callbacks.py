@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from convlstm.atomic_write import write_atomically
-from convlstm.forecasting.colours import channel_scales, paint, stacked
+from convlstm.pictures.frames import film_strip
 from convlstm.training.run_folder import RunFolder
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
@@ -182,13 +182,11 @@ class History(Callback):
 
 
 class Samples(Callback):
-    """After every validation, a picture of one forecast for TensorBoard: the truth above, the forecast below.
-
-    Colours are those of all pictures, chosen from past and future; channels lie below each other.
+    """After every validation, a film strip of one forecast for TensorBoard: past, truth, forecast.
 
     Args:
         past: (1, K, C, H, W), the past of one validation window.
-        future: (1, L, C, H, W), what followed.
+        future: (1, L, C, H, W), the frames that followed.
     """
 
     def __init__(self, past: Tensor, future: Tensor) -> None:
@@ -201,14 +199,9 @@ class Samples(Callback):
             return
         with torch.no_grad():
             forecast = pl_module(self.past.to(pl_module.device), self.future.shape[1]).float().cpu()
-        past, future = self.past[0].numpy(), self.future[0].numpy()
-        scales = channel_scales(past, future)
-        rows = [stacked(paint(np.concatenate([past, f]), scales)) for f in (future, forecast[0].numpy())]
-        # Frames side by side (H, T W, 3), one row under the other.
-        picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
-        logger.experiment.add_image(
-            "past and truth, past and forecast", picture, trainer.global_step, dataformats="HWC"
-        )
+        rows = {"truth": self.future[0].numpy(), "forecast": forecast[0].numpy()}
+        picture = np.asarray(film_strip(rows, past=self.past[0].numpy()))
+        logger.experiment.add_image("forecast", picture, trainer.global_step, dataformats="HWC")
 
 
 class Progress(Callback):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import platform
 import shlex
@@ -202,9 +203,35 @@ def check_free(folder: Path, what: str) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``."""
-    with path.open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    """Rows of a ``metrics.csv``, one per epoch; NaN for an empty or missing cell.
+
+    Raises:
+        RunError: unreadable, text where a number belongs, or no column ``epoch`` that rises.
+    """
+    try:
+        reader = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), restkey="")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{path} must be readable text in UTF-8; received {error}: remove or correct it"
+        ) from error
+    rows: list[dict[str, float]] = []
+    for row in reader:
+        rows.append({})
+        for name in reader.fieldnames or ():
+            try:
+                rows[-1][name] = float(row[name] or math.nan)
+            except ValueError:
+                raise RunError(
+                    f"{path} must hold numbers; received {row[name]!r} as {name} on line {reader.line_num}: "
+                    "remove that line"
+                ) from None
+    epochs = [row.get("epoch", math.nan) for row in rows]
+    if not epochs or not all(map(math.isfinite, epochs)) or sorted(set(epochs)) != epochs:
+        raise RunError(
+            f"{path} must have a column epoch that rises from row to row; received {str(epochs)[:80]}: "
+            "train again, or remove it"
+        )
+    return rows
 
 
 def environment(*parts: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""The result of a verification: scores of a model and of the baselines, as files and as tables."""
+"""Result of a verification: scores of a model and of the baselines, as plain data and as tables."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from convlstm.errors import RunError, check_name
 from convlstm.scores.digits import aligned, four_digits
@@ -18,7 +20,7 @@ SCHEMA = 1
 class Skill(NamedTuple):
     """Skill of the model over one baseline, ``1 - MSE(model) / MSE(baseline)``; 1 is perfect, 0 is no better.
 
-    NaN where the baseline is perfect.
+    NaN if the baseline has no error.
 
     Attributes:
         by_lead: L values.
@@ -35,9 +37,9 @@ class ScoreTable:
 
     Attributes:
         title: heading.
-        unit: what a value is measured in.
+        unit: unit of a value.
         formula: one line.
-        higher_is_better: None where neither direction is.
+        higher_is_better: None if neither direction is.
         by_lead: L values by forecaster.
         overall: one value by forecaster.
     """
@@ -52,18 +54,17 @@ class ScoreTable:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """How good a model is on a set of cases, beside the baselines.
+    """Scores of a model on a set of cases, beside those of the baselines.
 
     Attributes:
         model: name of the model among the forecasters.
-        cases: how many windows were forecast.
+        cases: number of windows.
         past: K.
         steps: L.
-        data: what was forecast, one line.
+        data: description of the data in one line.
         forecasters: the model, then the baselines.
-        scores: tables by the name of the score; ``mse`` is always there.
-        weights: digest of the weights that were scored, see `convlstm.hub.weights_digest`; None where
-            it is not known.
+        scores: tables by the name of the score; ``mse`` is always present.
+        weights: digest of the weights that were scored, see `convlstm.hub.weights_digest`; None if unknown.
     """
 
     model: str
@@ -77,14 +78,14 @@ class Verification:
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the lowest overall MSE; None if no baseline has one."""
+        """Baseline with the lowest overall MSE; None if no MSE of a baseline is finite."""
         mse = self.scores["mse"].overall
         known = [name for name in self.forecasters[1:] if math.isfinite(mse[name])]
         return min(known, key=lambda name: mse[name], default=None)
 
     @property
     def skill(self) -> dict[str, Skill]:
-        """The model's skill over every baseline."""
+        """Skill of the model over every baseline."""
         mse, model = self.scores["mse"], self.model
         return {
             name: Skill(
@@ -95,7 +96,7 @@ class Verification:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``scores.json`` holds it; what is undefined is None."""
+        """Plain data, as in ``scores.json``; undefined values are None."""
         return {
             "schema": SCHEMA,
             "model": self.model,
@@ -125,50 +126,51 @@ class Verification:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Verification":
-        """Read back what ``to_dict`` gave.
+        """Inverse of ``to_dict``.
 
         Raises:
-            RunError: a newer schema, or something is missing.
+            RunError: a newer schema, something is missing, or a value that no verification has.
         """
         try:
-            _check_types(plain)
-            if plain["schema"] > SCHEMA:
+            if _typed(plain, "schema", int) > SCHEMA:
                 raise RunError(
                     f"scores must have schema {SCHEMA} or older; received {plain['schema']}: update convlstm"
                 )
-            return cls(
-                model=plain["model"],
-                cases=plain["cases"],
-                past=plain["past"],
-                steps=plain["steps"],
-                data=plain["data"],
-                weights=plain.get("weights"),
-                forecasters=tuple(plain["forecasters"]),
-                scores={
-                    key: ScoreTable(
-                        title=table["title"],
-                        unit=table["unit"],
-                        formula=table["formula"],
-                        higher_is_better=table["higher_is_better"],
-                        by_lead={name: _from_plain(table["by_lead"][name]) for name in plain["forecasters"]},
-                        overall={
-                            name: _from_plain([table["overall"][name]])[0] for name in plain["forecasters"]
-                        },
-                    )
-                    for key, table in plain["scores"].items()
-                },
+            names = _typed(plain, "forecasters", list)
+            found = cls(
+                model=_typed(plain, "model", str),
+                cases=_positive(plain, "cases"),
+                past=_positive(plain, "past"),
+                steps=_positive(plain, "steps"),
+                data=_typed(plain, "data", str),
+                weights=None if plain.get("weights") is None else _typed(plain, "weights", str),
+                forecasters=tuple(names),
+                scores={key: _read_table(key, table, names) for key, table in plain["scores"].items()},
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             if isinstance(error, RunError):
                 raise
             raise RunError(
                 f"scores must be as a verification writes them; {error} is missing or wrong: evaluate again"
             ) from None
+        if found.model not in names or "mse" not in found.scores:
+            raise RunError(
+                f"scores must hold the mse of its model, {found.model}; received "
+                f"{', '.join(found.scores)} of {', '.join(map(str, names))}: evaluate again"
+            )
+        for key, table in found.scores.items():
+            for name, values in table.by_lead.items():
+                if len(values) != found.steps:
+                    raise RunError(
+                        f"scores must hold {found.steps} values by lead time; received {len(values)} "
+                        f"for {key} of {name}: evaluate again"
+                    )
+        return found
 
     def rows(self) -> Iterator[tuple[str, str, str, float]]:
         """Rows of a long table: forecaster, score, lead (``1`` to L, then ``overall``), value.
 
-        The model's skill over a baseline is the score ``skill_over_<baseline>``.
+        The skill of the model over a baseline is the score ``skill_over_<baseline>``.
         """
         named = [(name, key, table) for key, table in self.scores.items() for name in self.forecasters]
         for name, key, table in named:
@@ -177,10 +179,10 @@ class Verification:
             yield from _long(self.model, f"skill_over_{baseline}", skill.by_lead, skill.overall)
 
     def to_markdown(self, *scores: str) -> str:
-        """Tables in Markdown, readable as they are, with every lead time; the best values bear a star.
+        """Tables in Markdown with every lead time, aligned as plain text; the best values are marked with *.
 
         Args:
-            scores: which to show by lead time; all if none is named.
+            scores: names of those to show by lead time; all if none is given.
 
         Raises:
             OptionError: a name that is not among the scores.
@@ -188,10 +190,10 @@ class Verification:
         return "\n\n".join(_markdown(grid) for grid in self._grids(scores)) + "\n"
 
     def to_rich(self, *scores: str) -> "ConsoleRenderable":
-        """The tables of ``to_markdown`` to print on a `rich.console.Console`, as wide as it is.
+        """Tables of ``to_markdown`` in the width of a `rich.console.Console`.
 
-        Every forecaster and every best value is there at any width: a table of scores that is too wide is
-        broken into several, and lead times are left out evenly, the same ones in all tables.
+        No forecaster and no best value is cut at any width: a table of scores that is too wide is divided
+        into several, and lead times are thinned out evenly, the same in all tables.
         """
         return _Screen(self._grids(scores))
 
@@ -231,7 +233,7 @@ class Verification:
 
 
 class _Grid(NamedTuple):
-    """A table of text: a row per forecaster, a column per score or lead time (the last one is overall)."""
+    """Table of text: a row per forecaster, a column per score or lead time (the last one is overall)."""
 
     title: str
     note: str
@@ -242,53 +244,48 @@ class _Grid(NamedTuple):
 
 
 class _Screen:
-    """Tables that take the width of the console they are printed on."""
+    """Tables in the width of the console they are printed on."""
 
     def __init__(self, grids: list[_Grid]) -> None:
         self.grids = grids
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["Text"]:
         names = max(len(name) for grid in self.grids for name in [grid.corner, *grid.names])
-        # Long names go on below, so that there is room for three numbers beside them.
+        # Long names are wrapped, so that three numbers fit beside them.
         names = min(names, max(options.max_width - 3 * 12, 8))
-        room = options.max_width - names
-        leads = _leads([grid for grid in self.grids if grid.leads], room)
+        width = options.max_width - names
+        leads = _leads([grid for grid in self.grids if grid.leads], width)
         for grid in self.grids:
-            yield from _rich(grid, _parts(grid, leads if grid.leads else list(grid.columns), room), names)
+            yield from _rich(grid, _parts(grid, leads if grid.leads else list(grid.columns), width), names)
 
 
-def _leads(grids: list[_Grid], room: int) -> list[str]:
-    """The lead times, evenly spread, that fit all tables, and the column over all of them."""
+def _leads(grids: list[_Grid], available: int) -> list[str]:
+    """Lead times, evenly spaced, that fit the width in all tables, and the column over all of them."""
     widths = {key: max(_width(key, grid.columns[key]) for grid in grids) for key in grids[0].columns}
     *leads, overall = widths
-    for most in range(len(leads), 2, -1):
-        chosen = [*_evenly(leads, most), overall]
-        if sum(widths[key] for key in chosen) <= room:
-            return chosen
+    for count in range(len(leads), 2, -1):
+        columns = [*_evenly(leads, count), overall]
+        if sum(widths[key] for key in columns) <= available:
+            return columns
     return [*_evenly(leads, 2), overall]
 
 
-def _evenly(leads: list[str], most: int) -> list[str]:
-    places = sorted({round(k * (len(leads) - 1) / max(most - 1, 1)) for k in range(min(most, len(leads)))})
-    return [leads[place] for place in places]
+def _evenly(leads: list[str], count: int) -> list[str]:
+    places = {round(k * (len(leads) - 1) / max(count - 1, 1)) for k in range(min(count, len(leads)))}
+    return [leads[place] for place in sorted(places)]
 
 
-def _parts(grid: _Grid, keys: list[str], room: int) -> list[list[str]]:
-    """Columns in groups that fit."""
-    parts: list[list[str]] = []
-    left = 0
-    for key in keys:
-        width = _width(key, grid.columns[key])
-        if not parts or width > left:
-            parts.append([])
-            left = room
-        parts[-1].append(key)
-        left -= width
-    return parts
+def _parts(grid: _Grid, keys: list[str], available: int) -> list[list[str]]:
+    """Columns in as few groups as fit the width, each with about as many columns."""
+    for count in range(1, len(keys) + 1):
+        parts = [[str(key) for key in part] for part in np.array_split(keys, count)]
+        if all(sum(_width(key, grid.columns[key]) for key in part) <= available for part in parts):
+            return parts
+    return [[key] for key in keys]
 
 
 def _width(key: str, texts: list[str]) -> int:
-    """Width of a column on the screen, with the gap before it."""
+    """Width of a column with the gap before it."""
     return max(map(len, [key, *aligned(texts)])) + 2
 
 
@@ -305,8 +302,8 @@ def _markdown(grid: _Grid) -> str:
     return "\n".join([*head, rows[0], rule, *rows[1:]])
 
 
-def _rich(grid: _Grid, parts: list[list[str]], most: int) -> Iterator["Text"]:
-    """Title and note, then a block of lines for each group of columns; an empty line after each."""
+def _rich(grid: _Grid, parts: list[list[str]], name_width: int) -> Iterator["Text"]:
+    """Title and note, then the lines of each group of columns, followed by an empty one."""
     from rich.text import Text
 
     yield Text(grid.title, style="bold")
@@ -314,44 +311,57 @@ def _rich(grid: _Grid, parts: list[list[str]], most: int) -> Iterator["Text"]:
     for part in parts:
         columns = [aligned(grid.columns[key]) for key in part]
         widths = [_width(key, grid.columns[key]) for key in part]
-        header = grid.corner.ljust(most) + "".join(k.rjust(w) for k, w in zip(part, widths, strict=True))
+        header = grid.corner.ljust(name_width) + "".join(
+            k.rjust(w) for k, w in zip(part, widths, strict=True)
+        )
         yield Text(header, style="bold")
         yield Text("─" * len(header), style="dim")
         for name, *cells in zip(grid.names, *columns, strict=True):
-            line = Text(name[:most].ljust(most))
+            line = Text(name[:name_width].ljust(name_width))
             for cell, width in zip(cells, widths, strict=True):
                 line.append(cell.rjust(width), style="bold green" if "*" in cell else "")
             yield line
-            yield from (Text(name[k : k + most]) for k in range(most, len(name), most))
+            yield from (Text(name[k : k + name_width]) for k in range(name_width, len(name), name_width))
         yield Text("")
 
 
 def _starred(values: list[float], higher_is_better: bool | None) -> list[str]:
-    """Numbers as text, the best with a star."""
+    """Numbers as text, the best marked with *."""
     known = [value for value in values if not math.isnan(value)]
     best = math.nan if higher_is_better is None or not known else (max if higher_is_better else min)(known)
     return [four_digits(value) + "*" * (value == best) for value in values]
 
 
-def _check_types(plain: Mapping[str, Any]) -> None:
-    """Refuse values of another type than `Verification` says."""
-    text, count = str, int
-    wanted = {"model": text, "data": text, "cases": count, "past": count, "steps": count, "forecasters": list}
-    values = [(name, plain[name], kind) for name, kind in wanted.items()]
-    values += [("forecasters", name, text) for name in plain["forecasters"]]
-    if plain.get("weights") is not None:
-        values.append(("weights", plain["weights"], text))
-    for key, table in plain["scores"].items():
-        values += [(f"{name} of {key}", table[name], text) for name in ("title", "unit", "formula")]
-        if table["higher_is_better"] is not None:
-            values.append((f"higher_is_better of {key}", table["higher_is_better"], bool))
-        for name in plain["forecasters"]:
-            values += [(f"by_lead of {key}", table["by_lead"][name], list)]
-            numbers = (v for v in (*table["by_lead"][name], table["overall"][name]) if v is not None)
-            values += [(f"values of {key}", v, float if type(v) is float else int) for v in numbers]
-    for name, value, kind in values:
-        if type(value) is not kind:
-            raise TypeError(f"{name} {value!r}"[:100])
+def _typed(plain: Mapping[str, Any], name: str, kind: type, owner: str = "") -> Any:
+    if type(plain[name]) is not kind:
+        raise TypeError(f"{name}{owner} {plain[name]!r}"[:100])
+    return plain[name]
+
+
+def _positive(plain: Mapping[str, Any], name: str) -> int:
+    value: int = _typed(plain, name, int)
+    if value < 1:
+        raise ValueError(f"{name} {value}")
+    return value
+
+
+def _read_table(key: str, table: Mapping[str, Any], names: list[str]) -> ScoreTable:
+    def values(given: list[Any]) -> list[float]:
+        for value in given:
+            if value is not None and (type(value) not in (float, int) or not math.isfinite(value)):
+                raise TypeError(f"values of {key} {value!r}"[:100])
+        return [math.nan if value is None else float(value) for value in given]
+
+    owner = f" of {key}"
+    known = table["higher_is_better"] is not None
+    return ScoreTable(
+        title=_typed(table, "title", str, owner),
+        unit=_typed(table, "unit", str, owner),
+        formula=_typed(table, "formula", str, owner),
+        higher_is_better=_typed(table, "higher_is_better", bool, owner) if known else None,
+        by_lead={name: values(_typed(table["by_lead"], name, list, owner)) for name in names},
+        overall={name: values([table["overall"][name]])[0] for name in names},
+    )
 
 
 def _skill(model: float, baseline: float) -> float:
@@ -366,7 +376,3 @@ def _long(name: str, key: str, by_lead: list[float], overall: float) -> Iterator
 
 def _to_plain(values: Iterable[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
-
-
-def _from_plain(values: Iterable[float | None]) -> list[float]:
-    return [math.nan if value is None else float(value) for value in values]

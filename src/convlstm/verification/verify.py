@@ -1,4 +1,4 @@
-"""Verifying a forecaster: its scores beside those of the baselines, and the cases to look at."""
+"""Verification of a forecaster: its scores beside those of the baselines, and three cases to look at."""
 
 import csv
 import io
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convlstm.data.base import Window, WindowDataset
@@ -22,24 +23,45 @@ from convlstm.scores.base import Score, ScoreState
 from convlstm.scores.standard import standard_scores
 from convlstm.verification.results import ScoreTable, Verification
 
-_RESERVOIR = 1023
+_RESERVOIR = 1023  # cases that the median is estimated from
 
 Baselines = Mapping[str, Callable[[], Forecaster]]
 
 
 @dataclass(frozen=True)
 class Cases:
-    """The best, the median and the worst case by the model's MSE over all lead times.
+    """Best, median and worst case by the model's MSE over all lead times.
 
     Attributes:
         label: ``best``, ``median``, ``worst``.
-        index: the place of each in the order in which cases were verified, from 0.
-        mse: the model's MSE of each.
+        index: position of each in the order in which cases were verified, from 0.
+        mse: of the model.
     """
 
     label: tuple[str, str, str]
     index: tuple[int, int, int]
     mse: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Forecasts of one case, as ``cases.npz`` holds them.
+
+    Attributes:
+        label: best, median or worst.
+        index: position among the cases.
+        mse: of the model.
+        past: (K, C, H, W).
+        truth: (L, C, H, W).
+        forecasts: (L, C, H, W) by forecaster.
+    """
+
+    label: str
+    index: int
+    mse: float
+    past: NDArray[Any]
+    truth: NDArray[Any]
+    forecasts: dict[str, NDArray[Any]]
 
 
 def verify(
@@ -54,23 +76,23 @@ def verify(
 ) -> tuple[Verification, Cases]:
     """Score a forecaster and the baselines on the same cases.
 
-    Holds one batch, one forecast of it and the sums of the scores: memory does not grow with the number of
-    cases. The best and the worst case are exact, and so is the median up to 1023 cases; beyond, it is that of
-    1023 cases drawn evenly from all.
+    Memory does not grow with the number of cases: one batch, one forecast of it and the sums of the scores.
+    The best and the worst case are exact, and so is the median up to 1023 cases; beyond, it is the median of
+    a random sample of 1023.
 
     Args:
-        model: called as ``model(past, steps)`` in evaluation mode, without gradients; put back as it was.
+        model: called as ``model(past, steps)`` in evaluation mode, without gradients; its mode is restored.
         batches: windows with past (B, K, C, H, W) and future (B, L, C, H, W), K and L the same in all; moved
-            to the model's device. ``Cases.index`` are indices of a data set if they come in its order.
+            to the model's device. ``Cases.index`` are indices of a data set if batches are in its order.
         name: of the model in the tables.
-        data: what is being forecast, one line.
-        baselines: what makes each, by name.
-        scores: one must be `MSE`; those of `standard_scores` that fit the frames if None.
-        data_range: largest minus smallest value that the data can take, for `standard_scores`; without it
-            they have no PSNR and no SSIM.
+        data: description of the data in one line.
+        baselines: constructors by name.
+        scores: must include `MSE`; None uses those of `standard_scores` that fit the frames.
+        data_range: largest minus smallest possible value of the data, for `standard_scores`; without it they
+            have no PSNR and no SSIM.
 
     Returns:
-        The scores and the cases to look at.
+        The scores, and the best, median and worst case.
 
     Raises:
         OptionError: no baseline, a name given twice, no MSE, or a data range that is not positive.
@@ -80,7 +102,7 @@ def verify(
     _check(name, baselines, standard_scores(data_range) if scores is None else scores)
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     states: dict[str, list[ScoreState]] = {}
-    chosen = _Chosen()
+    selector = CaseSelector()
     lengths: tuple[int, int] | None = None
     with _evaluating(model):
         for past, truth in _on_device(batches, model):
@@ -96,23 +118,23 @@ def verify(
                 forecast = forecaster(past, lengths[1])
                 states[key] = _updated(key, scores, states[key], forecast, truth)
                 if key == name:
-                    chosen.add((forecast.float() - truth.float()).square().mean((1, 2, 3, 4)).tolist())
+                    selector.add((forecast.float() - truth.float()).square().mean((1, 2, 3, 4)).tolist())
     if lengths is None or scores is None:
         raise DataError("verification needs at least one case; received none: check the data and its split")
     verification = Verification(
         model=name,
-        cases=chosen.seen,
+        cases=selector.count,
         past=lengths[0],
         steps=lengths[1],
         data=data,
         forecasters=tuple(forecasters),
         scores=_tables(scores, states),
     )
-    return verification, chosen.cases()
+    return verification, selector.cases()
 
 
 def scores_files(verification: Verification) -> dict[str, bytes]:
-    """Content by name of ``scores.json`` and ``scores.csv`` (a row a forecaster, score and lead time)."""
+    """Contents of ``scores.json`` and ``scores.csv`` (a row per forecaster, score and lead time), by name."""
     text = json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n"
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -125,12 +147,12 @@ def read_scores(folder: str | Path) -> Verification:
     """Read ``scores.json`` of a folder.
 
     Raises:
-        RunError: it is missing, unreadable, or of a newer schema.
+        RunError: missing, unreadable, of a newer schema, or not as `scores_files` writes it.
     """
     path = Path(folder, "scores.json")
     try:
-        plain = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} must be a readable JSON file; {error}: evaluate the run first") from None
     return Verification.from_dict(plain)
 
@@ -143,14 +165,14 @@ def cases_file(
     name: str = "model",
     baselines: Baselines = BASELINES,
 ) -> bytes:
-    """Forecast the chosen cases once more and return the content of ``cases.npz``.
+    """Forecast the selected cases again and return the content of ``cases.npz``.
 
     It holds ``label``, ``index`` and ``mse`` (3,), ``past`` (3, K, C, H, W), ``truth`` (3, L, C, H, W) and,
     for every forecaster, ``forecast_<name>`` (3, L, C, H, W).
 
     Args:
         cases: from `verify`.
-        dataset: whose windows were verified, in its order.
+        dataset: the windows that were verified, in the same order.
         model: as in `verify`.
         name: as in `verify`.
         baselines: as in `verify`.
@@ -169,29 +191,79 @@ def cases_file(
     return content.getvalue()
 
 
-class _Chosen:
-    """Finds the best, the median and the worst of a stream, in constant memory."""
+def read_cases(folder: str | Path) -> list[Case]:
+    """Read ``cases.npz`` of a folder.
+
+    Raises:
+        RunError: missing, unreadable, or not as `cases_file` writes it.
+    """
+    path = Path(folder, "cases.npz")
+    again = f"run convlstm evaluate {folder} again"
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except Exception as error:  # damaged files make NumPy raise almost anything
+        raise RunError(f"{path} must be a readable .npz file; received {error}: {again}") from error
+    forecasts = [name for name in arrays if name.startswith("forecast_")]
+    missing = {"label", "index", "mse", "past", "truth"} - arrays.keys()
+    if missing or not forecasts:
+        raise RunError(
+            f"{path} must hold label, index, mse, past, truth and a forecast; received none of "
+            f"{', '.join(sorted(missing)) or 'forecast_*'}: {again}"
+        )
+    truth, past = arrays["truth"].shape, arrays["past"].shape
+    fits = (
+        len(truth) == len(past) == 5
+        and 0 not in truth + past
+        and (past[0], past[2:]) == (truth[0], truth[2:])
+        and all(arrays[name].shape == truth[:1] for name in ("label", "index", "mse"))
+        and all(arrays[name].shape == truth for name in forecasts)
+        and all(arrays[name].dtype.kind in "fiu" for name in ("index", "mse", "past", "truth", *forecasts))
+    )
+    if not fits:
+        shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+        raise RunError(
+            f"{path} must hold numbers as past (N, K, C, H, W), truth and forecasts (N, L, C, H, W); "
+            f"received {shapes}: {again}"
+        )
+    return [
+        Case(
+            label=str(arrays["label"][k]),
+            index=int(arrays["index"][k]),
+            mse=float(arrays["mse"][k]),
+            past=arrays["past"][k],
+            truth=arrays["truth"][k],
+            forecasts={name.removeprefix("forecast_"): arrays[name][k] for name in forecasts},
+        )
+        for k in range(truth[0])
+    ]
+
+
+class CaseSelector:
+    """Best, median and worst case of a stream, in constant memory."""
 
     def __init__(self) -> None:
-        self.seen = 0
+        self.count = 0
         self.best = (float("inf"), -1)
         self.worst = (-float("inf"), -1)
-        self.kept: list[tuple[float, int]] = []
-        self.draw = random.Random(0)
+        self.sample: list[tuple[float, int]] = []
+        self.random = random.Random(0)
 
     def add(self, mse_B: list[float]) -> None:
+        """Add the errors of a batch of cases."""
         for mse in mse_B:
-            case = (mse, self.seen)
+            case = (mse, self.count)
             self.best, self.worst = min(self.best, case), max(self.worst, case)
-            if len(self.kept) < _RESERVOIR:
-                self.kept.append(case)
-            # Vitter's algorithm R: every case so far is kept with the same probability.
-            elif (place := self.draw.randrange(self.seen + 1)) < _RESERVOIR:
-                self.kept[place] = case
-            self.seen += 1
+            if len(self.sample) < _RESERVOIR:
+                self.sample.append(case)
+            # Reservoir sampling (Vitter's algorithm R): every case is in the sample with equal probability.
+            elif (place := self.random.randrange(self.count + 1)) < _RESERVOIR:
+                self.sample[place] = case
+            self.count += 1
 
     def cases(self) -> Cases:
-        median = sorted(self.kept)[(len(self.kept) - 1) // 2]
+        """The cases so far."""
+        median = sorted(self.sample)[(len(self.sample) - 1) // 2]
         (best, i), (middle, j), (worst, k) = self.best, median, self.worst
         return Cases(("best", "median", "worst"), (i, j, k), (best, middle, worst))
 
@@ -212,7 +284,7 @@ def _check(name: str, baselines: Baselines, scores: Sequence[Score]) -> None:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode is put back."""
+    """Evaluation mode without gradients; every module's mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -224,7 +296,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _on_device(batches: Iterable[Window], model: nn.Module) -> Iterator[Window]:
-    """Windows where the model's parameters are; as they come if it has none."""
+    """Windows on the device of the model's parameters; unchanged if it has none."""
     parameter = next(model.parameters(), None)
     for past, future in batches:
         if past.ndim != 5 or past.shape[0] != future.shape[0] or past.shape[2:] != future.shape[2:]:
@@ -259,5 +331,5 @@ def _tables(scores: Sequence[Score], states: Mapping[str, list[ScoreState]]) -> 
     }
 
 
-def _array(x: Tensor) -> np.ndarray[Any, Any]:
+def _array(x: Tensor) -> NDArray[Any]:
     return x.float().cpu().numpy()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convlstm.errors import ShapeError
-from convlstm.forecasting.colours import (
+from convlstm.pictures.colours import (
     BYTES,
     MISSING,
     UNIT,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
-from convlstm.plots.strips import animation, film_strip, past_label
+from convlstm.pictures.frames import animation, film_strip, past_label
 
 HEAD, TOP, GAP = 24, 4, 4
 

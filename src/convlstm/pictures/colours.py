@@ -1,7 +1,8 @@
-"""One colour rule for every picture of frames: files, film strips, animations, reports, TensorBoard.
+"""Values to colours: one rule for film strips, animations, reports and TensorBoard.
 
-Values are grey, between limits that most of them lie within; differences are blue below zero, orange above
-and dark at zero; three channels within [0, 1] are red, green and blue; of others each is a picture.
+Values are grey between limits that nearly all of them lie within; differences are blue below zero, orange
+above and dark at zero; three channels within [0, 1] are red, green and blue, any other channel is a picture
+of its own.
 """
 
 import math
@@ -12,32 +13,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convlstm.errors import ShapeError
-from convlstm.scores.digits import number
+from convlstm.scores.digits import short
 
 Pixels = NDArray[np.uint8]
+Stops = tuple[tuple[float, tuple[int, int, int]], ...]
 
 MISSING = (109, 92, 128)
-GREY = ((0.0, (0, 0, 0)), (1.0, (255, 255, 255)))
-# Dark at zero, so that a black frame without error stays black beside a frame of black ground; blue and
-# orange differ for every kind of colour vision, and grow lighter together on both sides.
-DIVERGING = (
+GREY: Stops = ((0.0, (0, 0, 0)), (1.0, (255, 255, 255)))
+# Dark at zero, so that a black frame without error stays black beside a frame with a black background. Blue
+# and orange differ for every kind of colour vision, and their lightness grows equally on both sides.
+DIVERGING: Stops = (
     (-1.0, (184, 218, 255)),
     (-0.5, (54, 128, 214)),
     (0.0, (14, 14, 16)),
     (0.5, (214, 96, 30)),
     (1.0, (255, 214, 165)),
 )
-_MOST = 1_000_000  # values that limits are chosen from
+_MAX_SAMPLES = 1_000_000  # values that limits are estimated from
 
 
 class Scale(NamedTuple):
-    """Values that become the two ends of the colours.
+    """Values of the two ends of a colour map; values beyond an end take its colour.
 
     Attributes:
-        low: becomes the first colour, as does all below it.
-        high: becomes the last colour, as does all above it.
-        root: grey grows as the square root of the value above ``low``, so that small values can be told
-            apart; otherwise in proportion to it.
+        low: value of the first colour.
+        high: value of the last colour.
+        root: grey is the square root of the position between the ends, which separates small values;
+            otherwise it is linear.
     """
 
     low: float
@@ -50,17 +52,17 @@ BYTES = Scale(0.0, 255.0)
 
 
 def value_scale(*frames: ArrayLike) -> Scale:
-    """The scale of values.
+    """Scale of values, robust against outliers such as clutter in radar data.
 
-    A few extreme values, such as clutter in radar data, do not count: the limits are the 0.5th percentile and
-    the 99.5th of what lies above it, which is all values but the background where that is the least of them.
+    The limits are the 0.5th percentile and the 99.5th percentile of the values above it, so that a large
+    constant background (a dry field) does not count.
 
     Args:
-        frames: arrays of any shape; values that are not finite are left out.
+        frames: arrays of any shape; values that are not finite are ignored.
 
     Returns:
-        [0, 255] for frames of uint8; else the limits, with a square root where half of the values above the
-        lower one lie within the lowest eighth; but [0, 1] for limits within that cover two fifths of it and
+        [0, 255] for uint8 frames; otherwise the limits, with a square root if half of the values above the
+        lower limit lie in the lowest eighth; [0, 1] if the limits lie within it, cover two fifths of it and
         need no square root.
     """
     arrays = [np.asarray(f) for f in frames]
@@ -79,14 +81,14 @@ def value_scale(*frames: ArrayLike) -> Scale:
 
 
 def error_scale(errors: Sequence[ArrayLike], values: Sequence[ArrayLike] = ()) -> Scale:
-    """The scale of differences, symmetric about zero.
+    """Scale of differences, symmetric about zero.
 
     Args:
         errors: differences of any shape.
-        values: what the differences are errors of: the ends are two standard deviations of those above
-            the background, within the limits of `value_scale`, so that colours mean the same for a good and
-            for a bad forecast. Without them, or where they do not vary, the ends are the 99.5th percentile
-            of the sizes of ``errors``.
+        values: the data of which these are the errors. The ends are two standard deviations of the values
+            above the background, clipped to `value_scale`, so that a colour means the same for a good and for
+            a bad forecast. Without ``values``, or if they are constant, the ends are the 99.5th percentile of
+            ``|errors|``.
 
     Returns:
         ends rounded up to 1, 1.5, 2, 3, 4, 5, 6 or 8 times a power of ten.
@@ -107,7 +109,7 @@ def error_scale(errors: Sequence[ArrayLike], values: Sequence[ArrayLike] = ()) -
 
 
 def channel_scales(*frames: NDArray[Any]) -> list[Scale]:
-    """The scale of every picture that a frame becomes: one of red, green and blue, else one a channel.
+    """Scales of the pictures of a frame: one for red, green and blue together, otherwise one per channel.
 
     Args:
         frames: (T, C, H, W) each.
@@ -120,12 +122,12 @@ def channel_scales(*frames: NDArray[Any]) -> list[Scale]:
 
 
 def error_scales(errors: Sequence[NDArray[Any]], values: Sequence[NDArray[Any]], count: int) -> list[Scale]:
-    """The scale of the differences in every picture that a frame becomes.
+    """Scales of the differences, one for each of the ``count`` scales that `channel_scales` returned.
 
     Args:
         errors: (T, C, H, W) each.
-        values: (T, C, H, W) each, or none, as for `error_scale`.
-        count: of pictures, as `channel_scales` gives.
+        values: (T, C, H, W) each, or none, as in `error_scale`.
+        count: number of pictures of a frame.
     """
     if count == 1:
         return [error_scale(errors, values)]
@@ -133,28 +135,25 @@ def error_scales(errors: Sequence[NDArray[Any]], values: Sequence[NDArray[Any]],
 
 
 def paint(frames: ArrayLike, scales: Sequence[Scale], *, signed: bool = False) -> list[Pixels]:
-    """Colour frames.
-
-    Values beyond the limits take the colour of the nearest end, values that are not numbers a mauve of their
-    own.
+    """Map values to colours; NaN has a colour of its own (``MISSING``).
 
     Args:
         frames: (T, C, H, W).
-        scales: from `channel_scales` or `error_scales`, one a channel; one for three channels stands for red,
-            green and blue, or for the mean of their differences.
-        signed: take the colours of differences.
+        scales: one per channel, from `channel_scales` or `error_scales`; a single scale for three channels
+            means red, green and blue, or the mean of their differences.
+        signed: use the colours of differences.
 
     Returns:
         (T, H, W, 3), uint8, for each scale.
 
     Raises:
-        ShapeError: ``frames`` is not (T, C, H, W), is empty, or does not fit the scales.
+        ShapeError: ``frames`` is not (T, C, H, W), is empty, or does not fit the number of scales.
     """
     x_TCHW = check_frames(frames, "frames").astype(np.float64)
     if len(scales) == 1 and x_TCHW.shape[1] == 3:
         if not signed:
             colours = np.stack([_unit(x_TCHW[:, c], scales[0]) for c in range(3)], axis=-1) * 255
-            return [_whole(colours, x_TCHW)]
+            return [_to_pixels(colours, x_TCHW)]
         x_TCHW = x_TCHW.mean(axis=1, keepdims=True)
     if len(scales) != x_TCHW.shape[1]:
         raise ShapeError(
@@ -162,42 +161,35 @@ def paint(frames: ArrayLike, scales: Sequence[Scale], *, signed: bool = False) -
         )
     stops = DIVERGING if signed else GREY
     first, last = stops[0][0], stops[-1][0]
-    places = [(place - first) / (last - first) for place, _ in stops]
+    positions = [(position - first) / (last - first) for position, _ in stops]
     painted = []
     for c, scale in enumerate(scales):
         unit_THW = _unit(x_TCHW[:, c], scale)
-        rgb = [np.interp(unit_THW, places, [colour[k] for _, colour in stops]) for k in range(3)]
-        painted.append(_whole(np.stack(rgb, axis=-1), x_TCHW[:, c : c + 1]))
+        rgb = [np.interp(unit_THW, positions, [colour[k] for _, colour in stops]) for k in range(3)]
+        painted.append(_to_pixels(np.stack(rgb, axis=-1), x_TCHW[:, c : c + 1]))
     return painted
 
 
-def stacked(pictures: Sequence[Pixels]) -> Pixels:
-    """The pictures of all channels below each other, (T, H', W, 3), two grey rows between them."""
-    gap = np.full((len(pictures[0]), 2, *pictures[0].shape[2:]), 128, np.uint8)
-    parts = [part for picture in pictures for part in (gap, picture)]
-    return np.concatenate(parts[1:], axis=1)
-
-
 def channel_names(name: str, count: int) -> list[str]:
-    """The names of the rows of one sequence: of itself, or of each of its channels, counted from 1."""
+    """Names of the pictures of one sequence: its own, or one per channel, counted from 1."""
     return [name] if count == 1 else [f"{name}, channel {k}" for k in range(1, count + 1)]
 
 
 def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
-    """Lines that say what the colours mean; none for values from 0 to 1 or 255, as in every picture."""
+    """Lines that explain the colours; none for values from 0 to 1 or 255, the usual range of images."""
     lines = [
-        f"{name}: black {number(scale.low)}, white {number(scale.high)}" + ", square-root scale" * scale.root
+        f"{name}: black {short(scale.low)}, white {short(scale.high)}" + ", square-root scale" * scale.root
         for name, scale in zip(channel_names("values", len(values)), values, strict=True)
         if scale not in (UNIT, BYTES)
     ]
     lines += [
-        f"{name}: blue {number(scale.low)}, dark 0, orange {number(scale.high)}"
+        f"{name}: blue {short(scale.low)}, dark 0, orange {short(scale.high)}"
         for name, scale in zip(channel_names("differences", len(errors)), errors, strict=True)
     ]
-    return [line.replace("−", "-") for line in lines]  # Pillow's font has no minus
+    return [line.replace("−", "-") for line in lines]  # Pillow's font has no minus sign
 
 
-def check_frames(frames: ArrayLike, what: str) -> NDArray[Any]:
+def check_frames(frames: ArrayLike, name: str) -> NDArray[Any]:
     """Return ``frames`` as an array (T, C, H, W).
 
     Raises:
@@ -205,26 +197,27 @@ def check_frames(frames: ArrayLike, what: str) -> NDArray[Any]:
     """
     array = np.asarray(frames)
     if array.ndim != 4 or 0 in array.shape:
-        raise ShapeError(f"{what} must be (T, C, H, W) with no empty axis; received shape {array.shape}")
+        raise ShapeError(f"{name} must be (T, C, H, W) with no empty axis; received shape {array.shape}")
     return array
 
 
 def _finite(arrays: Sequence[ArrayLike]) -> NDArray[np.float64]:
-    """Finite values of all arrays, an even sample where there are very many."""
+    """Finite values of all arrays; a regular sample of at most ``_MAX_SAMPLES``."""
     flat = [np.asarray(a, dtype=np.float64).ravel() for a in arrays]
-    # Odd, so as not to meet the same few columns of every frame.
-    step = sum(f.size for f in flat) // _MOST | 1
+    # An odd step does not hit the same columns of every frame.
+    step = sum(f.size for f in flat) // _MAX_SAMPLES | 1
     values = np.concatenate([np.zeros(0), *(f[::step] for f in flat)])
     finite: NDArray[np.float64] = values[np.isfinite(values)]
     return finite
 
 
 def _unit(x: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
+    """Position between the ends of the scale, in [0, 1]."""
     unit: NDArray[np.float64] = np.nan_to_num(np.clip((x - scale.low) / (scale.high - scale.low), 0, 1))
     return np.asarray(np.sqrt(unit)) if scale.root else unit
 
 
-def _whole(colours: NDArray[np.float64], x_TCHW: NDArray[np.float64]) -> Pixels:
+def _to_pixels(colours: NDArray[np.float64], x_TCHW: NDArray[np.float64]) -> Pixels:
     pixels = np.rint(colours).astype(np.uint8)
     pixels[np.isnan(x_TCHW).any(axis=1)] = MISSING
     return pixels

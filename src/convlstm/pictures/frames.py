@@ -1,0 +1,361 @@
+"""Film strips and animations of frames."""
+
+import io
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from convlstm.atomic_write import write_atomically
+from convlstm.errors import OptionError, ShapeError
+from convlstm.extras import install_hint
+from convlstm.pictures.colours import (
+    DIVERGING,
+    Pixels,
+    Scale,
+    channel_names,
+    channel_scales,
+    check_frames,
+    error_scales,
+    legend,
+    paint,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+Limits = tuple[float, float] | list[Scale] | None
+
+_MIN_SIDE = 64  # pixels of the longer side of a frame; frames of more than three times as many are averaged
+_MAX_COLUMNS = 10
+_GAP, _HEAD, _LINE = 4, 24, 18  # between frames; height of labels above frames; of a line of the legend
+
+
+class _Theme(NamedTuple):
+    ink: tuple[int, int, int]
+    muted: tuple[int, int, int]
+    edge: tuple[int, int, int]
+    paper: tuple[int, int, int]
+
+
+_LIGHT = _Theme((28, 31, 36), (98, 104, 115), (208, 212, 218), (255, 255, 255))
+_DARK = _Theme((232, 234, 237), (154, 160, 171), (58, 63, 72), (22, 24, 28))
+
+
+def film_strip(
+    rows: Mapping[str, ArrayLike],
+    *,
+    past: ArrayLike | None = None,
+    signed: Collection[str] = ("error",),
+    limits: Limits = None,
+    scale: int | None = None,
+    dark: bool = False,
+) -> "Image":
+    """Draw a row of frames per name, with the names at the left and the lead times +1, +2 ... on top.
+
+    Sequences of more than ten frames are divided evenly into blocks below each other. Three channels within
+    [0, 1] are red, green and blue; otherwise each channel has a row.
+
+    Args:
+        rows: name to (T, C, H, W); rows may differ in T, not in H and W.
+        past: (K, C, H, W), drawn as a row of its own above, under the labels t-K+1 ... t.
+        signed: names of the rows that hold differences; their colours are symmetric about zero.
+        limits: values of black and white in the other rows, or a `Scale` per channel. None takes them from
+            the past and the first row that is not signed, so that one extreme forecast does not wash out the
+            rest. Limits other than 0 and 1 or 255 are written below the frames.
+        scale: pixels of the picture per pixel of a frame. None enlarges small frames to at least 64 pixels
+            and averages large ones to at most 192.
+        dark: light text on a dark background.
+
+    Returns:
+        an RGB picture.
+
+    Raises:
+        ShapeError: a row is not (T, C, H, W), or frames differ in size.
+        OptionError: no row at all, ``scale`` below 1, or Pillow is not installed.
+    """
+    frames, times = resize(_check_rows(rows, past, scale), scale)
+    painted, lines = _paint_rows(frames, signed, limits)
+    blocks = []
+    if past is not None:
+        blocks += list(divide({"past": painted.pop("")}, past=True))
+    blocks += list(divide(painted))
+    return _draw_strip(blocks, lines, times, _DARK if dark else _LIGHT)
+
+
+def animation(
+    rows: Mapping[str, ArrayLike],
+    path: Path | str,
+    *,
+    past: ArrayLike | None = None,
+    signed: Collection[str] = ("error",),
+    limits: Limits = None,
+    scale: int | None = None,
+    frame_ms: int = 180,
+    dark: bool = False,
+) -> Path:
+    """Write a GIF that plays the rows side by side, the past first.
+
+    Colours are those of `film_strip`; channels that have a row each there are stacked vertically here.
+
+    Args:
+        rows: panel name to (L, C, H, W), L the same for all.
+        path: file name ending in ``.gif``; an existing file is replaced once the new one is complete.
+        past: (K, C, H, W), played first; panels of differences are blank meanwhile.
+        signed: names of the panels that hold differences.
+        limits: as in `film_strip`.
+        scale: pixels of the picture per pixel of a frame; None makes frames at least 128 pixels long.
+        frame_ms: duration of a frame in milliseconds; the last one stays five times as long.
+        dark: light text on a dark background.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ShapeError: a row is not (T, C, H, W), or rows differ in length or size.
+        OptionError: no row, another ending, ``scale`` or ``frame_ms`` below 1, or Pillow is not installed.
+        RunError: the file cannot be written.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".gif":
+        raise OptionError(f"path of an animation must end in .gif; received {str(path)!r}")
+    if frame_ms < 1:
+        raise OptionError(f"frame_ms must be at least 1; received {frame_ms}")
+    frames = _check_rows(rows, past, scale)
+    lengths = {name: len(row) for name, row in frames.items() if name}
+    if len(set(lengths.values())) > 1:
+        raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
+    frames, times = resize(frames, scale, 2 * _MIN_SIDE)
+    painted, lines = _paint_rows(frames, signed, limits)
+    panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
+    pictures = _draw_panels(panels, signed, lines, _DARK if dark else _LIGHT)
+    file = io.BytesIO()
+    durations = [frame_ms] * (len(pictures) - 1) + [5 * frame_ms]
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    write_atomically(target, file.getvalue())
+    return target
+
+
+class Row(NamedTuple):
+    """Frames beside each other; ``channel`` is empty if one picture shows all channels."""
+
+    name: str
+    channel: str
+    pixels: Pixels
+
+
+class Block(NamedTuple):
+    """Rows of at most ten frames each, one below the other, with a label for every column.
+
+    Attributes:
+        start: index of the first frame.
+        labels: t-2, t-1, t of a past; +1, +2, +3 otherwise.
+        rows: one per name and channel.
+    """
+
+    start: int
+    labels: list[str]
+    rows: list[Row]
+
+
+def divide(painted: Mapping[str, Sequence[Pixels]], *, past: bool = False) -> Iterator[Block]:
+    """Divide rows of frames evenly into blocks of at most ten columns.
+
+    Args:
+        painted: (T, H, W, 3) for every channel, by name; T may differ.
+        past: label the frames t-T+1 ... t.
+    """
+    length = max(len(channels[0]) for channels in painted.values())
+    rows = [
+        Row(name, channel.removeprefix(", "), pixels)
+        for name, channels in painted.items()
+        for channel, pixels in zip(channel_names("", len(channels)), channels, strict=True)
+    ]
+    for part in np.array_split(np.arange(length), math.ceil(length / _MAX_COLUMNS)):
+        start, stop = int(part[0]), int(part[-1]) + 1
+        labels = [past_label(k, length) if past else f"+{k + 1}" for k in range(start, stop)]
+        yield Block(start, labels, [row._replace(pixels=row.pixels[start:stop]) for row in rows])
+
+
+def resize(
+    frames: Mapping[str, NDArray[Any]], scale: int | None = None, side: int = _MIN_SIDE
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Frames of a size that can be shown, and the factor by which their pixels are to be repeated.
+
+    Args:
+        frames: (T, C, H, W) by name, H and W the same for all.
+        scale: the factor; None chooses the smallest that makes the longer side at least ``side`` pixels.
+        side: frames of more than three times as many pixels are averaged over squares.
+    """
+    longer = max(next(iter(frames.values())).shape[2:])
+    reduction = math.ceil(longer / (3 * side)) if scale is None else 1
+    if reduction > 1:
+        frames = {name: _reduce(row, reduction) for name, row in frames.items()}
+    return dict(frames), scale or max(1, math.ceil(side / longer))
+
+
+def enlarge(pixels: Pixels, times: int) -> Pixels:
+    """Repeat every pixel ``times`` times along H and W of (T, H, W, 3)."""
+    return pixels.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def past_label(index: int, length: int) -> str:
+    """Label of frame ``index`` of a past of ``length`` frames: t-9, ..., t-1, t."""
+    return "t" if index == length - 1 else f"t-{length - 1 - index}"
+
+
+def clip_text(text: str, length: int = 24) -> str:
+    """Text of at most ``length`` characters, with an ellipsis if it was longer."""
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _check_rows(
+    rows: Mapping[str, ArrayLike], past: ArrayLike | None, scale: int | None
+) -> dict[str, NDArray[Any]]:
+    """The rows as arrays of one frame size, the past first under an empty name."""
+    if not rows:
+        raise OptionError("rows must name at least one row of frames; received none: pass {'truth': frames}")
+    if scale is not None and scale < 1:
+        raise OptionError(f"scale must be at least 1; received {scale}")
+    frames = {} if past is None else {"": check_frames(past, "past")}
+    frames |= {name: check_frames(row, f"row {name!r}") for name, row in rows.items()}
+    sizes = {name or "past": row.shape[2:] for name, row in frames.items()}
+    if len(set(sizes.values())) > 1:
+        raise ShapeError(
+            "all rows must hold frames of one size H, W; received "
+            + ", ".join(f"{n} {s}" for n, s in sizes.items())
+        )
+    try:
+        import PIL  # noqa: F401
+    except ImportError as error:
+        raise OptionError(f"pictures need Pillow, which is not installed: {install_hint('PIL')}") from error
+    return frames
+
+
+def _reduce(frames: NDArray[Any], factor: int) -> NDArray[np.float32]:
+    """Mean values of squares of ``factor`` pixels, at the edges of what is left of them."""
+    from PIL import Image
+
+    return np.array(
+        [[Image.fromarray(x_HW.astype(np.float32)).reduce(factor) for x_HW in x_CHW] for x_CHW in frames]
+    )
+
+
+def _paint_rows(
+    frames: Mapping[str, NDArray[Any]], signed: Collection[str], limits: Limits
+) -> tuple[dict[str, list[Pixels]], list[str]]:
+    """Colours of every row, one picture per channel, and the lines of the legend."""
+    unsigned = [name for name in frames if name not in signed]
+    reference = [frames[name] for name in unsigned[: 2 if unsigned[:1] == [""] else 1]]
+    painted: dict[str, list[Pixels]] = {}
+    lines: dict[str, None] = {}
+    for name, row in frames.items():
+        channels = row.shape[1]
+        like = [values for values in reference if values.shape[1] == channels]
+        scales = channel_scales(*(like or [row]))
+        if name in signed:
+            errors = [frames[n] for n in frames if n in signed and frames[n].shape[1] == channels]
+            scales = error_scales(errors, like, len(scales))
+            lines |= dict.fromkeys(legend([], scales))
+        else:
+            if isinstance(limits, list):
+                scales = limits
+            elif limits is not None:
+                scales = [Scale(*limits)] * (1 if channels == 3 else channels)
+            lines |= dict.fromkeys(legend(scales))
+        painted[name] = paint(row, scales, signed=name in signed)
+    return painted, list(lines)
+
+
+def _stack(channels: Sequence[Pixels]) -> Pixels:
+    """Channels below each other, (T, H', W, 3), with two grey rows between them."""
+    gap = np.full((len(channels[0]), 2, *channels[0].shape[2:]), 128, np.uint8)
+    parts = [part for channel in channels for part in (gap, channel)]
+    return np.concatenate(parts[1:], axis=1)
+
+
+def _row_name(row: Row) -> str:
+    return clip_text(f"{row.name}, {row.channel}" if row.channel else row.name)
+
+
+def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int, theme: _Theme) -> "Image":
+    from PIL import Image, ImageDraw
+
+    height, width = (times * side for side in blocks[0].rows[0].pixels.shape[1:3])
+    names, labels = _font(13), _font(12)
+    left = math.ceil(max(names.getlength(_row_name(row)) for block in blocks for row in block.rows)) + 24
+    total = sum(_HEAD + len(block.rows) * (height + _GAP) + 8 for block in blocks)
+    columns = max(len(block.labels) for block in blocks)
+    right = max([columns * (width + _GAP), *(math.ceil(labels.getlength(line)) for line in lines)])
+    picture = Image.new("RGB", (left + right + 8, total + 4 + _LINE * len(lines)), theme.paper)
+    pen = ImageDraw.Draw(picture)
+    top = 4
+    for block in blocks:
+        for k, label in enumerate(block.labels):
+            centre = (left + k * (width + _GAP) + width // 2, top + _HEAD // 2)
+            pen.text(centre, label, fill=theme.muted, font=labels, anchor="mm")
+        top += _HEAD
+        for row in block.rows:
+            middle = (left - 12, top + height // 2)
+            pen.text(middle, _row_name(row), fill=theme.ink, font=names, anchor="rm")
+            for k, frame in enumerate(enlarge(row.pixels, times)):
+                x = left + k * (width + _GAP)
+                picture.paste(Image.fromarray(frame), (x, top))
+                # Without an edge, white frames cannot be told from a white page.
+                pen.rectangle((x - 1, top - 1, x + width, top + height), outline=theme.edge)
+            top += height + _GAP
+        top += 8
+    for k, line in enumerate(lines):
+        place = (left, top + _LINE * k + _LINE // 2)
+        pen.text(place, line, fill=theme.muted, font=labels, anchor="lm")
+    return picture
+
+
+def _draw_panels(
+    panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[str], theme: _Theme
+) -> list["Image"]:
+    """One picture per time, the past (under an empty name) first."""
+    from PIL import Image, ImageDraw
+
+    past = panels.pop("", None)
+    steps, _, width = next(iter(panels.values())).shape[:3]
+    height = max(panel.shape[1] for panel in panels.values())
+    edge, gap, head, foot = 12, 12, 30, 26
+    right = max([len(panels) * (width + gap) - gap, *(math.ceil(_font(12).getlength(t)) for t in lines)])
+    size = (2 * edge + right, head + height + foot + _LINE * len(lines))
+    known = 0 if past is None else len(past)
+    grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
+    pictures = []
+    for time in range(-known, steps):
+        picture = Image.new("RGB", size, theme.paper)
+        pen = ImageDraw.Draw(picture)
+        for k, (name, panel) in enumerate(panels.items()):
+            x = edge + k * (width + gap)
+            middle = (x + width // 2, head // 2)
+            pen.text(middle, clip_text(name), fill=theme.ink, font=_font(14), anchor="mm")
+            box = (x - 1, head - 1, x + width, head + panel.shape[1])
+            if time < 0 and name in signed:
+                pen.rectangle(box, fill=DIVERGING[2][1])  # no difference yet
+            elif time < 0 and past is not None:
+                picture.paste(Image.fromarray(past[time + known]), (x, head))
+            else:
+                picture.paste(Image.fromarray(panel[time]), (x, head))
+            pen.rectangle(box, outline=theme.edge)
+        label = f"past {past_label(time + known, known)}" if time < 0 else f"+{time + 1}"
+        under = head + height + foot
+        pen.text((size[0] // 2, under - foot // 2), label, fill=theme.muted, font=_font(13), anchor="mm")
+        for k, line in enumerate(lines):
+            pen.text((edge, under + _LINE * k), line, fill=theme.muted, font=_font(12), anchor="la")
+        # A palette holds every grey, but not every colour.
+        pictures.append(picture.convert("L") if grey else picture)
+    return pictures
+
+
+def _font(size: int) -> "FreeTypeFont | ImageFont":
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=size)

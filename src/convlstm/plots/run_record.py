@@ -1,0 +1,97 @@
+"""Contents of a run folder, read and validated for its report."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convlstm.errors import RunError
+from convlstm.hub import weights_digest
+from convlstm.training.run_folder import RunFolder, read_metrics
+from convlstm.verification.results import Verification
+from convlstm.verification.verify import Case, read_cases, read_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Contents of a run folder; None (or no case) for a missing file.
+
+    Attributes:
+        path: the folder.
+        verification: scores.json.
+        cases: cases.npz.
+        metrics: rows of metrics.csv.
+        config: text of config.yaml.
+        command: text of command.txt.
+        environment: environment.json.
+        outdated: True if the scores are those of other weights than the run's model folder holds.
+    """
+
+    path: Path
+    verification: Verification | None
+    cases: list[Case]
+    metrics: list[dict[str, float]] | None
+    config: str | None
+    command: str | None
+    environment: dict[str, Any] | None
+    outdated: bool = False
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read the files of a run folder.
+
+    Raises:
+        RunError: no such folder, neither metrics.csv nor scores.json in it, or a malformed file.
+    """
+    if not path.is_dir():
+        raise RunError(
+            f"a report needs the folder of a run; {path} is not a folder: give the --out of a training"
+        )
+    if not any((path / name).exists() for name in ("metrics.csv", "scores.json")):
+        raise RunError(
+            f"a report needs metrics.csv or scores.json; {path} holds neither: train or evaluate first"
+        )
+    scores = read_scores(path) if (path / "scores.json").exists() else None
+    cases = read_cases(path) if (path / "cases.npz").exists() else []
+    if scores and cases and scores.model not in cases[0].forecasts:
+        raise RunError(
+            f"{path / 'cases.npz'} must hold a forecast of {scores.model}, as scores.json does; received "
+            f"{', '.join(cases[0].forecasts)}: run convlstm evaluate {path} again"
+        )
+    scored, now = scores and scores.weights, weights_digest(RunFolder(path).model)
+    return RunRecord(
+        path=path,
+        verification=scores,
+        cases=cases,
+        metrics=read_metrics(path / "metrics.csv") if (path / "metrics.csv").exists() else None,
+        config=_read_text(path / "config.yaml"),
+        command=_read_text(path / "command.txt"),
+        environment=_read_environment(path / "environment.json"),
+        outdated=None not in (scored, now) and scored != now,
+    )
+
+
+def _read_text(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(
+            f"{path} must be readable text in UTF-8; received {error}: remove or correct it"
+        ) from error
+
+
+def _read_environment(path: Path) -> dict[str, Any] | None:
+    text = _read_text(path)
+    if text is None:
+        return None
+    try:
+        plain = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{path} must be JSON; received {error}: remove or correct it") from error
+    if not isinstance(plain, dict):
+        raise RunError(
+            f"{path} must hold names and values; received a {type(plain).__name__}: remove or correct it"
+        )
+    return plain
