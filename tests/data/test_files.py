@@ -300,7 +300,7 @@ def test_frames_that_a_gif_may_have_joined_are_announced(tmp_path):
     save_gif(path, GREY[[0, 1, 1, 2]])  # Pillow joins the two that are equal and shows them twice as long
     frames = read_frames(path)
     assert len(frames.values) == 3
-    assert "film.gif is read as 3 pictures, 0 to 255 as 0 to 1" in frames.notes[0]
+    assert "film.gif is read as pictures (3), 0 to 255 as 0 to 1" in frames.notes[0]
     assert "frames that repeat may have been stored as one" in frames.notes[0]
     save_gif(path, GREY[[0, 0, 0]])  # joined into a single frame
-    assert "film.gif is read as 1 pictures" in read_frames(path).notes[0]
+    assert "film.gif is read as pictures (1)" in read_frames(path).notes[0]

@@ -49,8 +49,7 @@ def played(path, height, width):
         for k in range(film.n_frames):
             film.seek(k)
             frames.append(np.array(film.convert("RGB")))
-    left = (frames[0].shape[1] - width) // 2 if frames[0].shape[1] < 2 * width else 12
-    return [frame[30 : 30 + height, left : left + width] for frame in frames], frames
+    return [frame[12 : 12 + height, 12 : 12 + width] for frame in frames], frames
 
 
 def test_gif_plays_the_past_then_the_forecast(tmp_path):
@@ -59,7 +58,7 @@ def test_gif_plays_the_past_then_the_forecast(tmp_path):
     for frame, expected in zip(shown, BYTES[:, 0], strict=True):
         enlarged = expected.repeat(16, axis=0).repeat(16, axis=1)
         np.testing.assert_array_equal(frame, np.stack([enlarged] * 3, axis=-1))
-    labels = [picture[30 + 96 + 4 :] for picture in pictures]
+    labels = [picture[12 + 96 + 4 :] for picture in pictures]
     assert not any((a == b).all() for a, b in itertools.pairwise(labels))
 
 
@@ -72,7 +71,7 @@ def test_a_gif_that_is_read_is_pictures_and_says_so(tmp_path):
     write_frames(tmp_path / "out.gif", FORECAST, dtype=np.uint8)
     frames = read_frames(tmp_path / "out.gif")
     assert frames.values.shape[-1] > 100  # the picture, with its labels
-    assert "is read as 12 pictures, 0 to 255 as 0 to 1: a GIF holds no scale" in frames.notes[0]
+    assert "is read as pictures (12), 0 to 255 as 0 to 1: a GIF holds no scale" in frames.notes[0]
 
 
 def test_colour_gif(tmp_path):
@@ -148,7 +147,7 @@ def test_pictures_of_rain_are_not_black_and_say_what_white_is(tmp_path, dtype):
     write_frames(tmp_path / "out.gif", rain, dtype=dtype)
     shown, pictures = played(tmp_path / "out.gif", 128, 128)
     assert np.median(shown[0][::2, ::2, 0][wet[0, 0].numpy()]) > 50
-    assert (pictures[0][30 + 128 + 26 :] < 160).any()  # a line below the label
+    assert (pictures[0][12 + 128 + 26 :] < 160).any()  # a line below the label
     write_frames(tmp_path / "out.png", rain, dtype=dtype)
     with Image.open(tmp_path / "out.png") as image:
         pixels = np.array(image)
@@ -249,12 +248,23 @@ def test_full_disk_leaves_what_was_there(tmp_path, ending):
             r"frames holds \d+ NaN or infinite, the first at frame",
         ),
         (FORECAST, {"past": PAST * torch.inf}, DataError, "past holds"),
+        ("forecast.npy", {}, OptionError, "frames must be a Tensor or an ndarray; received 'forecast.npy'"),
+        (FORECAST, {"past": "past.npy"}, OptionError, "past must be a Tensor or an ndarray"),
+        (FORECAST, {"overwrite": "no"}, OptionError, "overwrite must be True or False; received 'no'"),
     ],
 )
 def test_unfit_frames(tmp_path, frames, options, error, message):
     with pytest.raises(error, match=message):
         write_frames(tmp_path / "out.png", frames, **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [None, 3, b"out.npy", ""])
+def test_no_path(path):
+    with pytest.raises(OptionError, match="path of a forecast must be a path; received"):
+        write_frames(path, FORECAST)
+    with pytest.raises(OptionError, match="path of frames must be a path; received"):
+        read_frames(path)
 
 
 def test_unfit_dtype(tmp_path):

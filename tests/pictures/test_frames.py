@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
@@ -31,6 +32,11 @@ def test_a_pixel_lands_where_it_belongs_eight_times_as_large():
     assert (picture[top + 8, start : start + 8] == 0).all()
     assert (picture[top : top + 8, start - 1] == 0).all()
     assert (picture[top : top + 8, start + 8] == 0).all()
+
+
+def test_a_tensor_with_gradients_is_drawn():
+    maps = torch.zeros(2, 1, 8, 8, requires_grad=True)
+    assert film_strip({"map": maps}).size == film_strip({"map": frames(2)}).size
 
 
 def test_the_second_row_stands_below_the_first_and_the_past_above_both():
@@ -112,6 +118,16 @@ def test_limits_other_than_0_and_1_are_written_below():
             r"one size H, W; received a \(8, 8\), b \(9, 8\)",
         ),
         ({"a": frames(1)}, {"scale": 0}, OptionError, "scale must be at least 1; received 0"),
+        (
+            {"a": frames(1)},
+            {"scale": 1.5},
+            OptionError,
+            "scale must be an integer .*; received 1.5",
+        ),
+        (frames(1), {}, OptionError, "rows must be a Mapping; received an ndarray: pass {'truth': frames}"),
+        ({"a": "b.npy"}, {}, ShapeError, "row 'a' must be an array .* of numbers"),
+        ({"a": [[1], [1, 2]]}, {}, ShapeError, "row 'a' must be an array"),
+        ({"a": None}, {}, ShapeError, "row 'a' must be an array .* of numbers; received object"),
         ({"a": frames(1)}, {"past": frames(2, 4)}, ShapeError, r"past \(4, 8\)"),
     ],
 )
@@ -143,12 +159,16 @@ def test_an_animation_shows_every_channel_below_the_other(tmp_path: Path):
     with Image.open(path) as film:
         pixels = np.asarray(film.convert("L")).astype(int)
     middle = 12 + 64
-    assert [pixels[30 + y, middle] for y in (10, 120, 140, 250)] == [255, 0, 0, 255]
+    assert [pixels[12 + y, middle] for y in (10, 120, 140, 250)] == [255, 0, 0, 255]
 
 
 def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path: Path):
     with pytest.raises(ConvLSTMError, match="must be writable"):
         animation({"truth": frames(2)}, tmp_path / "missing" / "a.gif")
+    with pytest.raises(OptionError, match="path of an animation must be a path; received None"):
+        animation({"truth": frames(2)}, None)
+    with pytest.raises(OptionError, match="frame_ms must be at least 1; received 0"):
+        animation({"truth": frames(2)}, tmp_path / "a.gif", frame_ms=0)
     with pytest.raises(OptionError, match="must end in .gif"):
         animation({"truth": frames(2)}, tmp_path / "a.png")
     with pytest.raises(ShapeError, match="same number of frames"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convlstm.errors import RunError
+from convlstm.errors import OptionError, RunError
 from convlstm.plots.report import write_report
 
 MakeRun = Callable[..., Path]
@@ -503,6 +503,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
         write_report(tmp_path)
     with pytest.raises(RunError, match="is not a folder"):
         write_report(tmp_path / "none")
+    with pytest.raises(OptionError, match="run must be a path; received None"):
+        write_report(None)
     assert not list(tmp_path.iterdir())
 
 

@@ -279,6 +279,8 @@ def test_data_range_must_be_positive():
     for kind in (PSNR, SSIM):
         with pytest.raises(OptionError, match="data_range must be positive and finite; received 0"):
             kind(0.0)
+        with pytest.raises(OptionError, match="data_range must be positive and finite; received 'wide'"):
+            kind("wide")
 
 
 def test_scores_relative_to_the_data_range_need_it():

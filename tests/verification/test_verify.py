@@ -203,6 +203,12 @@ def test_refuses_before_any_work():
     assert model.calls == []
 
 
+@pytest.mark.parametrize("model", [None, "runs/digits", Persistence, nn.Conv2d(1, 1, 3)])
+def test_a_model_that_is_no_forecaster(model):
+    with pytest.raises(OptionError, match="model must be a Forecaster; received "):
+        verify(model, [])
+
+
 def test_no_case_is_an_error():
     with pytest.raises(DataError, match="at least one case; received none"):
         verify(Scaled(), [], scores=FAST)

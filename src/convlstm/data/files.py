@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convlstm.errors import DataError, OptionError
 from convlstm.extras import install_hint
+from convlstm.validation import check_path
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +54,7 @@ def read_frames(path: str | Path) -> Frames:
     Raises:
         DataError: missing, damaged or of an unknown kind; wrong rank or dtype; NaN; images of unequal sizes.
     """
-    path = Path(path)
+    path = check_path(path, "path of frames")
     notes: list[str] = []
     if path.is_dir():
         files = _images_of(path)
@@ -66,8 +67,8 @@ def read_frames(path: str | Path) -> Frames:
     elif path.suffix.lower() == ".gif":
         frames_TCHW = _stack([array for array, _ in _pictures(path)], [], path, palette=True)
         notes.append(
-            f"{path} is read as {len(frames_TCHW)} pictures, 0 to 255 as 0 to 1: a GIF holds no scale of its "
-            "values, and frames that repeat may have been stored as one"
+            f"{path} is read as pictures ({len(frames_TCHW)}), 0 to 255 as 0 to 1: a GIF holds no scale of "
+            "its values, and frames that repeat may have been stored as one"
         )
     else:
         raise DataError(
@@ -147,7 +148,7 @@ def read_array(path: str | Path, *, mapped: bool = False) -> NDArray[Any]:
     Raises:
         DataError: missing, damaged, or an archive of several arrays none of which is called ``frames``.
     """
-    path = Path(path)
+    path = check_path(path, "path of an array")
     try:
         if mapped:
             return np.lib.format.open_memmap(path, mode="r")

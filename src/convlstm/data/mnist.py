@@ -1,4 +1,4 @@
-"""Small images of single objects, in three splits that share none."""
+"""Small images of single objects (digits, MNIST, Fashion-MNIST, own ones) in three disjoint splits."""
 
 import gzip
 import hashlib
@@ -20,14 +20,15 @@ from torch.nn.functional import interpolate
 from convlstm.atomic_write import write_atomically, writing
 from convlstm.data.base import Split
 from convlstm.data.files import check_finite, read_array
-from convlstm.errors import DataError, OptionError, check_name
+from convlstm.errors import DataError, OptionError
 from convlstm.extras import install_hint
+from convlstm.validation import check_instance, check_name, check_path, check_positive
 
 Images = NDArray[np.uint8]
 
 TRAIN_FILE, TEST_FILE = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
 
-#: Where each collection lies, and the MD5 sums its publishers give for the two files with images.
+#: Address of each collection, and the published MD5 sums of its two files of images.
 MNIST_ADDRESSES = {
     "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist",
     "fashion-mnist": "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
@@ -45,31 +46,30 @@ MNIST_CHECKSUMS = {
 
 
 def load_images(images: str | os.PathLike[str] | NDArray[Any], *, size: int = 28) -> dict[Split, Images]:
-    """Read images of objects and share them out.
+    """Read images of objects and divide them into splits.
 
-    An image occurs in one split only, once, however often it was given. Test images are the test file of an
-    idx folder, else a tenth of all; validation images are another tenth.
+    Duplicates are removed, so that an image is in one split only. Test images are the test file of an idx
+    folder, otherwise a tenth of all; validation images are another tenth.
 
     Args:
-        images: ``"digits"``, the 1797 handwritten digits that come with scikit-learn (8 x 8, enlarged
-            smoothly within an empty margin; shared out in their order, so that neighbours, often written by
-            one hand, stay together); a folder with the image files of MNIST or Fashion-MNIST, plain or
-            ``.gz``; an array (N, h, w) of uint8, or of floats in [0, 1], which are rounded to 1/255; or a
-            ``.npy`` file with such an array.
+        images: ``"digits"``, the 1797 handwritten digits of scikit-learn (8 x 8, enlarged smoothly within an
+            empty margin; divided in their order, because neighbours are often written by one person); a
+            folder with the image files of MNIST or Fashion-MNIST, plain or ``.gz``; an array (N, h, w) of
+            uint8, or of floats in [0, 1], which are rounded to 1/255; or a ``.npy`` file with such an array.
         size: height and width of the images returned; others are padded to a square and resized (bicubic).
 
     Returns:
-        For each split (N, size, size), uint8.
+        (N, size, size), uint8, for each split.
 
     Raises:
-        OptionError: a name that does not exist, or a size below 1.
+        OptionError: an unknown name, or a size below 1.
         DataError: a file is missing, damaged or truncated; wrong shape, dtype or range; NaN; fewer than three
             different images.
     """
-    if size < 1:
-        raise OptionError(f"size of images must be at least 1; received {size}")
-    if not isinstance(images, str | os.PathLike):
-        return _divide(_by_content(_resize(_checked(np.asarray(images), "the array"), size)))
+    check_positive(size, "size of images")
+    if hasattr(images, "__array__"):
+        return _divide(_by_content(_resize(_check_images(np.asarray(images), "the array"), size)))
+    check_instance(images, (str, os.PathLike), "images", "give a name, a path or a numpy array")
     if str(images) == "digits":
         return _divide(_distinct(_resize(_digits(), size)))
     path = Path(images)
@@ -78,7 +78,7 @@ def load_images(images: str | os.PathLike[str] | NDArray[Any], *, size: int = 28
             _resize(_read_idx(path, TRAIN_FILE), size), _resize(_read_idx(path, TEST_FILE), size)
         )
     if path.suffix == ".npy":
-        return _divide(_by_content(_resize(_checked(read_array(path), str(path)), size)))
+        return _divide(_by_content(_resize(_check_images(read_array(path), str(path)), size)))
     near = "; did you mean 'digits'?" if get_close_matches(str(images), ["digits"]) else ""
     raise OptionError(
         "images must be 'digits', an existing folder with MNIST files, a .npy file or an array; "
@@ -93,27 +93,27 @@ def download_mnist(
     address: str | None = None,
     checksums: Mapping[str, str] | None = None,
 ) -> Path:
-    """Fetch the image files of MNIST or Fashion-MNIST (11 or 31 MB).
+    """Download the image files of MNIST or Fashion-MNIST (11 or 31 MB).
 
-    Files that are already there and whole stay as they are.
+    Files that exist with the right checksum are not downloaded again.
 
     Args:
-        folder: where to; made if missing.
+        folder: destination; created if missing.
         name: ``mnist`` or ``fashion-mnist``.
-        address: a mirror: the address of the folder that holds the files; None for the usual one.
+        address: folder of the files on a mirror; None for the usual one.
         checksums: file name to MD5 sum, in hexadecimal; None for the published ones.
 
     Returns:
-        The folder, as `load_images` takes it.
+        the folder, an argument of `load_images`.
 
     Raises:
         OptionError: another name.
-        DataError: the address cannot be reached, or what came is not what was published.
+        DataError: the address cannot be reached, or a checksum differs.
         RunError: the folder cannot be written.
     """
     check_name(name, MNIST_ADDRESSES, "name of the images")
     address = (address or MNIST_ADDRESSES[name]).rstrip("/")
-    folder = Path(folder)
+    folder = check_path(folder, "folder")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     for file, checksum in (checksums or MNIST_CHECKSUMS[name]).items():
@@ -142,7 +142,7 @@ def _md5(content: bytes) -> str:
 
 
 def _digits() -> Images:
-    """Scikit-learn's digits within a margin of a pixel; without it, strokes would end abruptly."""
+    """Digits of scikit-learn with a margin of a pixel, so that enlarged strokes fade out."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -182,7 +182,7 @@ def _read_idx(folder: Path, name: str) -> Images:
     return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
 
 
-def _checked(images: NDArray[Any], what: str) -> Images:
+def _check_images(images: NDArray[Any], what: str) -> Images:
     if images.ndim != 3 or 0 in images.shape:
         raise DataError(
             f"images must be (N, h, w) with no empty axis; {what} has shape {images.shape}: reshape it"
@@ -225,7 +225,7 @@ def _digest(image: Images) -> bytes:
 
 
 def _distinct(images: Images, without: Images | None = None) -> Images:
-    """Every image once, in the order given, and none that is among ``without``."""
+    """Unique images in the order given, except those in ``without``."""
     seen = set() if without is None else {_digest(image) for image in without}
     keep = []
     for k, image in enumerate(images):
@@ -236,13 +236,13 @@ def _distinct(images: Images, without: Images | None = None) -> Images:
 
 
 def _by_content(images: Images) -> Images:
-    """Every image once, in an order that depends on the images alone: arrays often come sorted by class."""
+    """Unique images sorted by their digests, as arrays are often sorted by class."""
     first = {_digest(image): k for k, image in reversed(list(enumerate(images)))}
     return images[[first[digest] for digest in sorted(first)]]
 
 
 def _divide(images: Images) -> dict[Split, Images]:
-    """The last tenth for the test, the tenth before for validation, the rest for training."""
+    """Splits: the last tenth is for the test, the tenth before for validation, the rest for training."""
     if len(images) < 3:
         raise DataError(
             "images must include at least 3 different ones, one for each split; "
@@ -253,7 +253,7 @@ def _divide(images: Images) -> dict[Split, Images]:
 
 
 def _divide_mnist(train: Images, test: Images) -> dict[Split, Images]:
-    """The test file is the test; the last tenth of the other file is for validation."""
+    """Splits: the test file is the test split; the last tenth of the other file is for validation."""
     test = _distinct(test)
     train = _distinct(train, without=test)
     if len(train) < 2:

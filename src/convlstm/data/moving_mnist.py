@@ -1,4 +1,4 @@
-"""Objects that move and bounce on a canvas: an endless stream of sequences with a known truth."""
+"""Moving MNIST: objects that move and bounce on a canvas, in an endless stream of sequences."""
 
 import math
 import os
@@ -13,41 +13,51 @@ from numpy.typing import NDArray
 from convlstm.data.base import Source, Split, Window, WindowDataset
 from convlstm.data.files import read_array
 from convlstm.data.mnist import MNIST_ADDRESSES, Images, download_mnist, load_images
-from convlstm.errors import DataError, OptionError, check_name
+from convlstm.errors import DataError, OptionError
+from convlstm.validation import (
+    check_bool,
+    check_integers,
+    check_name,
+    check_path,
+    check_positive,
+    check_probability,
+    check_seed,
+    is_integer,
+)
 
-# Values of one sequence, sequences of a split, and what a seed may be: more overflows somewhere below.
-_MOST_VALUES, _MOST_SEQUENCES, _MOST_OBJECTS, _MOST_SEED = 2**31, 10**8, 10**4, 2**63 - 1
+# Limits of the values of one sequence, the sequences of a split and the objects on the canvas.
+_MAX_VALUES, _MAX_SEQUENCES, _MAX_OBJECTS = 2**31, 10**8, 10**4
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class MovingObjects(Source):
-    """Small images that move in straight lines and bounce, each sequence drawn when it is asked for.
+    """Small images that move in straight lines and bounce; sequences are generated on demand.
 
-    The protocol is Moving MNIST's (Srivastava, Mansimov and Salakhutdinov 2015, Unsupervised Learning of
-    Video Representations using LSTMs, arXiv:1502.04681, and the generator published with it). Each object
-    starts anywhere in its free range (canvas minus object, 0 to 1 along each axis) and gets a direction, both
-    uniformly. Every frame, the first included, moves it by ``speed`` of the free range along the direction;
-    an object that would reach or pass a wall stops at it and has that part of its velocity reversed. Places
-    are truncated to whole pixels; where objects overlap, the greater value is seen. Values lie in [0, 1].
+    The protocol is that of Moving MNIST (Srivastava, Mansimov and Salakhutdinov 2015, Unsupervised Learning
+    of Video Representations using LSTMs, arXiv:1502.04681, and the generator published with it). The initial
+    position of each object in its free range (canvas minus object, 0 to 1 along each axis) and its direction
+    are uniformly random. Every frame, the first included, moves it by ``speed`` of the free range along the
+    direction; an object that would reach or pass a wall stops at it, and that component of its velocity is
+    reversed. Positions are truncated to whole pixels; overlapping objects show the greater value. Values lie
+    in [0, 1].
 
     A sequence depends on ``seed``, the split and its index alone, in any process. No image is in two splits.
 
     Args:
-        images: digits (handwritten, from scikit-learn, nothing to download), a folder with the files of MNIST
-            or Fashion-MNIST, a .npy file or, in Python, an array of images; `load_images` says more.
+        images: digits (handwritten, from scikit-learn, no download), a folder with the files of MNIST or
+            Fashion-MNIST, a .npy file or, in Python, an array of images, as in `load_images`.
         canvas: height and width of the frames in pixels, or one number for both.
         object_size: height and width of an object in pixels.
-        count: objects on the canvas.
-        speed: part of the free range that an object crosses in a frame, from 0 to 1.
-        past: frames a forecaster is given.
-        steps: frames it has to forecast.
-        train_size: sequences in an epoch; every epoch brings new ones.
+        count: number of objects.
+        speed: fraction of the free range that an object crosses in a frame, from 0 to 1.
+        past: input frames of a window.
+        steps: frames to forecast.
+        train_size: sequences of an epoch; every epoch has new ones.
         validation_size: sequences of the validation split.
         test_size: sequences of the test split, unless test_file is given.
-        seed: of places, directions and choice of images.
-        test_file: the fixed Moving MNIST test set, a .npy file (T, N, H, W) of uint8; all of it is the test
-            split.
-        download: fetch the files into the folder given as images, which must be called mnist or
+        seed: of positions, directions and choice of images.
+        test_file: the fixed Moving MNIST test set, a .npy file (T, N, H, W) of uint8, used as the test split.
+        download: download the files into the folder given as images, which must be called mnist or
             fashion-mnist.
 
     Raises:
@@ -75,19 +85,28 @@ class MovingObjects(Source):
         test_file: str | os.PathLike[str] | None = None,
         download: bool = False,
     ) -> None:
-        self.canvas = (canvas, canvas) if isinstance(canvas, int) else (canvas[0], canvas[1])
-        self.object_size, self.count, self.speed = object_size, count, speed
-        self.past, self.steps, self.seed = past, steps, seed
-        self.sizes: dict[Split, int] = {"train": train_size, "validation": validation_size, "test": test_size}
-        self._check()
-        self._fixed = None if test_file is None else _FixedWindows(Path(test_file), self.canvas, past, steps)
-        if download:
+        height, width = check_integers((canvas, canvas) if is_integer(canvas) else canvas, 2, "canvas")
+        self.canvas = (height, width)
+        self.object_size = check_positive(object_size, "object_size")
+        self.count = check_positive(count, "count", most=_MAX_OBJECTS)
+        self.speed = check_probability(speed, "speed")
+        self.past, self.steps = check_positive(past, "past"), check_positive(steps, "steps")
+        self.seed = check_seed(seed)
+        self.sizes: dict[Split, int] = {
+            "train": check_positive(train_size, "train_size", most=_MAX_SEQUENCES),
+            "validation": check_positive(validation_size, "validation_size", most=_MAX_SEQUENCES),
+            "test": check_positive(test_size, "test_size", most=_MAX_SEQUENCES),
+        }
+        self._check_sizes()
+        path = None if test_file is None else check_path(test_file, "test_file")
+        self._fixed = None if path is None else _FixedWindows(path, self.canvas, self.past, self.steps)
+        if check_bool(download, "download"):
             _download(images)
-        self.images = load_images(images, size=object_size)
+        self.images = load_images(images, size=self.object_size)
         self._name = "given" if isinstance(images, np.ndarray) else Path(images).name
 
     def split(self, name: Split) -> WindowDataset:
-        """The windows of one split; ``train`` is endless, the others are the same in every epoch.
+        """Windows of one split; ``train`` is endless, the others are the same in every epoch.
 
         Raises:
             OptionError: no such split.
@@ -98,7 +117,7 @@ class MovingObjects(Source):
         return _MovingWindows(self, name)
 
     def describe(self) -> str:
-        """One line of text about the data."""
+        """Description of the data in one line."""
         height, width = self.canvas
         test = "" if self._fixed is None else f", test sequences from {self._fixed.path.name}"
         return (
@@ -107,61 +126,42 @@ class MovingObjects(Source):
             f"{self.past} frames to {self.steps}, seed {self.seed}{test}"
         )
 
-    def _check(self) -> None:
-        positive = {
-            "object_size": self.object_size,
-            "count": self.count,
-            "past": self.past,
-            "steps": self.steps,
-        }
-        positive |= {f"{name}_size": size for name, size in self.sizes.items()}
-        for option, value in positive.items():
-            if value < 1:
-                raise OptionError(f"{option} must be at least 1; received {value}")
-        most = dict.fromkeys((f"{name}_size" for name in self.sizes), _MOST_SEQUENCES)
-        most |= {"count": _MOST_OBJECTS, "seed": _MOST_SEED}
-        for option, limit in most.items():
-            if (value := (positive | {"seed": self.seed})[option]) > limit:
-                raise OptionError(f"{option} must be at most {limit}; received {value}: lower it")
-        values = (self.past + self.steps) * self.canvas[0] * self.canvas[1]
-        if values > _MOST_VALUES:
+    def _check_sizes(self) -> None:
+        height, width = self.canvas
+        if (self.past + self.steps) * height * width > _MAX_VALUES:
             raise OptionError(
-                f"a sequence must hold at most {_MOST_VALUES} values, (past + steps) x canvas; received "
-                f"({self.past} + {self.steps}) x {self.canvas[0]} x {self.canvas[1]}: lower one of them"
+                f"a sequence must hold at most {_MAX_VALUES} values, (past + steps) x canvas; received "
+                f"({self.past} + {self.steps}) x {height} x {width}: lower one of them"
             )
         if min(self.canvas) < self.object_size:
             raise OptionError(
-                f"object_size must be at most the canvas, {self.canvas[0]} x {self.canvas[1]}; "
-                f"received {self.object_size}: enlarge the canvas"
+                f"object_size must be at most the canvas, {height} x {width}; received {self.object_size}: "
+                "enlarge the canvas"
             )
-        if not 0 <= self.speed <= 1:
-            raise OptionError(f"speed must be between 0 and 1, part of the free range; received {self.speed}")
-        if self.seed < 0:
-            raise OptionError(f"seed must be at least 0; received {self.seed}")
 
 
-def bounce(place: float, velocity: float, frames: int, room: int) -> list[int]:
-    """Where an object is along one axis.
+def bounce(position: float, velocity: float, frames: int, pixels: int) -> list[int]:
+    """Positions of an object along one axis.
 
     Args:
-        place: in the free range, 0 to 1, before the first frame.
-        velocity: part of the free range a frame.
-        frames: how many to give.
-        room: the free range in pixels.
+        position: before the first frame, as a fraction of the free range.
+        velocity: fraction of the free range per frame.
+        frames: number of positions.
+        pixels: the free range in pixels.
 
     Returns:
-        The first pixel of the object in each frame, 0 to ``room``.
+        first pixel of the object in each frame, 0 to ``pixels``.
     """
-    pixels = []
-    # Plain numbers: for a sequence this short they take less time than array operations.
+    positions = []
+    # Faster than array operations for sequences this short.
     for _ in range(frames):
-        place += velocity
-        if place <= 0:
-            place, velocity = 0.0, -velocity
-        elif place >= 1:
-            place, velocity = 1.0, -velocity
-        pixels.append(int(place * room))
-    return pixels
+        position += velocity
+        if position <= 0:
+            position, velocity = 0.0, -velocity
+        elif position >= 1:
+            position, velocity = 1.0, -velocity
+        positions.append(int(position * pixels))
+    return positions
 
 
 class _MovingWindows(WindowDataset):
@@ -178,7 +178,7 @@ class _MovingWindows(WindowDataset):
         source, size = self.source, self.source.object_size
         length = source.past + source.steps
         height, width = source.canvas
-        # A generator of its own for each sequence is what makes it independent of order and process.
+        # A random generator per sequence makes it independent of order and process.
         random = np.random.Generator(np.random.PCG64((source.seed, self._code, index)))
         frames_THW = np.zeros((length, height, width), np.uint8)
         for choice, y, x, turn in random.random((source.count, 4)).tolist():
@@ -193,7 +193,7 @@ class _MovingWindows(WindowDataset):
 
 
 class _FixedWindows(WindowDataset):
-    """Sequences of a file (T, N, H, W), read when they are asked for."""
+    """Sequences of a memory-mapped file (T, N, H, W)."""
 
     def __init__(self, path: Path, canvas: tuple[int, int], past: int, steps: int) -> None:
         self.path, self.canvas, self.past, self.steps = path, canvas, past, steps
@@ -217,7 +217,7 @@ class _FixedWindows(WindowDataset):
             )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Workers open the file themselves; a pickled memory map would be a copy of it all."""
+        """Pickle the path: workers open the file themselves, as a pickled memory map would copy all of it."""
         return _FixedWindows, (self.path, self.canvas, self.past, self.steps)
 
     def __len__(self) -> int:
@@ -242,8 +242,7 @@ def _download(images: str | os.PathLike[str] | NDArray[Any]) -> None:
     name = "" if isinstance(images, np.ndarray) else Path(images).name
     if isinstance(images, np.ndarray) or name not in MNIST_ADDRESSES:
         raise OptionError(
-            f"download needs images to be a folder called {' or '.join(MNIST_ADDRESSES)}, which says what "
-            "to fetch; "
-            f"received {'an array' if isinstance(images, np.ndarray) else repr(str(images))}"
+            f"download needs images to be a folder called {' or '.join(MNIST_ADDRESSES)}, the collection to "
+            f"fetch; received {'an array' if isinstance(images, np.ndarray) else repr(str(images))}"
         )
     download_mnist(images, name)

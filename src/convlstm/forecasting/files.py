@@ -12,9 +12,10 @@ from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.files import check_finite, from_unit
-from convlstm.errors import RunError, ShapeError, check_name
+from convlstm.errors import RunError, ShapeError
 from convlstm.pictures.colours import UNIT, Scale, channel_scales
 from convlstm.pictures.frames import animation, film_strip
+from convlstm.validation import check_bool, check_instance, check_name, check_path
 
 ENDINGS = (".gif", ".npy", ".npz", ".png")
 
@@ -56,8 +57,7 @@ def write_frames(
         DataError: NaN in the forecast or the past.
         RunError: the file exists or cannot be written; an existing file is unchanged.
     """
-    path = Path(path)
-    check_output(path, overwrite=overwrite)
+    path = check_output(path, overwrite=overwrite)
     values = {"frames": _to_array(frames, "frames")}
     if past is not None:
         values["past"] = _to_array(past, "past")
@@ -82,14 +82,15 @@ def write_frames(
     return path
 
 
-def check_output(path: str | Path, *, overwrite: bool = False) -> None:
+def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     """Refuse a path that `write_frames` could not write, before a forecast is made.
 
     Raises:
         OptionError: an unknown ending.
         RunError: the folder does not exist, or the file exists and ``overwrite`` is off.
     """
-    path = Path(path)
+    path = check_path(path, "path of a forecast")
+    check_bool(overwrite, "overwrite")
     check_name(path.suffix.lower(), ENDINGS, f"the ending of {path.name}")
     if not path.parent.is_dir():
         raise RunError(
@@ -103,9 +104,11 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> None:
             f"{path} exists: choose another name or pass overwrite"
         )
     check_writable(path.parent)
+    return path
 
 
 def _to_array(frames: Tensor | NDArray[Any], name: str) -> NDArray[np.float32]:
+    check_instance(frames, (Tensor, np.ndarray), name, "pass the forecast of one case")
     array: NDArray[np.float32] = torch.as_tensor(frames).detach().float().cpu().numpy()
     if array.ndim != 4 or 0 in array.shape:
         hint = ": take one case, forecast[0]" if array.ndim == 5 else ""

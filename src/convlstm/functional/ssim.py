@@ -1,11 +1,13 @@
 """Structural similarity of two images."""
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from convlstm.errors import OptionError, ShapeError
+from convlstm.validation import received
 
 WINDOW = 11
 _SIGMA = 1.5
@@ -60,15 +62,15 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
 
 
 def check_data_range(data_range: float) -> float:
-    """Return ``data_range`` if a score can be scaled by it.
+    """Return ``data_range`` if it is a positive, finite number.
 
     Raises:
-        OptionError: it is not a positive, finite number.
+        OptionError: it is not.
     """
-    if not (math.isfinite(data_range) and data_range > 0):
+    if not (isinstance(data_range, Real) and math.isfinite(data_range) and data_range > 0):
         raise OptionError(
-            f"data_range must be positive and finite; received {data_range}: pass the largest minus the "
-            "smallest value the data can take"
+            f"data_range must be positive and finite; received {received(data_range)}: pass the largest "
+            "minus the smallest value the data can take"
         )
     return data_range
 

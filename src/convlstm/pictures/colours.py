@@ -190,12 +190,19 @@ def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
 
 
 def check_frames(frames: ArrayLike, name: str) -> NDArray[Any]:
-    """Return ``frames`` as an array (T, C, H, W).
+    """Return ``frames``, an array or a tensor, as an array (T, C, H, W).
 
     Raises:
-        ShapeError: another rank, or an axis of length 0.
+        ShapeError: no numbers, another rank, or an axis of length 0.
     """
-    array = np.asarray(frames)
+    if (detach := getattr(frames, "detach", None)) is not None:
+        frames = detach().cpu()
+    try:
+        array = np.asarray(frames)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"{name} must be an array (T, C, H, W); {error}: convert it") from error
+    if array.dtype.kind not in "biuf":
+        raise ShapeError(f"{name} must be an array (T, C, H, W) of numbers; received {array.dtype}")
     if array.ndim != 4 or 0 in array.shape:
         raise ShapeError(f"{name} must be (T, C, H, W) with no empty axis; received shape {array.shape}")
     return array

@@ -23,6 +23,7 @@ from convlstm.pictures.colours import (
     legend,
     paint,
 )
+from convlstm.validation import check_instance, check_path, check_positive
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -120,11 +121,10 @@ def animation(
         OptionError: no row, another ending, ``scale`` or ``frame_ms`` below 1, or Pillow is not installed.
         RunError: the file cannot be written.
     """
-    target = Path(path)
+    target = check_path(path, "path of an animation")
     if target.suffix.lower() != ".gif":
         raise OptionError(f"path of an animation must end in .gif; received {str(path)!r}")
-    if frame_ms < 1:
-        raise OptionError(f"frame_ms must be at least 1; received {frame_ms}")
+    check_positive(frame_ms, "frame_ms", most=60_000)
     frames = _check_rows(rows, past, scale)
     lengths = {name: len(row) for name, row in frames.items() if name}
     if len(set(lengths.values())) > 1:
@@ -217,10 +217,11 @@ def _check_rows(
     rows: Mapping[str, ArrayLike], past: ArrayLike | None, scale: int | None
 ) -> dict[str, NDArray[Any]]:
     """The rows as arrays of one frame size, the past first under an empty name."""
+    check_instance(rows, Mapping, "rows", "pass {'truth': frames}")
     if not rows:
         raise OptionError("rows must name at least one row of frames; received none: pass {'truth': frames}")
-    if scale is not None and scale < 1:
-        raise OptionError(f"scale must be at least 1; received {scale}")
+    if scale is not None:
+        check_positive(scale, "scale")
     frames = {} if past is None else {"": check_frames(past, "past")}
     frames |= {name: check_frames(row, f"row {name!r}") for name, row in rows.items()}
     sizes = {name or "past": row.shape[2:] for name, row in frames.items()}
@@ -324,8 +325,10 @@ def _draw_panels(
     past = panels.pop("", None)
     steps, _, width = next(iter(panels.values())).shape[:3]
     height = max(panel.shape[1] for panel in panels.values())
-    edge, gap, head, foot = 12, 12, 30, 26
-    right = max([len(panels) * (width + gap) - gap, *(math.ceil(_font(12).getlength(t)) for t in lines)])
+    single = next(iter(panels)) if len(panels) == 1 else ""  # named in the label below
+    edge, gap, head, foot = 12, 12, 12 if single else 30, 26
+    across = len(panels) * (width + gap) - gap
+    right = max([across, *(math.ceil(_font(12).getlength(text)) for text in (single, *lines))])
     size = (2 * edge + right, head + height + foot + _LINE * len(lines))
     known = 0 if past is None else len(past)
     grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
@@ -335,8 +338,9 @@ def _draw_panels(
         pen = ImageDraw.Draw(picture)
         for k, (name, panel) in enumerate(panels.items()):
             x = edge + k * (width + gap)
-            middle = (x + width // 2, head // 2)
-            pen.text(middle, clip_text(name), fill=theme.ink, font=_font(14), anchor="mm")
+            if not single:
+                middle = (x + width // 2, head // 2)
+                pen.text(middle, clip_text(name), fill=theme.ink, font=_font(14), anchor="mm")
             box = (x - 1, head - 1, x + width, head + panel.shape[1])
             if time < 0 and name in signed:
                 pen.rectangle(box, fill=DIVERGING[2][1])  # no difference yet
@@ -345,9 +349,10 @@ def _draw_panels(
             else:
                 picture.paste(Image.fromarray(panel[time]), (x, head))
             pen.rectangle(box, outline=theme.edge)
-        label = f"past {past_label(time + known, known)}" if time < 0 else f"+{time + 1}"
+        label = f"past {past_label(time + known, known)}" if time < 0 else f"{clip_text(single)} +{time + 1}"
         under = head + height + foot
-        pen.text((size[0] // 2, under - foot // 2), label, fill=theme.muted, font=_font(13), anchor="mm")
+        middle = (edge + across // 2, under - foot // 2)
+        pen.text(middle, label.strip(), fill=theme.muted, font=_font(13), anchor="mm")
         for k, line in enumerate(lines):
             pen.text((edge, under + _LINE * k), line, fill=theme.muted, font=_font(12), anchor="la")
         # A palette holds every grey, but not every colour.

@@ -16,6 +16,7 @@ from convlstm.plots.headline import drawbacks, tiles, verdict
 from convlstm.plots.report_frames import film_strips
 from convlstm.plots.run_record import RunRecord, read_run
 from convlstm.scores.digits import aligned, in_text
+from convlstm.validation import check_path
 from convlstm.verification.results import ScoreTable, Verification
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def write_report(run: Path | str) -> Path:
         RunError: no such folder, neither metrics.csv nor scores.json in it, a malformed file, a report.html
             that is not a report, or a folder that cannot be written; no report is written or replaced then.
     """
-    record = read_run(Path(run))
+    record = read_run(check_path(run, "run"))
     target = record.path / "report.html"
     if os.path.lexists(target) and _GENERATOR not in _start_of(target):
         raise RunError(

@@ -1,4 +1,4 @@
-"""How good a forecast is: by lead time and overall, added up batch by batch."""
+"""Scores of forecasts by lead time and overall, accumulated over batches."""
 
 from convlstm.scores.base import Score, ScoreState
 from convlstm.scores.image import SSIM, Sharpness

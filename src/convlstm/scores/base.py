@@ -1,4 +1,4 @@
-"""The contract of a score: sums by lead time that can be added up batch by batch and process by process."""
+"""Base class of a score: sums by lead time that are accumulated over batches and merged over processes."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from convlstm.errors import DataError, ShapeError
 
 
 class ScoreState(NamedTuple):
-    """What a score has gathered; its size depends on neither the number nor the size of frames.
+    """Accumulated sums of a score; their size depends on neither the number nor the size of frames.
 
     Attributes:
-        cases: (), float64, cases seen.
+        cases: (), float64, number of cases.
         sums: (N, L), float64, each of the score's N terms summed over cases, on the CPU.
     """
 
@@ -22,18 +22,18 @@ class ScoreState(NamedTuple):
 
 
 class Score(ABC):
-    """How good forecasts are, by lead time and overall.
+    """Accumulating score of forecasts, by lead time and overall.
 
-    A subclass says what to add up for every frame (``terms``) and what the totals mean (``value``); from
-    these follow init / update / merge / compute, and any split of the cases into batches or processes gives
-    the same result.
+    A subclass defines the terms of every frame (``terms``) and the value of their sums (``value``). The
+    results of init / update / merge / compute do not depend on how cases are divided into batches or
+    processes.
 
     Attributes:
         name: key in files, in lower case.
         title: heading of a table or an axis.
-        unit: what a value is measured in.
+        unit: unit of a value.
         formula: one line.
-        higher_is_better: None where neither direction is and a target is named in ``unit``.
+        higher_is_better: None if neither direction is and ``unit`` names a target.
         count: N, the number of terms.
     """
 
@@ -46,7 +46,7 @@ class Score(ABC):
 
     @abstractmethod
     def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """What every frame adds.
+        """Terms of every frame.
 
         Args:
             forecast: (B, L, C, H, W), float32 or better.
@@ -58,18 +58,18 @@ class Score(ABC):
 
     @abstractmethod
     def value(self, sums: Tensor, frames: Tensor) -> Tensor:
-        """The score from totals.
+        """Score from sums of terms.
 
         Args:
             sums: (N, ...), terms summed over frames, float64.
-            frames: (), how many frames.
+            frames: (), number of frames.
 
         Returns:
             (...), the axes of ``sums`` after the first.
         """
 
     def init(self, steps: int) -> ScoreState:
-        """The state before the first case, for L = ``steps``."""
+        """State before the first case, for L = ``steps``."""
         return ScoreState(
             torch.zeros((), dtype=torch.float64), torch.zeros(self.count, steps, dtype=torch.float64)
         )
@@ -78,7 +78,7 @@ class Score(ABC):
         """Add a batch of cases.
 
         Args:
-            state: from ``init``, ``update`` or ``merge``; not changed.
+            state: from ``init``, ``update`` or ``merge``; not modified.
             forecast: (B, L, C, H, W).
             truth: as ``forecast``.
 
@@ -103,26 +103,26 @@ class Score(ABC):
         return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
 
     def merge(self, a: ScoreState, b: ScoreState) -> ScoreState:
-        """The state that has seen the cases of both."""
+        """State of the cases of both."""
         return ScoreState(a.cases + b.cases, a.sums + b.sums)
 
     def compute(self, state: ScoreState) -> Tensor:
-        """The score by lead time, (L,), float64.
+        """Score by lead time, (L,), float64.
 
         Raises:
-            DataError: no case has been seen.
+            DataError: no case so far.
         """
-        return self.value(state.sums, self._seen(state))
+        return self.value(state.sums, self._count_of(state))
 
     def overall(self, state: ScoreState) -> float:
-        """The score over the frames of all lead times.
+        """Score over the frames of all lead times.
 
         Raises:
-            DataError: no case has been seen.
+            DataError: no case so far.
         """
-        return float(self.value(state.sums.sum(1), self._seen(state) * state.sums.shape[1]))
+        return float(self.value(state.sums.sum(1), self._count_of(state) * state.sums.shape[1]))
 
-    def _seen(self, state: ScoreState) -> Tensor:
+    def _count_of(self, state: ScoreState) -> Tensor:
         if state.cases == 0:
             raise DataError(
                 f"{self.name} needs at least one case; received none: update it with a batch first"
@@ -131,8 +131,8 @@ class Score(ABC):
 
 
 class MeanScore(Score):
-    """A score that is the mean over frames of its single term."""
+    """Score that is the mean over frames of its single term."""
 
     def value(self, sums: Tensor, frames: Tensor) -> Tensor:
-        """Total over number."""
+        """Sum divided by the number of frames."""
         return sums[0] / frames

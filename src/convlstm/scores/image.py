@@ -13,7 +13,7 @@ class SSIM(MeanScore):
     Frames must be at least 11 x 11.
 
     Args:
-        data_range: largest minus smallest value that the data can take.
+        data_range: largest minus smallest possible value of the data.
     """
 
     name = "ssim"
@@ -36,9 +36,9 @@ class SSIM(MeanScore):
 class Sharpness(Score):
     """Sharpness: ``sum over frames and pixels of |grad forecast|``, divided by the same of the truth.
 
-    The gradient is the difference to the next row and to the next column, its size their Euclidean length.
-    1 is as sharp as the truth, less is blurred, more is noisy; a blank forecast has 0. Undefined (NaN) where
-    no true frame has a gradient. It says nothing about where the edges are: read it beside an error.
+    The gradient is that of forward differences along rows and columns. 1 is as sharp as the truth, less is
+    blurred, more is noisy; a blank forecast has 0. NaN if no true frame has a gradient. It does not depend on
+    the positions of edges: read it beside an error.
     """
 
     name = "sharpness"
@@ -49,16 +49,16 @@ class Sharpness(Score):
     count = 2
 
     def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """Gradient size of the forecast and of the truth, each frame."""
+        """Gradient magnitude of the forecast and of the truth, each frame."""
         return torch.stack([_gradient(forecast), _gradient(truth)])
 
     def value(self, sums: Tensor, frames: Tensor) -> Tensor:
-        """The ratio of the two totals."""
+        """Ratio of the two sums."""
         return torch.where(sums[1] > 0, sums[0] / sums[1], torch.nan)
 
 
 def _gradient(x_BLCHW: Tensor) -> Tensor:
-    """Sum over each frame of the gradient's size: (B, L)."""
+    """Sum of the gradient magnitude over each frame: (B, L)."""
     down = x_BLCHW[..., 1:, :-1] - x_BLCHW[..., :-1, :-1]
     right = x_BLCHW[..., :-1, 1:] - x_BLCHW[..., :-1, :-1]
     return torch.hypot(down, right).sum((2, 3, 4))

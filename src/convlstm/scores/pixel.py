@@ -1,4 +1,4 @@
-"""Scores of pixels taken one by one."""
+"""Pixel-wise scores."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from convlstm.functional.ssim import check_data_range
 from convlstm.scores.base import MeanScore
 
-_MOST_DB = 100.0
+_MAX_DB = 100.0
 
 
 class MSE(MeanScore):
@@ -74,10 +74,10 @@ class AbsoluteErrorSum(MeanScore):
 class PSNR(MeanScore):
     """Peak signal-to-noise ratio: ``mean over frames of 10 log10(data_range^2 / MSE of the frame)``, in dB.
 
-    A frame counts at most 100 dB, so that one forecast perfectly (infinite) does not hide all others.
+    A frame has at most 100 dB, so that a perfect one (infinite) does not dominate the mean.
 
     Args:
-        data_range: largest minus smallest value that the data can take.
+        data_range: largest minus smallest possible value of the data.
     """
 
     name = "psnr"
@@ -88,11 +88,11 @@ class PSNR(MeanScore):
         self.data_range = check_data_range(data_range)
         self.unit = f"dB, data range {data_range:g}"
         self.formula = (
-            f"mean over frames of min({_MOST_DB:g}, 10 log10(R² / MSE of the frame)), "
+            f"mean over frames of min({_MAX_DB:g}, 10 log10(R² / MSE of the frame)), "
             f"data range R = {data_range:g}"
         )
 
     def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
         """Decibels of each frame."""
         ratio = self.data_range**2 / (forecast - truth).square().mean((2, 3, 4))
-        return (10 * torch.log10(ratio)).clamp(max=_MOST_DB)[None]
+        return (10 * torch.log10(ratio)).clamp(max=_MAX_DB)[None]

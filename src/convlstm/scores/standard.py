@@ -1,4 +1,4 @@
-"""The scores of every table."""
+"""Standard set of scores."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from convlstm.scores.pixel import MAE, MSE, PSNR, AbsoluteErrorSum, SquaredError
 
 
 def standard_scores(data_range: float | None = None, size: Sequence[int] | None = None) -> tuple[Score, ...]:
-    """The scores of every table, in its order.
+    """Scores of every table, in its order.
 
     Args:
-        data_range: largest minus smallest value that the data can take; PSNR and SSIM, which are relative to
-            it, are left out where it is None, unknown.
-        size: of the frames, (H, W): SSIM is left out where its window does not fit; None if it does.
+        data_range: largest minus smallest possible value of the data; None, unknown, leaves out PSNR and
+            SSIM, which are relative to it.
+        size: of the frames, (H, W), to leave out SSIM if its window does not fit; None includes it.
 
     Raises:
         OptionError: ``data_range`` is not positive and finite.

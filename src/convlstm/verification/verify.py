@@ -21,6 +21,7 @@ from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score, ScoreState
 from convlstm.scores.standard import standard_scores
+from convlstm.validation import check_instance, check_path
 from convlstm.verification.results import ScoreTable, Verification
 
 _RESERVOIR = 1023  # cases that the median is estimated from
@@ -99,6 +100,7 @@ def verify(
         ShapeError: a forecast or a batch of another shape than the rest.
         DataError: no case, or a value that is not finite in a forecast or the truth.
     """
+    check_instance(model, Forecaster, "model", "pass a forecaster, such as Forecaster.from_pretrained(path)")
     _check(name, baselines, standard_scores(data_range) if scores is None else scores)
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     states: dict[str, list[ScoreState]] = {}
@@ -149,7 +151,7 @@ def read_scores(folder: str | Path) -> Verification:
     Raises:
         RunError: missing, unreadable, of a newer schema, or not as `scores_files` writes it.
     """
-    path = Path(folder, "scores.json")
+    path = check_path(folder, "folder") / "scores.json"
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -197,7 +199,7 @@ def read_cases(folder: str | Path) -> list[Case]:
     Raises:
         RunError: missing, unreadable, or not as `cases_file` writes it.
     """
-    path = Path(folder, "cases.npz")
+    path = check_path(folder, "folder") / "cases.npz"
     again = f"run convlstm evaluate {folder} again"
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
