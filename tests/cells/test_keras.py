@@ -10,30 +10,57 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 
 from convlstm import ConvLSTM, ConvLSTMCell
 from convlstm.cells import LSTMState, lstm_weights
 from convlstm.errors import OptionError, ShapeError
 
-SCRIPT = """
+# Name, axes, kernel and dilation rate of each layer.
+LAYERS = {
+    "1d": (1, (3,), 1),
+    "2d": (2, (3, 5), 1),
+    "2d, even": (2, (2, 4), 1),
+    "3d": (3, (3, 1, 3), 1),
+    "dilated": (2, (3, 3), 2),
+}
+SCRIPT = f"""
 import sys, numpy as np, keras
-axes, path = int(sys.argv[1]), sys.argv[3]
-kernel = tuple(map(int, sys.argv[2].split(",")))
-keras.utils.set_random_seed(0)
-Layer = {1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D, 3: keras.layers.ConvLSTM3D}[axes]
-layer = Layer(3, kernel, padding="same", return_sequences=True, bias_initializer="random_normal",
-              data_format="channels_last", dilation_rate=int(sys.argv[4]))
-x = np.random.default_rng(0).normal(size=(2, 4, *(5, 4, 3)[:axes], 2)).astype("float32")
-y = keras.ops.convert_to_numpy(layer(x))
-weights = {f"w{k}": np.asarray(keras.ops.convert_to_numpy(w)) for k, w in enumerate(layer.weights)}
-np.savez(path, x=x, y=y, **weights)
+for name, (axes, kernel, dilation) in {LAYERS}.items():
+    keras.utils.set_random_seed(0)
+    Layer = {{1: keras.layers.ConvLSTM1D, 2: keras.layers.ConvLSTM2D, 3: keras.layers.ConvLSTM3D}}[axes]
+    layer = Layer(3, kernel, padding="same", return_sequences=True, bias_initializer="random_normal",
+                  data_format="channels_last", dilation_rate=dilation)
+    x = np.random.default_rng(0).normal(size=(2, 4, *(5, 4, 3)[:axes], 2)).astype("float32")
+    y = keras.ops.convert_to_numpy(layer(x))
+    weights = {{f"w{{k}}": np.asarray(keras.ops.convert_to_numpy(w)) for k, w in enumerate(layer.weights)}}
+    np.savez(f"{{sys.argv[1]}}/{{name}}.npz", x=x, y=y, **weights)
 """
 
 
-@pytest.mark.parametrize(("axes", "kernel"), [(1, (3,)), (2, (3, 5)), (2, (2, 4)), (3, (3, 1, 3))])
-def test_equal_to_keras_with_its_weights(axes, kernel, tmp_path):
-    stored = keras_layer(tmp_path, axes, ",".join(map(str, kernel)))
-    layer = ConvLSTM(2, 3, kernel, 1, batch_first=True)
+@pytest.fixture(scope="session")
+def keras_layers(tmp_path_factory):
+    """Folder of the input, output and weights of each layer of Keras; skips the test where there is none.
+
+    Made once for all workers of a run, in a process of its own: Keras reads its backend when it is imported.
+    """
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("keras is not installed")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "keras"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder)]
+            variables = {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""}
+            subprocess.run(words, check=True, env=os.environ | variables)
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "dilated"])
+def test_equal_to_keras_with_its_weights(name, keras_layers):
+    stored = np.load(keras_layers / f"{name}.npz")
+    layer = ConvLSTM(2, 3, LAYERS[name][1], 1, batch_first=True)
     weights = lstm_weights(stored["w0"], stored["w1"], stored["w2"], gates="ifgo", channels_last=True)
     layer.cell_list[0].load_state_dict(weights)
     (outputs,), _ = layer(torch.from_numpy(stored["x"]).movedim(-1, 2))
@@ -41,20 +68,9 @@ def test_equal_to_keras_with_its_weights(axes, kernel, tmp_path):
     torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-5)
 
 
-def keras_layer(folder, axes, kernel, dilation_rate=1):
-    """Input, output and weights of a layer of Keras; skips the test where there is none."""
-    if importlib.util.find_spec("keras") is None:
-        pytest.skip("keras is not installed")
-    path = folder / "keras.npz"
-    # In a process of its own: Keras reads its backend when it is imported.
-    words = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(axes), kernel, str(path), str(dilation_rate)]
-    subprocess.run(words, check=True, env=os.environ | {"KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": ""})
-    return np.load(path)
-
-
-def test_a_dilation_rate_of_keras_dilates_the_input_only(tmp_path):
+def test_a_dilation_rate_of_keras_dilates_the_input_only(keras_layers):
     """Its weights have no counterpart here, as `lstm_weights` says: neither with dilation nor without."""
-    stored = keras_layer(tmp_path, 2, "3,3", dilation_rate=2)
+    stored = np.load(keras_layers / "dilated.npz")
     weights = lstm_weights(stored["w0"], stored["w1"], stored["w2"], gates="ifgo", channels_last=True)
     x, expected = (torch.from_numpy(stored[name]).movedim(-1, 2) for name in "xy")
     cell = ConvLSTMCell(2, 3, 3)

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from PIL import Image
 
-import convlstm
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.cli.evaluate import evaluate
 from convlstm.cli.main import main
@@ -468,14 +468,7 @@ def project(tmp_path):
 
 
 def command(folder, *words, **environment):
-    source = str(Path(convlstm.__file__).parents[1])  # no folder that another test put on the path
-    return subprocess.run(
-        [sys.executable, "-m", "convlstm", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": source} | environment,
-    )
+    return processes.command(words, folder, environment)
 
 
 def test_paths_of_data_are_noted_so_that_a_run_works_from_anywhere(project, tmp_path, monkeypatch, capsys):
@@ -618,9 +611,9 @@ def test_paths_that_are_not_utf8(tmp_path):
         assert r"caf\udce9 1/run': rename the file" in done.stderr
         assert len(done.stderr.splitlines()) == 1
         assert os.listdir(folder) == ["past.npy"]
-    done = convlstm("train", *TYPED, "--out", "run")
+    done = processes.command(["train", *TYPED, "--out", "run"], Path(folder))
     assert done.returncode == 0, done.stderr
-    done = convlstm("forecast", "run", "past.npy", "--steps", "1", "--out", "f.npz")
+    done = processes.command(["forecast", "run", "past.npy", "--steps=1", "--out=f.npz"], Path(folder))
     assert done.returncode == 0, done.stderr
     assert np.load(f"{folder}/f.npz")["frames"].shape == (1, 1, 16, 16)
 

@@ -6,6 +6,7 @@ import sys
 import time
 from importlib.util import find_spec
 
+import processes
 import pytest
 
 from convlstm.cli import main as cli
@@ -109,38 +110,28 @@ def test_every_extra_that_is_named_exists():
 
 @pytest.mark.long
 def test_ctrl_c_keeps_the_last_checkpoint_says_how_to_go_on_and_a_resumed_run_ends(tmp_path):
-    command = [sys.executable, "-m", "convlstm", "train"]
-    process = subprocess.Popen(
-        [*command, *SMALL, "--epochs", "25", "--out", "run"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background may have Ctrl-C ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    words = ["train", *SMALL, "--epochs", "25", "--out", "run"]
+    process = processes.Forked(processes.COMMAND, words, tmp_path)
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     for _ in range(1200):
         if last.exists() or process.poll() is not None:
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    stopped = process.finish()
+    errors = stopped.stderr
+    assert stopped.returncode == 130
     assert errors.endswith(
         "convlstm: stopped; the last checkpoint is run/checkpoints/last.ckpt, "
         "the best model so far run/model; go on with: convlstm train --resume run\n"
     )
     assert "Traceback" not in errors
-    words = [*command[:-1], "evaluate", "run", "--data.test_size=5", "--out=scores"]
-    stopped = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "5 cases, 3 frames in, 3 out" in stopped.stdout
+    scored = processes.command(["evaluate", "run", "--data.test_size=5", "--out=scores"], tmp_path)
+    assert "5 cases, 3 frames in, 3 out" in scored.stdout
     metrics = tmp_path / "run" / "metrics.csv"
     before = metrics.read_text()
     assert 1 <= before.count("\n") - 1 < 25
-    resumed = subprocess.run(
-        [*command, "--resume", "run"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    resumed = processes.command(["train", "--resume", "run"], tmp_path)
     assert "trained 25 of 25 epochs into run;" in resumed.stdout
     assert metrics.read_text().startswith(before)
     commands = (tmp_path / "run" / "command.txt").read_text().splitlines()

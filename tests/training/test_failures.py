@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
 
 from convlstm.cli.main import main
@@ -63,17 +64,23 @@ def test_logs_that_vanish_end_the_run_with_a_sentence_and_keep_its_checkpoint(tm
     assert len(read_metrics(run / "metrics.csv")) >= 1
 
 
+HERE = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
 def started(tmp_path, epochs, devices=2):
     """A training of 500 epochs that has done some, and the file that names its child processes."""
-    command = [sys.executable, "-m", "convlstm", "train", *OPTIONS, "--data.how=not", "--epochs=500"]
-    process = subprocess.Popen(
-        [*command, f"--devices={devices}", "--out", "run"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    words = ["train", *OPTIONS, "--data.how=not", "--epochs=500", f"--devices={devices}", "--out=run"]
+    if devices == 1:
+        process = processes.Forked(processes.COMMAND, words, tmp_path, HERE)
+    else:  # which starts its own command again
+        process = subprocess.Popen(
+            [sys.executable, "-m", "convlstm", *words],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
     metrics = tmp_path / "run" / "metrics.csv"
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     for _ in range(1200):
@@ -84,17 +91,27 @@ def started(tmp_path, epochs, devices=2):
     return process, children
 
 
+def ended(process):
+    """The exit status of a process that ends by itself, and its errors without the lines of progress."""
+    if isinstance(process, processes.Forked):
+        done = process.finish()
+        status, errors = done.returncode, done.stderr
+    else:
+        _, errors = process.communicate(timeout=120)
+        status = process.returncode
+    return status, [line for line in errors.splitlines() if line and not line.startswith("epoch ")]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_run_that_is_terminated_stops_as_by_ctrl_c(tmp_path, devices):
     process, children = started(tmp_path, epochs=2, devices=devices)
     others = children.read_text().split()
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    lines = [line for line in errors.splitlines() if not line.startswith("epoch ")]
-    assert len(lines) == 1, errors
+    process.send_signal(signal.SIGTERM)
+    status, lines = ended(process)
+    assert len(lines) == 1, lines
     assert lines[0].startswith("convlstm: stopped; the last checkpoint is ")
-    assert process.returncode == 130
+    assert status == 130
     assert not any(Path(f"/proc/{other}/cmdline").exists() for other in others)
 
 
@@ -106,45 +123,67 @@ def test_a_rank_that_is_killed_ends_all_with_a_sentence(tmp_path, killed, epochs
     process, children = started(tmp_path, epochs)
     other = int(children.read_text().split()[0])
     os.kill(process.pid if killed == "the first" else other, signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)  # until both are gone, who share its end
-    lines = [line for line in errors.splitlines() if not line.startswith("epoch ")]
-    assert len(lines) == 1, errors
+    status, lines = ended(process)  # of both, whose end is awaited
+    assert len(lines) == 1, lines
     assert "all processes that train a run must stay alive; another one ended" in lines[0]
     assert "go on with convlstm train --resume " in lines[0]
     assert lines[0].endswith("run")
-    assert process.returncode == (-signal.SIGKILL if killed == "the first" else 2)
+    assert status == (-signal.SIGKILL if killed == "the first" else 2)
     assert (tmp_path / "run" / "config.yaml").exists()
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists() or not epochs
 
 
+STARTED = ["train", *OPTIONS, "--data.how=not", "--learning_rate=auto"]
+
+
+def check_stopped(run, status, lines, output):
+    """What a command leaves and says that was interrupted while it set a run up."""
+    assert "Traceback" not in "\n".join(lines)
+    if "trained 3 of 3 epochs" in output:
+        return  # too late: only the interpreter was left to be interrupted
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("convlstm: stopped")
+    # Interrupted within `exec`, Python ends by the signal, which a shell shows as 130 too.
+    assert status in (130, -signal.SIGINT)
+    assert not run.exists() or (run / "config.yaml").exists()
+
+
 @pytest.mark.long
 def test_ctrl_c_at_any_moment_of_the_set_up_is_one_line(tmp_path):
-    command = [sys.executable, "-m", "convlstm", "train", *OPTIONS, "--data.how=not", "--learning_rate=auto"]
+    """Sixteen moments between the first line of the command and the end of a short run."""
     began = time.monotonic()
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([*command, "--out=whole"], cwd=tmp_path, check=True, capture_output=True, env=environment)
+    whole = processes.Forked(processes.COMMAND, [*STARTED, "--out=whole"], tmp_path, HERE).finish()
+    assert whole.returncode == 0, whole.stderr
     took = time.monotonic() - began
-    for moment in range(1, 11):
+    for moment in range(16):
+        process = processes.Forked(processes.COMMAND, [*STARTED, f"--out={moment}"], tmp_path, HERE)
+        time.sleep(0.05 + took * moment / 16)  # the process itself takes some hundredths to be forked
+        process.send_signal(signal.SIGINT)
+        done = process.finish()
+        lines = [line for line in done.stderr.splitlines() if line and not line.startswith("epoch ")]
+        check_stopped(tmp_path / f"{moment}", done.returncode, lines, done.stdout)
+
+
+@pytest.mark.long
+def test_ctrl_c_while_libraries_are_imported_is_one_line(tmp_path):
+    """In processes of their own, which import torch and Lightning; earlier, Python itself still starts."""
+    variables = os.environ | HERE | {"OMP_NUM_THREADS": "1"}
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", "import lightning.pytorch"], check=True, env=variables)
+    took = time.monotonic() - began
+    for share in (0.3, 0.6):
         process = subprocess.Popen(
-            [*command, f"--out={moment}"],
+            [sys.executable, "-m", "convlstm", *STARTED, f"--out={share}"],
             cwd=tmp_path,
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=variables,
+            # Whoever runs the tests in the background may have Ctrl-C ignored, which children inherit.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        # Earlier, Python itself is still starting, before any line of ours.
-        time.sleep(took * (moment + 1) / 12)
+        time.sleep(took * share)
         process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=120)
-        assert "Traceback" not in errors
-        if "trained 3 of 3 epochs" in output:
-            continue  # too late: only the interpreter was left to be interrupted
         lines = [line for line in errors.splitlines() if line and not line.startswith("epoch ")]
-        assert len(lines) == 1, errors
-        assert lines[0].startswith("convlstm: stopped")
-        # Interrupted within `exec`, Python ends by the signal, which a shell shows as 130 too.
-        assert process.returncode in (130, -signal.SIGINT)
-        run = tmp_path / f"{moment}"
-        assert not run.exists() or (run / "config.yaml").exists()
+        check_stopped(tmp_path / f"{share}", process.returncode, lines, output)

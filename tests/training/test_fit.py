@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,6 +22,7 @@ from convlstm.training.run_folder import RunFolder, read_metrics
 from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
 SCRIPT = Path(__file__).with_name("run_small.py")
+SMALL = SCRIPT.read_text()
 DATA = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
 SIZES = {"train_size": 16, "validation_size": 4, "test_size": 4}
 CONFIG = {"epochs": 3, "batch_size": 4, "accelerator": "cpu", "learning_rate": 1e-2}
@@ -77,12 +79,11 @@ def test_two_runs_are_equal_to_the_bit_and_another_seed_is_not(tmp_path):
 @pytest.mark.long
 def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_weights(tmp_path):
     """SIGKILL three times, at moments unrelated to epochs, with everything stateful switched on."""
-    command = [sys.executable, str(SCRIPT)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True)
+    assert processes.Forked(SMALL, [str(tmp_path / "whole")], tmp_path).finish().returncode == 0
     killed = tmp_path / "killed"
     resume, kills = [], 0
     for attempt in range(8):
-        process = subprocess.Popen([*command, str(killed), *resume])
+        process = processes.Forked(SMALL, [str(killed), *resume], tmp_path)
         progress = read_metrics(killed / "metrics.csv") if (killed / "metrics.csv").exists() else []
         if kills < 3 and attempt < 7:
             _wait_for(killed / "metrics.csv", len(progress) + 1, process)
@@ -90,12 +91,12 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_same_weights(tmp_p
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
-        process.wait()
+        status = process.finish().returncode
         resume = ["--resume"]
-        if process.returncode == 0:
+        if status == 0:
             break
     assert kills == 3
-    assert process.returncode == 0
+    assert status == 0
     assert equal(weights(killed), weights(tmp_path / "whole"))
     whole, resumed = (read_checkpoint(RunFolder(path).last) for path in (tmp_path / "whole", killed))
     assert equal(resumed["current_model_state"], whole["current_model_state"])
@@ -127,7 +128,11 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
             "--gradients",
             str(tmp_path / f"{devices}.pt"),
         ]
-        subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / f"run{devices}"), *options], check=True)
+        words = [str(tmp_path / f"run{devices}"), *options]
+        if devices == 1:
+            assert processes.Forked(SMALL, words, tmp_path).finish().returncode == 0
+        else:  # which starts its own script again
+            subprocess.run([sys.executable, str(SCRIPT), *words], check=True)
     one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
     assert len(one) == len(two) == 3
     for step, (a, b) in enumerate(zip(one, two, strict=True)):

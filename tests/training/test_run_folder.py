@@ -4,10 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 
@@ -291,12 +291,10 @@ def test_an_empty_path_is_refused(run, capsys, tmp_path, monkeypatch):
 
 KILLED = """
 import os, sys
-import torch
 import convlstm.training.fit, convlstm.training.tuning, convlstm.cli.options
 from convlstm.cli.forecast import forecast
 from convlstm.cli.main import main
 
-torch.set_num_threads(1)
 words, moment = sys.argv[2:], int(sys.argv[1])
 passed = 0
 
@@ -314,23 +312,21 @@ sys.exit(main(words))
 """
 
 
-def _killed(moment, words):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(moment), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+def _killed(moment, words, folder):
+    return processes.Forked(KILLED, [str(moment), *words], folder).finish()
 
 
 @pytest.mark.long
 def test_a_start_killed_at_any_step_can_be_resumed_or_started_again(tmp_path):
     words = ["train", *TYPED, "--epochs=1", "--batch_size=auto", "--out"]
-    assert _killed(0, [*words, str(tmp_path / "whole")]).returncode == 0
+    assert _killed(0, [*words, str(tmp_path / "whole")], tmp_path).returncode == 0
     whole = RunFolder(tmp_path / "whole")
     files = {name for name in content(whole.path) if not name.startswith("logs/")}
     moment, codes = 0, []
     while not codes or codes[-1] == 9:
         moment += 1
         run = RunFolder(tmp_path / f"{moment}" / "run")
-        codes.append(_killed(moment, [*words, str(run.path)]).returncode)
+        codes.append(_killed(moment, [*words, str(run.path)], tmp_path).returncode)
         again = ["--resume", str(run.path)] if run.config.exists() else [*words[1:], str(run.path)]
         assert main(["train", *again]) == 0, moment
         assert (
