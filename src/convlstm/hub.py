@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from convlstm.atomic_write import given_path, write_together, writing
+from convlstm.atomic_write import write_together, writing
 from convlstm.errors import OptionError, RunError
 from convlstm.hyperparameters import StoresHyperparameters, path_of, resolve
 from convlstm.model_card import check_card, model_card
@@ -30,6 +30,7 @@ from convlstm.model_folder import (
 )
 from convlstm.model_folder import weights_digest as weights_digest
 from convlstm.trust import Trust, packages, packages_in
+from convlstm.validation import check_path
 
 
 class Pretrained(StoresHyperparameters, nn.Module):
@@ -75,7 +76,7 @@ class Pretrained(StoresHyperparameters, nn.Module):
                 built (parametrized, pruned, its parts replaced), so that its arguments give another one; the
                 fields of a card for a folder that has one. Nothing has been written then.
         """
-        folder, fields = given_path("folder", folder), check_card(card)
+        folder, fields = check_path(folder, "folder"), check_card(card)
         text, weights = self.check_saved(**notes)
         content = {folder / WEIGHTS: save(weights, metadata={"format": "pt"})}
         if card is not False:
@@ -299,7 +300,7 @@ def _local(
     cache_dir: str | Path | None = None,
 ) -> Path:
     """Return the folder itself, or the downloaded snapshot of a repository of the hub."""
-    folder = given_path("a model", folder)
+    folder = check_path(folder, "a model")
     _check_access(revision, token)
     try:
         exists = folder.exists()

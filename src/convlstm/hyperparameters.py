@@ -13,24 +13,24 @@ from convlstm.trust import Trust
 
 
 class StoresHyperparameters:
-    """A class whose instances know what they were built from."""
+    """A class whose objects store the arguments of their constructor."""
 
     _convlstm_arguments: dict[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Show the constructor's arguments wherever a class is described, not those of ``__new__``."""
+        """Give the class the signature of its constructor, which that of ``__new__`` would hide."""
         super().__init_subclass__(**kwargs)
         signature, _ = _signatures(cls)
         cls.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])  # type: ignore[attr-defined]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Note the arguments before the constructor sees them.
+        """Store the arguments before the constructor runs.
 
         Raises:
             OptionError: a keyword that the constructor does not have, with the nearest that it has.
         """
         self = super().__new__(cls)
-        signature, below = _signatures(cls)
+        signature, of_base = _signatures(cls)
         _, *known = signature.parameters.values()
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in known):
             for name in kwargs:
@@ -38,14 +38,14 @@ class StoresHyperparameters:
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
-            return self  # the constructor will say what is wrong; unpickling restores the attribute itself
+            return self  # the constructor raises the same; unpickling restores the attribute
         bound.apply_defaults()
-        arguments = {name: copy(value) for name, value in list(bound.arguments.items())[1:]}
+        arguments = {name: copy_containers(value) for name, value in list(bound.arguments.items())[1:]}
         for name, parameter in bound.signature.parameters.items():
             if parameter.kind is parameter.VAR_KEYWORD:
                 arguments |= arguments.pop(name)
-            elif parameter.kind is parameter.VAR_POSITIONAL:  # handed on to the constructor below
-                arguments |= dict(zip(below, arguments.pop(name), strict=False))
+            elif parameter.kind is parameter.VAR_POSITIONAL:  # passed on to the constructor of a base class
+                arguments |= dict(zip(of_base, arguments.pop(name), strict=False))
         self.__dict__["_convlstm_arguments"] = arguments
         return self
 
@@ -56,9 +56,7 @@ class StoresHyperparameters:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The constructor's arguments, with the defaults that it names, as plain data; see `describe`.
-
-        ``cls.rebuild(hyperparameters)`` gives the same architecture again.
+        """The constructor's arguments and defaults as plain data, from which ``cls.rebuild`` builds it again.
 
         Raises:
             RunError: an argument that cannot be written down, such as a lambda or a module.
@@ -67,7 +65,7 @@ class StoresHyperparameters:
 
 
 def _signatures(kind: type) -> tuple[inspect.Signature, list[str]]:
-    """Of the constructor, and the arguments by position of the one that it hands its ``*args`` on to."""
+    """Signature of the constructor, and the names of the arguments to which it passes its ``*args`` on."""
     signatures = [
         inspect.signature(vars(base)["__init__"]) for base in kind.__mro__ if "__init__" in vars(base)
     ]
@@ -75,23 +73,24 @@ def _signatures(kind: type) -> tuple[inspect.Signature, list[str]]:
     return signatures[0], list(named[0].parameters)[1:] if named else []
 
 
-def copy(value: Any) -> Any:
-    """Lists and dictionaries of its own, at any depth, which the caller cannot change; the rest as it is."""
+def copy_containers(value: Any) -> Any:
+    """Copy lists, tuples and dictionaries at any depth, but not what they hold."""
     if isinstance(value, dict):
-        return {name: copy(item) for name, item in value.items()}
+        return {name: copy_containers(item) for name, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(copy, value))
+        return type(value)(map(copy_containers, value))
     return value
 
 
 def describe(value: Any) -> Any:
-    """An argument as data that JSON holds; `resolve` gives the same argument again.
+    """Convert an argument to data that JSON holds; `resolve` is the inverse.
 
     A class or function becomes ``{"class": path}``, a `functools.partial` has its ``arguments`` beside it, a
-    tuple becomes ``{"tuple": [...]}``; lists and dictionaries are walked, the rest stays as it is.
+    tuple becomes ``{"tuple": [...]}``; lists and dictionaries are converted item by item.
 
     Raises:
-        RunError: what has no name to import it by, a module, or a dictionary whose keys are no free text.
+        RunError: an object that cannot be imported by name, a module, or a dictionary with other keys than
+            text, or with the keys "class" or "tuple".
     """
     if isinstance(value, partial):
         if value.args:
@@ -121,11 +120,11 @@ def describe(value: Any) -> Any:
 
 
 def resolve(value: Any, trust: Trust | None = None) -> Any:
-    """The inverse of `describe`.
+    """Convert what `describe` returned to the argument.
 
     Args:
         value: plain data.
-        trust: which classes may be loaded; those that load by themselves if None.
+        trust: rules for the classes that it names; no package is trusted if None.
 
     Raises:
         RunError: a class or function that may not be loaded, cannot be imported, or is of another kind.
@@ -147,14 +146,14 @@ def resolve(value: Any, trust: Trust | None = None) -> Any:
 
 
 def path_of(thing: Any) -> str:
-    """The shortest dotted path under which a class or function can be imported, so that files may move.
+    """Return the shortest dotted path by which a class or function is imported, so that files may move.
 
-    Where something was defined again under its name, as by running a cell of a notebook twice, the name means
+    The path of a class that was defined again under its name, as by running a cell of a notebook twice, means
     the newer definition.
 
     Raises:
-        RunError: what has no name in a module: a lambda, something defined inside a function, by `exec` or in
-            another class, an object.
+        RunError: no name in a module: a lambda, an object, or a definition inside a function, a class or
+            `exec`.
     """
     home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if isinstance(home, str) and isinstance(name, str):
