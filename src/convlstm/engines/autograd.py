@@ -5,7 +5,7 @@ and do not alias internal buffers: they may be changed in place.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,44 +19,30 @@ from convlstm.engines.forward import forward
 from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
 from convlstm.errors import OptionError
 
+# Methods whose overriding makes another recurrence.
 _RULES = (
-    "forward",
-    "project",
-    "project_hidden",
-    "step",
-    "update",
-    "preactivations",
-    "initial_state",
-    "init_hidden",
+    *("forward", "project", "project_hidden", "step", "update", "preactivations"),
+    *("initial_state", "init_hidden"),
 )
 
 
-def other_cell(cell: nn.Module) -> str | None:
-    """Why a cell runs by its own ``step``, or None if this engine knows the family and its options."""
-    name = type(cell).__name__
-    base = next((kind for kind in (ConvLSTMCell, ConvGRUCell) if isinstance(cell, kind)), None)
-    if base is None:
-        return f"it knows ConvLSTMCell and ConvGRUCell, not {name}"
-    for rule in _RULES:
-        if rule in vars(cell) or getattr(type(cell), rule, None) is not getattr(base, rule, None):
-            return f"{name} has a {rule} of its own"
-    if cell.calls_conv:
-        return "its convolution has hooks or is not the one it was built with"
-    if cell.attention is not None:
-        return "it has no attention"
-    if not getattr(cell, "reset_after", True):
-        return "it has no reset gate before the convolution"
-    if any(activation not in NAMES for activation in activations_of(cell)):
-        return "it has the activations that go by a name"
-    return None
+def is_supported(cell: nn.Module) -> bool:
+    """True if the fast engines have the cell's recurrence with its options; else its own ``step`` runs."""
+    base: Any = next((kind for kind in (ConvLSTMCell, ConvGRUCell) if isinstance(cell, kind)), None)
+    if base is None or any(rule in vars(cell) for rule in _RULES):
+        return False
+    kind, known = type(cell), cast(Any, cell)
+    if kind is not base and any(getattr(kind, rule) is not getattr(base, rule) for rule in _RULES):
+        return False
+    reset_after = getattr(cell, "reset_after", True)
+    if known.attention is not None or not reset_after or known.calls_conv:
+        return False
+    return all(activation in NAMES for activation in activations_of(cell))
 
 
 def not_supported_reasons(call: Call) -> list[str]:
     """Reasons why the fast engines cannot run a call of a cell that they support; empty if they can."""
-    cell, x = call.cell, call.x
-    tensors = [x, *call.state, cell.conv.weight, cell.conv.bias, extra_of(cell)]
-    tensors = [tensor for tensor in tensors if tensor is not None]
-    reasons = []
+    cell, x, reasons = call.cell, call.x, []
     if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
         reasons.append("the call is being exported or traced")
     if torch._C._functorch.get_dynamic_layer_stack_depth() > 0:
@@ -65,13 +51,17 @@ def not_supported_reasons(call: Call) -> list[str]:
         reasons.append("it has no derivatives in forward mode")
     if x.device.type not in ("cpu", "cuda"):
         reasons.append(f"it runs on cpu and cuda, not on {x.device.type}")
-    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+    tensors = [x, *call.state, cell.conv.weight, cell.conv.bias, extra_of(cell)]
+    tensors = [tensor for tensor in tensors if tensor is not None]
+    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
         reasons.append("it takes plain tensors, no subclasses")
-    if not all(t.is_floating_point() for t in tensors) or len({t.device for t in tensors}) > 1:
+    dtypes = {tensor.dtype for tensor in tensors}
+    if not all(dtype.is_floating_point for dtype in dtypes) or len({t.device for t in tensors}) > 1:
         reasons.append("it takes real tensors on one device")
-    if len({t.dtype for t in tensors}) > 1 and not torch.is_autocast_enabled(x.device.type):
+    if len(dtypes) > 1 and not torch.is_autocast_enabled(x.device.type):
         reasons.append("dtypes differ outside autocast")
-    if any(t.shape != (x.shape[0], cell.hidden_dim, *x.shape[3:]) for t in call.state):
+    shape = (x.shape[0], cell.hidden_dim, *x.shape[3:])
+    if any(tensor.shape != shape for tensor in call.state):
         reasons.append("the state has another shape than the frames")
     return reasons
 

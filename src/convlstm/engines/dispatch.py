@@ -56,33 +56,34 @@ def select(engine: str, call: Call) -> str:
     """
     if check_name(engine, ENGINES, "engine") == "reference":
         return engine
-    reasons = not_supported_reasons(engine, call)
+    supported = autograd.is_supported(call.cell)
+    reasons = not_supported_reasons(engine, call, supported)
     if reasons and engine != "auto":
         raise OptionError(
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
             f"{'; '.join(reasons)}: use engine='auto'"
         )
-    if reasons or autograd.other_cell(call.cell) or (engine == "auto" and call.x.dtype == torch.float64):
+    if reasons or not supported or (engine == "auto" and call.x.dtype == torch.float64):
         return "reference"
     if engine == "auto":
         return "fused" if _compiler_missing(call.x.device.type) else "compiled"
     return engine
 
 
-def not_supported_reasons(engine: str, call: Call) -> list[str]:
-    """Reasons why a fast engine cannot run a call; empty also if the cell runs by its own ``step``."""
-    name, reasons = type(call.cell).__name__, []
+def not_supported_reasons(engine: str, call: Call, supported: bool) -> list[str]:
+    """Reasons why a fast engine cannot run a call, the recurrence apart; empty if it can."""
+    cell, name, reasons = call.cell, type(call.cell).__name__, []
     if engine == "compiled" and (missing := _compiler_missing(call.x.device.type)):
         reasons.append(missing)
     if call.reference_only:
         reasons.append(f"it has no {', '.join(call.reference_only)}")
-    if not isinstance(call.cell, Cell):
+    if not isinstance(cell, Cell):
         return [*reasons, f"{name} is no convlstm.cells.Cell"]
-    if has_own_forward(call.cell):
+    if has_own_forward(cell):
         reasons.append(f"{name} has a forward of its own")
-    if has_hooks(call.cell):
+    if has_hooks(cell):
         reasons.append(f"{name} has hooks")
-    return reasons if autograd.other_cell(call.cell) else [*reasons, *autograd.not_supported_reasons(call)]
+    return [*reasons, *autograd.not_supported_reasons(call)] if supported else reasons
 
 
 def has_own_forward(cell: Cell) -> bool:
@@ -92,8 +93,9 @@ def has_own_forward(cell: Cell) -> bool:
 
 def has_hooks(cell: nn.Module) -> bool:
     """True if a cell has forward or backward hooks."""
-    own = (cell._forward_hooks, cell._forward_pre_hooks, cell._backward_hooks, cell._backward_pre_hooks)
-    return any(own)
+    return bool(
+        cell._forward_hooks or cell._forward_pre_hooks or cell._backward_hooks or cell._backward_pre_hooks
+    )
 
 
 def loop_is_faster(call: Call) -> bool:
