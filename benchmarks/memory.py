@@ -59,7 +59,7 @@ def held(layer: nn.Module, x: Tensor, mixed: bool) -> float:
 
 def peak(work: Callable[[], object]) -> float:
     """MiB that a call takes at most, above what was taken before; nothing that waits from calls before."""
-    buffer_pool._shelf.clear()
+    buffer_pool.pool.clear()
     gc.collect()
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()

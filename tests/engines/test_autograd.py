@@ -631,50 +631,50 @@ def test_five_hundred_calls_leave_nothing_behind(engine):
 
 
 @pytest.fixture
-def shelf(monkeypatch):
-    monkeypatch.setattr(buffer_pool, "_shelf", buffer_pool._Shelf())
-    return buffer_pool._shelf
+def pool(monkeypatch):
+    monkeypatch.setattr(buffer_pool, "pool", buffer_pool.BufferPool())
+    return buffer_pool.pool
 
 
-def test_two_threads_never_take_the_same_buffer(shelf):
+def test_two_threads_never_take_the_same_buffer(pool):
     """A second thread that borrows while the first one has chosen but not taken yet waits for it."""
-    small, large = (buffer_pool.room((n << 18,), torch.float32, torch.device("cpu")) for n in (1, 2))
+    small, large = (buffer_pool.empty((n << 18,), torch.float32, torch.device("cpu")) for n in (1, 2))
     del small, large
-    assert shelf.bytes_waiting() == 3 << 20
+    assert pool.free_bytes() == 3 << 20
     threads = []
 
     class Interrupted(list):
         def pop(self, *place):
             if not threads:
-                borrow = partial(buffer_pool.room, (1 << 18,), torch.float32, torch.device("cpu"))
+                borrow = partial(buffer_pool.empty, (1 << 18,), torch.float32, torch.device("cpu"))
                 threads.append(Thread(target=borrow))
                 threads[0].start()
                 threads[0].join(timeout=0.2)
             return super().pop(*place)
 
-    shelf.waiting = Interrupted(shelf.waiting)
-    assert buffer_pool.room((2 << 18,), torch.float32, torch.device("cpu")).numel() == 2 << 18
+    pool.free = Interrupted(pool.free)
+    assert buffer_pool.empty((2 << 18,), torch.float32, torch.device("cpu")).numel() == 2 << 18
     threads[0].join()
     assert not threads[0].is_alive()
 
 
-def test_large_buffers_are_used_again_and_given_up_with_their_tensors(shelf):
-    first = buffer_pool.room((1 << 18,), torch.float32, torch.device("cpu"))
+def test_large_buffers_are_used_again_and_given_up_with_their_tensors(pool):
+    first = buffer_pool.empty((1 << 18,), torch.float32, torch.device("cpu"))
     place = first.data_ptr()
     assert place % 64 == 0
     view = first[5:].view(-1)
     del first
-    assert shelf.bytes_waiting() == 0  # somebody still sees it
+    assert pool.free_bytes() == 0  # somebody still sees it
     del view
-    assert shelf.bytes_waiting() == 1 << 20
-    assert buffer_pool.room((1 << 19,), torch.bfloat16, torch.device("cpu")).data_ptr() == place
+    assert pool.free_bytes() == 1 << 20
+    assert buffer_pool.empty((1 << 19,), torch.bfloat16, torch.device("cpu")).data_ptr() == place
 
 
-def test_buffers_never_take_more_than_once_were_lent_together(shelf):
+def test_buffers_never_take_more_than_once_were_lent_together(pool):
     for n in range(9):
-        pair = [buffer_pool.room(((1 << 20) << n, k), torch.uint8, torch.device("cpu")) for k in (1, 2)]
+        pair = [buffer_pool.empty(((1 << 20) << n, k), torch.uint8, torch.device("cpu")) for k in (1, 2)]
         lent = sum(t.numel() for t in pair)
-        assert shelf.bytes_waiting() + shelf.lent <= shelf.most == lent
+        assert pool.free_bytes() + pool.used_bytes <= pool.peak_bytes == lent
         del pair
 
 

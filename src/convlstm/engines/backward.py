@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from convlstm.engines.buffer_pool import room
+from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import is_narrow, split
 from convlstm.engines.forward import Kept, chosen
 from convlstm.engines.plan import Inputs, Plan
@@ -62,15 +62,15 @@ class Backward:
         self.weight = None
         if kept.sums is None:
             self.weight = self.family.weight(plan.conv, weight, inputs.bias, kept.h[0], keep=True)
-        self.d_x = self._room(self.steps, self.channels) if needed[0] else None
+        self.d_x = self._empty(self.steps, self.channels) if needed[0] else None
         self.d_weight = torch.zeros_like(weight, dtype=plan.state_dtype) if needed[1] else None
         self.d_bias = weight.new_zeros(len(weight), dtype=plan.state_dtype) if needed[2] else None
         parameter = inputs.parameter
         self.d_extra = None if parameter is None else torch.zeros_like(parameter, dtype=plan.state_dtype)
 
-    def _room(self, steps: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
+    def _empty(self, steps: int, channels: int, dtype: torch.dtype | None = None) -> Tensor:
         shape = (steps, *self.shape[:-1], channels)
-        return room(shape, dtype or self.plan.compute_dtype, self.inputs.x.device)
+        return empty(shape, dtype or self.plan.compute_dtype, self.inputs.x.device)
 
     def run(self, d_outputs: Tensor | None, d_ends: Sequence[Tensor | None]) -> list[Tensor | None]:
         """From the gradients of outputs (B, T, C, *S) and of the last states (None for zero)."""
@@ -103,8 +103,8 @@ class Backward:
             before = chosen(inputs.reset[:, first:last].t(), None, before)
         sums, memory = self._again(n, frames, x, before)
         hidden = self.shape[-1]
-        d_a = self._room(len(frames), family.gates * hidden)
-        d_b = d_a if family.one_sum else self._room(len(frames), family.gates * hidden)
+        d_a = self._empty(len(frames), family.gates * hidden)
+        d_b = d_a if family.one_sum else self._empty(len(frames), family.gates * hidden)
         if d_outputs is None:
             d_out = torch.zeros(len(frames), *self.shape, dtype=plan.compute_dtype, device=x.device)
         else:
@@ -121,18 +121,18 @@ class Backward:
         """The sums of a chunk, and the memory before each of its frames, as the forward pass had them."""
         plan, family, inputs = self.plan, self.family, self.inputs
         hidden, first, m = self.shape[-1], min(frames), self.kept.memory[n]
-        memory = self._room(len(frames), hidden, plan.state_dtype)
+        memory = self._empty(len(frames), hidden, plan.state_dtype)
         if self.kept.sums is not None and inputs.reset is None and inputs.mask is None:
             sums = self.kept.sums[first : first + len(frames)]
             memory[frames[0] - first].copy_(m)
             for t, after in pairwise(frames):
                 family.replay(sums[t - first], memory[t - first], memory[after - first])
             return sums, memory
-        new = self._room(1, hidden, plan.state_dtype)[0]
+        new = self._empty(1, hidden, plan.state_dtype)[0]
         if self.kept.sums is not None:
             sums = self.kept.sums[first : first + len(frames)]
         else:
-            sums, h = self._room(len(frames), family.kept * hidden), self._room(1, hidden)[0]
+            sums, h = self._empty(len(frames), family.kept * hidden), self._empty(1, hidden)[0]
             again = self._steps_again(x, before, n, frames)
         for t in frames:
             k = t - first
@@ -154,7 +154,7 @@ class Backward:
             return lambda k, *into: family.step(
                 plan.conv, x[k], None, None if k == zero else before[k], weight, *into
             )
-        a = plan.conv.into(self._room(len(frames), family.gates * self.shape[-1]), x, self.w_x, self.bias)
+        a = plan.conv.into(self._empty(len(frames), family.gates * self.shape[-1]), x, self.w_x, self.bias)
         add = plan.conv.add if family.one_sum else plan.conv.into
         b = add(a if family.one_sum else torch.empty_like(a), before, self.w_h)
         return lambda k, *into: family.forward(a[k], b[k], *into)

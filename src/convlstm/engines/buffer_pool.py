@@ -1,4 +1,4 @@
-"""Room for the large buffers of a sequence, used again from call to call."""
+"""Large buffers on a CPU, reused from call to call."""
 
 import math
 import os
@@ -10,81 +10,84 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Fresh memory comes from the system page by page, which on a CPU costs as much as the arithmetic on it.
-# Buffers of at least _LARGE bytes are therefore lent again when nobody holds them any more. Those that wait,
-# with those that are lent, never take more than were lent at once before: what a call needed, the next needs.
-_LARGE = 1 << 20
-_ALIGNED = 64  # bytes, a vector register of the widest kind
+import convlstm.engines.config as config
+
+_ALIGNMENT = 64  # bytes
 
 
-class _Shelf:
-    """Buffers that wait, the one that came back first in front."""
+class BufferPool:
+    """Free list of buffers, first in first out.
+
+    The system maps new memory page by page, which costs as much as the arithmetic on it; the gain is measured
+    by ``python -m benchmarks buffer_pool``. A buffer is reused once its tensor and all views of it are freed.
+    Free and used buffers together never take more than the most that was in use at once.
+    """
 
     def __init__(self) -> None:
-        self.waiting: list[np.ndarray] = []
-        self.lent = self.most = 0
-        self._lock = threading.Lock()
-        # Buffers come back whenever Python finds that nobody holds them, in any thread and between any two
-        # lines of this file: they are only put down here, and sorted in by whoever borrows next.
+        self.free: list[np.ndarray] = []
+        self.used_bytes = self.peak_bytes = 0
+        self.lock = threading.Lock()
+        # Finalizers run in any thread and between any two lines, also of this class: they only append here.
         self._returned: deque[np.ndarray] = deque()
 
-    def lend(self, size: int) -> np.ndarray:
-        """The smallest buffer of at least ``size`` bytes that does not waste half of itself, or a new one."""
-        with self._lock:
-            memory = self._found_or_new(size)
-        lent = memory[:size]  # lives as long as a tensor's storage, whoever holds that: graphs, views, users
-        weakref.finalize(lent, self._returned.append, memory).atexit = False
-        return lent
+    def take(self, size: int) -> np.ndarray:
+        """The smallest free buffer of ``size`` bytes to twice as many, or a new one."""
+        with self.lock:
+            buffer = self._free_or_new(size)
+        taken = buffer[:size]  # lives as long as the storage of the tensor made from it
+        weakref.finalize(taken, self._returned.append, buffer).atexit = False
+        return taken
 
-    def _found_or_new(self, size: int) -> np.ndarray:
-        self._sort_in()
-        fitting = [n for n, memory in enumerate(self.waiting) if size <= memory.size <= 2 * size]
+    def _free_or_new(self, size: int) -> np.ndarray:
+        self._collect()
+        fitting = [n for n, buffer in enumerate(self.free) if size <= buffer.size <= 2 * size]
         if fitting:
-            memory = self.waiting.pop(min(fitting, key=lambda n: self.waiting[n].size))
+            buffer = self.free.pop(min(fitting, key=lambda n: self.free[n].size))
         else:
-            whole = np.empty(size + _ALIGNED, dtype=np.uint8)
-            begin = -whole.ctypes.data % _ALIGNED
-            memory = whole[begin : begin + size]
-        self.lent += memory.size
-        self.most = max(self.most, self.lent)
-        self._give_up()
-        return memory
+            memory = np.empty(size + _ALIGNMENT, dtype=np.uint8)
+            begin = -memory.ctypes.data % _ALIGNMENT
+            buffer = memory[begin : begin + size]
+        self.used_bytes += buffer.size
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        self._trim()
+        return buffer
 
-    def _sort_in(self) -> None:
+    def _collect(self) -> None:
+        """Move returned buffers to the free list."""
         while self._returned:
-            memory = self._returned.popleft()
-            self.lent -= memory.size
-            self.waiting.append(memory)
-            self._give_up()
+            buffer = self._returned.popleft()
+            self.used_bytes -= buffer.size
+            self.free.append(buffer)
+            self._trim()
 
-    def _give_up(self) -> None:
-        while self.waiting and self._waiting() + self.lent > self.most:
-            self.waiting.pop(0)
+    def _trim(self) -> None:
+        while self.free and self._free_bytes() + self.used_bytes > self.peak_bytes:
+            self.free.pop(0)
 
-    def bytes_waiting(self) -> int:
-        """How much memory is kept for the next call."""
-        with self._lock:
-            self._sort_in()
-            return self._waiting()
+    def free_bytes(self) -> int:
+        """Bytes of free buffers."""
+        with self.lock:
+            self._collect()
+            return self._free_bytes()
 
     def clear(self) -> None:
-        """Release the waiting buffers."""
-        with self._lock:
-            self._sort_in()
-            self.waiting.clear()
+        """Release the free buffers."""
+        with self.lock:
+            self._collect()
+            self.free.clear()
 
-    def _waiting(self) -> int:
-        return sum(memory.size for memory in self.waiting)
+    def _free_bytes(self) -> int:
+        return sum(buffer.size for buffer in self.free)
 
 
-_shelf = _Shelf()
+pool = BufferPool()
 if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that only its parent has
-    os.register_at_fork(after_in_child=lambda: setattr(_shelf, "_lock", threading.Lock()))
+    os.register_at_fork(after_in_child=lambda: setattr(pool, "lock", threading.Lock()))
 
 
-def room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A contiguous tensor that holds anything, as of `torch.empty`; devices reuse their own memory anyway."""
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An uninitialised contiguous tensor: `torch.empty`, or on a CPU from the pool if it is large."""
     size = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or size < _LARGE:
+    if device.type != "cpu" or size < config.min_pooled_bytes or not config.buffer_pool:
         return torch.empty(shape, dtype=dtype, device=device)
-    return torch.from_numpy(_shelf.lend(size)).view(dtype).view(shape)
+    return torch.from_numpy(pool.take(size)).view(dtype).view(shape)

@@ -24,3 +24,6 @@ max_graphs = 16
 #: Bytes of pre-activations of one graphed call (larger ones are not limited by launches), and of all. A graph
 #: holds the memory of its call.
 max_graph_bytes, max_graphs_bytes = 512 << 20, 2 << 30
+
+#: On a CPU, reuse buffers of at least so many bytes from call to call; allocators of GPUs do so anyway.
+buffer_pool, min_pooled_bytes = True, 1 << 20

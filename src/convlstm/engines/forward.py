@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.engines.buffer_pool import room
+from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import adds_in_place
 from convlstm.engines.families import Family
 from convlstm.engines.plain import Weight
@@ -48,22 +48,22 @@ def forward(
     # On a GPU every output is handed on at once at the end, which takes fewer and larger kernels.
     whole = keep or plan.any_layout or (device.type != "cpu" and not plan.last_only)
     slots = steps + 1 if whole else 2
-    h = room((slots, *shape), plan.compute_dtype, device)
+    h = empty((slots, *shape), plan.compute_dtype, device)
     family.kernels.to_rows(inputs.state[0], h[plan.slots(steps - 1 if plan.reverse else 0)[0] % slots])
     keep_sums = keep and plan.saves_gates(inputs)
     saved_gates = (steps, *shape[:-1], family.kept * shape[-1])
-    sums = room(saved_gates, plan.compute_dtype, device) if keep_sums else None
-    marks = room((-(-steps // chunk), *shape), plan.state_dtype, device) if keep else None
+    sums = empty(saved_gates, plan.compute_dtype, device) if keep_sums else None
+    marks = empty((-(-steps // chunk), *shape), plan.state_dtype, device) if keep else None
     outputs = None
     if not (plan.last_only or plan.any_layout):
-        outputs = room((batch, steps, shape[-1], *shape[1:-1]), plan.output_dtype, device)
+        outputs = empty((batch, steps, shape[-1], *shape[1:-1]), plan.output_dtype, device)
     done = 0
     weight = family.weight(plan.conv, inputs.weight, inputs.bias, h[0], keep)
     # Where convolutions cannot write in place, what they return is used.
     gates = (*shape[:-1], family.gates * shape[-1])
     adds = adds_in_place(h) and weight.frame is not None
-    sums_x = room((min(input_chunk, steps), *gates), plan.compute_dtype, device) if adds else None
-    b = room(gates, plan.compute_dtype, device) if adds and not family.one_sum else None
+    sums_x = empty((min(input_chunk, steps), *gates), plan.compute_dtype, device) if adds else None
+    b = empty(gates, plan.compute_dtype, device) if adds and not family.one_sum else None
     for part in plan.chunks(steps, input_chunk):
         first = min(part)
         rows = plan.time_major(x, first, max(part) + 1)

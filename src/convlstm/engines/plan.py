@@ -12,7 +12,7 @@ import convlstm.engines.config as config
 import convlstm.engines.cpu.bindings as bindings
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.convlstm import ConvLSTMCell
-from convlstm.engines.buffer_pool import room
+from convlstm.engines.buffer_pool import empty
 from convlstm.engines.call import NAMES, Call, activations_of, extra_of
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.families import GRU, LSTM, Family
@@ -147,7 +147,7 @@ class Plan:
 
     def channels_last(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
         """Frames (N, C, *S) as a new tensor (N, *S, C)."""
-        new = room((len(frames), *frames.shape[2:], frames.shape[1]), dtype, frames.device)
+        new = empty((len(frames), *frames.shape[2:], frames.shape[1]), dtype, frames.device)
         self.family.kernels.to_rows(frames, new)
         return new
 
@@ -156,7 +156,7 @@ class Plan:
         rows = x.movedim(2, -1).transpose(0, 1)
         if rows.dtype == self.compute_dtype and rows.is_contiguous():
             return rows[first:last]
-        new = room((last - first, *rows.shape[1:]), self.compute_dtype, x.device)
+        new = empty((last - first, *rows.shape[1:]), self.compute_dtype, x.device)
         for t in range(first, last):
             self.family.kernels.to_rows(x[:, t], new[t - first])
         return new

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convlstm.engines.buffer_pool import room
+from convlstm.engines.buffer_pool import empty
 from convlstm.engines.call import Call
 from convlstm.engines.forward import step
 from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
@@ -34,8 +34,8 @@ class LayerStepper:
         self.a = self.b = self.h[:0]
         if self.weight.frame is not None:
             gates = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])
-            self.a = room(gates, plan.compute_dtype, device)
-            self.b = self.a if self.family.one_sum else room(gates, plan.compute_dtype, device)
+            self.a = empty(gates, plan.compute_dtype, device)
+            self.b = self.a if self.family.one_sum else empty(gates, plan.compute_dtype, device)
 
     def __call__(self, frame: Tensor) -> Tensor:
         """The output (B, *S, hidden_dim), which the next call overwrites, for a frame (B, *S, C)."""

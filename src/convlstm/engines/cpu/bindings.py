@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.engines.buffer_pool import room
+from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import SameConv, padded_places
 from convlstm.engines.cpu.compiler import CompilerError, compile_library, library_key, unavailable, warn_once
 from convlstm.engines.cpu.library_cache import load_library
@@ -154,7 +154,7 @@ class NativeKernels(PlainKernels):
         return Weight(None, packed, in_place=False)
 
     def _numbers(self, weight: Tensor, sizes: _Sizes) -> Tensor:
-        numbers = room((self._library.packed_size(sizes),), torch.bfloat16, weight.device)
+        numbers = empty((self._library.packed_size(sizes),), torch.bfloat16, weight.device)
         pack, gates = getattr(self._library, f"pack_{STORED[weight.dtype]}"), len(weight) // sizes.C
         pack(weight.data_ptr(), numbers.data_ptr(), sizes, gates, torch.get_num_threads())
         return numbers
