@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
 from convlstm.engines import autograd, available, buffer_pool, config, plain, plan
+from convlstm.engines.buffer_pool import BufferPool
 from convlstm.engines.cpu import bindings, compiler
 from convlstm.engines.triton import launch
 from convlstm.errors import OptionError, ShapeError
@@ -579,7 +580,7 @@ def test_a_library_is_compiled_once_for_all_shapes(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_processor_with_narrow_registers_computes_the_same(dtype, monkeypatch):
     """Four numbers at once, and no instructions for bfloat16."""
-    monkeypatch.setattr(compiler, "_FOR_THIS_CPU", ([],))
+    monkeypatch.setattr(config, "cpu_flags", ([],))
     layer, x = layer_and_frames("compiled", dtype=dtype)
     ours = _without_states(layer, x.requires_grad_())
     exact, _ = layer_and_frames("reference", dtype=torch.float64)
@@ -630,15 +631,10 @@ def test_five_hundred_calls_leave_nothing_behind(engine):
     assert grown < 500 * 100  # less than one object of a tensor's kind per call
 
 
-@pytest.fixture
-def pool(monkeypatch):
-    monkeypatch.setattr(buffer_pool, "pool", buffer_pool.BufferPool())
-    return buffer_pool.pool
-
-
-def test_two_threads_never_take_the_same_buffer(pool):
-    """A second thread that borrows while the first one has chosen but not taken yet waits for it."""
-    small, large = (buffer_pool.empty((n << 18,), torch.float32, torch.device("cpu")) for n in (1, 2))
+def test_two_threads_never_take_the_same_buffer():
+    """A second thread that takes a buffer while the first has chosen but not taken its own yet waits."""
+    pool = BufferPool()
+    small, large = (pool.empty((n << 18,), torch.float32) for n in (1, 2))
     del small, large
     assert pool.free_bytes() == 3 << 20
     threads = []
@@ -646,20 +642,21 @@ def test_two_threads_never_take_the_same_buffer(pool):
     class Interrupted(list):
         def pop(self, *place):
             if not threads:
-                borrow = partial(buffer_pool.empty, (1 << 18,), torch.float32, torch.device("cpu"))
-                threads.append(Thread(target=borrow))
+                take = partial(pool.empty, (1 << 18,), torch.float32)
+                threads.append(Thread(target=take))
                 threads[0].start()
                 threads[0].join(timeout=0.2)
             return super().pop(*place)
 
     pool.free = Interrupted(pool.free)
-    assert buffer_pool.empty((2 << 18,), torch.float32, torch.device("cpu")).numel() == 2 << 18
+    assert pool.empty((2 << 18,), torch.float32).numel() == 2 << 18
     threads[0].join()
     assert not threads[0].is_alive()
 
 
-def test_large_buffers_are_used_again_and_given_up_with_their_tensors(pool):
-    first = buffer_pool.empty((1 << 18,), torch.float32, torch.device("cpu"))
+def test_large_buffers_are_used_again_and_freed_with_their_tensors():
+    pool = BufferPool()
+    first = pool.empty((1 << 18,), torch.float32)
     place = first.data_ptr()
     assert place % 64 == 0
     view = first[5:].view(-1)
@@ -667,15 +664,27 @@ def test_large_buffers_are_used_again_and_given_up_with_their_tensors(pool):
     assert pool.free_bytes() == 0  # somebody still sees it
     del view
     assert pool.free_bytes() == 1 << 20
-    assert buffer_pool.empty((1 << 19,), torch.bfloat16, torch.device("cpu")).data_ptr() == place
+    assert pool.empty((1 << 19,), torch.bfloat16).data_ptr() == place
 
 
-def test_buffers_never_take_more_than_once_were_lent_together(pool):
+def test_buffers_never_take_more_than_were_used_at_once():
+    pool = BufferPool()
     for n in range(9):
-        pair = [buffer_pool.empty(((1 << 20) << n, k), torch.uint8, torch.device("cpu")) for k in (1, 2)]
-        lent = sum(t.numel() for t in pair)
-        assert pool.free_bytes() + pool.used_bytes <= pool.peak_bytes == lent
+        pair = [pool.empty(((1 << 20) << n, k), torch.uint8) for k in (1, 2)]
+        used = sum(t.numel() for t in pair)
+        assert pool.free_bytes() + pool.used_bytes <= pool.peak_bytes == used
         del pair
+
+
+@pytest.mark.parametrize("switch", [True, False])
+def test_the_pool_can_be_switched_off(switch, monkeypatch):
+    monkeypatch.setattr(config, "buffer_pool", switch)
+    pool = buffer_pool.pool
+    pool.clear()
+    before = pool.used_bytes
+    tensor = buffer_pool.empty((1 << 18,), torch.float32, torch.device("cpu"))
+    assert tensor.shape == (1 << 18,)
+    assert pool.used_bytes - before == (switch << 20)
 
 
 @pytest.mark.parametrize(("save", "sums"), [("gates", 4), ("state", 0)])

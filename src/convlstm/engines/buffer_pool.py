@@ -30,15 +30,17 @@ class BufferPool:
         # Finalizers run in any thread and between any two lines, also of this class: they only append here.
         self._returned: deque[np.ndarray] = deque()
 
-    def take(self, size: int) -> np.ndarray:
-        """The smallest free buffer of ``size`` bytes to twice as many, or a new one."""
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An uninitialised contiguous tensor."""
+        size = math.prod(shape) * dtype.itemsize
         with self.lock:
             buffer = self._free_or_new(size)
         taken = buffer[:size]  # lives as long as the storage of the tensor made from it
         weakref.finalize(taken, self._returned.append, buffer).atexit = False
-        return taken
+        return torch.from_numpy(taken).view(dtype).view(shape)
 
     def _free_or_new(self, size: int) -> np.ndarray:
+        """The smallest free buffer of ``size`` bytes to twice as many, or a new one."""
         self._collect()
         fitting = [n for n, buffer in enumerate(self.free) if size <= buffer.size <= 2 * size]
         if fitting:
@@ -87,7 +89,7 @@ if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that o
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """An uninitialised contiguous tensor: `torch.empty`, or on a CPU from the pool if it is large."""
-    size = math.prod(shape) * dtype.itemsize
-    if device.type != "cpu" or size < config.min_pooled_bytes or not config.buffer_pool:
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.from_numpy(pool.take(size)).view(dtype).view(shape)
+    large = math.prod(shape) * dtype.itemsize >= config.min_pooled_bytes
+    if large and device.type == "cpu" and config.buffer_pool:
+        return pool.empty(shape, dtype)
+    return torch.empty(shape, dtype=dtype, device=device)

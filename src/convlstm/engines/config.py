@@ -27,3 +27,11 @@ max_graph_bytes, max_graphs_bytes = 512 << 20, 2 << 30
 
 #: On a CPU, reuse buffers of at least so many bytes from call to call; allocators of GPUs do so anyway.
 buffer_pool, min_pooled_bytes = True, 1 << 20
+
+#: Flags with which the C++ compiler makes code for this processor: the first that it takes.
+cpu_flags: tuple[list[str], ...] = (
+    ["-march=native", "-mprefer-vector-width=512"],
+    ["-march=native"],
+    ["-mcpu=native"],
+    [],
+)

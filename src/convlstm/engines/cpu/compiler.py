@@ -13,13 +13,9 @@ from pathlib import Path
 
 import torch
 
+import convlstm.engines.config as config
+
 _FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math"]
-_FOR_THIS_CPU: tuple[list[str], ...] = (
-    ["-march=native", "-mprefer-vector-width=512"],
-    ["-march=native"],
-    ["-mcpu=native"],
-    [],
-)
 _TIMEOUT = 300  # seconds
 
 
@@ -108,7 +104,7 @@ def _with_flags(*compiler: str) -> tuple[list[str], str]:
     The macros spell out the compiler's version and the processor's instructions, so that a home folder shared
     by different machines holds a library for each.
     """
-    for flags in _FOR_THIS_CPU:
+    for flags in config.cpu_flags:
         command = [*compiler, *_FLAGS, *flags]
         try:
             return command, _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
