@@ -1,16 +1,16 @@
-"""The same recurrences, faster: exchangeable implementations of the loop over time, never another model.
+"""Faster implementations of the recurrences, with the numbers and gradients of `convlstm.layers.scan`'s loop.
 
-The way of a call, from `convlstm.layers.scan` down:
+A call passes through, from `convlstm.layers.scan` down:
 
-* ``selection``: which engine serves it, ``reference`` being the loop of ``scan`` itself.
-* ``fused``: the layer as one differentiable function; under ``torch.compile`` by way of ``custom_op``.
-* ``plans``: how it is computed, from the cell, the frames and the precision.
-* ``sequence`` and ``backward``: the passes over time, in buffers from ``rooms``, by ``convolution``.
-* ``families``: what differs between ConvLSTM and ConvGRU.
-* Kernels, the arithmetic of a step: ``plain`` in torch's operations, which ``native`` (C++, in ``cpp/``) and
-  ``gpu`` (Triton, in ``triton_kernels``) do faster where they can.
-* ``compiler`` and ``library_cache``: how the C++ is compiled, and where the result is kept.
-* ``graphs``: on a GPU, a call that comes again is replayed. ``stepper``: the same for streams.
+* ``call``: its frames, state and options.
+* ``dispatch``: the engine that runs it; ``reference`` is the loop of ``scan`` itself.
+* ``autograd``: the layer as one differentiable function; ``custom_op``: its operators for ``torch.compile``.
+* ``plan``: its dtypes, kernels and chunks.
+* ``forward`` and ``backward``: the passes over time, by ``convolution``, in buffers of ``buffer_pool``.
+* ``families``: the recurrences. Kernels, the arithmetic of a step: ``plain`` in torch's operations, ``cpu``
+  in C++, ``triton`` for NVIDIA GPUs.
+* ``cuda_graphs``: on a GPU, calls that come again are replayed. ``streaming``: frames one by one.
+* ``config``: limits and switches.
 """
 
 import convlstm.engines.custom_op  # noqa: F401 - registers the operators

@@ -19,7 +19,7 @@ from convlstm.engines.forward import forward
 from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
 from convlstm.errors import OptionError
 
-# Methods whose overriding makes another recurrence.
+# Methods that make another recurrence if overridden.
 _RULES = (
     *("forward", "project", "project_hidden", "step", "update", "preactivations"),
     *("initial_state", "init_hidden"),
@@ -32,7 +32,9 @@ def is_supported(cell: nn.Module) -> bool:
     if base is None or any(rule in vars(cell) for rule in _RULES):
         return False
     kind, known = type(cell), cast(Any, cell)
-    if kind is not base and any(getattr(kind, rule) is not getattr(base, rule) for rule in _RULES):
+    if kind is not base and any(
+        getattr(kind, rule, None) is not getattr(base, rule, None) for rule in _RULES
+    ):
         return False
     reset_after = getattr(cell, "reset_after", True)
     if known.attention is not None or not reset_after or known.calls_conv:

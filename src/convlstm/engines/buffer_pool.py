@@ -19,7 +19,7 @@ class BufferPool:
     """Free list of buffers, first in first out.
 
     The system maps new memory page by page, which costs as much as the arithmetic on it; the gain is measured
-    by ``python -m benchmarks buffer_pool``. A buffer is reused once its tensor and all views of it are freed.
+    by ``python -m benchmarks buffers``. A buffer is reused once its tensor and all views of it are freed.
     Free and used buffers together never take more than the most that was in use at once.
     """
 

@@ -1,6 +1,7 @@
 """Operators of torch for a layer's sequence and its gradient, which are opaque to torch.compile."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,11 +15,15 @@ from convlstm.engines.plan import Inputs, Plan, make_plan
 _INPUTS = (
     "Tensor? mask, Tensor? reset, Tensor x, Tensor weight, Tensor? bias, Tensor? parameter, Tensor[] state"
 )
-_PLAN = (
-    "str recurrence, str[] activations, int[] dilation, str[] padding_mode, ScalarType compute_dtype, "
-    "ScalarType state_dtype, ScalarType output_dtype, Device device, bool compiled, bool reverse, "
-    "bool last_only, bool any_layout, bool zero_state, str save"
-)
+_TYPES: dict[Any, str] = {
+    str: "str",
+    bool: "bool",
+    tuple[str, ...]: "str[]",
+    tuple[int, ...]: "int[]",
+    torch.dtype: "ScalarType",
+    torch.device: "Device",
+}
+_PLAN = ", ".join(f"{_TYPES[field.type]} {field.name}" for field in fields(Plan))
 # Outputs unless last_only, the state after the last step, and what the backward pass needs, if asked for.
 torch.library.define("convlstm::sequence", f"({_INPUTS}, {_PLAN}, bool for_backward) -> Tensor[]")
 # Gradients of x, weight, bias, parameter and state, those needed.
@@ -30,8 +35,9 @@ torch.library.define(
 
 def _parsed(arguments: Sequence[Any]) -> tuple[Inputs, Plan, list[Any]]:
     """Inputs and plan of an operator's arguments, and the arguments that follow."""
-    inputs, plan = Inputs.of([*arguments[:6], *arguments[6]]), arguments[7:21]
-    return inputs, make_plan(*(tuple(a) if isinstance(a, list) else a for a in plan)), [*arguments[21:]]
+    end = 7 + len(fields(Plan))
+    plan = make_plan(*(tuple(a) if isinstance(a, list) else a for a in arguments[7:end]))
+    return Inputs.of([*arguments[:6], *arguments[6]]), plan, [*arguments[end:]]
 
 
 @torch.library.impl("convlstm::sequence", "CompositeExplicitAutograd")
