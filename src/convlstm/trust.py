@@ -40,6 +40,7 @@ _RENAMED = {
     "convlstm.data.images": "convlstm.data.mnist",
     "convlstm.data.moving": "convlstm.data.moving_mnist",
     "convlstm.functional.warp": "convlstm.functional.motion",
+    "convlstm.layers.parts": "convlstm.layers.norm",
 }
 
 

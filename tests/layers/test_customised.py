@@ -433,8 +433,8 @@ def test_the_only_output_is_not_the_state(engine, training):
     assert torch.equal(states[-1].h, kept)
 
 
-def test_the_only_output_of_a_climbing_stack_is_not_the_state():
-    class Climbing(Cell):
+def test_the_only_output_of_a_stack_with_memory_is_not_the_state():
+    class WithMemory(Cell):
         spatiotemporal_memory = True
 
         def initial_state(self, x):
@@ -446,7 +446,7 @@ def test_the_only_output_of_a_climbing_stack_is_not_the_state():
         def step(self, p, state, memory):
             return LSTMState(torch.tanh(p + state.h), state.c + p), memory + p
 
-    make = lambda inputs, hidden, kernel, bias: Climbing(inputs, hidden, kernel)  # noqa: E731
+    make = lambda inputs, hidden, kernel, bias: WithMemory(inputs, hidden, kernel)  # noqa: E731
     outputs, states = ConvLSTM(2, 2, 3, batch_first=True, last_only=True, cell=make)(FRAMES)
     kept = states[-1].h.clone()
     outputs[-1].mul_(2)

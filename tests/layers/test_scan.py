@@ -178,7 +178,7 @@ def test_detach_every_cuts_gradients_exactly_there(kind, every, reverse, recompu
     steps = 7
     cell = CELLS[kind](1, 2, 3).double()
     x = torch.randn(1, steps, 1, 3, 3, dtype=torch.float64, requires_grad=True)
-    y, _ = scan(cell, x, reverse=reverse, keep=ScanOptions(detach_every=every, checkpoint_every=recompute))
+    y, _ = scan(cell, x, reverse=reverse, options=ScanOptions(detach_every=every, checkpoint_every=recompute))
     for t in range(steps):
         (gradient,) = torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)
         reached = gradient[0].flatten(1).any(1).tolist()
@@ -339,7 +339,7 @@ def test_the_scan_alone_runs_any_cell_and_reads_its_timeline():
     cell = CELLS["gru"](1, 2, 3)
     x = torch.randn(2, 4, 1, 3, 3)
     valid = torch.tensor([[True, True, False, True], [True, False, False, False]])
-    y, state = scan(cell, x, timeline=SequenceFlags(valid=valid))
+    y, state = scan(cell, x, flags=SequenceFlags(mask=valid))
     assert_close(y[0, 2], y[0, 1])
     assert_close(y[1, 3], y[1, 0])
     assert_close(state.h, y[:, -1])

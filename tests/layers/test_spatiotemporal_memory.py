@@ -1,6 +1,6 @@
-"""Memories that climb the layers, and foreign modules in the list of cells."""
+"""Spatiotemporal memories, in stacks and within cells, and foreign modules in the list of cells."""
 
-from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from convlstm import Cell, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.conv import same_conv
+from convlstm.layers import ScanOptions, SequenceFlags, StackState, scan
 
 
 class ZigZagState(NamedTuple):
@@ -58,7 +59,7 @@ def stack():
     return layer, torch.randn(2, 5, 2, 4, 4, dtype=torch.float64)
 
 
-def test_the_memory_climbs_and_returns_to_the_bottom(stack):
+def test_the_memory_passes_up_the_layers_and_returns_to_the_lowest(stack):
     layer, x = stack
     (outputs,), states = layer(x)
     expected, by_hand, memory = zig_zag(layer, x)
@@ -98,6 +99,24 @@ def test_gradients_are_cut_where_asked(stack):
     assert gradient.abs().sum((0, 2, 3, 4)).gt(0).tolist() == [False, False, True, True, False]
 
 
+class HandingLSTM(ConvLSTMCell):
+    """Hands the memory on."""
+
+    spatiotemporal_memory = True
+
+    def step(self, p, state, memory):
+        return super().step(p, state), memory
+
+
+class HandingGRU(ConvGRUCell):
+    """Hands the memory on."""
+
+    spatiotemporal_memory = True
+
+    def step(self, p, state, memory):
+        return super().step(p, state), memory
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -109,9 +128,15 @@ def test_gradients_are_cut_where_asked(stack):
     ],
     ids=str,
 )
-def test_both_schedules_give_equal_numbers_for_every_other_cell(options):
+@pytest.mark.parametrize("with_memory", [(0,), (1,), (0, 1)], ids=str)
+def test_both_schedules_give_equal_numbers_for_every_other_cell(with_memory, options):
+    """Layer by layer, and frame by frame with cells that hand a memory on unchanged."""
+    plain, handing = [ConvLSTMCell, ConvGRUCell], [HandingLSTM, HandingGRU]
+    cells = [handing[n] if n in with_memory else plain[n] for n in range(2)]
     torch.manual_seed(0)
-    layer = ConvLSTM(2, [3, 4], 3, None, True, cell=[ConvLSTMCell, ConvGRUCell], **options).double().eval()
+    layer = ConvLSTM(2, [3, 4], 3, None, True, cell=plain, **options).double().eval()
+    other = ConvLSTM(2, [3, 4], 3, None, True, cell=cells, **options).double().eval()
+    other.load_state_dict(layer.state_dict())
     x = torch.randn(3, 5, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     mask, reset = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool)
     # Missing: in the middle, twice in a row, at the beginning, and where a sequence begins.
@@ -119,15 +144,14 @@ def test_both_schedules_give_equal_numbers_for_every_other_cell(options):
     reset[2, 3] = reset[0, 1] = True
     flags = {"lengths": torch.tensor([5, 4, 5]), "reset": reset, "mask": mask}
     by_layer, states = layer(x, **flags)
-    layer._convlstm_options = replace(layer._convlstm_options, time_major=True)
-    by_frame, others = layer(x, **flags)
+    by_frame, others = other(x, **flags)
     torch.testing.assert_close(by_frame, by_layer)
     gradients = [torch.autograd.grad(outputs[-1].square().sum(), x) for outputs in (by_frame, by_layer)]
     torch.testing.assert_close(*gradients)
     torch.testing.assert_close([tuple(s) for s in others.all_layers], [tuple(s) for s in states.all_layers])
 
 
-def test_zoneout_reaches_a_cell_whose_memory_climbs(stack):
+def test_zoneout_reaches_the_state_and_not_the_memory(stack):
     _, x = stack
     layer = ConvLSTM(2, 3, 3, 1, batch_first=True, cell=ZigZagCell, zoneout=0.25).double().eval()
     (outputs,), _ = layer(x[:, :1])
@@ -140,7 +164,7 @@ def test_zoneout_reaches_a_cell_whose_memory_climbs(stack):
     )
 
 
-def test_an_engine_named_that_cannot_serve_climbing_layers_is_refused(stack, monkeypatch):
+def test_an_engine_named_that_cannot_run_a_cell_with_memory_is_refused(stack):
     layer, x = stack
     layer.set_engine("fused")
     layer(x)  # such a cell keeps its step
@@ -148,9 +172,148 @@ def test_an_engine_named_that_cannot_serve_climbing_layers_is_refused(stack, mon
         ConvLSTM(2, 3, 3, 2, batch_first=True, cell=ZigZagCell, zoneout=0.2, engine="fused").double()(x)
 
 
-def test_what_cannot_climb_is_named():
+def test_both_directions_with_a_memory_are_refused():
     with pytest.raises(OptionError, match="a spatiotemporal memory runs forward in time"):
         ConvLSTM(2, 3, 3, 2, cell=ZigZagCell, bidirectional=True)
+    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, bidirectional=True, merge="sum")
+    layer.cell_list[1] = ZigZagCell(3, 3, 3)
+    with pytest.raises(OptionError, match=r"received a cell with one, bidirectional=True.*: leave these out"):
+        layer(torch.zeros(1, 2, 2, 4, 4))
+
+
+def test_a_cell_with_memory_put_into_a_stack_runs_frame_by_frame(stack):
+    layer, x = stack
+    plain = ConvLSTM(2, 3, 3, 3, batch_first=True).double()
+    for n, cell in enumerate(layer.cell_list):
+        plain.cell_list[n] = cell
+    torch.testing.assert_close(plain(x)[0], layer(x)[0])
+
+
+class Wrapped(Cell):
+    """Delegates to a cell of any kind, whose memory it has if that has one."""
+
+    def __init__(self, input_dim, hidden_dim, kernel_size, bias=True, *, inner=ZigZagCell):
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        self.inner = inner(input_dim, hidden_dim, kernel_size, bias)
+        self.spatiotemporal_memory = self.inner.spatiotemporal_memory
+
+    def initial_state(self, x):
+        return self.inner.initial_state(x)
+
+    def initial_memory(self, x):
+        return self.inner.initial_memory(x)
+
+    def project(self, x):
+        return self.inner.project(x)
+
+    def step(self, p, state, *memory):
+        return self.inner.step(p, state, *memory)
+
+
+@pytest.mark.parametrize("inner", [ZigZagCell, ConvLSTMCell])
+def test_a_wrapper_has_the_memory_of_its_cell(inner):
+    torch.manual_seed(0)
+    plain = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=inner).double()
+    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=partial(Wrapped, inner=inner)).double()
+    for outer, cell in zip(layer.cell_list, plain.cell_list, strict=True):
+        outer.inner = cell
+    x = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64)
+    outputs, states = layer(x)
+    expected, ends = plain(x)
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(states.tensors(), ends.tensors())
+    result, alone = layer.cell_list[0](x[:, 0]), plain.cell_list[0](x[:, 0])
+    if inner is ZigZagCell:
+        (result, memory), (alone, other) = result, alone
+        torch.testing.assert_close(memory, other)
+        again, _ = layer.cell_list[0](x[:, 1], result, memory)
+        torch.testing.assert_close(again, plain.cell_list[0](x[:, 1], alone, other)[0])
+    torch.testing.assert_close(result, alone)
+
+
+class OwnMemory(NamedTuple):
+    h: torch.Tensor
+    memory: torch.Tensor
+
+
+class TwoInside(Cell):
+    """Two cells with a memory, which passes from one to the other and is part of the state."""
+
+    def __init__(self, input_dim, hidden_dim, kernel_size, bias=True):
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        self.below = ZigZagCell(input_dim, hidden_dim, kernel_size)
+        self.above = ZigZagCell(hidden_dim, hidden_dim, kernel_size)
+
+    def initial_state(self, x):
+        return OwnMemory(self.below.initial_state(x).h, self.below.initial_memory(x))
+
+    def project(self, x):
+        return x
+
+    def step(self, p, state):
+        below, memory = self.below(p, (state.h,), state.memory)
+        above, memory = self.above(below.h, (state.h,), memory)
+        return OwnMemory(above.h, memory)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_cells_with_memory_are_parts_of_a_cell(bidirectional):
+    torch.manual_seed(0)
+    options = {"batch_first": True, "bidirectional": bidirectional}
+    layer = ConvLSTM(2, 3, 3, 2, cell=TwoInside, **options).double()
+    x = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64)
+    state, outputs = layer.cell_list[0].initial_state(x[:, 0]), []
+    for frame in x.unbind(1):
+        state = layer.cell_list[0](frame, state)
+        outputs.append(state.h)
+    below = ConvLSTM(2, 3, 3, 1, batch_first=True, cell=TwoInside).double()
+    below.cell_list[0] = layer.cell_list[0]
+    torch.testing.assert_close(below(x)[0][0], torch.stack(outputs, 1))
+    lengths = torch.tensor([4, 2])
+    torch.testing.assert_close(layer(x, lengths=lengths)[0][0][1:, :2], layer(x[1:, :2])[0][0])
+
+
+@pytest.mark.parametrize("options", [ScanOptions(), ScanOptions(checkpoint_every=2)], ids=str)
+def test_a_cell_with_memory_alone_is_a_stack_of_one_layer(stack, options):
+    _, x = stack
+    layer = ConvLSTM(2, 3, 3, 1, batch_first=True, cell=ZigZagCell).double()
+    cell, x = layer.cell_list[0], x.requires_grad_()
+    mask = torch.tensor([[True, False, True, True, True], [True] * 5])
+    reset = torch.tensor([[False, False, False, True, False], [False] * 5])
+    (expected,), ends = layer(x, mask=mask, reset=reset)
+    outputs, state = scan(cell, x, flags=SequenceFlags(mask, reset), options=options)
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close([state.h, state.memory], [ends[-1].h, ends.memory])
+    gradients = [torch.autograd.grad(y.square().sum(), x) for y in (outputs, expected)]
+    torch.testing.assert_close(*gradients)
+    first, middle = scan(cell, x[:, :2])
+    second, _ = scan(cell, x[:, 2:], middle)
+    torch.testing.assert_close(torch.cat([first, second], 1), scan(cell, x)[0])
+
+
+def test_a_reset_renews_the_memory_where_the_lowest_layer_has_none():
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 3, 3, 3, batch_first=True, cell=[ConvLSTMCell, ZigZagCell, ZigZagCell]).double()
+    x, reset = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.bool)
+    reset[:, 2] = True
+    outputs = layer(x, reset=reset)[0][0]
+    torch.testing.assert_close(outputs[:, 2:], layer(x[:, 2:])[0][0])
+
+
+def test_a_memory_of_another_size_is_refused(stack):
+    layer, x = stack
+    _, states = layer(x[..., :3])
+    states = StackState(layer(x)[1].all_layers, 1, states.memory)
+    with pytest.raises(ShapeError, match=r"the spatiotemporal memory must fit .* \(2, 3, 4, 4\); received"):
+        layer(x, states)
+
+
+def test_a_stack_with_memory_is_streamed_from_a_state(stack):
+    layer, x = stack
+    _, states = layer(x[:, :2])
+    session = layer.stream(2, (4, 4))
+    session.state = states
+    torch.testing.assert_close(session(x[:, 2]), layer(x[:, :3])[0][0][:, 2].detach())
 
 
 class TwoFields(NamedTuple):
@@ -188,7 +351,7 @@ class NothingRises(ZigZagCell):
         (NothingRises, r"must return \(state, memory\); the NothingRises's returned a tuple that holds"),
     ],
 )
-def test_what_a_climbing_step_must_return_is_named(cell, message):
+def test_what_a_step_with_memory_must_return_is_named(cell, message):
     layer, x = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=cell), torch.randn(2, 3, 2, 4, 4)
     for call in (lambda: layer(x), lambda: layer.cell_list[0](x[:, 0])):
         with pytest.raises(OptionError, match=message):

@@ -16,7 +16,7 @@ from convlstm.engines.convolution import adds_in_place
 from convlstm.errors import OptionError, ShapeError
 
 
-class Climbing(Cell):
+class WithMemory(Cell):
     """A memory that spatiotemporal_memory the layers, as in PredRNN."""
 
     spatiotemporal_memory = True
@@ -49,7 +49,7 @@ STACKS = {
     "attention": lambda: ConvLSTM(2, 4, 3, 2, cell=partial(ConvLSTMCell, attention="channel")),
     "connections": lambda: ConvLSTM(2, 4, 3, 2, residual="project", norm="group"),
     "another size": lambda: ConvLSTM(2, 4, 3, 2, target_size=(3, 3), restore_size=True),
-    "climbing": lambda: ConvLSTM(2, 4, 3, 2, cell=Climbing),
+    "memory": lambda: ConvLSTM(2, 4, 3, 2, cell=WithMemory),
     "reference": lambda: ConvLSTM(2, 4, 3, 2, engine="reference"),
 }
 
@@ -122,7 +122,7 @@ def test_a_stream_goes_on_in_and_out_of_inference_mode():
         assert_close(torch.stack(found, dim=1), whole(stack, x)[0])
 
 
-@pytest.mark.parametrize("name", ["lstm", "climbing", "reference"])
+@pytest.mark.parametrize("name", ["lstm", "memory", "reference"])
 def test_a_state_is_set_in_any_form_and_mode(name):
     torch.manual_seed(0)
     stack, x = STACKS[name](), torch.randn(1, 3, 2, 5, 5)
@@ -132,7 +132,7 @@ def test_a_state_is_set_in_any_form_and_mode(name):
     session.state = None  # outside, as between two videos
     first = frame_by_frame(session, x)
     trained = stack(x if stack.batch_first else x.transpose(0, 1))[1]  # with a graph behind it
-    plain = trained if name == "climbing" else [tuple(state) for state in trained.all_layers]
+    plain = trained if name == "memory" else [tuple(state) for state in trained.all_layers]
     for states in (trained, plain, [None, *trained.all_layers[1:]]):
         with torch.inference_mode():
             session.state = states

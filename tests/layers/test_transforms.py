@@ -192,7 +192,7 @@ def test_hooks_fire_once_a_step_with_the_state_and_change_no_number(make):
     hooked = layer(x)
     assert [len(states) for states in seen.values()] == [steps] * len(cells)
     for states, end in zip(seen.values(), hooked[1].all_layers, strict=False):
-        if not layer._convlstm_options.keep.zoneout:  # which mixes the state behind the cell
+        if not layer._convlstm_options.scan.zoneout:  # which mixes the state behind the cell
             assert_close(states[-1].h, end.h if hasattr(end, "h") else end.forward.h)
     assert_close([*hooked[0], *flat(hooked[1])], [*expected[0], *flat(expected[1])])
     for handle in handles:

@@ -2,13 +2,14 @@
 
 from convlstm.layers.recurrent import ConvGRU, ConvLSTM
 from convlstm.layers.scan import ScanOptions, SequenceFlags, scan
-from convlstm.layers.state import BothDirections, StackState
+from convlstm.layers.state import BothDirections, MemoryState, StackState
 from convlstm.layers.stream import Stream
 
 __all__ = [
     "BothDirections",
     "ConvGRU",
     "ConvLSTM",
+    "MemoryState",
     "ScanOptions",
     "SequenceFlags",
     "StackState",

@@ -1,4 +1,4 @@
-"""Layers of cells: depth, both directions, connections between layers, checks before any arithmetic."""
+"""Layers of cells: construction, call, single steps and streams."""
 
 import inspect
 from collections.abc import Sequence
@@ -8,32 +8,39 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, CellFactory, check_positive, kernel_tuple
+from convlstm.cells.base import Cell, CellFactory, check_positive
 from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
-from convlstm.engines import ENGINES, SAVES
+from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
 from convlstm.hub import Pretrained
-from convlstm.layers.depth import Depth, StackOptions
-from convlstm.layers.parts import NormFactory, norm_factory, pool, projection, resize, spread
-from convlstm.layers.scan import ScanOptions, initial_state
-from convlstm.layers.state import BothDirections, StackState, check_states
-from convlstm.layers.stream import GLOBAL_HOOKS, Stream, state_by_name, takes_two
+from convlstm.layers.masking import expand_flags
+from convlstm.layers.norm import NormFactory, norm_factory
+from convlstm.layers.options import (
+    check_factories,
+    check_factory,
+    parse_options,
+    parse_scan_options,
+)
+from convlstm.layers.overrides import (
+    call_with_state,
+    check_takes_state,
+    has_forward_hooks,
+    overrides,
+    single_output,
+    takes_two,
+)
+from convlstm.layers.resample import pool, resize
+from convlstm.layers.schedules import LayerRun, Layers, check_memory
+from convlstm.layers.state import BothDirections, StackState, initial_state
+from convlstm.layers.stream import Stream
 from convlstm.layers.validation import (
-    channels_of_layers,
-    check_dropout,
     check_input,
-    check_merge,
     check_residual,
     check_sizes,
-    check_target,
-    connection_of,
-    count,
-    factory,
-    fraction,
-    number_of_layers,
-    per_layer,
-    timeline_of,
+    check_states,
+    sequence_flags,
 )
+from convlstm.validation import check_integers
 
 Kernel = int | tuple[int, ...]
 
@@ -93,67 +100,42 @@ class Stack(OriginalHelpers, Pretrained):
                 f"a {kind.__name__} with an _init_hidden of its own: override init_hidden of its cell"
             )
         cell = kind.default_cell if cell is None else cell
-        layers = number_of_layers(num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell)
-        self.num_layers, self.input_dim = layers, check_positive(input_dim, "input_dim")
-        self.hidden_dim = [
-            check_positive(width, "hidden_dim") for width in per_layer(hidden_dim, layers, "hidden_dim")
-        ]
-        self.kernel_size = [kernel_tuple(k) for k in per_layer(kernel_size, layers, "kernel_size")]
-        if len({len(kernel) for kernel in self.kernel_size}) > 1:
-            raise OptionError(
-                f"kernel_size must have the same number of axes in all layers; received {kernel_size}"
-            )
-        self.batch_first, self.bias, self.return_all_layers = batch_first, bias, return_all_layers
-        keep = ScanOptions(
-            last_only=last_only,
-            detach_every=count(detach_every, "detach_every"),
-            checkpoint_every=count(checkpoint, "checkpoint"),
-            zoneout=fraction(zoneout, "zoneout"),
-            save=check_name(save, SAVES, "save"),
-        )
-        axes = len(self.kernel_size[0])
-        connection = connection_of(residual)
-        inputs, outputs = channels_of_layers(
-            self.input_dim, self.hidden_dim, bidirectional and merge == "concat", connection
-        )
-        self._convlstm_options = StackOptions(
-            input_dim=self.input_dim,
-            inputs=inputs,
-            kernels=tuple(self.kernel_size),
-            axes=axes,
+        self._convlstm_options = options = parse_options(
+            input_dim,
+            hidden_dim,
+            kernel_size,
+            num_layers,
+            cell,
             bidirectional=bidirectional,
-            merge=check_merge(merge, bidirectional),
-            residual=connection,
-            dropout=check_dropout(dropout, layers),
-            target_size=check_target(target_size, axes, restore_size),
-            restore_size=restore_size,
-            engine=check_name(engine, ENGINES, "engine"),
-            keep=keep,
+            merge=merge,
+            residual=residual,
             normed=norm is not None,
+            dropout=dropout,
+            target_size=target_size,
+            restore_size=restore_size,
+            engine=engine,
+            scan=parse_scan_options(last_only, detach_every, checkpoint, zoneout, save),
         )
-        makers = [factory(make, "cell") for make in per_layer(cell, layers, "cell")]
+        self.input_dim, self.num_layers = options.inputs[0], len(options.inputs)
+        self.hidden_dim, self.kernel_size = list(options.hidden), list(options.kernels)
+        self.batch_first, self.bias, self.return_all_layers = batch_first, bias, return_all_layers
+        makers = check_factories(cell, self.num_layers)
 
         def cells() -> nn.ModuleList:
-            how = zip(makers, inputs, self.hidden_dim, self.kernel_size, strict=True)
-            return nn.ModuleList(make(n, hidden, kernel, bias) for make, n, hidden, kernel in how)
+            sizes = zip(makers, options.inputs, options.hidden, options.kernels, strict=True)
+            return nn.ModuleList(make(n, hidden, kernel, bias) for make, n, hidden, kernel in sizes)
 
         self.cell_list = cells()
-        if any(getattr(cell, "spatiotemporal_memory", False) for cell in self.cell_list):
-            if bidirectional or checkpoint:
-                raise OptionError(
-                    "a spatiotemporal memory runs forward in time and is kept; received a cell with one, "
-                    f"bidirectional={bidirectional}, checkpoint={checkpoint}: leave these out"
-                )
-            self._convlstm_options = replace(self._convlstm_options, time_major=True)
+        check_memory(self.cell_list, bidirectional, checkpoint)
         if bidirectional:
             self.reverse_cell_list = cells()
         if norm is not None:
-            make_norm = factory(norm_factory(norm), "norm")
-            self.norm_list = nn.ModuleList(make_norm(n) for n in outputs)
-        if connection == "project":
-            self.skip_list = nn.ModuleList(
-                projection(n, m, axes) for n, m in zip(inputs, outputs, strict=True)
-            )
+            make_norm = check_factory(norm_factory(norm), "norm")
+            self.norm_list = nn.ModuleList(make_norm(n) for n in options.outputs)
+        if options.residual == "project":
+            conv = getattr(nn, f"Conv{options.axes}d")
+            channels = zip(options.inputs, options.outputs, strict=True)
+            self.skip_list = nn.ModuleList(conv(n, m, 1, bias=False) for n, m in channels)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -209,48 +191,43 @@ class Stack(OriginalHelpers, Pretrained):
             OptionError: an engine named that cannot serve the call.
         """
         check_built(self, "_convlstm_options")
-        options, cells, batch_first = self._convlstm_options, list(self.cell_list), self.batch_first
-        check_input(self, input_tensor, options.input_dim, options.axes, batch_first)
+        layers, batch_first = self._convlstm_layers(), self.batch_first
+        options, cells = layers.options, layers.cells
+        check_input(self, input_tensor, options, batch_first)
         x = input_tensor if batch_first else input_tensor.transpose(0, 1)
-        timeline, within = timeline_of(x, mask, lengths, reset)
-        size = tuple(x.shape[3:])
-        inner = options.target_size or size
-        check_sizes(cells, inner)
-        states, memory = check_states(x, inner, hidden_state, cells, options.inputs, options.bidirectional)
+        flags, within = sequence_flags(x, mask, lengths, reset)
+        full = tuple(x.shape[3:])
+        size = options.target_size or full
+        check_sizes(cells, size)
+        states, memory = check_states(x, size, hidden_state, cells, options)
         if options.residual:
-            check_residual(x, inner, cells, options.inputs)
-        if timeline.valid is not None:
-            x = torch.where(spread(timeline.valid, x), x, 0)
+            check_residual(x, size, cells, options)
+        if flags.mask is not None:
+            x = torch.where(expand_flags(flags.mask, x), x, 0)
         if options.target_size is not None:
-            x = pool(x, options.target_size)
-        depth = self._convlstm_depth(cells)
-        outputs, ends, memory = depth.run(x, states, memory, timeline, training=self.training)
-        outputs = outputs if self.return_all_layers else outputs[-1:]
+            x = pool(x, size)
+        run = LayerRun(layers, x, states, memory, self.training)
+        outputs = run.run(x, flags)[-layers.shown :]
         if within is not None:  # the single frame that last_only leaves lies within
-            outputs = [torch.where(spread(within, y), y, 0) if y.shape[1] > 1 else y for y in outputs]
+            outputs = [torch.where(expand_flags(within, y), y, 0) if y.shape[1] > 1 else y for y in outputs]
         if options.restore_size:
-            outputs = [resize(y, size) for y in outputs]
+            outputs = [resize(y, full) for y in outputs]
         if not batch_first:
             outputs = [y.transpose(0, 1) for y in outputs]
-        return outputs, StackState(ends, len(outputs), memory)
+        return outputs, StackState(run.states, layers.shown, run.memory)
 
-    def _convlstm_depth(self, cells: list[nn.Module]) -> Depth:
-        options = self._convlstm_options
-        # Between two layers with nothing in between, outputs need not be as the caller wants them.
-        between = (
-            self.return_all_layers,
-            options.residual,
-            options.normed,
-            options.bidirectional,
-            options.dropout,
-        )
-        return Depth(
+    def _convlstm_layers(self) -> Layers:
+        """The modules and options of a call."""
+        options, cells = self._convlstm_options, list(self.cell_list)
+        between = options.residual or options.normed or options.bidirectional or options.dropout
+        return Layers(
             options,
             cells,
             list(self.reverse_cell_list) if options.bidirectional else None,
             list(self.norm_list) if options.normed else None,
             list(self.skip_list) if options.residual == "project" else None,
-            inner=not any(between),
+            any_layout=not (self.return_all_layers or between),
+            shown=len(cells) if self.return_all_layers else 1,
         )
 
     def step(self, frame: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -270,32 +247,21 @@ class Stack(OriginalHelpers, Pretrained):
                 (a list, or the last layer's alone) and states.
         """
         axis = 1 if self.batch_first else 0
-        frames, own = (
-            frame.unsqueeze(axis),
-            "forward" in vars(self) or type(self).forward is not Stack.forward,
-        )
-        result: Any = _with_state(self, frames, state) if own else self(frames, state)
-        outputs = result[0] if isinstance(result, tuple) and len(result) == 2 else None
-        last = outputs[-1] if isinstance(outputs, list | tuple) and outputs else outputs
-        if not isinstance(last, Tensor) or last.ndim != frame.ndim + 1 or last.shape[axis] != 1:
-            kind = type(self).__name__
-            raise OptionError(
-                f"a step needs a call that returns (outputs, states), outputs with one frame on axis {axis}; "
-                f"the {kind}'s forward returned {_in_words(result)}: return these, or override step"
-            )
-        return last.select(axis, 0), result[1]
+        frames = frame.unsqueeze(axis)
+        if not overrides(self, Stack, ["forward"]):
+            result: Any = self(frames, state)
+        else:
+            result = call_with_state(self, frames, state)
+        return single_output(self, result, axis, frames.ndim), result[1]
 
     def _convlstm_is_customised(self) -> bool:
         """True if a subclass, the instance or a hook changes what a call does."""
-        kind, calls = type(self), ("__call__", "forward")
-        own = any(name in vars(self) or getattr(kind, name) is not getattr(Stack, name) for name in calls)
-        hooks = (self._forward_hooks, self._forward_pre_hooks, *GLOBAL_HOOKS)
-        return own or self._convlstm_has_own_step() or any(hooks)
+        own = overrides(self, Stack, ["__call__", "forward"])
+        return own or self._convlstm_has_own_step() or has_forward_hooks(self)
 
     def _convlstm_has_own_step(self) -> bool:
         """True if `step` is overridden; something else of that name, such as a counter, is the user's."""
-        own = "step" in vars(self) or type(self).step is not Stack.step
-        return own and takes_two(self.step)
+        return overrides(self, Stack, ["step"]) and takes_two(self.step)
 
     def _convlstm_step(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
         return self.step(frame, state) if self._convlstm_has_own_step() else Stack.step(self, frame, state)
@@ -351,28 +317,14 @@ class Stack(OriginalHelpers, Pretrained):
             >>> kept = session.state  # to go on from here later: session.state = kept
         """
         check_built(self, "_convlstm_options")
-        return Stream(self, batch_size, size)
-
-
-def _with_state(stack: Stack, frames: Tensor, state: Any) -> Any:
-    """Call a stack whose ``forward`` is the user's, with the state where that takes it.
-
-    Raises:
-        OptionError: it takes none, as the original's, which raises NotImplementedError.
-    """
-    try:
-        return stack(frames, hidden_state=state) if state_by_name(stack.forward) else stack(frames, state)
-    except NotImplementedError as error:
-        raise OptionError(
-            "a step passes the state from call to call; the forward of a "
-            f"{type(stack).__name__} raised NotImplementedError: let it begin from hidden_state"
-        ) from error
-
-
-def _in_words(result: Any) -> str:
-    """Types and shapes of what a call returned."""
-    if isinstance(result, Tensor):
-        return f"a tensor {tuple(result.shape)}"
-    if isinstance(result, list | tuple):
-        return f"a {type(result).__name__} of {', '.join(map(_in_words, result)) or 'nothing'}"
-    return f"a {type(result).__name__}"
+        options = self._convlstm_options
+        if options.bidirectional:
+            raise OptionError(
+                "a stream reads frames as they come; received a stack with bidirectional=True, which needs "
+                "the last frame first: build one without"
+            )
+        check_takes_state(self)
+        known = check_integers(size, options.axes, "size")
+        check_sizes(list(self.cell_list), options.target_size or known)
+        shape = (check_positive(batch_size, "batch_size"), options.inputs[0], *known)
+        return Stream(self, self._convlstm_step, self._convlstm_layers, self._convlstm_is_customised, shape)

@@ -1,4 +1,4 @@
-"""The states of a stack: what the original returns, complete."""
+"""States of cells and of stacks: initial, for one or both directions, with a spatiotemporal memory."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,17 +7,95 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from convlstm.cells.base import allow_loading, check_state, map_state, register_state
-from convlstm.errors import OptionError, ShapeError
-from convlstm.layers.scan import initial_state, output_of
-from convlstm.layers.validation import check_is_list
+from convlstm.cells.base import (
+    Cell,
+    allow_loading,
+    autocast,
+    check_initial,
+    like_frame,
+    register_state,
+)
+from convlstm.errors import OptionError
 
 
 class BothDirections(NamedTuple):
-    """State of a bidirectional layer: that of the forward half and that of the backward half."""
+    """State of a bidirectional layer: of the forward and of the backward direction."""
 
     forward: Any
     backward: Any
+
+
+class MemoryState(NamedTuple):
+    """State of a cell with a spatiotemporal memory that runs outside a stack.
+
+    Attributes:
+        state: the cell's state.
+        memory: the spatiotemporal memory, (B, C, *S), which goes from each step to the next; None for the
+            initial one.
+    """
+
+    state: Any
+    memory: Tensor | None
+
+    @property
+    def h(self) -> Tensor:
+        """The output, (B, hidden_dim, *S)."""
+        return output_of(self.state)
+
+
+def output_of(state: Any) -> Tensor:
+    """A state's output: its field ``h``, or the first tensor of the plain tuple of a foreign cell."""
+    h: Tensor = state.h if hasattr(state, "h") else state[0]
+    return h
+
+
+def has_memory(cell: nn.Module) -> bool:
+    """True if a cell has a spatiotemporal memory."""
+    return isinstance(cell, Cell) and cell.spatiotemporal_memory
+
+
+def initial_state(cell: nn.Module, frame: Tensor) -> Any:
+    """The state before the first frame, also of a module with the original's ``init_hidden``.
+
+    Under autocast it has 32 bits also where frames have 16, as cell states add up many small numbers.
+    """
+    frame = _widened(frame)
+    if isinstance(cell, Cell):
+        return check_initial(cell, cell.initial_state(frame))
+    foreign: Any = cell
+    h_c = foreign.init_hidden(frame.shape[0], tuple(frame.shape[2:]))
+    return tuple(like_frame(tensor, frame) for tensor in h_c)
+
+
+def initial_memory(cell: Any, frame: Tensor) -> Tensor:
+    """The spatiotemporal memory before the first frame, of a cell that has one."""
+    memory: Tensor = cell.initial_memory(_widened(frame))
+    return memory
+
+
+def _widened(frame: Tensor) -> Tensor:
+    narrow = frame.is_floating_point() and frame.itemsize < 4 and autocast(frame)
+    return frame.float() if narrow else frame
+
+
+def of_kind(initial: Any, state: Any) -> Any:
+    """Convert a list or tuple to the class of state that the cell makes; return anything else unchanged."""
+    kind = type(initial)
+    if type(state) is kind or not isinstance(state, tuple | list) or len(state) != len(initial):
+        return state
+    return kind(*state) if hasattr(kind, "_fields") else kind(state)
+
+
+def map_tensors(function: Callable[..., Tensor], *states: Any) -> Any:
+    """Apply a function to the corresponding tensors of one or more states; None stays None."""
+    first = states[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return function(*states)
+    parts = [map_tensors(function, *group) for group in zip(*states, strict=True)]
+    kind = type(first)
+    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
 
 class StackState(list[Any]):
@@ -72,7 +150,7 @@ class StackState(list[Any]):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "StackState":
         """Apply a function to every tensor."""
-        layers = [_map_layer(function, state) for state in self.all_layers]
+        layers = [map_tensors(function, state) for state in self.all_layers]
         return StackState(layers, len(self), None if self.memory is None else function(self.memory))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -86,14 +164,6 @@ class StackState(list[Any]):
         return found
 
 
-def _map_layer(function: Callable[[Tensor], Tensor], state: Any) -> Any:
-    if state is None:  # put there for the initial one
-        return None
-    if isinstance(state, BothDirections):
-        return BothDirections(*(map_state(function, half) for half in state))
-    return map_state(function, state)
-
-
 def _parts(state: StackState) -> list[Any]:
     return [state.all_layers] if state.memory is None else [state.all_layers, state.memory]
 
@@ -101,6 +171,7 @@ def _parts(state: StackState) -> list[Any]:
 # torch.compile and torch.export take containers apart; this is how ours are taken apart and rebuilt.
 torch.serialization.add_safe_globals([StackState])
 register_state(BothDirections, "convlstm.layers")
+register_state(MemoryState, "convlstm.layers")
 _pytree.register_pytree_node(
     StackState,
     lambda state: (_parts(state), len(state)),
@@ -111,57 +182,3 @@ _pytree.register_pytree_node(
         len(state),
     ),
 )
-
-
-def check_states(
-    x: Tensor,
-    size: tuple[int, ...],
-    given: Sequence[Any] | None,
-    cells: Sequence[nn.Module],
-    widths: Sequence[int],
-    bidirectional: bool,
-) -> tuple[list[Any], Tensor | None]:
-    """One state per layer (None for the initial one) and the spatiotemporal memory, checked.
-
-    Of the states of a deeper stack, those in the list are taken if it has one entry per layer.
-
-    Args:
-        x: (B, T, C, *S).
-        size: of the frames that reach the first layer.
-        given: what the caller passed.
-        cells: one per layer.
-        widths: channels into each layer.
-        bidirectional: whether a layer's state is a pair.
-
-    Raises:
-        ShapeError: another stack's, batch's or size's states, or another dtype or device.
-    """
-    if given is None:
-        return [None] * len(cells), None
-    check_is_list(given, x, cells[0], widths[0], size)
-    states, memory = list(given), None
-    if isinstance(given, StackState):
-        memory = given.memory
-        if len(given.all_layers) == len(cells) or len(given) != len(cells):
-            states = given.all_layers
-    if len(states) != len(cells):
-        raise ShapeError(
-            f"hidden_state must hold one state per layer ({len(cells)}); received {len(states)}: pass the "
-            "list that the call returned, which resumes the whole stack"
-        )
-    for layer, (state, cell, width) in enumerate(zip(states, cells, widths, strict=True)):
-        initial = initial_state(cell, x.new_empty(x.shape[0], width, *size))
-        size = tuple(output_of(initial).shape[2:])
-        if state is None:
-            continue
-        what = f"the state of layer {layer}"
-        if bidirectional != isinstance(state, BothDirections) and not (
-            bidirectional and isinstance(state, tuple | list) and len(state) == 2
-        ):
-            raise ShapeError(
-                f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
-                f"received a {type(state).__name__}: pass what a layer of this kind returned"
-            )
-        for half in state if bidirectional else (state,):
-            check_state(half, initial, what)
-    return states, memory

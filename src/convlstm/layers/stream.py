@@ -1,63 +1,54 @@
-"""One frame in, one frame out: a stack on a sequence that is still going on."""
+"""A stack applied to one frame at a time."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.modules import module as hooks
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from convlstm.cells.base import autocast, check_positive, check_tensor, like_frame
+from convlstm.cells.base import autocast, check_tensor, like_frame
 from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, select
-from convlstm.errors import OptionError, ShapeError
-from convlstm.layers.scan import initial_state, of_kind
-from convlstm.layers.state import StackState, check_states
-from convlstm.layers.validation import check_input, check_sizes, space
+from convlstm.errors import ShapeError
+from convlstm.layers.schedules import Layers
+from convlstm.layers.state import StackState, initial_state, of_kind
+from convlstm.layers.validation import check_input, check_states
 
-if TYPE_CHECKING:
-    from convlstm.layers.stack import Stack
-
-#: Hooks on the calls of all modules.
-GLOBAL_HOOKS = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
+#: `Stack.step`: a frame (B, C, *S) and the state before it; the output (B, C_out, *S) and the state after it.
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 
 
 class Stream:
     """A stack that is given one frame at a time; `Stack.stream` makes it.
 
     It gives the numbers of the stack on the whole sequence, without gradients; in training mode dropout is
-    drawn anew for each frame. Buffers are made at the first frame, and again when weights, buffers, dtype,
-    autocast or modes have changed (changes through ``.data`` go unnoticed). On CUDA the second frame is
-    recorded as a graph, which later ones replay. With cells and options that the fast engines do not know,
-    and where a subclass, a hook or the instance changes the call, each frame is a `Stack.step`.
+    drawn anew for each frame. Each frame is a `Stack.step`, or the same step in preallocated buffers
+    (`BufferedStep`) where cells and options have a fast engine and neither a subclass, a hook nor the
+    instance changes the call. Buffers are made at the first frame, and again when weights, buffers, dtype,
+    autocast or modes have changed (changes through ``.data`` go unnoticed).
+
+    Args:
+        stack: the module whose weights and modes are watched.
+        step: one frame through all layers.
+        layers: returns the layers as they are at the moment.
+        customised: returns True while a subclass, a hook or the instance changes what a call does.
+        shape: of the frames, (B, C, *S).
     """
 
-    def __init__(self, stack: "Stack", batch_size: int, size: Sequence[int]) -> None:
-        options = stack._convlstm_options
-        if options.bidirectional:
-            raise OptionError(
-                "a stream reads frames as they come; received a stack with bidirectional=True, which needs "
-                "the last frame first: build one without"
-            )
-        if not (takes_two(stack.forward) or state_by_name(stack.forward)):
-            raise OptionError(
-                "a stream passes states from call to call, which takes hidden_state; received a "
-                f"{type(stack).__name__} whose forward has no second argument: add hidden_state=None to it"
-            )
-        known = space(size, options.axes, "size")
-        if known is None:
-            raise OptionError(f"size must have one entry per space axis ({options.axes}); received None")
-        check_sizes(list(stack.cell_list), options.target_size or known)
-        self._stack = stack
-        self.shape = (check_positive(batch_size, "batch_size"), options.input_dim, *known)
-        self._steppers: Stepper | None = None
-        self._graph: GraphedFunction | None = None
+    def __init__(
+        self,
+        stack: nn.Module,
+        step: Step,
+        layers: Callable[[], Layers],
+        customised: Callable[[], bool],
+        shape: tuple[int, ...],
+    ) -> None:
+        self.shape = shape
+        self._stack, self._step, self._layers, self._customised = stack, step, layers, customised
+        self._buffered: BufferedStep | None = None
         self._made_for: Any = None
-        # The states where no steppers hold them, or those that these are to load at the next frame.
-        self._states: Any = None
-        self._held_here = True
+        self._state: Any = None
 
     def __call__(self, frame: Tensor) -> Tensor:
         """The last layer's output (B, hidden_dim, *S) at the next frame (B, input_dim, *S).
@@ -67,7 +58,7 @@ class Stream:
         Raises:
             ShapeError: a frame of another shape than `Stack.stream` was told, or of another dtype or device
                 than the stack.
-            OptionError: an engine named that cannot serve the call.
+            OptionError: an engine named that cannot run the call.
         """
         check_tensor(frame, "a frame (B, C, *S)")
         if tuple(frame.shape) != self.shape:
@@ -76,128 +67,122 @@ class Stream:
                 f"{tuple(frame.shape)}: for another batch or size make another stream"
             )
         with torch.no_grad():
-            situation = self._situation(frame)
-            if situation != self._made_for:
-                self._make(frame)
-                self._made_for = situation
-                return self._by_step(frame) if self._steppers is None else self._steppers(frame)
-            if self._steppers is None:
-                return self._by_step(frame)
-            if self._held_here:
-                self._steppers.load(self._filled(frame, self._states))
-                self._states, self._held_here = None, False
-            if not frame.is_cuda:
-                return self._steppers(frame)
-            if self._graph is None:
-                self._graph = GraphedFunction(self._steppers, [frame], warm=True)
-            output: Tensor = self._graph.replay([frame])
+            conditions = self._conditions(frame)
+            if conditions != self._made_for:
+                self._prepare(frame)
+                self._made_for = conditions
+            output, self._state = (self._buffered or self._step)(frame, self._state)
             return output
 
     @property
     def state(self) -> Any:
         """The states of all layers in tensors of their own, as `Stack.step` returns them; None at the start.
 
-        Set, it is where the next frame goes on from: the states that a stream or the stack returned, or None
-        for the initial ones.
+        Assign the states that a stream or the stack returned, or None for the initial ones, to continue from
+        there.
         """
-        if self._steppers is None or self._held_here:
-            return tree_map_only(Tensor, torch.clone, self._states)
-        return StackState(self._steppers.states, self._shown)
+        if isinstance(self._state, BufferedStep):
+            return StackState(self._state.states, self._layers().shown)
+        return tree_map_only(Tensor, torch.clone, self._state)
 
     @state.setter
     def state(self, states: Any) -> None:
-        given = None
-        if states is not None and self._stack._convlstm_is_customised():  # its states may be of any kind
-            given = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), states)
-        elif states is not None:
-            stack, cells = self._stack, list(self._stack.cell_list)
-            options = stack._convlstm_options
-            size = options.target_size or self.shape[2:]
-            weight = next(stack.parameters(), torch.empty(()))
-            like = weight.new_empty(self.shape)
-            sized = weight.new_empty(self.shape[0], 1, self.shape[1], *size)
-            checked, memory = check_states(sized, size, states, cells, options.inputs, bidirectional=False)
-            with torch.no_grad():
-                filled = self._filled(like, StackState(checked, self._shown))
-                given = StackState(filled, self._shown, memory).map(torch.clone)
-        self._states, self._held_here = given, True
+        if states is None or self._customised():  # such a call may have states of any kind
+            self._state = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), states)
+            return
+        layers = self._layers()
+        size = layers.options.target_size or self.shape[2:]
+        frame = next(self._stack.parameters(), torch.empty(())).new_empty(self.shape)
+        sized = frame.new_empty(self.shape[0], 1, self.shape[1], *size)
+        checked, memory = check_states(sized, size, states, layers.cells, layers.options)
+        with torch.no_grad():
+            filled = _filled(layers, frame, checked)
+            self._state = StackState(filled, layers.shown, memory).map(torch.clone)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies and pickle, in which the next frame makes anew what holds addresses."""
-        fresh = {"_steppers": None, "_graph": None, "_made_for": None, "_held_here": True}
-        return self.__dict__ | fresh | {"_states": self.state}
+        """For copies and pickle: without buffers, which the next frame makes anew."""
+        return self.__dict__ | {"_buffered": None, "_made_for": None, "_state": self.state}
 
-    @property
-    def _shown(self) -> int:
-        return len(self._stack.cell_list) if self._stack.return_all_layers else 1
-
-    def _situation(self, frame: Tensor) -> Any:
-        """What steppers are made for: where it is not as it was, they are made anew."""
-        stack, kind = self._stack, frame.device.type
+    def _conditions(self, frame: Tensor) -> Any:
+        """All that buffers depend on, compared from frame to frame."""
+        stack, layers, kind = self._stack, self._layers(), frame.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        modes = stack.training, stack._convlstm_options.engine, torch.is_inference_mode_enabled()
+        modes = stack.training, layers.options.engine, torch.is_inference_mode_enabled()
         tensors = [*stack.parameters(), *stack.buffers()]
         versions = [0 if t.is_inference() else t._version for t in tensors]
-        changed = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in stack.cell_list]
-        changed.append(stack._convlstm_is_customised())
+        changed = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in layers.cells]
+        changed.append(self._customised())
         return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], changed
 
-    def _make(self, frame: Tensor) -> None:
-        stack = self._stack
-        options = stack._convlstm_options
-        check_input(stack, frame.unsqueeze(1), options.input_dim, options.axes, batch_first=True)
-        engines, states = self._engines(frame), self.state
+    def _prepare(self, frame: Tensor) -> None:
+        """Choose how the frames that follow are run, and make buffers for them."""
+        layers, state = self._layers(), self.state
+        check_input(self._stack, frame.unsqueeze(1), layers.options, batch_first=True)
         if not autocast(frame):
-            states = tree_map_only(Tensor, partial(like_frame, frame=frame), states)
-        self._graph, self._steppers = None, None
-        self._states, self._held_here = states, True
+            state = tree_map_only(Tensor, partial(like_frame, frame=frame), state)
+        self._state, self._buffered = state, None
+        engines = {"reference"} if self._customised() else _engines(layers, frame, self._stack.training)
         if "reference" not in engines:
-            cells, filled = list(stack.cell_list), self._filled(frame, states)
-            self._steppers = Stepper(cells, frame, filled, "compiled" in engines)
-            self._states, self._held_here = None, False
-
-    def _engines(self, frame: Tensor) -> set[str]:
-        """Engines of the layers; the reference where each frame is a call of the stack."""
-        stack, options = self._stack, self._stack._convlstm_options
-        more = options.residual or options.normed or options.target_size or options.keep.zoneout
-        more = more or options.time_major or (stack.training and options.dropout)
-        if more or stack._convlstm_is_customised():
-            return {"reference"}
-        return {
-            select(options.engine, Call(cell, x.unsqueeze(1), initial_state(cell, x)))
-            for cell, x in zip(stack.cell_list, self._inputs(frame), strict=True)
-        }
-
-    def _inputs(self, frame: Tensor) -> list[Tensor]:
-        """What each layer reads, but for the values."""
-        options = self._stack._convlstm_options
-        size = options.target_size or frame.shape[2:]
-        return [frame.new_empty(frame.shape[0], width, *size) for width in options.inputs]
-
-    def _filled(self, frame: Tensor, states: StackState | None) -> list[Any]:
-        """One state per layer, initial ones where there is none."""
-        given = [None] * len(self._stack.cell_list) if states is None else states.all_layers
-        initial = map(initial_state, self._stack.cell_list, self._inputs(frame))
-        return [i if s is None else of_kind(i, s) for i, s in zip(initial, given, strict=True)]
-
-    def _by_step(self, frame: Tensor) -> Tensor:
-        output, self._states = self._stack._convlstm_step(frame, self._states)
-        return output
+            self._state = self._buffered = BufferedStep(layers, frame, state, "compiled" in engines)
 
 
-def takes_two(function: Any) -> bool:
-    """True if something can be called with two arguments by position: frames, and states."""
-    try:
-        inspect.signature(function).bind(None, None)
-    except (TypeError, ValueError):
-        return False
-    return True
+class BufferedStep:
+    """`Stack.step` in preallocated buffers, without gradients, for layers that the fast engines support.
+
+    The state that it returns is the object itself, whose buffers hold it; another state is loaded. On CUDA,
+    frames from the second on replay a graph.
+
+    Args:
+        layers: of the stack.
+        frame: (B, C, *S), of the shape, dtype and device of all frames.
+        state: the states before the first frame, or None.
+        compiled: use compiled kernels where there are any.
+    """
+
+    def __init__(self, layers: Layers, frame: Tensor, state: StackState | None, compiled: bool) -> None:
+        self._layers = layers
+        given = None if state is None else state.all_layers
+        self._stepper = Stepper(list(layers.cells), frame, _filled(layers, frame, given), compiled)
+        self._graph: GraphedFunction | None = None
+        self._calls = 0
+
+    def __call__(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The output, which the next call overwrites, and the state."""
+        if state is not self:
+            self._stepper.load(_filled(self._layers, frame, None if state is None else state.all_layers))
+        self._calls += 1
+        if not frame.is_cuda or self._calls == 1:
+            return self._stepper(frame), self
+        if self._graph is None:
+            self._graph = GraphedFunction(self._stepper, [frame], warm=True)
+        return self._graph.replay([frame]), self
+
+    @property
+    def states(self) -> list[Any]:
+        """One state per layer, in new tensors."""
+        return self._stepper.states
 
 
-def state_by_name(forward: Any) -> bool:
-    """True if a ``forward`` takes ``hidden_state`` elsewhere than in second place."""
-    parameters = inspect.signature(forward).parameters
-    found = parameters.get("hidden_state")
-    return found is not None and (
-        found.kind is found.KEYWORD_ONLY or list(parameters).index("hidden_state") != 1
-    )
+def _engines(layers: Layers, frame: Tensor, training: bool) -> set[str]:
+    """Engines of the layers; the reference where each frame is a call of the stack."""
+    options = layers.options
+    between = options.residual or options.normed or (training and options.dropout)
+    if between or options.target_size or options.scan.zoneout:
+        return {"reference"}
+    return {
+        select(options.engine, Call(cell, x.unsqueeze(1), initial_state(cell, x)))
+        for cell, x in zip(layers.cells, _frames(layers, frame), strict=True)
+    }
+
+
+def _frames(layers: Layers, frame: Tensor) -> list[Tensor]:
+    """Tensors with the shape, dtype and device of the input of each layer."""
+    size = layers.options.target_size or frame.shape[2:]
+    return [frame.new_empty(frame.shape[0], width, *size) for width in layers.options.inputs]
+
+
+def _filled(layers: Layers, frame: Tensor, states: list[Any] | None) -> list[Any]:
+    """One state per layer, the initial one in place of None."""
+    initial = map(initial_state, layers.cells, _frames(layers, frame))
+    given = [None] * len(layers.cells) if states is None else states
+    return [i if s is None else of_kind(i, s) for i, s in zip(initial, given, strict=True)]

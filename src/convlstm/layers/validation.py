@@ -1,27 +1,33 @@
-"""What is checked before a stack is built, and before it does any arithmetic."""
+"""Checks of a call of a stack, before any arithmetic."""
 
 from collections.abc import Iterable, Sequence
-from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import check_positive, check_same_kind, check_tensor, is_count
+from convlstm.cells.base import check_same_kind, check_state, check_tensor
 from convlstm.cells.conv_cell import ConvCell
-from convlstm.errors import OptionError, ShapeError, check_name
-from convlstm.layers.scan import SequenceFlags, initial_state, output_of
+from convlstm.errors import ShapeError
+from convlstm.layers.options import StackOptions
+from convlstm.layers.scan import SequenceFlags
+from convlstm.layers.state import (
+    BothDirections,
+    StackState,
+    has_memory,
+    initial_memory,
+    initial_state,
+    output_of,
+)
 
-#: More would fill the memory before the first layer is built.
-_MOST_LAYERS = 10_000
 
-
-def check_input(layer: nn.Module, x: Tensor, input_dim: int, axes: int, batch_first: bool) -> None:
-    """Check the rank, channels, dtype and device of a layer's input.
+def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first: bool) -> None:
+    """Check the rank, channels, dtype and device of the input of a stack.
 
     Raises:
-        ShapeError: what is wrong, before any arithmetic.
+        ShapeError: one of these is wrong.
     """
+    input_dim, axes = options.inputs[0], options.axes
     layout = ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
     check_tensor(x, f"input_tensor ({layout})")
     if x.ndim != 3 + axes:
@@ -57,10 +63,10 @@ def check_sizes(cells: Sequence[nn.Module], size: tuple[int, ...]) -> None:
         cell.check_size(size)
 
 
-def timeline_of(
+def sequence_flags(
     x: Tensor, mask: Tensor | None, lengths: Tensor | None, reset: Tensor | None
 ) -> tuple[SequenceFlags, Tensor | None]:
-    """What mask, lengths and reset say of the frames of ``x``; and (B, T), which lie within the lengths."""
+    """Flags of the frames of ``x``, checked; and (B, T), which lie within the lengths, None without these."""
     shape = tuple(x.shape[:2])
     for name, flags in (("mask", mask), ("reset", reset)):
         if flags is None:
@@ -82,9 +88,10 @@ def timeline_of(
             )
         _check_range(lengths, shape[1])
         within = torch.arange(shape[1], device=x.device) < lengths[:, None]
-    valid = within if mask is None else mask if within is None else mask & within
-    starts = reset if reset is None or within is None else reset & within
-    return SequenceFlags(valid, starts), within
+    if within is None:
+        return SequenceFlags(mask, reset), None
+    mask = within if mask is None else mask & within
+    return SequenceFlags(mask, None if reset is None else reset & within), within
 
 
 def _check_range(lengths: Tensor, steps: int) -> None:
@@ -128,19 +135,19 @@ def check_is_list(given: Any, x: Tensor, cell: nn.Module, width: int, size: Sequ
         )
 
 
-def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], widths: Sequence[int]) -> None:
-    """Check that the cells of a stack with connections around its layers keep the frames' size.
+def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], options: StackOptions) -> None:
+    """Check that the cells of a stack with connections around its layers keep the size of the frames.
 
     Args:
         x: (B, T, C, *S).
         size: of the frames that reach the first layer.
         cells: one per layer.
-        widths: channels into each layer.
+        options: of the stack.
 
     Raises:
         ShapeError: a cell whose state has another size than its input.
     """
-    for layer, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+    for layer, (cell, width) in enumerate(zip(cells, options.inputs, strict=True)):
         if isinstance(cell, ConvCell) and type(cell).initial_state is ConvCell.initial_state:
             continue
         found = output_of(initial_state(cell, x.new_empty(x.shape[0], width, *size))).shape[2:]
@@ -151,133 +158,62 @@ def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], w
             )
 
 
-def number_of_layers(num_layers: int | None, **values: Any) -> int:
-    """The number of layers, given or read off the lists."""
-    if num_layers is not None:
-        if check_positive(num_layers, "num_layers") > _MOST_LAYERS:
-            raise OptionError(f"num_layers must be at most {_MOST_LAYERS}; received {num_layers}")
-        return int(num_layers)
-    lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
-    for name, length in lengths.items():
-        if not length:
-            raise OptionError(f"{name} must hold one entry per layer; received {values[name]!r}")
-    if len(set(lengths.values())) > 1:
-        raise OptionError(f"lists must have one entry per layer; received lengths {lengths}")
-    return next(iter(lengths.values()), 1)
+class _Memory(NamedTuple):
+    memory: Tensor
 
 
-def _is_per_layer(value: Any, name: str) -> bool:
-    """Whether a value holds one entry per layer: a list; or a tuple that is not one layer's kernel."""
-    if isinstance(value, tuple) and name == "kernel_size":
-        return any(not isinstance(entry, Integral) for entry in value)
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def check_states(
+    x: Tensor,
+    size: tuple[int, ...],
+    given: Sequence[Any] | None,
+    cells: Sequence[nn.Module],
+    options: StackOptions,
+) -> tuple[list[Any], Tensor | None]:
+    """One state per layer (None for the initial one) and the spatiotemporal memory, checked.
 
-
-def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
-    """One value per layer, whether one was given for all or a list."""
-    values = list(value) if _is_per_layer(value, name) else [value] * num_layers
-    if len(values) != num_layers:
-        raise OptionError(f"{name} must hold one entry per layer ({num_layers}); received {value!r}")
-    return values
-
-
-def fraction(value: float, name: str) -> float:
-    """Return a probability that leaves something over."""
-    if not isinstance(value, Real) or not 0 <= value < 1:
-        raise OptionError(f"{name} must be at least 0 and below 1; received {value!r}")
-    return float(value)
-
-
-def count(value: int | None, name: str) -> int | None:
-    """Return a number of steps, or None."""
-    if value is not None and not is_count(value):
-        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
-    return value
-
-
-def space(value: Any, axes: int, name: str) -> tuple[int, ...] | None:
-    """Return a size, one integer per space axis, or None."""
-    if value is None:
-        return None
-    if not isinstance(value, Sequence) or len(value) != axes:
-        raise OptionError(f"{name} must have one entry per space axis ({axes}); received {value!r}")
-    if not all(map(is_count, value)):
-        raise OptionError(f"{name} must hold integers of at least 1; received {value!r}")
-    return tuple(map(int, value))
-
-
-def factory(value: Any, name: str) -> Any:
-    """Return what builds modules: something that can be called."""
-    kind = type(value).__name__
-    if isinstance(value, nn.Module):
-        raise OptionError(
-            f"{name} must be what builds a module for each layer; received a {kind} that is built: pass the "
-            f"class {kind}, or a functools.partial of it"
-        )
-    if isinstance(value, dict) and "class" in value:
-        raise OptionError(
-            f"{name} must be a class or a factory; received {value!r}, as hyperparameters describe one: pass "
-            "the hyperparameters to rebuild, as in ConvLSTM.rebuild(layer.hyperparameters)"
-        )
-    if not callable(value):
-        raise OptionError(f"{name} must be a class or a factory; received {value!r}")
-    return value
-
-
-def connection_of(residual: bool | str) -> str:
-    """Return the connection around layers by name, or empty text for none."""
-    if not residual:
-        return ""
-    return check_name("add" if residual is True else residual, ("add", "project", "dense"), "residual")
-
-
-def check_merge(merge: str, bidirectional: bool) -> str:
-    """Return the way in which two directions are merged."""
-    check_name(merge, ("concat", "sum", "mean"), "merge")
-    if merge != "concat" and not bidirectional:
-        raise OptionError(
-            f"merge joins both directions; received '{merge}' without bidirectional=True: pass it, or "
-            "leave merge out"
-        )
-    return merge
-
-
-def check_dropout(dropout: float, layers: int) -> float:
-    """Return the probability of dropping a channel between layers."""
-    probability = fraction(dropout, "dropout")
-    if probability and layers == 1:
-        raise OptionError(f"dropout acts between layers and needs two at least; received {dropout} with one")
-    return probability
-
-
-def check_target(target: Any, axes: int, restore: bool) -> tuple[int, ...] | None:
-    """Return the size to which frames are averaged, or None."""
-    if restore and target is None:
-        raise OptionError("restore_size undoes target_size; received restore_size=True without target_size")
-    return space(target, axes, "target_size")
-
-
-def channels_of_layers(
-    input_dim: int, hidden_dim: Sequence[int], doubled: bool, residual: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels into and out of each layer.
+    Of the states of a deeper stack, those in the list are taken if it has one entry per layer.
 
     Args:
-        input_dim: channels of the frames.
-        hidden_dim: channels of each layer's cells.
-        doubled: whether a layer's output is both directions side by side.
-        residual: connection around each layer, as `connection_of` returns it.
+        x: (B, T, C, *S).
+        size: of the frames that reach the first layer.
+        given: what the caller passed.
+        cells: one per layer.
+        options: of the stack.
 
     Raises:
-        OptionError: a connection that adds unequal numbers of channels.
+        ShapeError: another stack's, batch's or size's states, or another dtype or device.
     """
-    outputs = tuple((2 if doubled else 1) * hidden for hidden in hidden_dim)
-    inputs = (input_dim, *outputs[:-1])
-    if residual == "dense":
-        inputs = tuple(input_dim + sum(outputs[:layer]) for layer in range(len(outputs)))
-    if residual == "add" and inputs != outputs:
-        raise OptionError(
-            f"residual=True needs as many channels out of each layer as into it; received {list(inputs)} in "
-            f"and {list(outputs)} out: use residual='project'"
+    if given is None:
+        return [None] * len(cells), None
+    check_is_list(given, x, cells[0], options.inputs[0], size)
+    states, memory, bidirectional = list(given), None, options.bidirectional
+    unchecked = True
+    if isinstance(given, StackState):
+        memory = given.memory
+        if len(given.all_layers) == len(cells) or len(given) != len(cells):
+            states = given.all_layers
+    if len(states) != len(cells):
+        raise ShapeError(
+            f"hidden_state must hold one state per layer ({len(cells)}); received {len(states)}: pass the "
+            "list that the call returned, which resumes the whole stack"
         )
-    return inputs, outputs
+    for layer, (state, cell, width) in enumerate(zip(states, cells, options.inputs, strict=True)):
+        frame = x.new_empty(x.shape[0], width, *size)
+        if memory is not None and unchecked and has_memory(cell):
+            check_state((memory,), _Memory(initial_memory(cell, frame)), "the spatiotemporal memory")
+            unchecked = False
+        initial = initial_state(cell, frame)
+        size = tuple(output_of(initial).shape[2:])
+        if state is None:
+            continue
+        what = f"the state of layer {layer}"
+        if bidirectional != isinstance(state, BothDirections) and not (
+            bidirectional and isinstance(state, tuple | list) and len(state) == 2
+        ):
+            raise ShapeError(
+                f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
+                f"received a {type(state).__name__}: pass what a layer of this kind returned"
+            )
+        for half in state if bidirectional else (state,):
+            check_state(half, initial, what)
+    return states, memory

@@ -1,0 +1,229 @@
+"""The options of a stack: read from the constructor's arguments and checked once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from torch import nn
+
+from convlstm.cells.base import CellFactory, is_count, kernel_tuple
+from convlstm.engines import ENGINES, SAVES
+from convlstm.errors import OptionError, check_name
+from convlstm.layers.scan import ScanOptions
+from convlstm.validation import check_integers, check_number, check_positive
+
+#: More would fill the memory before the first layer is built.
+_MOST_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """Validated options of a stack.
+
+    Attributes:
+        inputs: channels into each layer.
+        hidden: channels of the cells of each layer.
+        outputs: channels out of each layer.
+        kernels: size of each layer's kernel, one integer per space axis.
+        bidirectional: each layer has a backward direction.
+        merge: of both directions: concat, sum or mean.
+        residual: connection around each layer: add, project, dense, or empty for none.
+        normed: outputs of layers are normalised.
+        dropout: probability of dropping a channel between layers.
+        target_size: size to which frames are averaged; None for their own.
+        restore_size: outputs are interpolated back.
+        engine: one of `convlstm.engines.ENGINES`.
+        scan: options of the last layer's `scan`; the others' have no ``last_only``.
+    """
+
+    inputs: tuple[int, ...]
+    hidden: tuple[int, ...]
+    outputs: tuple[int, ...]
+    kernels: tuple[tuple[int, ...], ...]
+    bidirectional: bool
+    merge: str
+    residual: str
+    normed: bool
+    dropout: float
+    target_size: tuple[int, ...] | None
+    restore_size: bool
+    engine: str
+    scan: ScanOptions
+
+    @property
+    def axes(self) -> int:
+        """Number of space axes."""
+        return len(self.kernels[0])
+
+
+def parse_options(
+    input_dim: Any,
+    hidden_dim: Any,
+    kernel_size: Any,
+    num_layers: Any,
+    cell: Any,
+    *,
+    bidirectional: bool,
+    merge: str,
+    residual: bool | str,
+    normed: bool,
+    dropout: float,
+    target_size: Sequence[int] | None,
+    restore_size: bool,
+    engine: str,
+    scan: ScanOptions,
+) -> StackOptions:
+    """Check the arguments of a stack, documented at `ConvLSTM`, and return its options.
+
+    Raises:
+        OptionError: an argument out of its range, or arguments that exclude each other.
+    """
+    layers = number_of_layers(num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell)
+    input_dim = check_positive(input_dim, "input_dim")
+    hidden = [check_positive(width, "hidden_dim") for width in per_layer(hidden_dim, layers, "hidden_dim")]
+    kernels = [kernel_tuple(k) for k in per_layer(kernel_size, layers, "kernel_size")]
+    if len({len(kernel) for kernel in kernels}) > 1:
+        raise OptionError(
+            f"kernel_size must have the same number of axes in all layers; received {kernel_size}"
+        )
+    connection = _connection(residual)
+    inputs, outputs = _channels(input_dim, hidden, bidirectional and merge == "concat", connection)
+    if check_name(merge, ("concat", "sum", "mean"), "merge") != "concat" and not bidirectional:
+        raise OptionError(
+            f"merge joins both directions; received '{merge}' without bidirectional=True: pass it, or "
+            "leave merge out"
+        )
+    if check_probability(dropout, "dropout") and layers == 1:
+        raise OptionError(f"dropout acts between layers and needs two at least; received {dropout} with one")
+    if restore_size and target_size is None:
+        raise OptionError("restore_size undoes target_size; received restore_size=True without target_size")
+    return StackOptions(
+        inputs=inputs,
+        hidden=tuple(hidden),
+        outputs=outputs,
+        kernels=tuple(kernels),
+        bidirectional=bidirectional,
+        merge=merge,
+        residual=connection,
+        normed=normed,
+        dropout=float(dropout),
+        target_size=check_size(target_size, len(kernels[0]), "target_size"),
+        restore_size=restore_size,
+        engine=check_name(engine, ENGINES, "engine"),
+        scan=scan,
+    )
+
+
+def parse_scan_options(
+    last_only: bool, detach_every: int | None, checkpoint: int | None, zoneout: float, save: str
+) -> ScanOptions:
+    """Check the arguments of a stack that its `scan` takes.
+
+    Raises:
+        OptionError: one out of its range.
+    """
+    return ScanOptions(
+        last_only=last_only,
+        detach_every=check_steps(detach_every, "detach_every"),
+        checkpoint_every=check_steps(checkpoint, "checkpoint"),
+        zoneout=check_probability(zoneout, "zoneout"),
+        save=check_name(save, SAVES, "save"),
+    )
+
+
+def check_probability(value: Any, name: str) -> float:
+    """A probability below 1."""
+    return check_number(value, name, least=0, below=1)
+
+
+def check_steps(value: int | None, name: str) -> int | None:
+    """A number of steps, or None."""
+    if value is not None and not is_count(value):
+        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
+    return value
+
+
+def check_size(value: Any, axes: int, name: str) -> tuple[int, ...] | None:
+    """A size, one integer per space axis, or None."""
+    return None if value is None else check_integers(value, axes, name)
+
+
+def check_factory(value: Any, name: str) -> Any:
+    """A class or a function that builds modules."""
+    kind = type(value).__name__
+    if isinstance(value, nn.Module):
+        raise OptionError(
+            f"{name} must be what builds a module for each layer; received a {kind} that is built: pass the "
+            f"class {kind}, or a functools.partial of it"
+        )
+    if isinstance(value, dict) and "class" in value:
+        raise OptionError(
+            f"{name} must be a class or a factory; received {value!r}, as hyperparameters describe one: pass "
+            "the hyperparameters to rebuild, as in ConvLSTM.rebuild(layer.hyperparameters)"
+        )
+    if not callable(value):
+        raise OptionError(f"{name} must be a class or a factory; received {value!r}")
+    return value
+
+
+def check_factories(cell: CellFactory | Sequence[CellFactory], layers: int) -> list[CellFactory]:
+    """One cell factory per layer."""
+    return [check_factory(make, "cell") for make in per_layer(cell, layers, "cell")]
+
+
+def number_of_layers(num_layers: int | None, **values: Any) -> int:
+    """The number of layers, given or read off the lists."""
+    if num_layers is not None:
+        if check_positive(num_layers, "num_layers") > _MOST_LAYERS:
+            raise OptionError(f"num_layers must be at most {_MOST_LAYERS}; received {num_layers}")
+        return int(num_layers)
+    lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
+    for name, length in lengths.items():
+        if not length:
+            raise OptionError(f"{name} must hold one entry per layer; received {values[name]!r}")
+    if len(set(lengths.values())) > 1:
+        raise OptionError(f"lists must have one entry per layer; received lengths {lengths}")
+    return next(iter(lengths.values()), 1)
+
+
+def _is_per_layer(value: Any, name: str) -> bool:
+    """True if a value has one entry per layer: a list, or a tuple other than one layer's kernel."""
+    if isinstance(value, tuple) and name == "kernel_size":
+        return any(not isinstance(entry, Integral) for entry in value)
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
+    """One value per layer, from a list or from one value for all layers."""
+    values = list(value) if _is_per_layer(value, name) else [value] * num_layers
+    if len(values) != num_layers:
+        raise OptionError(f"{name} must hold one entry per layer ({num_layers}); received {value!r}")
+    return values
+
+
+def _connection(residual: bool | str) -> str:
+    """The connection around layers by name; empty for none."""
+    if not residual:
+        return ""
+    return check_name("add" if residual is True else residual, ("add", "project", "dense"), "residual")
+
+
+def _channels(
+    input_dim: int, hidden_dim: Sequence[int], doubled: bool, residual: str
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels into and out of each layer; with ``doubled`` both directions are concatenated.
+
+    Raises:
+        OptionError: a connection that adds unequal numbers of channels.
+    """
+    outputs = tuple((2 if doubled else 1) * hidden for hidden in hidden_dim)
+    inputs = (input_dim, *outputs[:-1])
+    if residual == "dense":
+        inputs = tuple(input_dim + sum(outputs[:layer]) for layer in range(len(outputs)))
+    if residual == "add" and inputs != outputs:
+        raise OptionError(
+            f"residual=True needs as many channels out of each layer as into it; received {list(inputs)} in "
+            f"and {list(outputs)} out: use residual='project'"
+        )
+    return inputs, outputs

@@ -1,0 +1,103 @@
+"""Calls of stacks whose ``forward`` or ``step`` a user has overridden, hooked or replaced."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+
+from convlstm.errors import OptionError
+
+_GLOBAL_HOOKS = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
+
+
+def overrides(module: nn.Module, base: type, names: Sequence[str]) -> bool:
+    """True if the class or the instance has a method of its own in place of one of a base class."""
+    kind = type(module)
+    return any(name in vars(module) or getattr(kind, name) is not getattr(base, name) for name in names)
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """True if hooks run at a call of a module."""
+    return any((module._forward_hooks, module._forward_pre_hooks, *_GLOBAL_HOOKS))
+
+
+def takes_two(function: Any) -> bool:
+    """True if a function can be called with two arguments by position: frames and states."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def state_by_keyword(forward: Any) -> bool:
+    """True if a ``forward`` takes ``hidden_state`` elsewhere than in second place."""
+    parameters = inspect.signature(forward).parameters
+    found = parameters.get("hidden_state")
+    return found is not None and (
+        found.kind is found.KEYWORD_ONLY or list(parameters).index("hidden_state") != 1
+    )
+
+
+def check_takes_state(module: Any) -> None:
+    """Check that a module's ``forward`` takes frames and states.
+
+    Raises:
+        OptionError: it takes frames alone.
+    """
+    if not (takes_two(module.forward) or state_by_keyword(module.forward)):
+        raise OptionError(
+            "a stream passes states from call to call, which takes hidden_state; received a "
+            f"{type(module).__name__} whose forward has no second argument: add hidden_state=None to it"
+        )
+
+
+def call_with_state(module: Any, frames: Tensor, state: Any) -> Any:
+    """Call a module with an overridden ``forward``, with the state in the place where that takes it.
+
+    Raises:
+        OptionError: it takes none, as the original's, which raises NotImplementedError.
+    """
+    try:
+        if state_by_keyword(module.forward):
+            return module(frames, hidden_state=state)
+        return module(frames, state)
+    except NotImplementedError as error:
+        raise OptionError(
+            "a step passes the state from call to call; the forward of a "
+            f"{type(module).__name__} raised NotImplementedError: let it begin from hidden_state"
+        ) from error
+
+
+def single_output(module: nn.Module, result: Any, axis: int, ndim: int) -> Tensor:
+    """The last layer's output of one frame, without the time axis, from the result of a call.
+
+    Args:
+        module: the stack called.
+        result: outputs (a list, or the last layer's alone) and states.
+        axis: of time.
+        ndim: of sequences.
+
+    Raises:
+        OptionError: another kind of result.
+    """
+    outputs = result[0] if isinstance(result, tuple) and len(result) == 2 else None
+    last = outputs[-1] if isinstance(outputs, list | tuple) and outputs else outputs
+    if not isinstance(last, Tensor) or last.ndim != ndim or last.shape[axis] != 1:
+        raise OptionError(
+            f"a step needs a call that returns (outputs, states), outputs with one frame on axis {axis}; "
+            f"the {type(module).__name__}'s forward returned {_described(result)}: return these, or override "
+            "step"
+        )
+    return last.select(axis, 0)
+
+
+def _described(result: Any) -> str:
+    """Types and shapes of a result."""
+    if isinstance(result, Tensor):
+        return f"a tensor {tuple(result.shape)}"
+    if isinstance(result, list | tuple):
+        return f"a {type(result).__name__} of {', '.join(map(_described, result)) or 'nothing'}"
+    return f"a {type(result).__name__}"

@@ -1,0 +1,189 @@
+"""The layers of a stack over a sequence: layer by layer, or frame by frame."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convlstm.errors import OptionError
+from convlstm.layers.masking import dropout_mask, fill_forward, where_samples
+from convlstm.layers.norm import has_batch_statistics
+from convlstm.layers.options import StackOptions
+from convlstm.layers.resample import map_frames
+from convlstm.layers.scan import ScanOptions, SequenceFlags, gradient_cuts, scan
+from convlstm.layers.state import BothDirections, MemoryState, has_memory, initial_state, map_tensors, of_kind
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The modules and options of a stack.
+
+    Attributes:
+        options: of the stack.
+        cells: one per layer.
+        reverse_cells: one per layer for the backward direction, or None.
+        norms: one per layer, or None.
+        projections: one 1x1 convolution per layer, of the connection around it, or None.
+        any_layout: outputs of a layer that is not the last are read by the next cell only.
+        shown: number of layers, counted from the last, whose outputs and states are returned.
+    """
+
+    options: StackOptions
+    cells: Sequence[nn.Module]
+    reverse_cells: Sequence[nn.Module] | None
+    norms: Sequence[nn.Module] | None
+    projections: Sequence[nn.Module] | None
+    any_layout: bool
+    shown: int
+
+
+def check_memory(cells: Iterable[nn.Module], bidirectional: bool, checkpoint: int | None) -> bool:
+    """True if some cell has a spatiotemporal memory.
+
+    Raises:
+        OptionError: one in a stack with a backward direction or recomputed segments.
+    """
+    if not any(map(has_memory, cells)):
+        return False
+    if bidirectional or checkpoint:
+        raise OptionError(
+            "a spatiotemporal memory runs forward in time and is kept; received a cell with one, "
+            f"bidirectional={bidirectional}, checkpoint={checkpoint}: leave these out"
+        )
+    return True
+
+
+class LayerRun:
+    """One call of a stack: its layers, and their states from frame to frame.
+
+    Args:
+        layers: of the stack.
+        x: (B, T, C, *S), the frames of the call.
+        states: one per layer, None for the initial one.
+        memory: the spatiotemporal memory at the start; None for the initial one.
+        training: draw dropout.
+
+    Attributes:
+        states: one per layer, after the frames run so far.
+        memory: the spatiotemporal memory from the top layer; None where no cell has one.
+    """
+
+    def __init__(
+        self, layers: Layers, x: Tensor, states: list[Any], memory: Tensor | None, training: bool
+    ) -> None:
+        options = layers.options
+        self.layers, self.options, self.states, self.memory = layers, options, list(states), memory
+        self.by_frame = check_memory(layers.cells, options.bidirectional, options.scan.checkpoint_every)
+        self.scan_options: list[ScanOptions] = [options.scan] * len(states)
+        if self.by_frame or options.scan.last_only:
+            inner = replace(options.scan, last_only=False)
+            if self.by_frame:
+                inner = replace(inner, detach_every=None)  # gradients are cut in all layers together
+            self.scan_options = [inner] * (len(states) - (not self.by_frame)) + self.scan_options[-1:]
+        self.dropped: list[Tensor | None] = [None] * len(states)
+        if training and options.dropout:
+            self.dropped[1:] = [dropout_mask(x, n, options.dropout) for n in options.inputs[1:]]
+        #: Last outputs of norms and connections, (B, 1, C, *S), repeated at missing frames.
+        self.previous: dict[tuple[str, int], Tensor] = {}
+
+    def run(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
+        """Outputs of all layers, (B, T, C_out, *S) each, for frames (B, T, C, *S)."""
+        return self._frame_by_frame(x, flags) if self.by_frame else self.step(x, flags)
+
+    def step(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
+        """Outputs of all layers for the next frames; each layer reads all of them before the next layer."""
+        features = [x]
+        for layer, dropped in enumerate(self.dropped):
+            x = torch.cat(features, dim=2) if self.options.residual == "dense" else features[-1]
+            features.append(self._layer(layer, x if dropped is None else x * dropped, flags))
+        return features[1:]
+
+    def _frame_by_frame(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
+        """Outputs of all layers, each frame through all of them before the next: a loop over `step`."""
+        frames: list[list[Tensor]] = []
+        for t, cut in enumerate(gradient_cuts(flags.mask, self.options.scan.detach_every, x.shape[1])):
+            if cut:
+                self.states, self.memory = map_tensors(cut, self.states), map_tensors(cut, self.memory)
+            frames.append(self.step(x[:, t : t + 1], flags.at(t)))
+        outputs = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
+        if self.options.scan.last_only:
+            outputs[-1] = frames[-1][-1].clone()
+        return outputs
+
+    def _layer(self, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
+        """Outputs of one layer: its cells, normalised, with the connection around them."""
+        y = self._recurrence(layer, x, flags)
+        if self.layers.norms is not None:
+            y = self._normalised(layer, y, flags)
+        if self.options.residual in ("add", "project"):
+            if flags.mask is not None:  # at a missing frame, the one before is added again
+                x = self._filled("residual", layer, x, flags)
+            x = x[:, -y.shape[1] :]
+            projections = self.layers.projections
+            y = y + (x if projections is None else map_frames(projections[layer], x))
+        return y
+
+    def _recurrence(self, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
+        """Outputs of one layer's cells, both directions merged."""
+        layers, options, cell, state = self.layers, self.options, self.layers.cells[layer], self.states[layer]
+        if has_memory(cell):
+            return self._recurrence_with_memory(layer, x, flags)
+        how: dict[str, Any] = {
+            "options": self.scan_options[layer],
+            "engine": options.engine,
+            "any_layout": layers.any_layout and layer + 1 < len(layers.cells),
+        }
+        if layers.reverse_cells is None:
+            y, self.states[layer] = scan(cell, x, state, flags, **how)
+            return y
+        forward, backward = (None, None) if state is None else state
+        y, forward = scan(cell, x, forward, flags, **how)
+        z, backward = scan(layers.reverse_cells[layer], x, backward, flags, reverse=True, **how)
+        self.states[layer] = BothDirections(forward, backward)
+        if options.merge == "concat":
+            return torch.cat([y, z], dim=2)
+        return (y + z) / 2 if options.merge == "mean" else y + z
+
+    def _recurrence_with_memory(self, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
+        """Output of one frame through a cell with a spatiotemporal memory, which the layer below has updated.
+
+        The lowest such layer reads the memory of the frame before, which a reset sets to the initial one.
+        """
+        cell, state = self.layers.cells[layer], self.states[layer]
+        if flags.reset is not None and any(map(has_memory, self.layers.cells[:layer])):
+            if state is not None:
+                initial = initial_state(cell, x[:, 0])
+                state = map_tensors(where_samples(flags.reset[:, 0]), initial, of_kind(initial, state))
+            flags = SequenceFlags(flags.mask)
+        options, before = self.scan_options[layer], MemoryState(state, self.memory)
+        y, after = scan(cell, x, before, flags, options=options, engine=self.options.engine)
+        self.states[layer], self.memory = after
+        return y
+
+    def _normalised(self, layer: int, y: Tensor, flags: SequenceFlags) -> Tensor:
+        """Outputs (B, T, C, *S) normalised frame by frame.
+
+        Statistics over the batch are those of the frames that are present; a missing frame then has the
+        normalised output of the frame before (zeros where there is none).
+        """
+        norms: Any = self.layers.norms
+        norm, mask, reset = norms[layer], flags.mask, flags.reset
+        if mask is None or not has_batch_statistics(norm):
+            return map_frames(norm, y)
+        if y.shape[1] != mask.shape[1]:  # the output of the last frame alone
+            mask, reset = mask.any(dim=1, keepdim=True), None
+        present = mask.flatten().nonzero().squeeze(1)
+        frames = y.flatten(0, 1)
+        normed = norm(frames[present]) if len(present) else frames[present]
+        filled = normed.new_zeros(len(frames), *normed.shape[1:]).index_copy(0, present, normed)
+        filled = filled.view(*y.shape[:2], *normed.shape[1:])
+        return self._filled("norm", layer, filled, SequenceFlags(mask, reset))
+
+    def _filled(self, name: str, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
+        """Frames of which missing ones repeat those before, of the step before too."""
+        mask: Any = flags.mask
+        x = fill_forward(x, mask, flags.reset, self.previous.get((name, layer)))
+        self.previous[name, layer] = x[:, -1:]
+        return x
