@@ -72,7 +72,7 @@ def check_seed(value: Any, name: str = "seed") -> int:
 
 def check_integers(value: Any, length: int, name: str) -> tuple[int, ...]:
     """A tuple of integers of at least 1, one per space axis; a list, a tuple or a `torch.Size` is given."""
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != length:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != length:
         raise OptionError(
             f"{name} must have one entry per space axis ({length}); received {received(value)}: give a tuple"
         )
@@ -107,7 +107,7 @@ def check_number(
     """
     limits = {"at least": least, "greater than": above, "at most": most, "below": below}
     rule = " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value):
         raise OptionError(
             f"{name} must be {rule or 'a finite number'}; received {received(value)}: give a number"
         )
@@ -207,6 +207,11 @@ def check_tensor(value: Any, name: str) -> Any:
 def is_integer(value: object) -> bool:
     """True for an integer of Python or numpy that is no bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """True for a finite real number of Python or numpy that is no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _with_article(name: str) -> str:

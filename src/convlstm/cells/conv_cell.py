@@ -13,7 +13,7 @@ from convlstm.cells.attention import Attention, apply_attention, attention_modul
 from convlstm.cells.base import CONV, Cell, has_hooks, like_frame
 from convlstm.cells.original import check_built
 from convlstm.errors import OptionError, check_name
-from convlstm.functional.conv import PADDING_MODES, check_reach, same_conv
+from convlstm.functional.conv import check_padding_modes, check_reach, same_conv
 from convlstm.functional.gates import ACTIVATIONS, Activation
 from convlstm.validation import check_bool, check_integers, check_positive, received
 
@@ -64,7 +64,7 @@ class ConvCell(Cell):
         if isinstance(dilation, int):
             dilation = (check_positive(dilation, "dilation"),) * axes
         self.dilation = check_integers(dilation, axes, "dilation")
-        self.padding_mode = _padding_modes(padding_mode, axes)
+        self.padding_mode = check_padding_modes(padding_mode, axes)
         self.bias = check_bool(bias, "bias")
         self.padding = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
         standard = set(self.padding_mode) == {"zeros"} and all(k % 2 for k in self.kernel_size)
@@ -166,16 +166,6 @@ def _behaviour(conv: nn.Module) -> tuple[Any, ...]:
     forward = vars(conv).get("forward", type(conv).forward)
     inner = getattr(type(conv), "_conv_forward", None)
     return forward, inner, *(getattr(conv, name, None) for name in names)
-
-
-def _padding_modes(value: Any, axes: int) -> tuple[str, ...]:
-    modes = (value,) * axes if isinstance(value, str) else value
-    if not isinstance(modes, Sequence) or len(modes) != axes:
-        raise OptionError(
-            f"padding_mode must have one entry per space axis ({axes}); received {received(value)}: give a "
-            "name, or a tuple of them"
-        )
-    return tuple(check_name(mode, PADDING_MODES, "padding_mode") for mode in modes)
 
 
 def activation_function(activation: Any, name: str) -> Activation:

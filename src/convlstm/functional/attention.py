@@ -1,11 +1,14 @@
-"""Attention between pixels, and the memory it writes to."""
+"""Attention between pixels, and the self-attention memory of a ConvLSTM."""
 
 import torch
 from torch import Tensor
 
+from convlstm.errors import ShapeError
+from convlstm.validation import check_tensor
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Every pixel's mean of the values, weighted by how well its query fits their keys; no scaling.
+    """Dot-product attention without scaling (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819).
 
     Args:
         query: (B, D, N).
@@ -13,14 +16,16 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         value: (B, C, M).
 
     Returns:
-        (B, C, N), softmax over M of query^T key, times value.
+        ``value softmax(query^T key)^T``, the softmax over M: (B, C, N).
     """
+    for name, tensor in (("query", query), ("key", key), ("value", value)):
+        check_tensor(tensor, f"{name} (B, channels, pixels)")
     weights_BNM = torch.softmax(query.transpose(1, 2) @ key, dim=2)
     return value @ weights_BNM.transpose(1, 2)
 
 
 def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-    """Update a self-attention memory (Lin et al. 2020, equation 6).
+    """Update a self-attention memory (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819, equation 6).
 
     With the gates stacked in the order i, g, o::
 
@@ -28,12 +33,22 @@ def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
         h' = sigmoid(o) m'
 
     Args:
-        gates: (B, 3C, N), before the nonlinearities.
+        gates: pre-activations, (B, 3C, N).
         m: (B, C, N).
 
     Returns:
         h' and m', each (B, C, N).
+
+    Raises:
+        ShapeError: other shapes.
     """
+    check_tensor(gates, "gates (B, 3C, N)")
+    check_tensor(m, "m (B, C, N)")
+    if gates.ndim != 3 or m.shape != (gates.shape[0], gates.shape[1] // 3, gates.shape[2]):
+        raise ShapeError(
+            f"gates must be (B, 3C, N) and m (B, C, N); received {tuple(gates.shape)} and {tuple(m.shape)}: "
+            "flatten the space axes"
+        )
     i, g, o = gates.chunk(3, dim=1)
     i = torch.sigmoid(i)
     m = (1 - i) * m + i * torch.tanh(g)

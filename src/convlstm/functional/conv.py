@@ -1,13 +1,16 @@
 """Convolutions that keep the size of their input, in one, two or three space dimensions."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlstm.errors import ShapeError
+from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.validation import check_integers, check_tensor, received
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
-#: What lies beyond the border: zeros, the border's own value, its mirror image, or the opposite border.
+#: Padding of an axis, as in torch: zeros, the border repeated, mirrored without it, or the opposite border.
 PADDING_MODES = ("zeros", "replicate", "reflect", "circular")
 
 
@@ -19,7 +22,7 @@ def same_conv(
     dilation: tuple[int, ...] | None = None,
     padding_mode: tuple[str, ...] | None = None,
 ) -> Tensor:
-    """Convolve to the size of the input.
+    """Convolution (cross-correlation, as in torch) with "same" padding, to the size of its input.
 
     For an even kernel an axis is padded by one pixel more at its end than at its start.
 
@@ -32,27 +35,51 @@ def same_conv(
 
     Returns:
         (N, C_out, *S).
+
+    Raises:
+        ShapeError: tensors of other shapes, or frames smaller than the border that a padding mode repeats.
+        OptionError: not one dilation and one padding mode per space axis.
     """
-    kernel = weight.shape[2:]
-    dilation = dilation or (1,) * len(kernel)
+    check_tensor(x, "x (N, C, *S)")
+    check_tensor(weight, "weight (C_out, C, *kernel)")
+    if weight.ndim - 2 not in _CONV or x.ndim != weight.ndim or x.shape[1] != weight.shape[1]:
+        raise ShapeError(
+            f"x must be (N, C, *S) and weight (C_out, C, *kernel), one to three axes each; received "
+            f"{tuple(x.shape)} and {tuple(weight.shape)}: give both the same channels and axes"
+        )
+    if bias is not None:
+        check_tensor(bias, "bias (C_out,)")
+    kernel, axes = weight.shape[2:], weight.ndim - 2
+    dilation = (1,) * axes if dilation is None else check_integers(dilation, axes, "dilation")
+    modes = ("zeros",) * axes if padding_mode is None else check_padding_modes(padding_mode, axes)
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    modes = padding_mode or ("zeros",) * len(kernel)
-    conv = _CONV[len(kernel)]
+    conv = _CONV[axes]
     if all(r % 2 == 0 for r in reach) and all(mode == "zeros" for mode in modes):
         return conv(x, weight, bias, padding=[r // 2 for r in reach], dilation=dilation)
     return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
 
 
+def check_padding_modes(value: Any, axes: int) -> tuple[str, ...]:
+    """One of `PADDING_MODES` per space axis, from one for all or one for each."""
+    modes = (value,) * axes if isinstance(value, str) else value
+    if not isinstance(modes, tuple | list) or len(modes) != axes:
+        raise OptionError(
+            f"padding_mode must have one entry per space axis ({axes}); received {received(value)}: give a "
+            "name, or a tuple of them"
+        )
+    return tuple(check_name(mode, PADDING_MODES, "padding_mode") for mode in modes)
+
+
 def check_reach(size: tuple[int, ...], reach: list[int], modes: tuple[str, ...]) -> None:
-    """Check that a border can be taken from inside the frame.
+    """Check that frames are large enough for the border that a padding mode takes from inside them.
 
     Args:
         size: of the frame.
-        reach: by how much a convolution widens each axis.
+        reach: pixels by which an axis is padded, start and end together.
         modes: one of `PADDING_MODES` per axis.
 
     Raises:
-        ShapeError: a frame smaller than what is to be mirrored or wrapped.
+        ShapeError: a frame smaller than the border.
     """
     for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
         behind = r - r // 2
@@ -64,7 +91,7 @@ def check_reach(size: tuple[int, ...], reach: list[int], modes: tuple[str, ...])
 
 
 def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
-    """Widen each space axis by ``reach``, half before and half behind, each in its own mode."""
+    """Pad each space axis by ``reach`` pixels in its mode, half of them at its start."""
     axes = len(reach)
     check_reach(tuple(x.shape[2:]), reach, modes)
     for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
@@ -73,14 +100,14 @@ def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
         before, behind = r // 2, r - r // 2
         if mode == "zeros":
             x = F.pad(x, [0, 0] * (axes - 1 - axis) + [before, behind])
-        else:  # torch wants these modes spelt out for all space axes at once
+        else:  # these modes need the widths of all space axes
             widths = [0, 0] * (axes - 1 - axis) + [before, behind] + [0, 0] * axis
             x = F.pad(x, widths, mode=mode)
     return x
 
 
 def _pad_gradient(gradient: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
-    """The gradient of `_pad` by its input: what lies beyond the border is added to where it came from."""
+    """Gradient of `_pad`'s input: gradients of padded pixels are added to the pixels that they repeat."""
     for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
         before, size = r // 2, gradient.shape[axis + 2] - r
         inside = gradient.narrow(axis + 2, before, size)

@@ -1,4 +1,4 @@
-"""The pointwise half of gated recurrences."""
+"""Activations by name, and the pointwise equations of an LSTM."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlstm.errors import ShapeError
+from convlstm.validation import check_tensor
+
 Activation = Callable[[Tensor], Tensor]
 
 
 def identity(x: Tensor) -> Tensor:
-    """No nonlinearity."""
+    """The input itself."""
     return x
 
 
@@ -39,7 +42,7 @@ def lstm_gates(
     candidate: Activation = torch.tanh,
     output: Activation = torch.tanh,
 ) -> tuple[Tensor, Tensor]:
-    """Update an LSTM's memory from the sums that enter its gates.
+    """Hidden and cell state of an LSTM from its pre-activations (Shi et al. 2015, arXiv:1506.04214).
 
     With the gates stacked in the order i, f, o, g, and peepholes w (zero without them)::
 
@@ -50,16 +53,26 @@ def lstm_gates(
         h' = o * output(c')
 
     Args:
-        gates: (B, 4C, *S), before the nonlinearities.
-        c: (B, C, *S), the memory.
-        peepholes: w_i, w_f, w_o, each (C, *S) or (C, 1, ...); the output gate sees the new memory.
-        gate: nonlinearity of i, f, o.
-        candidate: nonlinearity of g.
-        output: nonlinearity of the new memory on its way out.
+        gates: pre-activations, (B, 4C, *S).
+        c: cell state, (B, C, *S).
+        peepholes: w_i, w_f, w_o, each (C, *S) or (C, 1, ...); the output gate reads the new cell state.
+        gate: activation of i, f, o.
+        candidate: activation of g.
+        output: activation of the new cell state.
 
     Returns:
         h' and c', each (B, C, *S).
+
+    Raises:
+        ShapeError: other shapes.
     """
+    check_tensor(gates, "gates (B, 4C, *S)")
+    check_tensor(c, "c (B, C, *S)")
+    if gates.ndim != c.ndim or c.ndim < 2 or gates.shape[1] != 4 * c.shape[1]:
+        raise ShapeError(
+            f"gates must be (B, 4C, *S) and c (B, C, *S); received {tuple(gates.shape)} and "
+            f"{tuple(c.shape)}: stack the four gates' pre-activations along the channels"
+        )
     i, f, o, g = gates.chunk(4, dim=1)
     if peepholes is not None:
         i, f = i + peepholes[0] * c, f + peepholes[1] * c

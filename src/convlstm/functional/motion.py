@@ -1,4 +1,4 @@
-"""Motion of whole frames: finding a displacement, and moving a frame by one."""
+"""Motion of frames: displacement by phase correlation, translation, dynamic local filters."""
 
 import math
 
@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import ShapeError
+from convlstm.validation import check_tensor
 
 
 def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Find the one displacement that best turns each frame of ``a`` into that of ``b`` (Kuglin & Hines 1975).
+    """The displacement of each frame of ``b`` from that of ``a`` by phase correlation (Kuglin & Hines 1975).
 
     With the Fourier transforms A and B, the inverse transform of ``conj(A) B / |conj(A) B|``, summed over
     channels, is a peak at the displacement. Its height p and that of its larger neighbour q on each axis give
@@ -29,6 +30,8 @@ def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         ShapeError: shapes differ or are not (B, C, H, W).
     """
+    check_tensor(a, "a (B, C, H, W)")
+    check_tensor(b, "b (B, C, H, W)")
     if a.ndim != 4 or a.shape != b.shape:
         raise ShapeError(
             f"a and b must have one shape (B, C, H, W); received {tuple(a.shape)} and {tuple(b.shape)}: "
@@ -62,7 +65,7 @@ def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def translate(x: Tensor, displacement: Tensor) -> Tensor:
-    """Move frames by a displacement: bilinear between pixels, the values at the border from outside.
+    """Translate frames by bilinear interpolation; beyond the border its values are repeated.
 
     Args:
         x: (B, C, H, W).
@@ -74,6 +77,8 @@ def translate(x: Tensor, displacement: Tensor) -> Tensor:
     Raises:
         ShapeError: shapes other than these.
     """
+    check_tensor(x, "x (B, C, H, W)")
+    check_tensor(displacement, "displacement (B, 2)")
     if x.ndim != 4 or displacement.shape != (x.shape[0], 2):
         raise ShapeError(
             f"x must be (B, C, H, W) and displacement (B, 2); received {tuple(x.shape)} and "
@@ -87,18 +92,18 @@ def _centred(x: Tensor) -> Tensor:
 
 
 def _signed(index: Tensor, size: int) -> Tensor:
-    """Indices of a periodic axis, as displacements around zero."""
+    """Displacements around zero of the indices of a periodic axis."""
     return torch.where(index > size // 2, index - size, index)
 
 
 def _fraction(peak: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Where between pixels the peak lies, -0.5 to 0.5."""
+    """Sub-pixel offset of a peak between its neighbours, -0.5 to 0.5."""
     tilt = after.clamp(min=0) - before.clamp(min=0)
     return tilt / (peak + tilt.abs()).clamp(min=torch.finfo(peak.dtype).tiny)
 
 
 def _shift(x: Tensor, displacement_B: Tensor, axis: int) -> Tensor:
-    """Move (B, C, H, W) along one axis, linear between pixels."""
+    """Translate (B, C, H, W) along one axis, linear between pixels."""
     size = x.shape[axis]
     source = torch.arange(size, device=x.device) - displacement_B[:, None]
     below = source.floor()
@@ -114,7 +119,7 @@ def _shift(x: Tensor, displacement_B: Tensor, axis: int) -> Tensor:
 
 
 def dynamic_filter(x: Tensor, weights: Tensor) -> Tensor:
-    """Each pixel as a weighted sum of its square neighbourhood, with weights of its own.
+    """Filter each pixel's neighbourhood with a kernel of its own (Jia et al. 2016, arXiv:1605.09673).
 
     Args:
         x: (B, C, H, W); beyond the border its values are repeated.
@@ -123,8 +128,18 @@ def dynamic_filter(x: Tensor, weights: Tensor) -> Tensor:
 
     Returns:
         (B, C, H, W).
+
+    Raises:
+        ShapeError: other shapes.
     """
-    side = math.isqrt(weights.shape[1])
-    wide = F.pad(x, (side // 2,) * 4, mode="replicate")
-    near = F.unfold(wide, side).view(x.shape[0], x.shape[1], side * side, *x.shape[2:])
-    return (near * weights.unsqueeze(1)).sum(dim=2)
+    check_tensor(x, "x (B, C, H, W)")
+    check_tensor(weights, "weights (B, K, H, W)")
+    side = math.isqrt(weights.shape[1]) if weights.ndim == 4 else 0
+    if x.ndim != 4 or weights.shape != (x.shape[0], side**2, *x.shape[2:]) or side % 2 == 0:
+        raise ShapeError(
+            "x must be (B, C, H, W) and weights (B, K, H, W) with K an odd number squared; received "
+            f"{tuple(x.shape)} and {tuple(weights.shape)}: give one kernel per pixel"
+        )
+    padded = F.pad(x, (side // 2,) * 4, mode="replicate")
+    neighbours = F.unfold(padded, side).view(x.shape[0], x.shape[1], side * side, *x.shape[2:])
+    return (neighbours * weights.unsqueeze(1)).sum(dim=2)

@@ -1,20 +1,19 @@
 """Structural similarity of two images."""
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from convlstm.errors import OptionError, ShapeError
-from convlstm.validation import received
+from convlstm.validation import check_tensor, is_number, received
 
 WINDOW = 11
 _SIGMA = 1.5
 
 
 def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
-    """Compare images by mean, contrast and structure (Wang et al. 2004, equation 13).
+    """Structural similarity of images (Wang et al. 2004, doi:10.1109/TIP.2003.819861, equation 13).
 
     Around every pixel whose 11 x 11 window lies inside the image, with means m, variances v and covariance
     v_ab weighted by a Gaussian of standard deviation 1.5 pixels::
@@ -37,6 +36,8 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
         ShapeError: shapes differ or frames are smaller than the window.
         OptionError: ``data_range`` is not positive.
     """
+    check_tensor(a, "a (..., C, H, W)")
+    check_tensor(b, "b (..., C, H, W)")
     if a.shape != b.shape or a.ndim < 3:
         raise ShapeError(
             f"a and b must have one shape (..., C, H, W); received {tuple(a.shape)} and {tuple(b.shape)}: "
@@ -47,7 +48,7 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
             f"frames must be at least {WINDOW} x {WINDOW} for structural similarity; received "
             f"{a.shape[-2]} x {a.shape[-1]}: use larger frames or another score or loss"
         )
-    check_data_range(data_range)
+    data_range = check_data_range(data_range)
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
     # E[x^2] - E[x]^2 loses its digits where the mean is large; no variance changes with an offset.
@@ -62,17 +63,13 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
 
 
 def check_data_range(data_range: float) -> float:
-    """Return ``data_range`` if it is a positive, finite number.
-
-    Raises:
-        OptionError: it is not.
-    """
-    if not (isinstance(data_range, Real) and math.isfinite(data_range) and data_range > 0):
+    """Return ``data_range`` if it is a positive, finite number."""
+    if not is_number(data_range) or data_range <= 0:
         raise OptionError(
             f"data_range must be positive and finite; received {received(data_range)}: pass the largest "
             "minus the smallest value the data can take"
         )
-    return data_range
+    return float(data_range)
 
 
 def _blur(x: Tensor) -> Tensor:
