@@ -1,12 +1,12 @@
 """Line charts as inline SVG whose colours are CSS variables of the page, for light and dark themes."""
 
 import io
-import math
 import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,31 @@ _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2
 # Matplotlib has no CSS variables: it draws in placeholder colours that are replaced in its SVG.
 _COLOURS = {"ink": "#00a001", "muted": "#00a002", "rule": "#00a003", "paper": "#00a004"} | {
     f"line-{k}": f"#00b00{k}" for k in range(SLOTS)
+}
+
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "convlstm",
+    "text.parse_math": False,
+    "font.size": 11,
+    "text.color": _COLOURS["muted"],
+    "axes.spines.top": False,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _COLOURS["rule"],
+    "axes.labelcolor": _COLOURS["muted"],
+    "axes.labelpad": 5,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _COLOURS["rule"],
+    "lines.markeredgewidth": 0,
+    "lines.solid_capstyle": "round",
+} | {
+    f"{axis}.{name}": value
+    for axis in ("xtick", "ytick")
+    for name, value in {"color": _COLOURS["muted"], "major.size": 0, "major.pad": 6, "minor.size": 0}.items()
 }
 
 
@@ -75,29 +100,21 @@ def line_chart(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "convlstm",
-        "text.parse_math": False,
-        "font.size": 11,
-    }
-    with rc_context(style):
+    with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         axes = figure.add_axes(_AXES)
         values = np.array([line.values for line in lines], dtype=np.float64).reshape(len(lines), len(x))
         near = _near(lines, values)
         finite = values[near][np.isfinite(values[near])]
         logarithmic = bool(log and finite.size and finite.min() > 0 and finite.max() > 25 * finite.min())
-        _style(axes, x, x_label, y_label + (" (log scale)" if logarithmic else ""))
+        _label(axes, x, x_label, y_label + (" (log scale)" if logarithmic else ""))
         if finite.size:
             _range(axes, finite, logarithmic, reference, floor)
             _lines(axes, x, lines, values)
             _names(axes, x, lines, values, reference)
         else:
             axes.set_yticks([])
-            axes.text(
-                0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=_COLOURS["muted"]
-            )
+            axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center")
         file = io.StringIO()
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
@@ -123,46 +140,28 @@ def _near(lines: Sequence[Line], values: Any) -> Any:
     return near if np.isfinite(values[near]).any() else np.ones_like(near)
 
 
-def _style(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
-    from matplotlib.ticker import FuncFormatter
+def _label(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
+    from matplotlib.ticker import MaxNLocator
 
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_COLOURS["rule"])
-    axes.tick_params(length=0, colors=_COLOURS["muted"], pad=6)
-    axes.grid(axis="y", color=_COLOURS["rule"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set_xlabel(x_label, color=_COLOURS["muted"], labelpad=5)
-    axes.figure.text(0, 0.975, clip_text(y_label, 58), color=_COLOURS["muted"], va="top")
-    first, last = x[0], x[-1]
-    pad = max((last - first) * 0.03, 0.5 if last == first else 0)
-    axes.set_xlim(first - pad, last + pad)
-    axes.set_xticks(_whole_ticks(int(first), int(last)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f}"))
-
-
-def _whole_ticks(first: int, last: int) -> list[int]:
-    """About ten integers at most: the first, then round ones."""
-    step = next(s * 10**p for p in range(9) for s in (1, 2, 5) if (last - first) / (s * 10**p) <= 9)
-    if step == 1:
-        return list(range(first, last + 1))
-    round_ones = range(-(-first // step) * step, last + 1, step)
-    return [first] + [k for k in round_ones if k - first > step / 2]
+    axes.set_xlabel(x_label)
+    axes.figure.text(0, 0.975, clip_text(y_label, 58), va="top")
+    pad = (x[-1] - x[0]) * 0.03 or 0.5
+    axes.set_xlim(x[0] - pad, x[-1] + pad)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=11, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:.0f}")
 
 
 def _range(
     axes: Any, finite: Any, logarithmic: bool, reference: tuple[float, str] | None, floor: float | None
 ) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = float(finite.min()), float(finite.max())
     if logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.25, high * 1.25)
-        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-        steps = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 2000 else (1,)
-        ticks = [s * 10.0**d for d in decades for s in steps if low / 1.25 <= s * 10.0**d <= high * 1.25]
-        axes.yaxis.set_major_locator(FixedLocator(ticks[:: max(1, len(ticks) // 6)]))
+        subs = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 2000 else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         if reference is not None:
@@ -174,9 +173,8 @@ def _range(
         axes.set_ylim(low - (0 if low == 0 else pad), high + pad)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     # A tick at zero may be a rounding error away from it.
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda v, _: short(v if abs(v) > 1e-9 * max(abs(low), abs(high)) else 0.0))
-    )
+    nothing = 1e-9 * max(abs(low), abs(high))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: short(v if abs(v) > nothing else 0.0)))
 
 
 def _from_zero(low: float, high: float) -> float:
@@ -203,9 +201,7 @@ def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) ->
             linestyle=_DASHES[line.slot % len(_DASHES)],
             marker="o" if dotted else "",
             markersize=5.5 if model else 3.5,
-            markeredgewidth=0,
             zorder=4 if model else 3,
-            solid_capstyle="round",
         )
 
 
@@ -221,7 +217,8 @@ def _names(
             last = y[ends[-1]]
             end = axes.transScale.transform((x[ends[-1]], min(max(last, low), high)))
             height = float(axes.transLimits.transform(end)[1])
-            name = _in_two(line.name) + (" ↑" if last > high else " ↓" if last < low else "")
+            arrow = " ↑" if last > high else " ↓" if last < low else ""
+            name = "\n".join(wrap(line.name, 14, max_lines=2, placeholder="…")) + arrow
             places.append((height, name, _colour(line.slot), "bold" if line.slot == 0 else "normal"))
     if reference is not None:
         height = float(axes.transLimits.transform((0, reference[0]))[1])
@@ -232,9 +229,8 @@ def _names(
     for middle, (end, name, colour, weight) in zip(placed, places, strict=True):
         options = {"transform": axes.transAxes, "clip_on": False}
         axes.plot([1.005, 1.035], [end, middle], color=colour, linewidth=0.8, **options)
-        for k, part in enumerate(reversed(name.split("\n"))):
-            height = middle + 0.07 * (k - name.count("\n") / 2)
-            axes.text(1.05, height, part, color=colour, va="center_baseline", weight=weight, **options)
+        style = {"color": colour, "va": "center_baseline", "weight": weight, "linespacing": 1.0}
+        axes.text(1.05, middle, name, **style, **options)
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
@@ -255,14 +251,6 @@ def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
     return [float(height) for height in free + below]
 
 
-def _in_two(name: str, most: int = 14) -> str:
-    """Name on at most two lines of ``most`` characters, clipped."""
-    if len(name) <= most:
-        return name
-    cuts = [k for k, letter in enumerate(name[: most + 1]) if letter == " "] or [most]
-    return name[: cuts[-1]] + "\n" + clip_text(name[cuts[-1] :].strip(), most)
-
-
 def _colour(slot: int) -> str:
     return _COLOURS[f"line-{slot if slot < SLOTS else 1 + (slot - 1) % (SLOTS - 1)}"]
 
@@ -278,13 +266,7 @@ def _inline(svg: str) -> str:
     # Identifiers must be unique among the charts of a page.
     mark = f"c{zlib.crc32(svg.encode()):x}"
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{mark}", svg)
-    svg = re.sub(
-        r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>",
-        r'<svg \1 aria-hidden="true">',
-        svg,
-        count=1,
-        flags=re.DOTALL,
-    )
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
     svg = svg.replace("xlink:href", "href")
     for name, colour in _COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -97,32 +97,22 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in ``scores.json``; undefined values are None."""
-        return {
-            "schema": SCHEMA,
-            "model": self.model,
-            "cases": self.cases,
-            "past": self.past,
-            "steps": self.steps,
-            "data": self.data,
-            "weights": self.weights,
-            "best_baseline": self.best_baseline,
-            "forecasters": list(self.forecasters),
-            "scores": {
-                key: {
-                    "title": table.title,
-                    "unit": table.unit,
-                    "formula": table.formula,
-                    "higher_is_better": table.higher_is_better,
-                    "by_lead": {name: _to_plain(values) for name, values in table.by_lead.items()},
-                    "overall": {name: _to_plain([value])[0] for name, value in table.overall.items()},
-                }
-                for key, table in self.scores.items()
-            },
-            "skill": {
-                name: {"by_lead": _to_plain(skill.by_lead), "overall": _to_plain([skill.overall])[0]}
-                for name, skill in self.skill.items()
-            },
-        }
+        plain: dict[str, Any] = _finite_or_none(
+            {
+                "schema": SCHEMA,
+                "model": self.model,
+                "cases": self.cases,
+                "past": self.past,
+                "steps": self.steps,
+                "data": self.data,
+                "weights": self.weights,
+                "best_baseline": self.best_baseline,
+                "forecasters": list(self.forecasters),
+                "scores": {key: asdict(table) for key, table in self.scores.items()},
+                "skill": {name: skill._asdict() for name, skill in self.skill.items()},
+            }
+        )
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Verification":
@@ -374,5 +364,10 @@ def _long(name: str, key: str, by_lead: list[float], overall: float) -> Iterator
     yield name, key, "overall", overall
 
 
-def _to_plain(values: Iterable[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
+def _finite_or_none(value: Any) -> Any:
+    """Plain data with None for every float that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
