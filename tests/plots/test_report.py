@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from convlstm.errors import OptionError, RunError
+from convlstm.plots.headline import drawbacks, tiles, verdict
 from convlstm.plots.report import write_report
+from convlstm.plots.report_frames import film_strips
+from convlstm.plots.run_record import read_run
+from convlstm.verification.verify import read_scores
 
 MakeRun = Callable[..., Path]
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -54,6 +58,12 @@ def report(run: Path) -> Page:
     return Page(write_report(run).read_text(encoding="utf-8"))
 
 
+def pictures(run: Path) -> list[dict[str, str]]:
+    """The rows of the report's film strips."""
+    cases = film_strips(read_run(run))["cases"]
+    return [row for case in cases for block in case["blocks"] + case["more"] for row in block["rows"]]
+
+
 def change(run: Path, update: Callable[[dict], object], name: str = "scores.json") -> None:
     plain = json.loads((run / name).read_text())
     update(plain)
@@ -67,32 +77,31 @@ def change_cases(run: Path, **arrays: object) -> None:
 
 
 def test_a_report_has_every_section_and_needs_no_network(make_run: MakeRun):
-    page = report(make_run())
+    run = make_run()
+    page = report(run)
     ids = [attributes.get("id") for tag, attributes in page.tags if tag == "section"]
     assert ids == list(SECTIONS)
     for _, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "poster", "xlink:href"):
             assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "base"}
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    images = [(a["alt"], a["src"].partition(",")[2]) for tag, a in page.tags if tag == "img"]
+    assert images == [(row["alt"], row["data"]) for row in pictures(run)]
+    scores = read_scores(run)
+    assert verdict(scores)[1:].replace("\u202f", " ") in page.text
+    assert all(f"{name} {value} {note}" in page.text for name, value, note in tiles(scores))
 
 
-def test_nothing_is_loaded_by_its_styles(make_run: MakeRun):
+def test_nothing_is_loaded_by_its_styles_and_light_dark_phone_and_print_are_provided_for(make_run: MakeRun):
     text = write_report(make_run()).read_text()
     assert "@import" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(['\"]?([^)]*)\)", text))
     assert "http" not in re.sub(r"base64,[^\"]*", "", text)
-
-
-def test_light_and_dark_and_a_phone_are_provided_for(make_run: MakeRun):
-    text = write_report(make_run()).read_text()
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport" content="width=device-width' in text
     assert "@media print" in text
-
-
-def test_identifiers_are_unique(make_run: MakeRun):
-    ids = [attributes["id"] for _, attributes in report(make_run()).tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
 
 
 def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
@@ -106,11 +115,14 @@ def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
         }
 
     change(run, update)
-    text = report(run).text
-    assert "Encoder forecaster makes 70 % less squared error (MSE) than mean frame, the best baseline" in text
-    assert "0.7000 over mean frame" in text  # 1 - 0.0123 / 0.041
-    assert "0.01230 per pixel; mean frame has 0.04100" in text
-    assert "1,000 4 frames in, 3 out" in text
+    scores = read_scores(run)
+    less = "makes 70\u202f% less squared error (MSE) than mean frame, the best baseline"
+    assert verdict(scores) == f"encoder forecaster {less}"
+    skill, mse, _, cases = tiles(scores)
+    assert skill[1] == "0.7000"  # 1 - 0.0123 / 0.041
+    assert skill.note.startswith("over mean frame")
+    assert (mse.value, mse.note) == ("0.01230", "per pixel; mean frame has 0.04100")
+    assert (cases.value, cases.note) == ("1,000", "4 frames in, 3 out")
 
 
 @pytest.mark.parametrize(
@@ -131,9 +143,7 @@ def test_a_model_that_is_no_better_is_not_praised(make_run: MakeRun, mse, senten
         overall |= dict.fromkeys(overall, 0.04) | {"encoder_forecaster": mse}
 
     change(run, update)
-    heading = re.search(r"<h1>(.*?)</h1>", write_report(run).read_text())
-    assert heading
-    assert sentence in heading[1]
+    assert sentence in verdict(read_scores(run))
 
 
 def test_a_baseline_without_any_error_cannot_be_bettered(make_run: MakeRun):
@@ -144,10 +154,8 @@ def test_a_baseline_without_any_error_cannot_be_bettered(make_run: MakeRun):
         overall |= dict.fromkeys(overall, 0.04) | {"persistence": 0.0}
 
     change(run, update)
-    assert (
-        "cannot be better than persistence, a baseline that makes no error here"
-        in write_report(run).read_text()
-    )
+    sentence = "encoder forecaster cannot be better than persistence, a baseline that makes no error here"
+    assert verdict(read_scores(run)) == sentence
 
 
 def test_every_score_stands_in_the_tables(make_run: MakeRun):
@@ -198,9 +206,8 @@ def test_decimal_points_of_a_column_stand_below_each_other(make_run: MakeRun):
     ]
 
 
-def headline(run: Path) -> str:
-    page = Page(re.search(r"<h1>.*?</h1>", write_report(run).read_text())[0])
-    return page.text
+def worse(run: Path) -> str:
+    return "; ".join(drawbacks(read_scores(run)))
 
 
 def test_the_headline_says_what_is_worse(make_run: MakeRun):
@@ -216,29 +223,33 @@ def test_the_headline_says_what_is_worse(make_run: MakeRun):
         scores["ssim"]["overall"]["advection"] = 0.625
 
     change(run, update)
-    text = headline(run)
-    assert "75 % less squared error (MSE) than" in text
-    worse = "Worse: less sharp than the truth (sharpness 0.7800 at +3, the truth 1); SSIM 0.5000, advection "
-    assert text.endswith(f"{worse}0.6250.")
+    expected = (
+        "less sharp than the truth (sharpness 0.7800 at +3, the truth 1); SSIM 0.5000, advection 0.6250"
+    )
+    assert worse(run) == expected
+    heading = re.search(r"<h1>.*?</h1>", write_report(run).read_text())
+    assert heading
+    assert "75 % less squared error (MSE) than" in Page(heading[0]).text
+    assert Page(heading[0]).text.endswith(f"Worse: {expected}.")
     change(run, lambda plain: plain["scores"]["sharpness"]["by_lead"]["encoder_forecaster"].append(1.3))
     change(run, lambda plain: plain["scores"]["sharpness"]["by_lead"]["encoder_forecaster"].pop(0))
-    assert "Worse: noisier than the truth (sharpness 1.300 at +3, the truth 1); SSIM" in headline(run)
+    assert worse(run).startswith("noisier than the truth (sharpness 1.300 at +3, the truth 1); SSIM")
 
     def best(plain):
         plain["scores"]["sharpness"]["by_lead"]["encoder_forecaster"][-1] = 0.97
         plain["scores"]["ssim"]["overall"]["advection"] = 0.45
 
     change(run, best)
-    assert "Worse" not in headline(run)
+    assert not worse(run)
 
 
 def test_film_strips_show_the_frames_of_the_cases(make_run: MakeRun):
     run = make_run(past=4, steps=3)
-    images = [attributes for tag, attributes in report(run).tags if tag == "img"]
+    images = pictures(run)
     assert len(images) == 3 * (4 + 2)  # past, truth, forecast, error, two baselines that change
     assert all(image["alt"] for image in images)
     truth = next(image for image in images if image["alt"].startswith("Truth") and "best" in image["alt"])
-    picture = Image.open(io.BytesIO(base64.b64decode(truth["src"].partition(",")[2])))
+    picture = Image.open(io.BytesIO(base64.b64decode(truth["data"])))
     shown = np.asarray(picture.convert("L"))
     with np.load(run / "cases.npz") as file:
         expected = np.rint(file["truth"][0, :, 0] * 255)
@@ -266,10 +277,10 @@ def test_any_size_gives_a_report(make_run: MakeRun, sizes):
     assert ("shown at 1/3 of their size" in shown) == (sizes.get("width") == 400)
 
 
-def strip(page: Page, start: str) -> np.ndarray:
+def strip(rows: list[dict[str, str]], start: str) -> np.ndarray:
     """The pixels of the picture whose description starts so."""
-    image = next(a for tag, a in page.tags if tag == "img" and a["alt"].startswith(start))
-    with Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))) as picture:
+    image = next(row for row in rows if row["alt"].startswith(start))
+    with Image.open(io.BytesIO(base64.b64decode(image["data"]))) as picture:
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
@@ -280,15 +291,15 @@ def test_every_channel_has_a_row_and_colours_of_its_own(make_run: MakeRun, chann
         factors = 100.0 * (1 + np.arange(channels)).reshape(channels, 1, 1)
         frames = {n: file[n] * factors for n in file.files if n in ("past", "truth") or n[:8] == "forecast"}
     change_cases(run, **frames)
-    page = report(run)
+    rows = pictures(run)
     for name in ("Past", "Truth", "Forecast of encoder forecaster", "Error", "Forecast of advection"):
-        alts = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith(name)]
+        alts = [row["alt"] for row in rows if row["alt"].startswith(name)]
         assert [alt.rpartition(", ")[2] for alt in alts] == 3 * [f"channel {k + 1}" for k in range(channels)]
-    for k in range(channels):
-        assert f"value, channel {k + 1} 0" in page.text
-        assert f"error, channel {k + 1}" in page.text
+    bars = [(bar["name"], bar["low"]) for bar in film_strips(read_run(run))["bars"]]
+    assert bars[:channels] == [(f"value, channel {k + 1}", "0") for k in range(channels)]
+    assert [name for name, _ in bars[channels:]] == [f"error, channel {k + 1}" for k in range(channels)]
     truth = "Truth: frames +1 to +3 of the best case, channel "
-    bright = [strip(page, f"{truth}{k + 1}").max() for k in range(channels)]
+    bright = [strip(rows, f"{truth}{k + 1}").max() for k in range(channels)]
     assert min(bright) > 100  # whatever the range of the others
 
 
@@ -300,7 +311,7 @@ def test_rain_is_seen_and_its_legend_names_the_limits(make_run: MakeRun):
     rain[0, 0, 0, 0, 0] = 1205.0  # clutter
     change_cases(run, truth=rain, past=rain, forecast_encoder_forecaster=0.5 * rain)
     page = report(run)
-    grey = strip(page, "Truth: frames +1 to +3 of the best case")[..., 0]
+    grey = strip(pictures(run), "Truth: frames +1 to +3 of the best case")[..., 0]
     assert np.median(grey[grey > 0]) > 50
     assert "0.5th percentile of the values and the 99.5th" in page.text
     assert "square-root scale" in page.text
@@ -311,10 +322,10 @@ def test_rain_is_seen_and_its_legend_names_the_limits(make_run: MakeRun):
 def test_baselines_whose_frames_are_all_equal_have_no_row(make_run: MakeRun):
     run = make_run()
     change_cases(run, forecast_blank=np.zeros((3, 3, 1, 24, 24), np.float32))
-    page = report(run)
-    shown = {re.match(r"Forecast of (\S+):", a["alt"]) for tag, a in page.tags if tag == "img"}
+    shown = {re.match(r"Forecast of (\S+):", row["alt"]) for row in pictures(run)}
     assert {match[1] for match in shown if match} == {"linear_trend", "advection"}
-    listed = re.search("Not shown: (.*), the same frame at every lead time", page.text)
+    notes = film_strips(read_run(run))["notes"]
+    listed = re.search("Not shown: (.*), the same frame at every lead time", notes)
     assert listed
     assert set(re.split(", | and ", listed[1])) == {"blank", "persistence", "mean frame"}
 
@@ -322,18 +333,17 @@ def test_baselines_whose_frames_are_all_equal_have_no_row(make_run: MakeRun):
 def test_of_one_lead_time_only_what_is_blank_has_no_row(make_run: MakeRun):
     run = make_run(steps=1)
     change_cases(run, forecast_blank=np.zeros((3, 1, 1, 24, 24), np.float32))
-    page = report(run)
-    assert "Not shown: blank, the same" in page.text
-    assert any(a["alt"].startswith("Forecast of persistence") for tag, a in page.tags if tag == "img")
+    assert "Not shown: blank, the same" in film_strips(read_run(run))["notes"]
+    assert any(row["alt"].startswith("Forecast of persistence") for row in pictures(run))
 
 
 def test_more_than_ten_frames_are_divided_evenly(make_run: MakeRun):
-    page = report(make_run(past=12, steps=23, height=16, width=16))
-    alts = [a["alt"] for tag, a in page.tags if tag == "img" and "best case" in a["alt"]]
+    rows = pictures(make_run(past=12, steps=23, height=16, width=16))
+    alts = [row["alt"] for row in rows if "best case" in row["alt"]]
     assert [alt for alt in alts if alt.startswith("Truth")] == [
         f"Truth: frames +{first} to +{last} of the best case" for first, last in ((1, 8), (9, 16), (17, 23))
     ]
-    counts = [int(a["style"].rpartition(":")[2]) for tag, a in page.tags if tag == "img"]
+    counts = [row["count"] for row in rows]
     assert (max(counts), min(counts)) == (8, 6)
     assert len([alt for alt in alts if alt.startswith("Past")]) == 2
 
@@ -411,24 +421,24 @@ def test_hostile_text_stays_text(make_run: MakeRun):
     assert page.text.count(hostile) >= 4
 
 
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("scores.json", "No scores yet: convlstm evaluate {run} makes them."),
-        ("cases.npz", "No forecasts to look at yet: convlstm evaluate {run} makes them."),
-        ("metrics.csv", "No training curves: convlstm train writes metrics.csv."),
-        ("config.yaml", "No configuration: convlstm train writes config.yaml."),
-        ("command.txt", "No command: convlstm train writes command.txt."),
-        ("environment.json", "No environment: convlstm train writes environment.json."),
-    ],
-)
-def test_a_missing_part_is_named_with_its_command(make_run: MakeRun, name: str, sentence: str):
+MISSING = {
+    "scores.json": "No scores yet: convlstm evaluate {run} makes them.",
+    "cases.npz": "No forecasts to look at yet: convlstm evaluate {run} makes them.",
+    "metrics.csv": "No training curves: convlstm train writes metrics.csv.",
+    "config.yaml": "No configuration: convlstm train writes config.yaml.",
+    "command.txt": "No command: convlstm train writes command.txt.",
+    "environment.json": "No environment: convlstm train writes environment.json.",
+}
+
+
+@pytest.mark.parametrize("gone", [(), ("metrics.csv", "config.yaml"), tuple(set(MISSING) - {"metrics.csv"})])
+def test_a_missing_part_is_named_with_its_command(make_run: MakeRun, gone: tuple[str, ...]):
     run = make_run()
-    sentence = sentence.format(run=run)
-    assert sentence not in report(run).text.replace(" :", ":")
-    (run / name).unlink()
+    for name in gone:
+        (run / name).unlink()
     page = report(run)
-    assert sentence in page.text.replace(" :", ":")
+    named = {name for name, text in MISSING.items() if text.format(run=run) in page.text.replace(" :", ":")}
+    assert named == set(gone)
     assert [attributes["id"] for tag, attributes in page.tags if tag == "section"] == list(SECTIONS)
 
 
