@@ -19,7 +19,8 @@ def lowest(pyproject: Path) -> list[str]:
     lines = list(project["dependencies"])
     for extra, names in project["optional-dependencies"].items():
         lines += [] if extra == "dev" else names
-    pinned = set()
+    # Of what these need, what later versions broke: matplotlib 3.9 uses names that pyparsing 3.3 deprecates.
+    pinned = {"pyparsing<3.3"}
     for requirement in map(Requirement, lines):
         bounds = [bound.version for bound in requirement.specifier if bound.operator == ">="]
         if requirement.name == project["name"]:

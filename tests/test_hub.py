@@ -487,7 +487,7 @@ class Sized(ConvLSTMCell):
         self.sizes = {sizes: 1}
 
 
-FLOAT = str(float(np.float32(0.1)))
+ROUNDED = np.float32(0.1)
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ FLOAT = str(float(np.float32(0.1)))
     [
         lambda: Pooled(1, 2, 3),
         lambda: Pooled(1, 2, (3, 5), pooled=(2, None)),
-        lambda: Tupled(2, ((1, 2), (3,)), table={"rate": (np.float32(0.1), [(1,)])}),
+        lambda: Tupled(2, ((1, 2), (3,)), table={"rate": (ROUNDED, [(1,)])}),
         lambda: Tupled(2, (), table={"rate": (0.5,)}, cell=functools.partial(Sized, sizes=((1, 2), 3))),
     ],
 )
@@ -505,7 +505,7 @@ def test_what_was_given_as_a_tuple_comes_back_as_one(build, tmp_path):
     plain = json.loads(json.dumps(layer.hyperparameters))
     for one in (again, type(layer).rebuild(plain)):
         assert repr(one._convlstm_arguments) == repr(layer._convlstm_arguments).replace(
-            "np.float32(0.1)", FLOAT
+            repr(ROUNDED), str(float(ROUNDED))
         )
     x = torch.rand(2, 1, 1, 5, 6)
     assert torch.equal(again(x)[0][0], layer(x)[0][0])

@@ -32,8 +32,10 @@ _FUNCTIONS = (
     *("sign", "silu", "sin", "sinc", "sinh", "softmax", "softmin", "softplus", "softshrink"),
     *("softsign", "sqrt", "square", "tanh", "tanhshrink", "threshold"),
 )
-#: Earlier names of modules, and of what moved from a module to another.
+#: Earlier names of modules, and of classes that moved from one module to another.
 _RENAMED = {
+    "convlstm.cells.parts.ChannelAttention": "convlstm.cells.attention.ChannelAttention",
+    "convlstm.cells.parts.SpatialAttention": "convlstm.cells.attention.SpatialAttention",
     "convlstm.cells.parts": "convlstm.cells.conv_cell",
     "convlstm.cells.self_attention": "convlstm.cells.sa_convlstm",
     "convlstm.cells.weights": "convlstm.cells.convert",

@@ -132,7 +132,7 @@ class ConvCell(Cell):
 
     def extra_repr(self) -> str:
         """The activations; those that are modules are shown by themselves."""
-        own = {name: value for name, value in vars(self).items() if name.endswith("activation")}
+        own = {name: value for name, value in self.__dict__.items() if name.endswith("activation")}
         return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
 
 

@@ -51,7 +51,7 @@ def check_built(module: nn.Module, attribute: str) -> None:
     Raises:
         RunError: a pickle of the original under the name of a class of ours.
     """
-    if attribute not in vars(module):
+    if attribute not in module.__dict__:
         name = type(module).__name__
         raise RunError(
             f"a {name} must have been built by its constructor; received one unpickled from another "

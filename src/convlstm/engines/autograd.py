@@ -29,7 +29,7 @@ _RULES = (
 def is_supported(cell: nn.Module) -> bool:
     """True if the fast engines have the cell's recurrence with its options; else its own ``step`` runs."""
     base: Any = next((kind for kind in (ConvLSTMCell, ConvGRUCell) if isinstance(cell, kind)), None)
-    if base is None or any(rule in vars(cell) for rule in _RULES):
+    if base is None or any(rule in cell.__dict__ for rule in _RULES):
         return False
     kind, known = type(cell), cast(Any, cell)
     if kind is not base and any(

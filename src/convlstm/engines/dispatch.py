@@ -88,7 +88,7 @@ def not_supported_reasons(engine: str, call: Call, supported: bool) -> list[str]
 
 def has_own_forward(cell: Cell) -> bool:
     """True if a cell's class or the cell itself overrides `Cell.forward`."""
-    return "forward" in vars(cell) or type(cell).forward is not Cell.forward
+    return "forward" in cell.__dict__ or type(cell).forward is not Cell.forward
 
 
 def has_hooks(cell: nn.Module) -> bool:
