@@ -247,7 +247,7 @@ REFUSED = [
     *(f"--{name}={ENORMOUS}" for name in SETTINGS),
     *(f"--data.{name}={value}" for name in SIZES for value in (ENORMOUS, f"-{ENORMOUS}")),
     *("--data.canvas=1000000", "--data.steps=10000000", "--data.count=1000000", f"--data.speed={ENORMOUS}"),
-    *(f"--model.{name}={ENORMOUS}" for name in ("channels", "kernel_size", "patch_size", "transport")),
+    *(f"--model.{name}={ENORMOUS}" for name in ("channels", "kernel_size", "patch_size", "filter_radius")),
     *("--model.hidden_dim=[1000000]", f"--model.hidden_dim=[{ENORMOUS}]", "--model.kernel_size=100000"),
     *("--model.hidden_dim=[]", "--model.hidden_dim=[-1]", "--epochs=1e999", "--learning_rate=nan", "--ema=1"),
     *(

@@ -109,7 +109,7 @@ def test_arguments_have_an_effect():
         "kernel_size": 5,
         "patch_size": 4,
         "skip": False,
-        "transport": 3,
+        "filter_radius": 3,
         "channels": 3,
     }.items():
         shapes = [p.shape for p in EncoderForecaster(**{name: value}).parameters()]
@@ -140,6 +140,10 @@ def test_a_stream_says_what_does_not_fit(model):
     with pytest.raises(OptionError, match="at least one frame; received none: call update"):
         session.forecast(1)
     session.update(frames(1, 2, 8, 8))
+    with pytest.raises(ShapeError, match=r"received shape \(1, 1, 2, 8, 8\): a stream takes one step"):
+        session.update(frames(1, 1, 2, 8, 8))
+    with pytest.raises(ShapeError, match=r"a frame must have the .* dtype and device"):
+        session.update(frames(1, 2, 8, 8).float())
     with pytest.raises(ShapeError, match=r"as the first one of the stream; received \(1, 2, 8, 9\)"):
         session.update(frames(1, 2, 8, 9))
     with pytest.raises(OptionError, match="steps must be at least 1; received 0"):
@@ -157,6 +161,41 @@ def test_a_copy_of_a_stream_goes_on_independently(model):
     torch.testing.assert_close(other.forecast(3), model(past, 3))
 
 
+def test_transport_is_the_earlier_name_of_filter_radius(tmp_path):
+    with pytest.warns(DeprecationWarning, match="transport is the earlier name of filter_radius: write"):
+        old = EncoderForecaster(hidden_dim=[3], transport=1)
+    assert old.filter_radius == 1
+    assert old.hyperparameters == EncoderForecaster(hidden_dim=[3], filter_radius=1).hyperparameters
+    config = old.save_pretrained(tmp_path) / "config.json"
+    text = config.read_text()
+    assert "transport" not in text
+    config.write_text(text.replace('"filter_radius"', '"transport"'))  # as earlier versions wrote it
+    with pytest.warns(DeprecationWarning, match="earlier name"):
+        again = EncoderForecaster.from_pretrained(tmp_path)
+    past = torch.rand(1, 2, 1, 8, 8)
+    torch.testing.assert_close(again(past, 2), old.eval()(past, 2), rtol=0, atol=0)
+
+
+def test_a_frame_of_the_past_is_read_by_the_encoder_alone(model, monkeypatch):
+    """A stream forecasts from the encoder's states, as one call does, and makes none before."""
+    stream, past = model.stream(), frames(1, 4, 2, 17, 30)
+    written = []
+    inner = model._write
+    monkeypatch.setattr(model, "_write", lambda *args: written.append(1) or inner(*args))
+    for frame in past.unbind(1):
+        stream.update(frame)
+    assert not written
+    torch.testing.assert_close(stream.forecast(3), model(past, 3))
+
+
+def test_a_stream_does_not_share_memory_with_the_frames_it_is_given(model):
+    past, session, buffer = frames(1, 3, 2, 16, 16), model.stream(), torch.empty(1, 2, 16, 16).double()
+    for frame in past.unbind(1):
+        session.update(buffer.copy_(frame))
+    buffer.zero_()
+    torch.testing.assert_close(session.forecast(2), model(past, 2))
+
+
 def test_bad_input_is_named(model):
     with pytest.raises(
         ShapeError, match=r"\(B, K, C, H, W\); received shape \(4, 2, 8, 8\): add a batch axis"
@@ -168,6 +207,12 @@ def test_bad_input_is_named(model):
         model(frames(1, 0, 2, 8, 8), 1)
     with pytest.raises(OptionError, match="steps must be at least 1; received 0"):
         model(frames(1, 4, 2, 8, 8), 0)
+    with pytest.raises(ShapeError, match=r"past \(B, K, C, H, W\) must be a tensor; received a list"):
+        model([1], 1)
+    with pytest.raises(ShapeError, match=r"past must have the .* dtype and device, .* received .*float32"):
+        model(frames(1, 4, 2, 8, 8).float(), 1)
+    with pytest.raises(OptionError, match="steps must be an integer of at least 1; received 1.5"):
+        model(frames(1, 4, 2, 8, 8), 1.5)
     with pytest.raises(ShapeError, match="future and forced must be given together"):
         model(frames(1, 4, 2, 8, 8), 2, future=frames(1, 2, 2, 8, 8))
     with pytest.raises(OptionError, match="output must be one of .* did you mean 'sigmoid'"):
@@ -177,11 +222,11 @@ def test_bad_input_is_named(model):
 
 
 def test_a_fresh_model_mostly_carries_the_last_frame_on():
-    """Before any training, transport keeps what was there; without it there is nothing to keep."""
+    """Before any training, the filter keeps what was there; without it there is nothing to keep."""
     past = torch.rand(2, 3, 1, 16, 16)
     torch.manual_seed(0)
     errors = [
-        (EncoderForecaster(hidden_dim=[4, 4], transport=n)(past, 1)[:, 0] - past[:, -1]).square().mean()
+        (EncoderForecaster(hidden_dim=[4, 4], filter_radius=n)(past, 1)[:, 0] - past[:, -1]).square().mean()
         for n in (2, 0)
     ]
     assert errors[0] < 0.3 * errors[1]

@@ -27,7 +27,7 @@ class NextFrame(AutoregressiveForecaster):
 
 MODELS = {
     "encoder forecaster": lambda n: EncoderForecaster(n, [3, 4], patch_size=2),
-    "without skip": lambda n: EncoderForecaster(n, [3], skip=False, transport=0, patch_size=1),
+    "without skip": lambda n: EncoderForecaster(n, [3], skip=False, filter_radius=0, patch_size=1),
     "gru": lambda n: EncoderForecaster(n, [3, 3], cell=ConvGRUCell),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
@@ -48,6 +48,11 @@ class OneSize(NextFrame):
     def step(self, frame, carry):
         frame, carry = super().step(frame, carry)
         return frame[..., :12, :12], carry
+
+
+class AlwaysSingle(NextFrame):
+    def forward(self, past, steps, **truth):
+        return super().forward(past, steps, **truth).to(torch.promote_types(past.dtype, torch.float32))
 
 
 class CountsSteps(NextFrame):
@@ -119,6 +124,27 @@ class StartsOnTheLastFrame(NextFrame):
         return super().observe(frame, super().observe(frame, carry))
 
 
+class ChangesItsCarry(NextFrame):
+    """The state is overwritten, so that a stream cannot forecast twice from it."""
+
+    def step(self, frame, carry):
+        frame, new = super().step(frame, carry)
+        for old, state in zip(carry or (), new, strict=False):
+            old.c.data.copy_(state.c)  # unseen by autograd
+        return frame, new
+
+
+class TimeFirst(NextFrame):
+    """The carry holds no batch on the first axis."""
+
+    def start(self, past):
+        return super().start(past), past.new_zeros(1, past.shape[0])
+
+    def step(self, frame, carry):
+        frame, new = super().step(frame, carry[0])
+        return frame, (new, carry[1])
+
+
 class DrawsItsScale(Forecaster):
     """Built anew it gives another forecast."""
 
@@ -132,6 +158,7 @@ class DrawsItsScale(Forecaster):
 
 BROKEN = [
     (OneSize, "any_number_of_frames_and_any_size"),
+    (AlwaysSingle, "dtype_and_device_are_those_of_the_past: a forecast must be torch.bfloat16"),
     (CountsSteps, "more_steps_continue_fewer"),
     (MixesTheBatch, "sequences_are_independent"),
     (KeepsItsCarry, "calls_are_independent"),
@@ -141,6 +168,8 @@ BROKEN = [
     (IgnoresTheTruth, "no_frame_is_read_before_its_time: the true frame 0 has no effect on forecast 1"),
     (ForcesTheWholeBatch, "scheduled_sampling_has_an_effect"),
     (StartsOnTheLastFrame, "steps_one_by_one_are_one_call"),
+    (ChangesItsCarry, "steps_one_by_one_are_one_call: a step must leave its carry"),
+    (TimeFirst, "steps_one_by_one_are_one_call: a carry must have the batch first"),
     (DrawsItsScale, "it_is_saved_and_loaded"),
 ]
 

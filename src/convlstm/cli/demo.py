@@ -16,7 +16,7 @@ DATA: dict[str, Any] = {
     "validation_size": 100,
     "test_size": 500,
 }
-MODEL: dict[str, Any] = {"hidden_dim": (24, 32), "patch_size": 4, "transport": 2}
+MODEL: dict[str, Any] = {"hidden_dim": (24, 32), "patch_size": 4}
 TRAINING: dict[str, Any] = {
     "epochs": 6,
     "batch_size": 8,

@@ -8,18 +8,20 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from convlstm.cells.base import check_same_kind
 from convlstm.errors import OptionError, ShapeError
 from convlstm.models.base import Forecaster, check_past
+from convlstm.validation import check_tensor
 
 
 class AutoregressiveForecaster(Forecaster):
     """A forecaster that is written as one step of time.
 
-    A subclass writes `start` and `step`; rollout, teacher forcing and streaming are provided. The carry is
-    any nested structure of tensors, passed in and returned, never kept on the module. Where the levels of a
-    model need certain frame sizes it overrides `pad`: frames are padded once, at the beginning, and forecasts
-    are cropped once, at the end. Where reading an observed frame differs from a forecast step it overrides
-    `observe`.
+    A subclass writes `start` and `step`; rollout, scheduled sampling and streaming are provided. The carry is
+    any nested structure of tensors, each with the batch on its first axis; it is passed in and returned,
+    never kept on the module and never changed in place. A model whose levels need certain frame sizes
+    overrides `pad`: frames are padded once, at the beginning, and forecasts are cropped once, at the end. A
+    model that reads an observed frame in another way than its own forecasts overrides `observe`.
 
     Example:
         >>> import torch
@@ -87,10 +89,11 @@ class AutoregressiveForecaster(Forecaster):
             (B, L, C, *S).
 
         Raises:
-            ShapeError: wrong rank, channels or number of frames; ``future`` without ``forced``.
+            ShapeError: wrong rank, channels, length, dtype or device; ``future`` without ``forced``.
             OptionError: ``steps`` below 1.
         """
         check_past(past, steps, channels=getattr(self, "channels", None))
+        check_same_kind(self, past, "past")
         _check_forcing(past, steps, future, forced)
         size, past = past.shape[3:], self.pad(past)
         future = None if future is None else self.pad(future)
@@ -148,15 +151,23 @@ class ForecastStream:
         """Read an observed frame (B, C, *S).
 
         Raises:
-            ShapeError: a frame of another shape than the first one.
+            ShapeError: another shape than the first frame's, or another dtype or device than the model's.
         """
-        model, sequence = self._model, frame.unsqueeze(1)
+        check_tensor(frame, "a frame (B, C, *S)")
+        if frame.ndim != 4:
+            raise ShapeError(
+                f"a frame must be (B, C, H, W); received shape {tuple(frame.shape)}: a stream takes one step "
+                "of time, the model (B, K, C, H, W)"
+            )
+        # A copy, as the caller may write the next frame into the same memory.
+        model, sequence = self._model, frame.clone().unsqueeze(1)
         check_past(sequence, 1, channels=getattr(model, "channels", None))
         if self._frame is not None and tuple(frame.shape) != self.shape:
             raise ShapeError(
                 f"a frame must be (B, C, *S) = {self.shape}, as the first one of the stream; received "
                 f"{tuple(frame.shape)}: make another stream for another batch or size"
             )
+        check_same_kind(model, frame, "a frame")
         padded = model.pad(sequence)
         if self._frame is None:
             self._size, self._carry = tuple(frame.shape[2:]), model.start(padded)
@@ -197,6 +208,8 @@ def _check_forcing(past: Tensor, steps: int, future: Tensor | None, forced: Tens
         )
     if future is None or forced is None:
         return
+    check_tensor(future, "future (B, L, C, *S)")
+    check_tensor(forced, "forced (B, L)")
     expected = (past.shape[0], steps, *past.shape[2:])
     if tuple(future.shape) != expected:
         raise ShapeError(

@@ -4,17 +4,18 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from convlstm.errors import OptionError, ShapeError
+from convlstm.errors import ShapeError
 from convlstm.hub import Pretrained
+from convlstm.validation import check_positive, check_tensor
 
 
 class Forecaster(Pretrained, ABC):
     """Forecasts the frames after a past, for any number of steps and any size.
 
-    A subclass writes ``forward(past, steps)`` and never sees a future frame. One that can be trained with
-    teacher forcing takes, as optional keywords, ``future`` (B, steps, C, *S) and ``forced`` (B, steps), bool:
-    where ``forced[b, k]`` is true, frame k of the future takes the place of the forecast of step k as the
-    input of step k + 1.
+    A subclass writes ``forward(past, steps)`` and never sees a future frame. One that can be trained by
+    scheduled sampling takes, as optional keywords, ``future`` (B, steps, C, *S) and ``forced`` (B, steps),
+    bool: where ``forced[b, k]`` is true, frame k of the future takes the place of the forecast of step k as
+    the input of step k + 1. `AutoregressiveForecaster` does all of this for a model written as one step.
     """
 
     @abstractmethod
@@ -40,17 +41,24 @@ def check_past(past: Tensor, steps: int, *, channels: int | None = None, least: 
         least: the least K it needs.
 
     Raises:
-        ShapeError: wrong rank, channels or too few frames.
-        OptionError: ``steps`` below 1.
+        ShapeError: no tensor, wrong rank, channels, too few frames or empty ones.
+        OptionError: ``steps`` below 1 or no integer.
     """
+    check_tensor(past, "past (B, K, C, H, W)")
     if past.ndim != 5:
         hint = "add a batch axis with past[None]" if past.ndim == 4 else "permute the axes to this order"
         raise ShapeError(f"past must be (B, K, C, H, W); received shape {tuple(past.shape)}: {hint}")
     if channels is not None and past.shape[2] != channels:
         raise ShapeError(
-            f"past must have {channels} channel(s) on axis 2 of (B, K, C, H, W); received {tuple(past.shape)}"
+            f"past must have {channels} channel(s) on axis 2 of (B, K, C, H, W); received "
+            f"{tuple(past.shape)}: use a model built with channels={past.shape[2]}"
         )
     if past.shape[1] < least:
-        raise ShapeError(f"past must hold at least {least} frame(s); received {past.shape[1]}")
-    if steps < 1:
-        raise OptionError(f"steps must be at least 1; received {steps}")
+        raise ShapeError(
+            f"past must hold at least {least} frame(s); received {past.shape[1]}: give a longer past"
+        )
+    if 0 in past.shape:
+        raise ShapeError(
+            f"past must hold frames with pixels; received shape {tuple(past.shape)}: leave empty batches out"
+        )
+    check_positive(steps, "steps")

@@ -1,8 +1,8 @@
 """The encoder-forecaster: a recurrent network that reads a past and one that unrolls the future from it."""
 
+import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import dynamic_filter
 from convlstm.layers import scan
 from convlstm.models.autoregressive import AutoregressiveForecaster
+from convlstm.validation import check_callable, check_non_negative, check_positive, is_integer
 
 _MOST_WEIGHTS = 2**31
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,37 +22,26 @@ _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
 }
-
-
-def remembering_lstm(input_dim: int, hidden_dim: int, kernel_size: tuple[int, ...], bias: bool) -> Cell:
-    """A ConvLSTM cell whose forget gate starts open, which a forecaster learns from several times faster."""
-    return ConvLSTMCell(input_dim, hidden_dim, kernel_size, bias, forget_bias=1.0 if bias else 0.0)
-
-
-def _check_size(inputs: int, hidden_dim: Sequence[int], kernels: list[Any], transport: int) -> None:
-    """Refuse sizes that no memory holds, before any of it is taken."""
-    if not all(isinstance(size, Integral) for size in (*hidden_dim, *kernels)):
-        return  # cells say what is wrong
-    levels = zip([inputs, *hidden_dim[:-1]], hidden_dim, kernels, strict=True)
-    weights = sum(4 * h * (n + h) * k * k for n, h, k in levels) + hidden_dim[0] * (2 * transport + 1) ** 2
-    if weights > _MOST_WEIGHTS:
-        raise OptionError(
-            f"a forecaster must have at most {_MOST_WEIGHTS} weights; channels, hidden_dim, kernel_size, "
-            f"patch_size and transport make about {weights:.1e}: lower one of them"
-        )
+#: One state of the cell's kind per level, finest first; None for the initial one.
+States = list[Any]
 
 
 class Carry(NamedTuple):
     """Carry of an `EncoderForecaster`.
 
     Attributes:
-        encoder: states of the encoder's levels, finest first; None for the initial ones.
+        encoder: states of the encoder's levels.
         forecaster: states of the forecaster's levels; None before the first forecast, which starts from the
             encoder's.
     """
 
-    encoder: list[Any]
-    forecaster: list[Any] | None
+    encoder: States
+    forecaster: States | None
+
+
+def remembering_lstm(input_dim: int, hidden_dim: int, kernel_size: tuple[int, ...], bias: bool) -> Cell:
+    """A ConvLSTM cell initialised with forget_bias=1, with which a forecaster trains several times faster."""
+    return ConvLSTMCell(input_dim, hidden_dim, kernel_size, bias, forget_bias=1.0 if bias else 0.0)
 
 
 class EncoderForecaster(AutoregressiveForecaster):
@@ -75,17 +65,18 @@ class EncoderForecaster(AutoregressiveForecaster):
         hidden_dim: channels of each level, finest first.
         kernel_size: of the recurrent layers; one for all levels or one per level.
         patch_size: pixels along the side of a patch; 1 for none.
-        skip: whether the forecaster sees the encoder's outputs at equal resolution.
-        transport: how many pixels far a forecast can move what the frame before showed; 0 makes every frame
-            from nothing. Each pixel becomes a weighted mean of its neighbourhood in the frame before, with
-            weights from the last convolution, plus what that convolution adds (Finn et al. 2016,
-            arXiv:1605.07157): shapes need not pass through the states, and stay sharp for longer.
-        output: what the last convolution passes through: ``linear``, ``sigmoid`` (values in [0, 1]) or
-            ``relu`` (values of at least 0). Linear learns sparse frames several times faster: the other two
-            saturate at the blank forecast.
-        cell: what each layer runs; called with (input_dim, hidden_dim, kernel_size, bias). By default a
-            ConvLSTM cell with a forget bias of 1.
-        engine: what does the arithmetic of the layers, as for `convlstm.ConvLSTM`.
+        skip: connect encoder and forecaster at equal resolution.
+        filter_radius: radius of the dynamic local filter (CDNA; Finn et al. 2016, arXiv:1605.07157); 0 for
+            none. Each pixel of a forecast is a weighted mean of its neighbourhood in the frame before, with
+            weights from the last convolution, plus the output of that convolution: shapes need not pass
+            through the states, and stay sharp for longer.
+        output: activation of the last convolution: ``linear``, ``sigmoid`` (values in [0, 1]) or ``relu``
+            (values of at least 0). Linear learns sparse frames several times faster: the other two saturate
+            at the blank forecast.
+        cell: cell of each layer, called with (input_dim, hidden_dim, kernel_size, bias), without a
+            spatiotemporal memory. By default a ConvLSTM cell with a forget bias of 1.
+        engine: of the layers, as for `convlstm.ConvLSTM`.
+        transport: earlier name of ``filter_radius``.
 
     Example:
         >>> import torch
@@ -101,53 +92,58 @@ class EncoderForecaster(AutoregressiveForecaster):
         kernel_size: int | Sequence[int] = 3,
         patch_size: int = 2,
         skip: bool = True,
-        transport: int = 2,
+        filter_radius: int = 2,
         output: str = "linear",
         cell: CellFactory = remembering_lstm,
         *,
         engine: str = "auto",
+        transport: int | None = None,
     ) -> None:
         super().__init__()
-        check_name(output, _OUTPUTS, "output")
+        if transport is not None:
+            warnings.warn(
+                f"transport is the earlier name of filter_radius: write filter_radius={transport!r}",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            filter_radius = transport
+        self.channels = check_positive(channels, "channels")
+        self.patch_size = check_positive(patch_size, "patch_size")
+        self.filter_radius = check_non_negative(filter_radius, "filter_radius")
+        self.skip, self.output = skip, check_name(output, _OUTPUTS, "output")
+        self.engine = check_name(engine, ENGINES, "engine")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(
                 f"hidden_dim must hold the channels of each level; received {hidden_dim!r}: one level is [64]"
             )
-        least = {"channels": (channels, 1), "patch_size": (patch_size, 1), "transport": (transport, 0)}
-        for name, (value, low) in least.items():
-            if value < low:
-                raise OptionError(f"{name} must be at least {low}; received {value}")
-        self.channels, self.patch_size, self.skip, self.output = channels, patch_size, skip, output
-        self.transport, self.engine = transport, check_name(engine, ENGINES, "engine")
-        one = not isinstance(kernel_size, Sequence)
-        kernels: list[Any] = [kernel_size] * len(hidden_dim) if one else [*kernel_size]  # type: ignore[misc]
+        kernels = list(kernel_size) if isinstance(kernel_size, Sequence) else [kernel_size] * len(hidden_dim)
         if len(kernels) != len(hidden_dim):
             raise OptionError(
-                f"kernel_size must have one entry per level ({len(hidden_dim)}); received {kernels}"
+                f"kernel_size must have one entry per level ({len(hidden_dim)}); received {kernels}: give as "
+                "many as hidden_dim has"
             )
-        _check_size(channels * patch_size**2, hidden_dim, kernels, transport * patch_size)
-        patch_channels = channels * patch_size**2
-        inputs = [patch_channels, *hidden_dim[:-1]]
-        from_below = [*hidden_dim[1:], 0]
-        self.encoder = nn.ModuleList(
-            cell(n, h, (k, k), True) for n, h, k in zip(inputs, hidden_dim, kernels, strict=True)
-        )
+        inputs = [channels * patch_size**2, *hidden_dim[:-1]]
+        filter_size = (2 * filter_radius + 1) ** 2 if filter_radius else 0
+        _check_size(inputs, hidden_dim, kernels, filter_size * patch_size**2)
+        self.encoder = _cells(cell, inputs, hidden_dim, kernels)
         self.down = nn.ModuleList(nn.Conv2d(h, h, 3, stride=2, padding=1) for h in hidden_dim[:-1])
-        self.forecaster = nn.ModuleList(
-            cell(below + (h if skip or not below else 0), h, (k, k), True)
-            for below, h, k in zip(from_below, hidden_dim, kernels, strict=True)
-        )
+        from_below = [*hidden_dim[1:], 0]
+        widths = [n + (h if skip or not n else 0) for n, h in zip(from_below, hidden_dim, strict=True)]
+        self.forecaster = _cells(cell, widths, hidden_dim, kernels)
         self.up = nn.ModuleList(nn.ConvTranspose2d(h, h, 4, stride=2, padding=1) for h in hidden_dim[1:])
-        weights = (2 * transport + 1) ** 2 if transport else 0
-        self.head = nn.Conv2d(hidden_dim[0], (weights + channels) * patch_size**2, 1)
-        if any(getattr(cell, "spatiotemporal_memory", False) for cell in (*self.encoder, *self.forecaster)):
-            raise OptionError(
-                "a cell at levels of several resolutions must have no spatiotemporal memory, which passes "
-                "from layer to layer; received one that has: use it in the layers of a ConvLSTM"
-            )
-        if self.head.bias is not None and weights:
-            with torch.no_grad():  # at first every pixel mostly stays where it is
-                self.head.bias.view(-1, patch_size**2)[weights // 2] += 3.0
+        self.head = nn.Conv2d(hidden_dim[0], (filter_size + channels) * patch_size**2, 1)
+        if self.head.bias is not None and filter_size:
+            with torch.no_grad():  # the filter starts near the identity
+                self.head.bias.view(-1, patch_size**2)[filter_size // 2] += 3.0
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data, ``transport`` by its present name."""
+        arguments = super().hyperparameters
+        if type(self).__init__ is EncoderForecaster.__init__:
+            radius = arguments.pop("transport", None)
+            arguments |= {} if radius is None else {"filter_radius": radius}
+        return arguments
 
     def start(self, past: Tensor) -> Carry:
         """The carry after all frames of the past (B, K, C, H, W) but the last."""
@@ -173,34 +169,64 @@ class EncoderForecaster(AutoregressiveForecaster):
         flat = F.pad(frames.flatten(0, 1), (0, right, 0, bottom), mode="replicate")
         return flat.view(*frames.shape[:2], *flat.shape[1:])
 
-    def _read(self, frames: Tensor, states: list[Any]) -> list[Any]:
+    def _read(self, frames: Tensor, states: States) -> States:
         """The encoder's states after more frames (B, T, C, H, W); T may be 0."""
         if not frames.shape[1]:
             return states
         x, new = F.pixel_unshuffle(frames, self.patch_size), []
         for level, cell in enumerate(self.encoder):
-            x, state = scan(cast(Cell, cell), x, states[level], engine=self.engine)
+            x, state = scan(cell, x, states[level], engine=self.engine)
             new.append(state)
             if level < len(self.down):
                 x = F.leaky_relu(self.down[level](x.flatten(0, 1)), 0.2)
                 x = x.view(*frames.shape[:2], *x.shape[1:])
         return new
 
-    def _write(self, frame: Tensor, features: list[Tensor], states: list[Any]) -> tuple[Tensor, list[Any]]:
+    def _write(self, frame: Tensor, features: list[Tensor], states: States) -> tuple[Tensor, States]:
         """The frame after ``frame``, from the encoder's outputs and the forecaster's states."""
-        x: Tensor | None = None
+        x = features[-1]
         new = list(states)
         for level in reversed(range(len(states))):
-            if x is None:
-                x = features[level]
-            else:
+            if level < len(self.up):
                 x = F.leaky_relu(self.up[level](x), 0.2)
                 x = torch.cat([x, features[level]], dim=1) if self.skip else x
-            cell = cast(Cell, self.forecaster[level])
-            y, new[level] = scan(cell, x.unsqueeze(1), states[level], engine=self.engine)
+            y, new[level] = scan(self.forecaster[level], x.unsqueeze(1), states[level], engine=self.engine)
             x = y.squeeze(1)
-        made = F.pixel_shuffle(self.head(x), self.patch_size)
-        if self.transport:
-            weights, made = made[:, : -self.channels], made[:, -self.channels :]
-            made = made + dynamic_filter(frame, torch.softmax(weights, dim=1))
-        return _OUTPUTS[self.output](made), new
+        forecast = F.pixel_shuffle(self.head(x), self.patch_size)
+        if self.filter_radius:
+            weights, forecast = forecast[:, : -self.channels], forecast[:, -self.channels :]
+            forecast = forecast + dynamic_filter(frame, torch.softmax(weights, dim=1))
+        return _OUTPUTS[self.output](forecast), new
+
+
+def _cells(
+    cell: CellFactory, inputs: Sequence[int], hidden_dim: Sequence[int], kernels: Sequence[int]
+) -> nn.ModuleList:
+    """One cell per level.
+
+    Raises:
+        OptionError: no factory, or cells with a spatiotemporal memory.
+    """
+    check_callable(cell, "cell", "pass a class of cells, or a functools.partial of it")
+    built = [cell(n, h, (k, k), True) for n, h, k in zip(inputs, hidden_dim, kernels, strict=True)]
+    if any(getattr(one, "spatiotemporal_memory", False) for one in built):
+        raise OptionError(
+            "a cell at levels of several resolutions must have no spatiotemporal memory, which passes from "
+            "layer to layer; received one that has: use it in the layers of a ConvLSTM"
+        )
+    return nn.ModuleList(built)
+
+
+def _check_size(
+    inputs: Sequence[int], hidden_dim: Sequence[int], kernels: Sequence[int], filter_channels: int
+) -> None:
+    """Refuse more weights than fit in memory, before any is allocated."""
+    if not all(map(is_integer, (*hidden_dim, *kernels))):
+        return  # the cells raise an error for these
+    levels = zip(inputs, hidden_dim, kernels, strict=True)
+    weights = sum(4 * h * (n + h) * k * k for n, h, k in levels) + hidden_dim[0] * filter_channels
+    if weights > _MOST_WEIGHTS:
+        raise OptionError(
+            f"a forecaster must have at most {_MOST_WEIGHTS} weights; channels, hidden_dim, kernel_size, "
+            f"patch_size and filter_radius make about {weights:.1e}: lower one of them"
+        )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from convlstm.errors import RunError
 from convlstm.models.autoregressive import AutoregressiveForecaster
@@ -39,7 +40,7 @@ def _takes_truth(model: Forecaster) -> bool:
 
 
 def any_number_of_frames_and_any_size(make: ForecasterFactory) -> None:
-    """Forecasts are (B, L, C, H, W) for any K, L, H and W, finite, in the dtype of the past."""
+    """Forecasts are (B, L, C, H, W) for any K, L, H and W, and finite."""
     model = _model(make)
     for length, steps, size in ((1, 1, (16, 16)), (3, 5, (17, 30)), (6, 2, (8, 9)), (2, 9, (12, 5))):
         forecast = model(_past(1, length, size), steps)
@@ -48,9 +49,17 @@ def any_number_of_frames_and_any_size(make: ForecasterFactory) -> None:
             f"{tuple(forecast.shape)}"
         )
         assert forecast.isfinite().all(), "a forecast of finite frames must be finite"
-        assert forecast.dtype == torch.float64, f"dtype must be that of the past, not {forecast.dtype}"
-    single = _model(make, torch.float32)(_past().float(), 2)
-    assert single.dtype == torch.float32, f"dtype must be that of the past, not {single.dtype}"
+
+
+def dtype_and_device_are_those_of_the_past(make: ForecasterFactory) -> None:
+    """In float64, float32 and bfloat16, on the CPU and on a GPU if there is one, with like numbers."""
+    expected = _model(make)(_past(), 2)
+    for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
+        for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-3), (torch.bfloat16, 0.2)):
+            forecast = _model(make, dtype).to(device)(_past().to(device, dtype), 2)
+            found = forecast.device.type, forecast.dtype
+            assert found == (device, dtype), f"a forecast must be {dtype} on {device}, not {found}"
+            assert_close(forecast.cpu().double(), expected, rtol=tolerance, atol=tolerance)
 
 
 def more_steps_continue_fewer(make: ForecasterFactory) -> None:
@@ -148,7 +157,11 @@ def steps_one_by_one_are_one_call(make: ForecasterFactory) -> None:
     padded = model.pad(past)
     frame, carry, frames = padded[:, -1], model.start(padded), []
     for _ in range(4):
-        frame, carry = model.step(frame, carry)
+        before = [tensor.clone() for tensor in _tensors(carry)]
+        frame, new = model.step(frame, carry)
+        assert all(map(torch.equal, _tensors(carry), before)), "a step must leave its carry as it is"
+        assert all(len(tensor) == 2 for tensor in _tensors(new)), "a carry must have the batch first"
+        carry = new
         frames.append(frame[..., :13, :10])
     assert_close(torch.stack(frames, dim=1), whole)
     session = model.stream()
@@ -156,6 +169,10 @@ def steps_one_by_one_are_one_call(make: ForecasterFactory) -> None:
         session.update(past[:, t])
         assert_close(session.forecast(2), model(past[:, : t + 1], 2))
     assert_close(session.forecast(4), whole)
+
+
+def _tensors(carry: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(carry) if isinstance(leaf, Tensor)]
 
 
 def it_is_saved_and_loaded(make: ForecasterFactory) -> None:
@@ -176,6 +193,7 @@ def it_is_saved_and_loaded(make: ForecasterFactory) -> None:
 
 FORECASTER_CHECKS: tuple[Callable[[ForecasterFactory], None], ...] = (
     any_number_of_frames_and_any_size,
+    dtype_and_device_are_those_of_the_past,
     calls_are_independent,
     more_steps_continue_fewer,
     sequences_are_independent,
