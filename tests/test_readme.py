@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from convlstm.cli.main import main
-from convlstm.cli.train import load
 from convlstm.training.run_folder import RunFolder
+from convlstm.workflows.parts import load
 
 README = Path(__file__).parents[1] / "README.md"
 GUIDE = README.parent / "docs/guide.md"

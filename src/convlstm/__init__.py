@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
-    from convlstm.cli.evaluate import evaluate as evaluate
-    from convlstm.cli.forecast import forecast as forecast
-    from convlstm.cli.report import report as report
-    from convlstm.cli.train import train as train
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
@@ -27,6 +23,11 @@ if TYPE_CHECKING:
     from convlstm.models import EncoderForecaster as EncoderForecaster
     from convlstm.models import Forecaster as Forecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
+    from convlstm.workflows.demo import demo as demo
+    from convlstm.workflows.evaluate import evaluate as evaluate
+    from convlstm.workflows.forecast import forecast as forecast
+    from convlstm.workflows.report import report as report
+    from convlstm.workflows.train import train as train
 
 _HOME = {
     "AutoregressiveForecaster": "convlstm.models",
@@ -42,10 +43,11 @@ _HOME = {
     "MovingObjects": "convlstm.data",
     "SAConvLSTMCell": "convlstm.cells",
     "TrainingConfig": "convlstm.training.config",
-    "evaluate": "convlstm.cli.evaluate",
-    "forecast": "convlstm.cli.forecast",
-    "report": "convlstm.cli.report",
-    "train": "convlstm.cli.train",
+    "demo": "convlstm.workflows.demo",
+    "evaluate": "convlstm.workflows.evaluate",
+    "forecast": "convlstm.workflows.forecast",
+    "report": "convlstm.workflows.report",
+    "train": "convlstm.workflows.train",
 }
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "SAConvLSTMCell",
     "TrainingConfig",
     "__version__",
+    "demo",
     "evaluate",
     "forecast",
     "report",

@@ -11,6 +11,7 @@ import pytest
 
 from convlstm.cli import main as cli
 from convlstm.cli.main import COMMANDS, main
+from convlstm.extras import EXTRAS
 
 SMALL = [
     *("--data.canvas=16", "--data.object_size=8", "--data.count=1", "--data.past=3", "--data.steps=3"),
@@ -103,9 +104,9 @@ def test_a_defect_is_not_dressed_up_as_an_error_of_the_user(monkeypatch):
 
 
 def test_every_extra_that_is_named_exists():
-    names = {name for names in cli._EXTRAS.values() for name in names}
+    names = {name for names in EXTRAS.values() for name in names}
     assert {"lightning", "jsonargparse", "rich", "sklearn", "PIL"} <= names
-    assert all(find_spec(name) for name in cli._EXTRAS["train"])
+    assert all(find_spec(name) for name in EXTRAS["train"])
 
 
 @pytest.mark.long

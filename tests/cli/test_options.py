@@ -1,5 +1,6 @@
 """What is typed reaches the objects, and what cannot be understood is answered with one sentence."""
 
+import functools
 import importlib
 import json
 import subprocess
@@ -11,13 +12,11 @@ import hypothesis.strategies as st
 import pytest
 
 from convlstm import EncoderForecaster, TrainingConfig
-from convlstm.cli.configuration import configuration, read_settings, yaml_of
+from convlstm.cli import commands
 from convlstm.cli.main import main
-from convlstm.cli.names import nearest, placeholder, type_in_words
-from convlstm.cli.options import parse
-from convlstm.cli.pages import page
-from convlstm.cli.train import train
-from convlstm.cli.words import split
+from convlstm.cli.messages import nearest
+from convlstm.cli.options import call
+from convlstm.workflows.configuration import Parts, configuration, read_settings, yaml_of
 
 OWN = '''
 import os
@@ -96,10 +95,18 @@ def own(tmp_path, monkeypatch):
     sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path)]
 
 
-def build(line):
-    arguments, options = split(train, line.split())
+def build(line, command=commands.train):
+    """The arguments that a command is called with."""
+    kept = {}
+
+    @functools.wraps(command)
+    def keep(*args, **kwargs):
+        assert not args
+        kept.update(kwargs)
+
     sys.path.append(str(Path.cwd()))
-    return parse(train, arguments, options).build()
+    call(keep, line.split() if isinstance(line, str) else line)
+    return kept
 
 
 def test_options_reach_the_objects_with_hyphens_and_underscores(own):
@@ -115,7 +122,7 @@ def test_options_reach_the_objects_with_hyphens_and_underscores(own):
 
 
 def test_what_is_not_mentioned_is_left_to_the_function():
-    assert build("--out a") == {"out": Path("a"), "resume": None, "trust": []}
+    assert build("--out a") == {"out": Path("a")}
 
 
 def test_models_and_cells_of_the_users_own(own):
@@ -160,17 +167,16 @@ WRONG = {
     "train --canvas 32": "no option --canvas; did you mean --data.canvas?",
     "train --epoch 3": "no option --epoch; did you mean --epochs?",
     "train --batchsize 3": "no option --batchsize; did you mean --batch_size?",
-    "train --model.cell.help Cell": "convlstm train has no option --model.cell.help; ",
     "train --xyzzy 3": "no option --xyzzy; see convlstm train --help",
     "train --model.cell own_code.MyCell --model.cell.widht 3": "did you mean --model.cell.width?",
     "train -e 3": "options must begin with two hyphens; received -e",
     "train extra": "convlstm train takes options only; received 'extra' as well",
-    "train --epochs": "--epochs needs a value, a whole number; received none",
+    "train --epochs": "--epochs needs a value; received none",
     "train --epochs x": "--epochs must be a whole number; received 'x'",
     "train --epochs 1.5": "--epochs must be a whole number; received '1.5'",
     "train --epochs 0": "epochs must be greater than 0; received 0",
     "train --batch-size big": "--batch_size must be a whole number or auto; received 'big'",
-    "train --model.hidden_dim 3": "must be a list of whole numbers such as [8,16]; received '3'",
+    "train --model.hidden_dim 3": "--model.hidden_dim must be a list such as [8,16]; received '3'",
     "train --model.skip maybe": "--model.skip must be true or false; received 'maybe'",
     "train --model.cell own_code.MyCell --model.cell.width x": "--model.cell.width must be a whole number",
     "train --loss mes": "loss must be one of",
@@ -185,7 +191,7 @@ WRONG = {
     "train --model own_code.constant": "which holds 3",
     "train --data os.system": "dotted path of a Source; received 'os.system', which holds <built-in",
     "train --model torch.load": "dotted path of a Forecaster; received 'torch.load', which holds",
-    "train --model.cell shutil.rmtree": "dotted path of a Cell; received 'shutil.rmtree', which holds",
+    "train --model.cell shutil.rmtree": "be the dotted path of a Cell; received 'shutil.rmtree': derive it",
     "train --data radar.npy": "write a class that reads it (docs/guide.md, Your own frames) and give --data",
     "train --data own_code.npy": "which is a file of frames: write a class that reads it",
     "train --data frames/rain.nc": "which is a file of frames: write a class that reads it",
@@ -195,13 +201,13 @@ WRONG = {
     "train --config twice.yaml": "twice.yaml gave 'epochs is given twice'",
     "train --config inner.yaml": "inner.yaml gave 'canvas is given twice'",
     "train --model.cell torch.nn.Linear": "--model.cell must be the dotted path of a Cell; received",
-    "train --model own_code.MyModel": "MyModel needs --model.width, a whole number; received none",
-    "train --model own_code.MyModel --epochs 3": "MyModel needs --model.width, a whole number; received none",
+    "train --model own_code.MyModel": "MyModel needs --model.width; received none",
+    "train --model own_code.MyModel --epochs 3": "MyModel needs --model.width; received none",
     "train --model.channels 3": "channels of the model must be those of the frames, 1; received 3",
     "train --config no.yaml": "must be a readable YAML file; no.yaml gave 'No such file or directory'",
     "train --config own_code.py": "a configuration must be",
     "train --config typo.yaml": "no option epoch in the configuration; did you mean epochs?",
-    "train --config wrong.yaml": "epochs in the configuration must be a whole number; received 'many'",
+    "train --config wrong.yaml": "epochs must be greater than 0; received 'many': give a whole number",
     "train --config part.yaml": "data in the configuration must hold class_path and init_args; received",
     "train --config list.yaml": "must be a mapping of options to values; list.yaml holds something else",
     "train --batch_size 16 --data.train_size 15": "training windows of each process, 15; received 16",
@@ -209,11 +215,11 @@ WRONG = {
     "train --out file/run": "must be writable; the system says 'Not a directory'",
     "train --resume .": "a run to go on with must hold a config.yaml; . holds none",
     "train --resume . --epochs 3": "a run to go on with must hold a config.yaml; . holds none",
-    "evaluate": "convlstm evaluate needs MODEL, a path; received none",
+    "evaluate": "convlstm evaluate needs MODEL; received none",
     "evaluate nowhere": "received nowhere",
     "evaluate . --data.canvs 3": "convlstm evaluate has no option --data.canvs; did you mean --data.canvas?",
-    "forecast a": "needs PAST, a path; received none: convlstm forecast MODEL PAST --steps N",
-    "forecast a b": "convlstm forecast needs --steps, a whole number; received none",
+    "forecast a": "needs PAST; received none: see convlstm forecast --help",
+    "forecast a b": "convlstm forecast needs --steps; received none",
     "forecast a b --steps 0 --out c.npy": "steps must be at least 1; received 0",
     "forecast a b --steps 3 --out c.mp4": "the ending of c.mp4 must be one of .gif, .npy, .npz, .png",
     "forecast a b --steps 3 --out own_code.npy": "own_code.npy exists",
@@ -302,15 +308,15 @@ def test_a_run_is_built_again_from_texts_that_look_like_something_else(own, caps
     names = ("name", "place", "version", "file", "extra", "untyped")
     data = kind(**dict.fromkeys(names, text), many=[text])
     model = EncoderForecaster(hidden_dim=[4])
-    (own / "config.yaml").write_text(configuration(data, model, TrainingConfig()))
+    (own / "config.yaml").write_text(configuration(Parts(data, model, TrainingConfig())))
     again = build("--config config.yaml")["data"]
     assert again.hyperparameters == data.hyperparameters
     assert main(["train", "--config", "config.yaml", "--print_config"]) == 0
     (own / "config.yaml").write_text(capsys.readouterr().out)
     assert build("--config config.yaml")["data"].hyperparameters == data.hyperparameters
-    arguments, options = split(train, [f"--data.name={text}", f"--data.file={text}", "--data=own_code.Texts"])
-    typed = parse(train, arguments, options).build()["data"].hyperparameters
-    assert (typed["name"], typed["file"]) == (text, None if text == "null" else text)
+    words = [f"--data.name={text}", f"--data.file={text}", "--data=own_code.Texts"]
+    typed = build(words)["data"].hyperparameters
+    assert (typed["name"], typed["file"]) == ((None, None) if text == "null" else (text, text))
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
@@ -330,25 +336,27 @@ def test_help_shows_every_option_in_its_group(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["train", "--help"]) == 0
     shown = capsys.readouterr().out
-    groups = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    assert groups == ["options:", "training:", "data:", "model:"]
-    assert max(map(len, shown.splitlines())) <= 80
-    for text in (
-        "--batch_size N|auto",
-        "--data.canvas N|[N,N]",
-        "--model.hidden_dim [N,...]",
-        "[default: 20]",
-    ):
-        assert text in shown
-    for noise in ("Union", "typing", "class '", "null", "NoneType", "``", "init_args", "'[]'"):
+    assert max(len(line) for line in shown.splitlines() if line.startswith(" ")) <= 80
+    sections = shown.split("\n\n")
+    for name in ("epochs", "data.canvas", "model.hidden_dim", "out", "config", "print_config", "trust"):
+        assert [f"\n  --{name}" in section for section in sections].count(True) == 1, name
+    for text in ("default: 20", "default: 64", "int, 'auto'", "CLASS"):
+        assert text in " ".join(shown.split())
+    for noise in ("Union", "typing", "class '", "NoneType", "``", "init_args", "subclasses", "Unvalidated"):
         assert noise not in shown
+
+
+def test_help_of_a_class_that_an_option_takes(capsys):
+    assert main(["train", "--model.cell.help", "ConvLSTMCell"]) == 0
+    assert "peephole" in capsys.readouterr().out
 
 
 def test_help_is_about_the_classes_that_were_chosen(own, capsys):
     assert main(["train", "--model", "own_code.MyModel", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert "own_code.MyModel: Dims the last frame." in shown
-    assert "--model.width N           how many weights" in shown
+    assert "\nDims the last frame:\n" in shown
+    assert "how many weights" in shown
+    assert "--model.width" in shown
     assert "--model.hidden_dim" not in shown
 
 
@@ -359,29 +367,21 @@ def test_every_command_has_a_page(name, capsys):
 
 
 def test_switches_take_a_value_or_none():
-    from convlstm.cli.forecast import forecast
-
     for line in ("--overwrite m p", "m --overwrite true p", "m p --overwrite"):
-        arguments, options = split(forecast, line.split())
-        assert arguments == ["m", "p"]
-        command = parse(forecast, arguments, [*options, ("steps", "2"), ("out", "o.npy")])
-        assert command.build()["overwrite"] is True
+        given = build(f"{line} --steps 2 --out o.npy", commands.forecast)
+        assert given == {
+            "model": Path("m"),
+            "past": Path("p"),
+            "overwrite": True,
+            "steps": 2,
+            "out": Path("o.npy"),
+        }
 
 
-def test_types_and_names_in_words():
-    assert (
-        type_in_words(int | tuple[int, int]) == "a whole number or a list of 2 whole numbers such as [8,16]"
-    )
-    assert type_in_words(Path | None) == "a path"
-    assert placeholder(str | None) == "NAME"
+def test_the_nearest_option_is_meant():
     assert nearest("data.canvs", ["data.canvas", "data.count"]) == "data.canvas"
+    assert nearest("canvas", ["data.count", "data.canvas"]) == "data.canvas"
     assert nearest("xyzzy", ["data.canvas", "epochs"]) is None
-
-
-def test_a_page_needs_no_terminal():
-    from convlstm.cli.options import command_of
-
-    assert "usage: convlstm train" in page(command_of(train, {}, {}))
 
 
 def test_a_missing_optional_library_is_named_before_anything_else(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from convlstm.cli.main import main
-from convlstm.cli.trusted import _class_paths, _takes_class
+from convlstm.workflows.parts import resolve, takes_class
 
 WORDS = (
     "--data.canvas 16 --data.object_size 8 --data.count 1 --data.past 3 --data.steps 3 --data.train_size 8 "
@@ -161,16 +161,25 @@ def test_what_may_name_a_class_is_told_from_text():
     from convlstm.data import Source
 
     for hint in (CellFactory, str | Callable[[int], Any] | None, Sequence[type[int]], Source, Source | None):
-        assert _takes_class(hint), hint
+        assert takes_class(hint), hint
     for hint in (str, Path | None, list[int], tuple[str, float], dict[str, bool], Any, None):
-        assert not _takes_class(hint), hint
-    assert [*_class_paths(["__main__.X", {"a": "os.x"}, "no_such.npy", "group", "a/os.py"], True)] == [
-        "__main__.X",
-        "os.x",
+        assert not takes_class(hint), hint
+
+
+@pytest.mark.parametrize("text", ["no_such.npy", "group", "a/os.py", "{a: 1}"])
+def test_text_of_an_argument_that_takes_a_class_stays_text_unless_it_names_one(text):
+    def find(path, kind=None, *, functions=True):
+        raise AssertionError(path)
+
+    cell = {"class_path": "ConvLSTMCell", "init_args": {"attention": text}}
+    model = resolve({"model": {"class_path": "EncoderForecaster", "init_args": {"cell": cell}}}, find)[
+        "model"
     ]
-    assert [*_class_paths({"class_path": "no_such.X", "init_args": {"file": "os.py"}}, False)] == [
-        "no_such.X"
-    ]
+    assert model.keywords["cell"].keywords == {"attention": text}
+    for path in ("os.x", "__main__.x", "'os.x'", "{class_path: os.x}"):
+        cell["init_args"]["attention"] = path
+        with pytest.raises(AssertionError, match=r"(os|__main__)\.x"):
+            resolve({"model": {"class_path": "EncoderForecaster", "init_args": {"cell": cell}}}, find)
 
 
 def test_trust_is_given_as_names(made, capsys):

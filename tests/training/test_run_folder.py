@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from convlstm import EncoderForecaster, MovingObjects
-from convlstm.cli.forecast import forecast
 from convlstm.cli.main import main
-from convlstm.cli.train import train
 from convlstm.data import Window, WindowDataset
 from convlstm.errors import OptionError, RunError
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import read_checkpoint
 from convlstm.training.run_folder import RunFolder, read_metrics
+from convlstm.workflows.forecast import forecast
+from convlstm.workflows.train import train
 
 DATA = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
 SIZES = {"train_size": 8, "validation_size": 4, "test_size": 4}
@@ -36,7 +36,7 @@ def start(path, data=None, **options):
         model=EncoderForecaster(hidden_dim=[4]),
         config=TrainingConfig(**CONFIG | options),
         out=path,
-    )
+    ).path
 
 
 def content(folder):
@@ -183,7 +183,8 @@ def test_a_finished_run_is_trained_further_along_the_schedule_over_all_epochs(ru
 def test_python_resumes_with_the_objects_of_the_run_and_more_epochs(run):
     config = TrainingConfig(**CONFIG | {"epochs": 3})
     data = MovingObjects(**DATA, **SIZES)
-    assert train(resume=run, config=config, data=data, model=EncoderForecaster(hidden_dim=[4])) == run
+    again = train(resume=run, config=config, data=data, model=EncoderForecaster(hidden_dim=[4]))
+    assert again.path == run
     assert len(read_metrics(run / "metrics.csv")) == 3
     with pytest.raises(OptionError, match="received another data"):
         train(resume=run, data=MovingObjects(**DATA, **SIZES | {"train_size": 4}))
@@ -292,7 +293,7 @@ def test_an_empty_path_is_refused(run, capsys, tmp_path, monkeypatch):
 KILLED = """
 import os, sys
 import convlstm.training.fit, convlstm.training.tuning, convlstm.cli.options
-from convlstm.cli.forecast import forecast
+from convlstm.workflows.forecast import forecast
 from convlstm.cli.main import main
 
 words, moment = sys.argv[2:], int(sys.argv[1])

@@ -163,7 +163,7 @@ _SAME_CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
 def _behaviour(conv: nn.Module) -> tuple[Any, ...]:
     """All that determines a convolution's result, but for its weights."""
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_modes")
-    forward = vars(conv).get("forward", type(conv).forward)
+    forward = conv.__dict__.get("forward", type(conv).forward)
     inner = getattr(type(conv), "_conv_forward", None)
     return forward, inner, *(getattr(conv, name, None) for name in names)
 

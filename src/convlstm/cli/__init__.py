@@ -1,1 +1,1 @@
-"""The command line: every command is a function that can be called from Python with the same names."""
+"""The command line: jsonargparse reads what is typed, the functions of `convlstm.workflows` do the work."""

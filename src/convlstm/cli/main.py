@@ -1,15 +1,16 @@
 """The ``convlstm`` command: finds the command, turns what goes wrong into one sentence and an exit status."""
 
 import io
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
-from importlib import import_module
 
 from convlstm import __version__
 from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.extras import install_hint
 
 #: What the overview says; nothing is imported before a command is chosen.
 COMMANDS = {
@@ -18,13 +19,6 @@ COMMANDS = {
     "forecast": "forecast the frames that follow those in a file",
     "report": "write a run's report, one HTML file",
     "demo": "learn to forecast moving digits, verify, report: a few minutes",
-}
-
-# What installs a library that is only needed by some commands.
-_EXTRAS = {
-    "train": ("jsonargparse", "docstring_parser", "yaml", "lightning", "torchmetrics", "tensorboard", "rich"),
-    "data": ("sklearn", "xarray", "zarr"),
-    "plots": ("PIL", "matplotlib", "plotly"),
 }
 
 
@@ -41,9 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    debug = "--debug" in words
+    debug, log, printer = "--debug" in words, logging.getLogger("convlstm"), _Printer()
+    log.addHandler(printer)
+    log.setLevel(logging.INFO)
     try:
         return _run([word for word in words if word != "--debug"])
+    except SystemExit:  # the help of a class, --model.cell.help ConvLSTMCell
+        return 0
     except KeyboardInterrupt as stop:
         return _stopped(stop)
     except BrokenPipeError:
@@ -62,6 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = " ".join(sentence.split()).encode(errors="backslashreplace").decode()  # names may be any bytes
         print(f"convlstm: error: {line}", file=sys.stderr)
         return 2
+    finally:
+        log.removeHandler(printer)
+
+
+class _Printer(logging.Handler):
+    """Prints messages of the library, warnings to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message."""
+        warning = record.levelno >= logging.WARNING
+        prefix, stream = ("convlstm: ", sys.stderr) if warning else ("", sys.stdout)
+        print(f"{prefix}{record.getMessage()}", file=stream, flush=True)
 
 
 def _stopped(stop: KeyboardInterrupt) -> int:
@@ -92,10 +102,10 @@ def _run(words: list[str]) -> int:
     here = _current_folder()
     if here not in sys.path:
         sys.path.append(here)
-    module = import_module(f"convlstm.cli.{name}")
+    from convlstm.cli import commands
     from convlstm.cli.options import call
 
-    call(getattr(module, name), words[1:], getattr(module, "settings", None))
+    call(getattr(commands, name), words[1:])
     return 0
 
 
@@ -136,10 +146,8 @@ def _sentence(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or "").partition(".")[0]
-        extra = next((extra for extra, names in _EXTRAS.items() if missing in names), None)
-        if extra is None:
-            return None
-        return f"this command needs {missing}, which is not installed: pip install 'convlstm[{extra}]'"
+        hint = install_hint(missing)
+        return hint and f"this command needs {missing}, which is not installed: {hint}"
     memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     if memory or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return "the batch must fit in memory, and it does not: lower --batch_size, or use --batch_size auto"

@@ -1,389 +1,266 @@
-"""The options of a command, from the signature of its function, by jsonargparse.
-
-A parameter without a default is an argument, any other an option. The fields of a `TrainingConfig` are
-options of their own; a `Source` or `Forecaster` is a class (``--data my_package.MySource``) whose arguments
-are options too (``--data.width 8``).
-"""
+"""The options of a command, read by jsonargparse: typed words and configuration files become objects."""
 
 import inspect
-import json
+import os
 import re
-from argparse import SUPPRESS, ArgumentError
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import docstring_parser
-from jsonargparse import ArgumentParser, Namespace
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, set_parsing_settings
 
 from convlstm.atomic_write import given_path
-from convlstm.cli.configuration import Settings, yaml_of
-from convlstm.cli.names import (
-    factory,
-    has_type,
-    import_class,
-    is_text,
-    nearest,
-    placeholder,
-    plain_factory,
-    type_in_words,
-)
-from convlstm.cli.trusted import typed_settings
-from convlstm.cli.words import Option, check_possible, needed, nested, split
-from convlstm.data.base import Source
-from convlstm.errors import ConvLSTMError, OptionError
+from convlstm.cli.messages import HelpFormatter, sentence
+from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
-from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
+from convlstm.training.run_folder import RunFolder, run_of
+from convlstm.trust import Trust, packages
+from convlstm.workflows.configuration import Settings, configuration, is_path, read_settings, read_yaml
+from convlstm.workflows.parts import (
+    DEFAULTS,
+    FIELDS,
+    PARTS,
+    build,
+    check_classes,
+    import_named,
+    kind_of,
+    resolve,
+    run_settings,
+    unbuilt,
+)
 
-#: What a part of a run is made of unless a class is named.
-DEFAULT_CLASSES: dict[Any, str] = {Source: "convlstm.MovingObjects", Forecaster: "convlstm.EncoderForecaster"}
+#: Names, with underscores, and the values that were typed.
+Options = list[tuple[str, str | None]]
+Command = Callable[..., None]
+
+_MOST_FOLDERS = 500  # a path of more overflows Python's stack
 
 
-def call(
-    function: Callable[..., Any],
-    words: list[str],
-    settings: Callable[[list[str], dict[str, str | None]], Settings] | None = None,
-) -> None:
-    """Call a command with what was typed, or show its help or its configuration.
+def _read_value(text: str) -> Any:
+    """A typed value: numbers, lists and mappings in braces as YAML has them, all else as text."""
+    value = read_yaml(text)
+    return text if value is None or (isinstance(value, dict) and text.lstrip()[0] != "{") else value
 
-    Args:
-        function: the command.
-        words: what was typed after its name.
-        settings: from the arguments and options that were typed, those of `parse` as a file would hold them.
+
+set_loader("typed", _read_value, (yaml.YAMLError,))
+set_parsing_settings(
+    import_path_denylist=[]
+)  # jsonargparse's own list of what no option may name is in force
+
+
+def call(command: Command, words: list[str]) -> None:
+    """Call a command with what was typed, or print its help or its configuration."""
+    arguments, options = _split(command, words)
+    typed, parameters = dict(options), inspect.signature(command).parameters
+    if typed.keys() & {"help", "h"}:
+        print(_parser(command, _chosen(parameters, typed, {}), flat=True).format_help(), end="")
+        return
+    settings = _settings(command, arguments, options)
+    values, settings = _parse(command, arguments, options, settings)
+    if "print_config" in typed and "config" in parameters:
+        print(configuration(unbuilt(resolve(DEFAULTS | settings, import_named))), end="")
+        return
+    # What nobody mentioned is left to the run, or to the defaults of the workflow.
+    of_run = "resume" in typed or command.__name__ == "evaluate"
+    mentioned = {name.partition(".")[0] for name in typed} | ({*settings} if not of_run else set())
+    only = [*mentioned, *(["config"] if "config" in parameters and mentioned & {*FIELDS} else [])]
+    own = {name: values[name] for name in parameters if name in values}
+    command(**own | build(resolve(settings, import_named), only))
+
+
+def _split(command: Command, words: list[str]) -> tuple[list[str], Options]:
+    """Arguments, and options with their values; hyphens in names become underscores."""
+    hints = get_type_hints(command)
+    switches = {"help", "h", "print_config", *(name for name, hint in hints.items() if hint is bool)}
+    arguments: list[str] = []
+    options: Options = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-") or word == "-":
+            arguments.append(word)
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("--") and word != "-h":
+            raise OptionError(f"options must begin with two hyphens; received {word}: write --{name}")
+        name = name.replace("-", "_").replace(".init_args.", ".").removesuffix(".class_path")
+        follows = rest and (rest[0].lower() in ("true", "false") if name in switches else rest[0][:2] != "--")
+        default = "true" if name in switches else None
+        options.append((name, value if equals else rest.pop(0) if follows else default))
+    return arguments, options
+
+
+def _settings(command: Command, arguments: list[str], options: Options) -> Settings:
+    """Settings that typed ones start from: of the run that is resumed or evaluated, and of ``--config``.
+
+    A file in the current folder is the user's own word, unless that folder is a run; the classes that one in
+    another folder names are judged as those of a run are.
     """
-    arguments, options = split(function, words)
-    if any(name in ("help", "h") for name, _ in options):
-        from convlstm.cli.pages import page
+    typed = dict(options)
+    trust = typed.get("trust") or ""
+    if command.__name__ == "evaluate":
+        run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
+        return {} if run is None else {"data": run_settings(run, trust, ())[0]["data"]}
+    resumed = typed.get("resume")
+    run = RunFolder(Path(resumed)) if resumed else None
+    settings = run_settings(run, trust)[0] if run is not None and run.config.exists() else {}
+    for name, value in options:
+        if name == "config":
+            path = given_path("--config", value or "")
+            read, run = read_settings(path), run_of(path.parent)
+            of_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
+            if of_run or path.parent.resolve() != Path.cwd():
+                check_classes(read, path.parent, Trust(packages(trust), inside=path.parent).find)
+            settings |= read
+    return settings
 
-        chosen = {name: value for name, value in options if value is not None}
-        print(page(command_of(function, chosen, {})), end="")
-        return
-    printing = any(name == "print_config" for name, _ in options)
-    typed = [option for option in options if option[0] != "print_config"]
-    command = parse(function, arguments, typed, settings and settings(arguments, dict(typed)))
-    if printing and command.config:
-        print(command.text(), end="")
-        return
-    function(**command.build())
 
-
-def parse(
-    function: Callable[..., Any],
-    arguments: list[str],
-    options: list[Option],
-    settings: Settings | None = None,
-) -> "Command":
-    """Check and understand everything that was given, before anything is done.
+def _parse(
+    command: Command, arguments: list[str], options: Options, settings: Settings
+) -> tuple[dict[str, Any], Settings]:
+    """Typed values of the command's own parameters, and the settings with the typed ones in place.
 
     Raises:
         OptionError: an unknown option or class, a value of another type, an argument missing.
     """
-    settings = dict(settings or {})
-    for name, value in options:
-        if name == "config" and _config_of(function):
-            trust = dict(options).get("trust") or ()
-            settings |= typed_settings(function, given_path("--config", needed(name, value, Path)), trust)
-    typed = [(name, value) for name, value in options if name != "config" or not _config_of(function)]
-    command = command_of(function, {name: value for name, value in typed if value is not None}, settings)
-    command.read(arguments, typed, settings)
-    return command
-
-
-def command_of(function: Callable[..., Any], typed: Mapping[str, Any], settings: Settings) -> "Command":
-    """The parser for the classes that were chosen, by an option or in a file."""
-    parts = {}
-    for name, base in _parts_of(function).items():
-        section = settings.get(name)
-        in_file = section.get("class_path") if isinstance(section, Mapping) else section
-        if name in settings and not section:
+    name, parameters = command.__name__, inspect.signature(command).parameters
+    positional = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    if extra := arguments[len(positional) :]:
+        usage = " ".join(map(str.upper, positional)) or "options only"
+        raise OptionError(
+            f"convlstm {name} takes {usage}; received {extra[0]!r} as well: see convlstm {name} --help"
+        )
+    chosen, filed = _chosen(parameters, dict(options), settings), _chosen(parameters, {}, settings)
+    for part in chosen.keys() & dict(options).keys():
+        if chosen[part] is not filed[part] or part not in settings:
+            settings = settings | {part: {"class_path": path_of(chosen[part])}}
+    filled = [*zip(positional, arguments, strict=False), *options]
+    hints, shown = get_type_hints(command), {n: n.upper() if n in positional else f"--{n}" for n, _ in filled}
+    for n, v in filled:
+        if v is not None and is_path(hints.get(n)):
+            given_path(shown[n], v)
+        if v is not None and ("\0" in v or v.count(os.sep) > _MOST_FOLDERS):
             raise OptionError(
-                f"{name} in the configuration must hold a class_path; it is empty: leave {name} out for the "
-                "default"
+                f"{shown[n]} must be a path or text without null characters; received {v[:99]!r}"
             )
-        chosen = typed[name] if name in typed else in_file or DEFAULT_CLASSES[base]
-        parts[name] = import_class(chosen, base, f"--{name}")
-    return Command(function, parts)
+    # A class before its arguments.
+    filled = sorted(filled, key=lambda option: option[0].count("."))
+    words = [(n, v) for n, v in filled if n not in (*chosen, "config", "print_config")]
+    known = [f"{part}.{key}" for part, kind in chosen.items() for key in inspect.signature(kind).parameters]
+    known += [n for n in parameters if n not in positional] + [*(FIELDS if "config" in parameters else ())]
+    start = Namespace(
+        {n: _outline(made) for n, made in resolve(settings, import_named).items() if n in PARTS}
+    )
+    values = _read(_parser(command, chosen), words, start, known)
+    for n, parameter in parameters.items():
+        if parameter.default is parameter.empty and values.get(n) is None:
+            missing = n.upper() if n in positional else f"--{n}"
+            raise OptionError(f"convlstm {name} needs {missing}; received none: see convlstm {name} --help")
+    wanted = (*FIELDS, *PARTS) if "config" in parameters else chosen
+    return values, _merged(settings, {n: v for n, v in values.items() if n in wanted})
 
 
-@dataclass
-class Command:
-    """A command, the classes of its parts, and the values of its options.
+def _outline(made: Any) -> Any:
+    """A resolved part with its classes alone, to which typed arguments may belong; None for anything else."""
+    kind, arguments = (made.func, made.keywords) if isinstance(made, partial) else (made, {})
+    if not isinstance(kind, type):
+        return None
+    inner = {name: outline for name, value in arguments.items() if (outline := _outline(value))}
+    return {"class_path": path_of(kind), "init_args": inner}
+
+
+def _merged(settings: Settings, typed: Settings) -> Settings:
+    """Settings with those typed in place; arguments of a class that was replaced are dropped."""
+    result = dict(settings)
+    for name, value in typed.items():
+        old = {"class_path": settings[name]} if isinstance(settings.get(name), str) else settings.get(name)
+        if isinstance(value, dict) and isinstance(old, dict) and "class_path" in old.keys() & value.keys():
+            same = import_named(old["class_path"]) is import_named(value["class_path"])
+            arguments = _merged((same and old.get("init_args")) or {}, value.get("init_args") or {})
+            value = {"class_path": value["class_path"], "init_args": arguments}
+        result[name] = value
+    return result
+
+
+def _chosen(parameters: Mapping[str, Any], typed: Mapping[str, Any], settings: Settings) -> dict[str, type]:
+    """The class of each part that has one by default: as typed, as in a file, or that of the default."""
+    chosen = {}
+    for name in (name for name in DEFAULTS if name in parameters and "Path" not in str(parameters[name])):
+        section = settings.get(name) or DEFAULTS[name]
+        path = section.get("class_path") or DEFAULTS[name] if isinstance(section, Mapping) else section
+        chosen[name] = import_named(typed.get(name, path), kind_of(name), option=f"--{name}", functions=False)
+    return chosen
+
+
+def _parser(command: Command, chosen: Mapping[str, type], *, flat: bool = False) -> ArgumentParser:
+    """A parser with an option for everything.
 
     Args:
-        function: what is called in the end.
-        parts: the class of each parameter that is a `Source` or a `Forecaster`.
-        values: of every option, once read.
-        given: parameters, and fields of the configuration, that were mentioned.
-        exact: values of options that are passed on as they were given.
-        inner: parsers of the options of classes given to options, such as ``--model.cell.width``.
+        command: whose parameters become options.
+        chosen: classes of data and model.
+        flat: list the arguments of these classes and what is read before, for a help page.
     """
-
-    function: Callable[..., Any]
-    parts: dict[str, type]
-    values: Namespace = field(default_factory=Namespace)
-    given: set[str] = field(default_factory=set)
-    exact: dict[str, Any] = field(default_factory=dict)
-    inner: dict[str, ArgumentParser] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """As it is typed."""
-        return self.function.__name__
-
-    @property
-    def config(self) -> str | None:
-        """The parameter that takes a `TrainingConfig`, if there is one."""
-        return _config_of(self.function)
-
-    @cached_property
-    def arguments(self) -> list[str]:
-        """Parameters that are given by position."""
-        empty, parameters = inspect.Parameter.empty, inspect.signature(self.function).parameters
-        return [n for n, p in parameters.items() if p.default is empty and p.kind is not p.KEYWORD_ONLY]
-
-    @property
-    def own(self) -> list[str]:
-        """The function's parameters, in their order."""
-        return list(inspect.signature(self.function).parameters)
-
-    @property
-    def texts(self) -> dict[str, str]:
-        """What the docstring says about each parameter."""
-        return {
-            p.arg_name: p.description or ""
-            for p in docstring_parser.parse(self.function.__doc__ or "").params
-        }
-
-    @cached_property
-    def parser(self) -> ArgumentParser:
-        """A jsonargparse parser with an option for everything."""
-        parser = ArgumentParser(exit_on_error=False, add_help=False, default_env=False)
-        hints = get_type_hints(self.function)
-        for name, parameter in inspect.signature(self.function).parameters.items():
-            if name == self.config:
-                parser.add_class_arguments(TrainingConfig, None)
-            elif name in self.parts:
-                parser.add_class_arguments(self.parts[name], name, fail_untyped=False)
-            else:
-                default = None if parameter.default is parameter.empty else parameter.default
-                parser.add_argument(f"--{name}", type=hints[name], default=default, help=self.texts.get(name))
-        return parser
-
-    @cached_property
-    def types(self) -> dict[str, Any]:
-        """The type of every option, arguments included."""
-        return {
-            action.dest: hint
-            for action in self.parser._actions
-            if action.default != SUPPRESS  # an option of the parser's own, which shows help
-            and (hint := getattr(action, "_typehint", None) or action.type) is not None
-        }
-
-    def read(self, arguments: list[str], options: list[Option], settings: Settings) -> None:
-        """Take values from what was typed and from a file; what was typed counts."""
-        if len(arguments) > len(self.arguments):
-            extra = arguments[len(self.arguments)]
-            raise OptionError(
-                f"convlstm {self.name} takes {self.usage() or 'options only'}; received {extra!r} as well: "
-                f"see convlstm {self.name} --help"
-            )
-        typed = [*zip(self.arguments, arguments, strict=False), *options]
-        filed = dict(self._flat(settings))
-        factories = self._factories({**filed, **dict(typed)})
-        known = {**self.types, **factories}
-        for name, _ in options:
-            if name not in self.parts:
-                self._check_known(name, f"--{name}", known)
-        for name in filed:
-            self._check_known(name, f"{name} in the configuration", known)
-        self._check_complete(dict(typed), filed)
-        values = [(name, needed(name, value, known[name])) for name, value in typed if name not in self.parts]
-        for name, value in values:
-            shown = name.upper() if name in self.arguments else f"--{name}"
-            check_possible(shown, value, self.types.get(name))
-        self.given = {name.partition(".")[0] for name, _ in typed} | {n.partition(".")[0] for n in settings}
-        try:
-            namespace = self.parser.parse_object(nested(filed), _skip_validation=True)
-            self.values = self.parser.parse_args([f"--{n}={v}" for n, v in values], namespace=namespace)
-        except ArgumentError as error:
-            raise self._blame(error, filed, values, known) from error
-        # Where a type allows something else than text, too, the parser reads text as YAML.
-        exact = {n: v for n, v in filed.items() if n in self.types and has_type(v, self.types[n])}
-        self.exact = {n: v for n, v in exact.items() if n not in dict(values)}
-        for name, value in values:
-            if name in self.types and is_text(self.types[name]):
-                none = value == "null" and NoneType in get_args(self.types[name])
-                self.exact[name] = None if none else value
-
-    def build(self) -> dict[str, Any]:
-        """The arguments of the function; a part nobody mentioned is left to the function's default."""
-        result: dict[str, Any] = {}
-        parameters = inspect.signature(self.function).parameters
-        if self.config and self.given & {field.name for field in fields(TrainingConfig)}:
-            # First, because it is quick to refuse.
-            result[self.config] = self._training()
-        wanted = self.values.clone()
-        for name in set(self.parts) - self.given:
-            wanted.pop(name)
-        objects = self.parser.instantiate(
-            wanted, instantiators=[(self._make, Forecaster, True), (self._make, Source, True)]
+    name, hints = command.__name__, get_type_hints(command)
+    doc = docstring_parser.parse(getattr(import_module(f"convlstm.workflows.{name}"), name).__doc__)
+    texts = {p.arg_name: p.description for p in doc.params}
+    parser = ArgumentParser(
+        prog=f"convlstm {name}",
+        description=f"{doc.short_description} {doc.long_description or ''}",
+        usage="%(prog)s [OPTIONS]",
+        exit_on_error=False,
+        allow_abbrev=False,
+        print_config=None,
+        parser_mode="typed",
+        formatter_class=HelpFormatter,
+    )
+    for name, parameter in inspect.signature(command).parameters.items():
+        hint = (
+            next(iter(get_args(hints[name])), hints[name])
+            if NoneType in get_args(hints[name])
+            else hints[name]
         )
-        for name in parameters:
-            if name in objects and name != self.config and (name in self.given or name not in self.parts):
-                result[name] = objects[name]
-        return result
-
-    def text(self) -> str:
-        """All values as a configuration file."""
-        plain = json.loads(self.parser.dump(self.values, format="json"))
-        settings = {field.name: plain[field.name] for field in fields(TrainingConfig)}
-        for name, chosen in self.parts.items():
-            settings[name] = {
-                "class_path": path_of(chosen),
-                "init_args": plain.get(name, {}) | self._exact_of(name),
-            }
-        return yaml_of(settings)
-
-    def _training(self) -> TrainingConfig:
-        return TrainingConfig(**{field.name: self.values[field.name] for field in fields(TrainingConfig)})
-
-    def _make(self, kind: type, *args: Any, **kwargs: Any) -> Any:
-        """Build a part as whoever writes Python would."""
-        if issubclass(kind, Forecaster) and self.config:
-            import torch
-
-            torch.manual_seed(self.values["seed"])
-        part = next((name for name, chosen in self.parts.items() if chosen is kind), "")
-        arguments = {name: plain_factory(value) for name, value in kwargs.items()}
-        try:
-            return kind(*args, **arguments | self._exact_of(part))
-        except ConvLSTMError:
-            raise
-        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise OptionError(
-                f"--{part} must be a class that its options can build; {path_of(kind)} gave '{reason}': "
-                "mend it or its options; --debug shows where"
-            ) from error
-
-    def _exact_of(self, part: str) -> dict[str, Any]:
-        """Arguments of a part that stay as they were given."""
-        return {
-            name.partition(".")[2]: value
-            for name, value in self.exact.items()
-            if name.partition(".")[0] == part
-        }
-
-    def _flat(self, settings: Settings) -> Iterable[tuple[str, Any]]:
-        """Options of a file under the names they have when typed."""
-        for name, value in settings.items():
-            if name not in self.parts:
-                yield name, value
-            elif isinstance(value, Mapping):
-                extra = set(value) - {"class_path", "init_args"}
-                arguments = value.get("init_args") or {}
-                if extra or not isinstance(arguments, Mapping):
-                    raise OptionError(
-                        f"{name} in the configuration must hold class_path and init_args; received "
-                        f"{', '.join(sorted(map(str, extra))) or arguments}: --print_config shows how"
-                    )
-                given = value.get("class_path")
-                if given and import_class(given, object, name) is not self.parts[name]:
-                    continue  # arguments of a class that was replaced by an option
-                yield from ((f"{name}.{key}", item) for key, item in arguments.items())
-
-    def _factories(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the classes given to options that take a class, such as ``--model.cell``."""
-        found: dict[str, Any] = {}
-        for name, hint in self.types.items():
-            arity, base = factory(hint)
-            value = values.get(name)
-            value = value.get("class_path") if isinstance(value, Mapping) else value
-            if base is None or not isinstance(value, str):
-                continue
-            made = import_class(value, base, f"--{name}", function=True)
-            if isinstance(made, type):
-                parser = ArgumentParser(exit_on_error=False, add_help=False)
-                parser.add_class_arguments(made, name, fail_untyped=False, skip={arity})
-                own = (a for a in parser._actions if hasattr(a, "_typehint") and a.default != SUPPRESS)
-                inner = {a.dest: a._typehint for a in own}
-                self.inner |= dict.fromkeys(inner, parser)
-                found |= inner
-        return found
-
-    def _check_known(self, name: str, shown: str, known: Mapping[str, Any]) -> None:
-        if name in known and name not in self.arguments:
-            return
-        options = [*(n for n in known if n not in self.arguments), *self.parts, "help", "debug"]
-        options += ["config", "print_config"] if self.config else []
-        near = nearest(name, options)
-        hint = f"see convlstm {self.name} --help"
-        if near:
-            hint = f"did you mean {'--' if shown[0] == '-' else ''}{near}?"
-        raise OptionError(f"convlstm {self.name} has no option {shown}; {hint}")
-
-    def _check_complete(self, typed: Mapping[str, Any], filed: Mapping[str, Any]) -> None:
-        parameters = inspect.signature(self.function).parameters
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in typed and name not in filed:
-                what = name.upper() if name in self.arguments else f"--{name}"
-                raise OptionError(
-                    f"convlstm {self.name} needs {what}, {type_in_words(self.types[name])}; received none: "
-                    f"convlstm {self.name} {self.usage()}"
-                )
-
-    def usage(self) -> str:
-        """What has to be given."""
-        parameters = inspect.signature(self.function).parameters
-        words = [name.upper() for name in self.arguments]
-        for name, parameter in parameters.items():
-            if parameter.default is parameter.empty and name not in self.arguments:
-                words += [f"--{name}", placeholder(self.types[name])]
-        return " ".join(words)
-
-    def _blame(
-        self, error: Exception, filed: Settings, values: list[tuple[str, str]], known: Mapping[str, Any]
-    ) -> OptionError:
-        """The one value that is wrong, in a sentence."""
-        trials: list[tuple[str, str, Any, Callable[[], Any]]] = [
-            (n, f"{n} in the configuration", v, partial(self.parser.parse_object, nested({n: v})))
-            for n, v in filed.items()
-        ]
-        for name, value in values:
-            shown = name.upper() if name in self.arguments else f"--{name}"
-            parser = self.inner.get(name, self.parser)
-            trials.append((name, shown, value, partial(parser.parse_args, [f"--{name}={value}"])))
-        for name, shown, value, trial in trials:
-            try:
-                trial()
-            except ArgumentError as reason:
-                if not re.search(r"(is|are) required", str(reason)):
-                    return OptionError(f"{shown} must be {type_in_words(known[name])}; received {value!r}")
-        if missing := re.search(r"required: ([\w.]+)", str(error)):
-            name = missing[1]
-            part = self.parts.get(name.partition(".")[0])
-            return OptionError(
-                f"{getattr(part, '__name__', self.name)} needs --{name}, {type_in_words(known.get(name))}; "
-                "received none"
+        default = None if parameter.default is parameter.empty else parameter.default
+        if name == "config":
+            parser.add_class_arguments(TrainingConfig, None)
+        elif name in chosen and flat:
+            parser.add_class_arguments(chosen[name], name, fail_untyped=False)
+        elif name in chosen:
+            parser.add_argument(
+                f"--{name}", type=kind_of(name), default={"class_path": path_of(chosen[name])}
             )
-        lines = (line.strip(" -") for line in str(error).split("\n") if "Given value" not in line)
-        return OptionError(" ".join(lines))
+        else:
+            if name == "callbacks" and not flat:
+                hint = list[kind_of(name)]  # type: ignore[misc]
+            parser.add_argument(f"--{name}", type=hint, default=default, help=texts.get(name))
+    if flat and "config" in hints:
+        parser.add_argument(
+            "--config", help="a YAML file of options, such as a run's config.yaml; typed ones count"
+        )
+        parser.add_argument(
+            "--print_config", action="store_true", help="print all options as --config takes them"
+        )
+    return parser
 
 
-def _parts_of(function: Callable[..., Any]) -> dict[str, type]:
-    hints = get_type_hints(function).items()
-    return {
-        name: base
-        for name, hint in hints
-        for base in DEFAULT_CLASSES
-        if name != "return" and base in (hint, *get_args(hint))
-    }
-
-
-def _config_of(function: Callable[..., Any]) -> str | None:
-    hints = get_type_hints(function).items()
-    return next((n for n, hint in hints if TrainingConfig in (hint, *get_args(hint)) and n != "return"), None)
+def _read(parser: ArgumentParser, options: Options, start: Namespace, known: list[str]) -> dict[str, Any]:
+    """Typed values by name; an option without a value is a switch, if it can be true."""
+    words, bare = [f"--{n}" if v is None else f"--{n}={v}" for n, v in options], ""
+    while True:
+        try:
+            read = parser.parse_args(words, namespace=start.clone(), defaults=False, _skip_validation=True)
+            if bare and read[bare[2:].replace(".", ".init_args.")] is not True:
+                raise OptionError(f"{bare} needs a value; received none: see {parser.prog} --help")
+            return dict(read.as_dict())
+        except ArgumentError as error:
+            found = re.search("argument (--[^ /]*).*: expected one argument", str(error))
+            if bare or not found or found[1] not in words:
+                hint = f"{bare} needs a value; received none: see {parser.prog} --help"
+                raise OptionError(hint if bare else sentence(str(error), parser.prog, known)) from error
+            bare = found[1]
+            words[words.index(bare)] = f"{bare}=true"

@@ -1,11 +1,18 @@
-"""``convlstm demo``: everything once, in a few minutes on two CPU cores."""
+"""The demonstration: train, verify, forecast and report in a few minutes on two CPU cores."""
 
+import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convlstm.atomic_write import given_path
 from convlstm.errors import RunError
+from convlstm.verification.results import Verification
+from convlstm.workflows.evaluate import evaluate
+from convlstm.workflows.forecast import forecast
+from convlstm.workflows.report import Report, report
+from convlstm.workflows.train import TrainedRun, free_folder, train
 
 # The demonstration is smaller than the benchmark (canvas 64, two digits) so that it takes minutes on a CPU.
 DATA: dict[str, Any] = {
@@ -25,11 +32,30 @@ TRAINING: dict[str, Any] = {
     "curriculum_steps": 400,
     "accelerator": "cpu",
 }
-# What the demo adds to the files of a run.
+# Files that the demonstration adds to those of a run.
 _PICTURES = ("past.npy", "strip.png", "forecast.gif", "forecast.png")
+_log = logging.getLogger("convlstm")
 
 
-def demo(out: Path | None = None) -> Path:
+@dataclass(frozen=True)
+class Demonstration(os.PathLike[str]):
+    """The results of `demo`, in one run folder.
+
+    Args:
+        run: the trained run.
+        verification: its scores.
+        report: the report on it.
+    """
+
+    run: TrainedRun
+    verification: Verification
+    report: Report
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.run)
+
+
+def demo(out: str | os.PathLike[str] | None = None) -> Demonstration:
     """Learn to forecast moving digits, verify, report: a few minutes.
 
     Real handwritten digits move and bounce on a small canvas. A small network learns to forecast them, is
@@ -39,15 +65,11 @@ def demo(out: Path | None = None) -> Path:
         out: the run folder; runs/demo, runs/demo-2 ... unless given.
 
     Returns:
-        The run folder.
+        The `Demonstration`.
     """
     import numpy as np
     import torch
 
-    from convlstm.cli.evaluate import evaluate
-    from convlstm.cli.forecast import forecast
-    from convlstm.cli.report import report
-    from convlstm.cli.train import free_folder, train
     from convlstm.data import MovingObjects
     from convlstm.models import EncoderForecaster
     from convlstm.training.config import TrainingConfig
@@ -57,20 +79,19 @@ def demo(out: Path | None = None) -> Path:
         if os.path.lexists(folder / name):
             raise RunError(f"the demo must not replace files; {folder} holds {name}: choose another --out")
     config, data = TrainingConfig(**TRAINING), MovingObjects(**DATA)
-    print(f"learning {data.describe()}", flush=True)
+    _log.info("learning %s", data.describe())
     torch.manual_seed(config.seed)
     run = train(data=data, model=EncoderForecaster(**MODEL), config=config, out=folder)
-    evaluate(run)
-    _strip(run)
-    np.save(run / "past.npy", data.split("test")[0].past.numpy())
+    verification = evaluate(run)
+    _strip(folder)
+    np.save(folder / "past.npy", data.split("test")[0].past.numpy())
     for name in ("forecast.gif", "forecast.png"):
-        forecast(run, run / "past.npy", steps=2 * data.steps, out=run / name)
-    report(run)
-    return run
+        forecast(run, folder / "past.npy", steps=2 * data.steps, out=folder / name)
+    return Demonstration(run, verification, report(run))
 
 
 def _strip(run: Path) -> None:
-    """The median test case as one picture: what was given, what followed, what was forecast."""
+    """Write the past, the future and the forecast of the median test case as one picture."""
     import numpy as np
 
     from convlstm.pictures import film_strip

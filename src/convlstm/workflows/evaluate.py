@@ -1,39 +1,48 @@
-"""``convlstm evaluate``."""
+"""Scores of a trained model beside the baselines."""
 
+import os
 import re
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from convlstm.atomic_write import Changes, check_writable, given_path, write_together
-from convlstm.cli.train import check_channels, load, run_settings
 from convlstm.data.base import Source, Window
-from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.errors import OptionError, RunError
+from convlstm.functional.ssim import check_data_range
 from convlstm.hub import weights_digest
 from convlstm.models.base import Forecaster
+from convlstm.training.loaders import evaluation_loader
 from convlstm.training.run_folder import RunFolder, check_free, run_of
 from convlstm.trust import packages
+from convlstm.verification.results import Verification
+from convlstm.verification.verify import cases_file, scores_files, verify
+from convlstm.workflows.configuration import described
+from convlstm.workflows.parts import check_channels, load, resolve, run_settings, unbuilt
+
+#: Wraps the batches of an evaluation of so many cases, to show its progress.
+Watch = Callable[[Iterable[Window], int], Iterable[Window]]
 
 
 def evaluate(
-    model: Path,
+    model: Forecaster | str | os.PathLike[str],
     *,
     data: Source | None = None,
     data_range: float | None = None,
     batch_size: int = 16,
-    out: Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     trust: str | Sequence[str] = (),
-) -> Any:
+    watch: Watch | None = None,
+) -> Verification:
     """Score a trained model beside the baselines on test windows.
 
-    Prints tables by lead time and writes scores.json, scores.csv and cases.npz, the best, the median and the
-    worst case.
+    Writes scores.json, scores.csv and cases.npz, the best, the median and the worst case.
 
     Args:
-        model: a run folder or a model folder.
+        model: a run folder or a model folder; in Python also a forecaster, whose scores are written only if
+            `out` is given.
         data: whose test split is forecast; that of the run itself unless given. An option of it alone, such
             as --data.test_size, changes that option of the run's data.
         data_range: largest minus smallest value that the data can take; what the data say unless given.
@@ -43,60 +52,57 @@ def evaluate(
             which keeps the scores of its own test windows: other data needs a folder.
         trust: names of your own packages, separated by commas, whose classes the run may load beside
             convlstm's.
+        watch: wraps the batches and is given the number of cases, to show progress.
 
     Returns:
         The `Verification`.
     """
-    import torch
-
-    from convlstm.functional.ssim import check_data_range
-    from convlstm.training.loaders import evaluation_loader
-    from convlstm.verification.verify import cases_file, scores_files, verify
-
-    model = given_path("MODEL", model)
-    run = run_of(model)
-    forecaster = load_model(model, trust)
+    place = None if isinstance(model, Forecaster) else given_path("MODEL", model)
+    run = None if place is None else run_of(place)
+    forecaster = model if isinstance(model, Forecaster) else load_model(model, trust)
     if data is None and run is None:
-        raise OptionError(f"a model folder needs data to be evaluated on; {model} is no run: add --data")
+        raise OptionError(f"a model needs data to be evaluated on; {place or 'it'} is no run: add --data")
     if batch_size < 1:
         raise OptionError(f"batch_size must be at least 1; received {batch_size}")
-    own_data = data is None and run is not None
-    source: Source = load(run, trust)["data"] if own_data else data  # type: ignore[assignment, arg-type]
-    other = data is not None and run is not None and not _same(data, run, trust)
-    folder = _place(run, model, out, other=other)
+    other = data is not None and run is not None and not _is_own(data, run, trust)
+    folder = _folder(run, place, out, other=other)
+    source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data  # type: ignore[assignment]
     check_channels(forecaster, source.channels, "give data with those of the model, by --data")
     data_range = source.data_range if data_range is None else check_data_range(data_range)
     changes = Changes()
     try:
-        changes.folder(folder)
-        check_writable(folder)
+        if folder is not None:
+            changes.folder(folder)
+            check_writable(folder)
         forecaster = forecaster.to("cuda" if torch.cuda.is_available() else "cpu")
         dataset = source.split("test")
-        batches = _watched(evaluation_loader(dataset, batch_size), len(dataset))
+        batches: Iterable[Window] = evaluation_loader(dataset, batch_size)
+        batches = batches if watch is None else watch(batches, len(dataset))
         name = spoken_name(forecaster)
         verification, cases = verify(
             forecaster, batches, name=name, data=source.describe(), data_range=data_range
         )
-        weights = None if run is None else weights_digest(run.model)
-        verification = replace(verification, weights=weights)
-        files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)} | scores_files(verification)
-        write_together({folder / name: content for name, content in files.items()})
+        if run is not None:
+            verification = replace(verification, weights=weights_digest(run.model))
+        if folder is not None:
+            files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)}
+            files |= scores_files(verification)
+            write_together({folder / name: content for name, content in files.items()})
     except BaseException:
         changes.undo()
         raise
-    _show(verification)
-    print(f"scores in {folder}/scores.json, scores.csv; cases in cases.npz")
-    print(f"next: convlstm report {shlex.quote(str(folder))}")
     return verification
 
 
-def _place(run: RunFolder | None, model: Path, out: Path | None, *, other: bool) -> Path:
+def _folder(
+    run: RunFolder | None, model: Path | None, out: str | os.PathLike[str] | None, *, other: bool
+) -> Path | None:
     """The folder that scores go to.
 
     Args:
         run: that is evaluated, if it is one.
-        model: as it was given.
-        out: what was asked for.
+        model: the folder that was given; None for a model in memory.
+        out: the folder that was asked for.
         other: whether the data are others than the run's own.
 
     Raises:
@@ -111,29 +117,23 @@ def _place(run: RunFolder | None, model: Path, out: Path | None, *, other: bool)
                 "--out FOLDER"
             )
         return run.path
-    if folder is None:
+    if folder is not None:
+        check_free(folder, "scores")
+    elif model is not None:
         raise OptionError(f"scores need a folder to go to; {model} is no run: add --out FOLDER")
-    check_free(folder, "scores")
     return folder
 
 
-def _same(data: Source, run: RunFolder, trust: str | Sequence[str]) -> bool:
+def _is_own(data: Source, run: RunFolder, trust: str | Sequence[str]) -> bool:
     """True if a source is that of the run."""
-    from convlstm.cli.configuration import described
-
+    own = described(unbuilt(resolve(*run_settings(run, trust, ()))).data)
     try:
-        return described(data) == described(load(run, trust)["data"])
-    except ConvLSTMError:  # it does not fit into a file, or that of the run is not here
+        return described(data) == own
+    except RunError:  # it does not fit into a file, as that of a run does
         return False
 
 
-def settings(arguments: list[str], options: dict[str, str | None]) -> dict[str, Any]:
-    """What options of the data start from: the data of the run that is evaluated."""
-    run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
-    return {} if run is None else {"data": run_settings(run, options.get("trust") or ())["data"]}
-
-
-def load_model(path: Path, trust: str | Sequence[str] = ()) -> Forecaster:
+def load_model(path: str | os.PathLike[str], trust: str | Sequence[str] = ()) -> Forecaster:
     """The trained model of a run folder, or that of a model folder.
 
     Args:
@@ -143,7 +143,7 @@ def load_model(path: Path, trust: str | Sequence[str] = ()) -> Forecaster:
     Raises:
         RunError: no such folder, no model in it, or a damaged one.
     """
-    run = run_of(path)
+    run = run_of(Path(path))
     if run is not None:
         run.find_modules(packages(trust))
     if run is not None and not run.model.exists():
@@ -151,7 +151,7 @@ def load_model(path: Path, trust: str | Sequence[str] = ()) -> Forecaster:
             f"a run must have finished, or been stopped by Ctrl-C, before its model is used; {run.path} "
             f"holds none yet: go on with convlstm train --resume {run.path}"
         )
-    folder = str(path if run is None else run.model)
+    folder = os.fspath(path) if run is None else str(run.model)
     model: Forecaster = Forecaster.from_pretrained(folder, trust=trust)
     return model.eval()
 
@@ -159,29 +159,3 @@ def load_model(path: Path, trust: str | Sequence[str] = ()) -> Forecaster:
 def spoken_name(model: Forecaster) -> str:
     """The name of a model in tables: its class, written as the baselines are."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(model).__name__).lower()
-
-
-def _watched(batches: Any, cases: int) -> Iterator[Window]:
-    """Batches, with a bar on the screen as they go by."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        print(f"evaluating {cases} cases", file=sys.stderr)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"evaluating {cases} cases", total=cases)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch.past))
-
-
-def _show(verification: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    shown = [name for name in ("mse", "sharpness") if name in verification.scores]
-    if console.is_terminal:
-        console.print(verification.to_rich(*shown))
-    else:
-        print(verification.to_markdown(*shown))

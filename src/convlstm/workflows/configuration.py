@@ -1,28 +1,53 @@
-"""A run's configuration as a YAML file: from objects, and back to settings."""
+"""The YAML file of a run's configuration: read as plain settings, written from objects.
+
+A class stands in the file as its dotted path or, with arguments, as ``class_path`` and ``init_args``, the
+format of jsonargparse.
+"""
 
 import dataclasses
 import inspect
 import os
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from convlstm.cli.names import is_path
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
-from convlstm.hyperparameters import path_of
+from convlstm.hyperparameters import describe, path_of
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 
-#: Options by name; the parts of a run as ``class_path`` and ``init_args``.
+#: Options by name, as a file holds them.
 Settings = dict[str, Any]
 
 # YAML 1.1 takes 1e-4 for text; people, JSON and jsonargparse take it for a number.
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
 _FIRST = list("-+.0123456789")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Everything that makes a run.
+
+    Args:
+        data: where frames come from.
+        model: what is trained.
+        config: settings of the training.
+        optimizer: class or `functools.partial`, called with the parameters and ``lr``.
+        scheduler: class or partial, called with the optimizer.
+        callbacks: of Lightning: classes, partials or objects.
+    """
+
+    data: Source
+    model: Forecaster
+    config: TrainingConfig
+    optimizer: Callable[..., Any] | None = None
+    scheduler: Callable[..., Any] | None = None
+    callbacks: tuple[Any, ...] = ()
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -49,10 +74,9 @@ for _kind in (_Loader, _Dumper):
     _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, _FIRST)
 
 
-def configuration(data: Source, model: Forecaster, config: TrainingConfig) -> str:
-    """Everything that makes a run, as ``--config`` takes it."""
-    settings = dataclasses.asdict(config) | {"data": described(data), "model": described(model)}
-    return yaml_of(settings)
+def read_yaml(text: str) -> Any:
+    """Plain data from YAML."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def read_settings(path: Path) -> Settings:
@@ -62,7 +86,7 @@ def read_settings(path: Path) -> Settings:
         OptionError: missing, unreadable or not a mapping.
     """
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        settings = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OptionError(
             f"a configuration must be a readable YAML file; {path} gave '{error.strerror}': "
@@ -80,12 +104,20 @@ def read_settings(path: Path) -> Settings:
     return {name.replace("-", "_"): value for name, value in settings.items()}
 
 
-def parts_in(text: str) -> Any:
-    """Mappings, lists and texts that text holds as YAML, whatever their tags; the text itself if none."""
-    try:
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except Exception:  # whatever the YAML reader raises
-        return text
+def configuration(parts: Parts) -> str:
+    """Everything that makes a run, as ``--config`` takes it.
+
+    Raises:
+        RunError: an argument that does not fit into a file.
+    """
+    settings = dataclasses.asdict(parts.config)
+    settings |= {"data": described(parts.data), "model": described(parts.model)}
+    for name in ("optimizer", "scheduler"):
+        if (factory := getattr(parts, name)) is not None:
+            settings[name] = _plain(describe(factory))
+    if parts.callbacks:
+        settings["callbacks"] = [_described_callback(callback) for callback in parts.callbacks]
+    return yaml_of(settings)
 
 
 def yaml_of(settings: Settings) -> str:
@@ -101,16 +133,40 @@ def described(thing: Source | Forecaster) -> dict[str, Any]:
     """
     kind = type(thing)
     defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
-    try:
-        hints = get_type_hints(kind.__init__)
-    except Exception:  # a hint may name what cannot be imported
-        hints = {}
+    types = argument_types(kind)
     arguments = {}
     for name, value in thing.hyperparameters.items():
         plain = _plain(value)
         given = value is not defaults.get(name) and plain != defaults.get(name)
-        arguments[name] = _absolute(plain, text_is_path=is_path(hints.get(name))) if given else plain
+        arguments[name] = _absolute(plain, text_is_path=is_path(types.get(name))) if given else plain
     return {"class_path": path_of(kind), "init_args": arguments}
+
+
+@dataclasses.dataclass(frozen=True)
+class UnknownCallback:
+    """A callback that was an object when its run began, of which a configuration has the class alone."""
+
+    path: str
+
+    def __call__(self) -> None:
+        """Refuse to build it.
+
+        Raises:
+            RunError: always.
+        """
+        raise RunError(
+            "a callback that was made in Python is given again when its run goes on; received no "
+            f"{self.path}: call convlstm.train(resume=..., callbacks=[...])"
+        )
+
+
+def _described_callback(callback: Any) -> Any:
+    """A class or a partial with its arguments; an object, whose arguments are unknown, by its class alone."""
+    if isinstance(callback, UnknownCallback):
+        return {"class_path": callback.path, "init_args": None}
+    if isinstance(callback, type | partial):
+        return _plain(describe(callback if isinstance(callback, partial) else partial(callback)))
+    return {"class_path": path_of(type(callback)), "init_args": None}
 
 
 def _absolute(value: Any, *, text_is_path: bool) -> Any:
@@ -163,3 +219,21 @@ def _plain(value: Any) -> Any:
         "what a run is made of must fit into a file; received an argument that is a "
         f"{type(value).__name__}: save it and give its path"
     )
+
+
+def argument_types(made: Any) -> dict[str, Any]:
+    """The type of each argument of a class or a function, those that ``**kwargs`` hands on included."""
+    types: dict[str, Any] = {}
+    for home in reversed(made.__mro__) if isinstance(made, type) else [made]:
+        with_types = vars(home).get("__init__") if isinstance(home, type) else home
+        try:
+            types |= get_type_hints(with_types)
+        except Exception:  # a hint may name what cannot be imported
+            continue
+    return types
+
+
+def is_path(hint: Any) -> bool:
+    """True if values of a type, or some of them, are paths."""
+    kind = get_origin(hint) or hint
+    return (isinstance(kind, type) and issubclass(kind, os.PathLike)) or any(map(is_path, get_args(hint)))

@@ -1,0 +1,91 @@
+"""What jsonargparse says, as one sentence and as a help page in plain words; names that the user typed."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter
+
+from convlstm.workflows.parts import import_named
+
+_LIST = "a list such as [8,16]"
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_WORDS |= {"list": _LIST, "tuple": _LIST, "Sequence": _LIST, "PathLike": "a path", "Path": "a path"}
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """jsonargparse's, without options that show the help of a class, and with types in fewer words."""
+
+    def add_argument(self, action: Any) -> None:
+        """Add an option."""
+        if action.metavar == "CONFIG":
+            action.metavar, action.help = "CLASS", "dotted path of the class; its options follow"
+        if not action.option_strings or not action.option_strings[0].endswith(".help"):
+            super().add_argument(action)
+
+    def _expand_help(self, action: Any) -> str:
+        text = re.sub(
+            r", known subclasses: [^)]*|, default: (null|\(\))|, default: (?=\))",
+            "",
+            super()._expand_help(action),
+        )
+        text = re.sub(r"<class '([^']*)'>|Union\[([^()]*)\](?=[,)])|Literal\[([^]]*)\]", r"\1\2\3", text)
+        return re.sub(
+            r"Unvalidated<ndarray.*?>|``|, null(?=[,)])", lambda found: "array" * (found[0][0] == "U"), text
+        )
+
+
+def sentence(error: str, command: str, known: Sequence[str]) -> str:
+    """An error of jsonargparse as rule, value and remedy.
+
+    Args:
+        error: its text.
+        command: that was typed.
+        known: names of options, such as ``data.canvas``.
+    """
+    option = "--" + ".".join(re.findall(r'Parser key "([\w.]+)"', error))
+    unknown = re.search(r"unrecognized arguments: --([^\s=]*)", error)
+    unknown = unknown or re.search(r"Option '([^']*)' is not accepted", error)
+    if unknown:
+        name = unknown[1] if option == "--" else f"{option[2:]}.{unknown[1]}"
+        near = nearest(name, [*known, *_inner(option, error)])
+        hint = f"did you mean --{near}?" if near else f"see {command} --help"
+        return f"{command} has no option --{name[:80]}; {hint}"
+    inner = error.rpartition("Parser key")[2]
+    value = re.search(r"(?:Got value|Given value): ?(.*)", inner)
+    kinds = re.search(r"Subtypes: \[(.*)\]", inner) or re.search(r"Expected an? (.*)\. Got value", inner)
+    names = (
+        re.findall(
+            r"Literal\[[^]]*\]|\b(?:int|float|bool|str|list|tuple|Sequence|\w*Path\w*)\b(?![]\w])", kinds[1]
+        )
+        if kinds
+        else []
+    )
+    if value and names:
+        words = [
+            _WORDS.get(name) or re.sub(r"Literal\[|[]']", "", name).replace(", ", " or ") for name in names
+        ]
+        return f"{option} must be {' or '.join(dict.fromkeys(words))}; received {value[1]!r}"
+    if made := re.search(r"Callable\[.*?(\w+)\] expects", error):
+        received = re.findall(r"Got value: (?:Namespace\(class_path=)?'?([\w.]*)", error)[-1]
+        return f"{option} must be the dotted path of a {made[1]}; received {received!r}: derive it from {made[1]}"
+    lines = [line.strip(" -") for line in error.splitlines()]
+    return f"{option} cannot be used: {' '.join(lines[1:] or lines)}: see {command} --help"
+
+
+def _inner(option: str, error: str) -> list[str]:
+    """The options of the class given to an option."""
+    made = re.search(r"Got value: Namespace\(class_path='([\w.]+)'", error)
+    return [f"{option[2:]}.{name}" for name in signature(import_named(made[1])).parameters] if made else []
+
+
+def nearest(name: str, options: Sequence[str]) -> str | None:
+    """The option that was most likely meant; ``canvas`` means ``data.canvas``."""
+    last = name.rpartition(".")[2]
+    same = [option for option in options if option.rpartition(".")[2] == last]
+    by_last = {option.rpartition(".")[2]: option for option in reversed(options)}
+    near = same or get_close_matches(name, options, n=1, cutoff=0.7)
+    near = near or [by_last[match] for match in get_close_matches(last, by_last, n=1, cutoff=0.7)]
+    return near[0] if near else None

@@ -1,0 +1,381 @@
+"""The parts of a run, from settings to objects.
+
+Two steps: `resolve` replaces every name by the class or function that the caller allows, and builds nothing;
+`build` calls the classes.
+"""
+
+import dataclasses
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, get_args, get_origin
+
+import torch
+from torch import nn
+
+from convlstm.data.base import Source
+from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.hyperparameters import path_of
+from convlstm.models.base import Forecaster
+from convlstm.training.config import TrainingConfig
+from convlstm.training.run_folder import RunFolder
+from convlstm.trust import Trust, is_dotted, packages
+from convlstm.workflows.configuration import (
+    Parts,
+    Settings,
+    UnknownCallback,
+    argument_types,
+    is_path,
+    read_settings,
+)
+
+#: Classes that a run is made of unless it names others.
+DEFAULTS = {"data": "convlstm.MovingObjects", "model": "convlstm.EncoderForecaster"}
+#: The parts of a run that are classes with arguments.
+PARTS = (*DEFAULTS, "optimizer", "scheduler", "callbacks")
+#: The options of a `TrainingConfig`.
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
+_FRAMES = (".npy", ".npz", ".gif", ".png", ".jpg", ".tif", ".tiff", ".mp4", ".nc", ".h5", ".hdf5", ".zarr")
+_HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
+
+
+class Find(Protocol):
+    """The class or function under a dotted path, or an error; `Trust.find` is one."""
+
+    def __call__(self, path: Any, kind: Any = ..., *, functions: bool = ...) -> Any:
+        """Return it."""
+
+
+def resolve(settings: Settings, find: Find) -> Settings:
+    """Settings with classes and partials in place of their names; nothing is built.
+
+    Args:
+        settings: as `read_settings` gives them; values may be objects already.
+        find: gives the class or function under a dotted path.
+
+    Raises:
+        OptionError: an option or an argument that does not exist, or of another form.
+        ConvLSTMError: whatever ``find`` raises.
+    """
+    resolved: Settings = {}
+    for name, value in settings.items():
+        if name == "callbacks":
+            sections = value if isinstance(value, list | tuple) else [value]
+            resolved[name] = tuple(_part(name, section, find) for section in sections if section)
+        elif name in DEFAULTS or (name in PARTS and value is not None):
+            resolved[name] = _part(name, value, find)
+        elif name not in PARTS:
+            _check_known(name)
+            resolved[name] = value
+    return resolved
+
+
+def build(resolved: Settings, only: Iterable[str] = (*PARTS, "config")) -> Settings:
+    """The objects that resolved settings describe: ``data``, ``model``, ``config`` and so on, where given.
+
+    The weights of the model are drawn from the seed of the configuration.
+
+    Args:
+        resolved: by `resolve`.
+        only: names of the parts to build.
+    """
+    only = set(only)
+    config = TrainingConfig(**{name: resolved[name] for name in FIELDS if name in resolved})
+    built: Settings = {"config": config} if "config" in only else {}
+    for name in PARTS:
+        if name not in only or name not in resolved:
+            continue
+        made = resolved[name]
+        if name == "model":
+            torch.manual_seed(config.seed)
+        built[name] = _built(name, made) if name in DEFAULTS else made
+    return built
+
+
+def load(
+    run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] = (*PARTS, "config")
+) -> Settings:
+    """The parts of a run by name, with fresh weights.
+
+    Args:
+        run: whose configuration is read.
+        trust: names of packages whose classes may be loaded.
+        only: names of the parts to build.
+
+    Raises:
+        ConvLSTMError: as `run_settings` and `build`.
+    """
+    only = tuple(only)
+    return build(resolve(*run_settings(run, trust, only)), only)
+
+
+def run_settings(
+    run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] = PARTS
+) -> tuple[Settings, Find]:
+    """The settings of a run, once their classes are allowed, and the function that gives these classes.
+
+    Args:
+        run: whose configuration is read.
+        trust: names of packages whose classes may be loaded.
+        only: parts that are wanted; data and model are always there.
+
+    Raises:
+        OptionError: as `read_settings`.
+        RunError: it does not say what the run is made of, a module is not found, or a class is of a package
+            that is not trusted.
+    """
+    settings = read_settings(run.config)
+    for name in DEFAULTS:
+        if not settings.get(name):
+            raise RunError(
+                f"the configuration of a run must hold its {name}; {run.config} holds none: put back "
+                "the file as train wrote it"
+            )
+    settings = {k: v for k, v in settings.items() if k not in PARTS or k in DEFAULTS or k in only}
+    run.find_modules(packages(trust))
+    find = Trust(packages(trust), inside=run.path).find
+    check_classes(settings, run.path, find)
+    return settings, find
+
+
+def check_classes(settings: Settings, folder: Path, find: Find) -> None:
+    """Check every class that settings name, without importing what is not allowed.
+
+    Raises:
+        RunError: a class that may not be loaded; nesting that is too deep.
+    """
+    try:
+        resolve(settings, find)
+    except RecursionError:
+        raise RunError(
+            f"the configuration in {folder} must hold plain data; its nesting is too deep: put back the file "
+            "as train wrote it"
+        ) from None
+
+
+def unbuilt(resolved: Settings) -> Parts:
+    """Parts for `configuration` alone: their arguments are there, their constructors have not run."""
+    parts = {}
+    for name in DEFAULTS:
+        _check_complete(name, resolved[name])
+        kind = resolved[name].func
+        parts[name] = kind.__new__(kind, **resolved[name].keywords)
+    config = TrainingConfig(**{name: resolved[name] for name in FIELDS if name in resolved})
+    others = {name: resolved[name] for name in PARTS[2:] if name in resolved}
+    return Parts(config=config, **parts, **others)
+
+
+def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
+    """Check that a model takes frames with so many channels, or else say what to do.
+
+    Raises:
+        OptionError: it was built for another number.
+    """
+    built_for = getattr(model, "channels", channels)
+    if built_for != channels:
+        raise OptionError(
+            f"the channels of the model must be those of the frames, {channels}; received {built_for}: "
+            f"{remedy}"
+        )
+
+
+def our_class(name: str, kind: Any = object) -> Any:
+    """The class of this package of a name without dots; None if there is none."""
+    return next(
+        (
+            found
+            for home in _HOMES
+            if isinstance(found := getattr(import_module(home), name, None), type) and issubclass(found, kind)
+        ),
+        None,
+    )
+
+
+def import_named(path: Any, kind: Any = object, *, functions: bool = True, option: str = "") -> Any:
+    """The class under a dotted path that the user wrote, or of a short name of ours.
+
+    Args:
+        path: such as ``my_package.MyModel``.
+        kind: the class that it must be a subclass of.
+        functions: whether it may also be a function.
+        option: name of the option, to open messages.
+
+    Raises:
+        OptionError: it cannot be imported, or is something else.
+    """
+    wanted = kind.__name__ if kind in (Source, Forecaster) else "class"
+    rule = f"{option or 'a class in the configuration'} must be the dotted path of a {wanted}"
+    module, _, name = str(path).rpartition(".")
+    if os.path.exists(str(path)) or str(path).lower().endswith(_FRAMES):
+        raise OptionError(
+            f"{rule}; received {str(path)!r}, which is a file of frames: write a class that reads it "
+            f"(docs/guide.md, Your own frames) and give {option} my_module.MyClass {option}.path {path}; images "
+            f"of objects that move are given by {option}.images"
+        )
+    if not is_dotted(str(path)):
+        raise OptionError(f"{rule}; received {str(path)[:100]!r}: write module.Name")
+    if not module:
+        if found := our_class(name, kind):
+            return found
+        ours = {name for home in _HOMES for name in dir(import_module(home)) if our_class(name, kind)}
+        near = get_close_matches(name, ours, n=1)
+        hint = f"did you mean {near[0]}?" if near else "write module.Name"
+        raise OptionError(f"{rule}; received {path!r}: {hint}")
+    try:
+        found = getattr(import_module(module), name)
+    except Exception as error:  # the user's module may raise anything
+        raise OptionError(
+            f"{rule}; importing {path!r} gave '{type(error).__name__}: {error}': check the spelling, or run "
+            "where it can be found"
+        ) from error
+    if isinstance(found, type) and issubclass(found, kind) and not inspect.isabstract(found):
+        return found
+    if isinstance(found, type):
+        hint = "abstract: give a class derived from it" if issubclass(found, kind) else "none: derive it"
+        raise OptionError(f"{rule}; received {path!r}, which is {hint} from {wanted}")
+    # A function of the interpreter's makes none of our objects, whatever it would do when called.
+    if not functions or not inspect.isroutine(found) or inspect.isbuiltin(found):
+        raise OptionError(f"{rule}; received {path!r}, which holds {found!r}")
+    return found
+
+
+def kind_of(part: str) -> type:
+    """The base class of a part of a run."""
+    if part == "callbacks":
+        from convlstm.training.processes import Callback
+
+        return Callback
+    kinds = {"data": Source, "model": Forecaster, "optimizer": torch.optim.Optimizer}
+    return kinds.get(part, torch.optim.lr_scheduler.LRScheduler)
+
+
+def takes_class(hint: Any) -> bool:
+    """True if an argument of this type may be a class, a function or an object of a class."""
+    if get_origin(hint) in (Callable, type):
+        return True
+    plain = ("builtins", "pathlib", "os", "types", "typing", "collections.abc")
+    return any(map(takes_class, get_args(hint))) or (isinstance(hint, type) and hint.__module__ not in plain)
+
+
+def _check_known(name: str) -> None:
+    if "." in name:
+        raise OptionError(
+            f"{name} must stand in the init_args of its part, under names without dots; a configuration has "
+            "it elsewhere: --print_config shows where"
+        )
+    if name not in FIELDS:
+        near = get_close_matches(name, (*FIELDS, *PARTS), n=1)
+        hint = f"did you mean {near[0]}?" if near else "--print_config shows all"
+        raise OptionError(f"there is no option {name} in the configuration; {hint}")
+
+
+def _part(name: str, section: Any, find: Find) -> Any:
+    """A part as a partial of its class."""
+    if callable(section):
+        return section
+    spec = {"class_path": section} if isinstance(section, str) else section
+    arguments = spec.get("init_args") or {} if isinstance(spec, Mapping) else None
+    if not spec or not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
+        raise OptionError(
+            f"{name} in the configuration must hold class_path and init_args; received {str(section)[:200]}: "
+            "--print_config shows how"
+        )
+    path = spec.get("class_path") or DEFAULTS.get(name)
+    kind = kind_of(name)
+    if name == "callbacks" and spec.get("init_args", {}) is None:
+        return UnknownCallback(str(path))
+    found = isinstance(path, str) and "." not in path and our_class(path, kind)
+    found = found or find(path, kind, functions=name in ("optimizer", "scheduler"))
+    return partial(found, **_arguments(arguments, found, find, name))
+
+
+def _arguments(arguments: Mapping[str, Any], made: Any, find: Find, name: str) -> dict[str, Any]:
+    types = argument_types(made)
+    for key in arguments:
+        if "." in str(key):
+            raise OptionError(
+                f"{name}.{key} must stand in the init_args of what it belongs to, under names without dots; "
+                "a configuration has it elsewhere: --print_config shows where"
+            )
+    return {key: _argument(value, types.get(key), find, f"{name}.{key}") for key, value in arguments.items()}
+
+
+def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
+    """An argument with classes in place of their names, and of the type that files have no form for."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        path, arguments = value["class_path"], value.get("init_args") or {}
+        found = isinstance(path, str) and "." not in path and our_class(path)
+        found = found or find(path, (nn.Module, Source))
+        inner = _arguments(arguments, found, find, name)
+        return partial(found, **inner) if inner else found
+    if isinstance(value, Mapping):
+        return {key: _argument(item, None, find, f"{name}.{key}") for key, item in value.items()}
+    kinds = [get_origin(kind) or kind for kind in (hint, *get_args(hint))]
+    if isinstance(value, list | tuple):
+        item_hint = next((args[0] for kind in (hint, *get_args(hint)) if (args := _items(kind))), None)
+        items = [_argument(item, item_hint, find, name) for item in value]
+        return tuple(items) if isinstance(value, tuple) or (tuple in kinds and list not in kinds) else items
+    if not isinstance(value, str):
+        return value
+    if takes_class(hint):
+        # A class hidden in quotes or YAML is judged too, though no text is read as YAML here.
+        names = re.findall(r"[^\W\d][\w.]*", value) if value[:1] in ("{", "[", "'", '"') else [value]
+        found = [find(path, (nn.Module, Source)) for path in names if _is_importable(path)]
+        return found[0] if found and names == [value] else our_class(value) or value
+    return Path(value) if any(map(is_path, kinds)) and str not in kinds and value else value
+
+
+def _is_importable(path: str) -> bool:
+    """True for the path of something in a module; a file's name, such as weights.npy, is none."""
+    root, dot, _ = path.partition(".")
+    return bool(dot) and is_dotted(path) and (root in sys.modules or find_spec(root) is not None)
+
+
+def _items(kind: Any) -> tuple[Any, ...]:
+    """The types of the items of a list or tuple type."""
+    origin = get_origin(kind)
+    return get_args(kind) if isinstance(origin, type) and issubclass(origin, Sequence) else ()
+
+
+def _check_complete(name: str, made: partial[Any]) -> None:
+    """Check that a class has all arguments that it needs.
+
+    Raises:
+        OptionError: one is missing.
+    """
+    kind = made.func
+    try:
+        inspect.signature(kind).bind(**made.keywords)
+    except TypeError as error:
+        if missing := re.search("missing a required.*argument: '(.*)'", str(error)):
+            raise OptionError(
+                f"{kind.__name__} needs --{name}.{missing[1]}; received none: convlstm train --{name} "
+                f"{path_of(kind)} --help lists its options"
+            ) from error
+
+
+def _built(name: str, made: partial[Any]) -> Any:
+    """An object from its class and arguments.
+
+    Raises:
+        OptionError: an argument that is missing, or that the constructor refuses.
+    """
+    kind = made.func
+    _check_complete(name, made)
+    try:
+        return made()
+    except ConvLSTMError:
+        raise
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise OptionError(
+            f"--{name} must be a class that its options can build; {path_of(kind)} gave '{reason}': "
+            "mend it or its options; --debug shows where"
+        ) from error

@@ -1,0 +1,309 @@
+"""Training into a run folder."""
+
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from convlstm.atomic_write import given_path
+from convlstm.data import MovingObjects
+from convlstm.data.base import Source
+from convlstm.errors import OptionError, RunError
+from convlstm.hyperparameters import describe, path_of
+from convlstm.models import EncoderForecaster
+from convlstm.models.base import Forecaster
+from convlstm.training.config import TrainingConfig
+from convlstm.training.run_folder import RunFolder, command_line, environment, read_metrics
+from convlstm.trust import packages, packages_in
+from convlstm.workflows.configuration import Parts, UnknownCallback, configuration, read_settings
+from convlstm.workflows.parts import check_channels, load
+
+# Set for the processes that Lightning starts for further devices: the run folder.
+_RUN = "CONVLSTM_RUN"
+_TIMEOUT_S = 600
+_OWN = "--resume takes every option but --epochs from the run itself; received another {}: leave it out"
+_log = logging.getLogger("convlstm")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun(os.PathLike[str]):
+    """A run that was trained; stands for its folder, so that ``run / "model"`` is a path in it.
+
+    Args:
+        path: the run folder.
+        model: the forecaster with its best weights, in evaluation mode.
+        packages: packages other than convlstm and torch whose classes data and model are made of, which
+            ``trust`` has to name where the run is used again.
+    """
+
+    path: Path
+    model: Forecaster = dataclasses.field(repr=False)
+    packages: tuple[str, ...] = ()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The losses of every epoch."""
+        return read_metrics(RunFolder(self.path).metrics)
+
+
+def train(
+    *,
+    data: Source | None = None,
+    model: Forecaster | None = None,
+    config: TrainingConfig | None = None,
+    optimizer: Callable[..., Any] | None = None,
+    scheduler: Callable[..., Any] | None = None,
+    callbacks: Sequence[Any] = (),
+    out: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    trust: str | Sequence[str] = (),
+) -> TrainedRun:
+    """Train a forecaster into a run folder.
+
+    The folder holds the configuration, logs, checkpoints and the trained model. Ctrl-C stops at any time,
+    and --resume goes on from the last whole epoch.
+
+    Args:
+        data: where frames come from; `MovingObjects` unless given.
+        model: what is trained; `EncoderForecaster` unless given.
+        config: settings of the training.
+        optimizer: class of the optimizer, or a function, called with the parameters and lr; Adam unless
+            given.
+        scheduler: class of the learning rate's schedule, called with the optimizer after each step; replaces
+            schedule.
+        callbacks: callbacks of Lightning: classes, or in Python objects and partials of classes.
+        out: the run folder, which must hold no file of a run's names yet; runs/train, runs/train-2 ... unless
+            given.
+        resume: a run folder to go on with, by its own configuration; only --epochs may be another, also to
+            train a finished run further: its learning rate then goes on along the schedule over all epochs.
+        trust: names of your own packages, separated by commas, whose classes a run given by --resume or
+            --config may load beside convlstm's.
+
+    Returns:
+        The `TrainedRun`.
+
+    Raises:
+        ConvLSTMError: options that do not fit each other, the machine or the folder; nothing is left behind.
+    """
+    from convlstm.training.fit import check
+    from convlstm.training.processes import is_worker_rank
+
+    given: dict[str, Any] = {
+        "data": data,
+        "model": model,
+        "config": config,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"callbacks": tuple(callbacks)} if callbacks else {}
+    if resume is not None:
+        run = RunFolder(given_path("--resume", resume))
+        if out is not None:
+            raise OptionError(
+                "--resume goes on in the run's own folder; received --out as well: leave it out"
+            )
+        return _resume(run, given, trust)
+    folder = None if out is None else given_path("--out", out)
+    config = given.setdefault("config", TrainingConfig())
+    data = given.setdefault("data", MovingObjects())
+    check(config, data)
+    if model is None:
+        torch.manual_seed(config.seed)
+        given["model"] = EncoderForecaster()
+    parts = Parts(**given)
+    check_channels(parts.model, data.channels, f"use --model.channels {data.channels}")
+    if is_worker_rank():
+        run = _rank_zero_run(folder)
+        parts = dataclasses.replace(parts, config=_resolved_by_rank_zero(run, config))
+        return TrainedRun(run.path, _fit(run, parts))
+    run = RunFolder(free_folder(Path("runs/train")) if folder is None else folder)
+    text = configuration(parts)
+    with _changing(run):
+        run.start()
+        # First of all, so that a run that is killed can be resumed from here on.
+        run.write(run.config, text)
+        return _train(run, parts)
+
+
+def free_folder(path: Path) -> Path:
+    """``path``, or the first of path-2, path-3 ... that does not exist yet."""
+    number = 1
+    free = path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _resume(run: RunFolder, given: dict[str, Any], trust: str | Sequence[str]) -> TrainedRun:
+    """Go on with a run; what is given must be as in its configuration, but for the number of epochs."""
+    from convlstm.training.processes import is_worker_rank
+
+    trust = (*packages(trust), *_packages_of(*(given[n] for n in ("data", "model") if n in given)))
+    if is_worker_rank():
+        own = Parts(**load(run, trust))
+        parts = dataclasses.replace(own, config=_resolved_by_rank_zero(run, own.config))
+        return TrainedRun(run.path, _fit(run, parts, resume=True))
+    run.reopen()
+    own = Parts(**load(run, trust))
+    config = own.config
+    if "config" in given:
+        config = dataclasses.replace(config, epochs=given["config"].epochs)
+    # Objects that a script gives may have weights of their own, which a run without a checkpoint starts from.
+    parts = dataclasses.replace(own, **given | {"config": config})
+    if other := [
+        field.name
+        for field in dataclasses.fields(config)
+        if getattr(given.get("config", config), field.name) != getattr(config, field.name)
+    ]:
+        raise OptionError(_OWN.format(", ".join(other)))
+    for name in given.keys() - {"config"}:
+        if configuration(dataclasses.replace(own, **{name: given[name]})) != configuration(own):
+            raise OptionError(_OWN.format(name))
+    checkpoint = run.checkpoint()
+    with _changing(run):
+        if config != own.config:
+            run.write(run.config, configuration(parts))
+        if checkpoint is None:
+            _log.info("%s has no checkpoint yet: training starts at the first epoch", run.path)
+        elif checkpoint == run.best:
+            _log.info("%s is missing: training goes on from %s", run.last, run.best)
+            run.changes.write(run.last, run.best.read_bytes())
+        return _train(run, parts, resume=True)
+
+
+def _train(run: RunFolder, parts: Parts, *, resume: bool = False) -> TrainedRun:
+    """Record the command and the machine, put numbers in place of ``auto``, train."""
+    commands = run.commands.read_text() if run.commands.exists() else ""
+    run.write(run.commands, f"{commands}{command_line()}\n")
+    if not run.environment.exists():
+        described = _as_plain(parts.data, parts.model)
+        described += [{"": describe(part)} for part in (parts.optimizer, parts.scheduler) if part]
+        run.write(run.environment, json.dumps(environment(*described), indent=2) + "\n")
+    resolved = dataclasses.replace(parts, config=_resolve_auto(parts))
+    if resolved != parts:
+        run.write(run.config, configuration(resolved))
+    model = _fit(run, resolved, resume=resume)
+    trained = TrainedRun(run.path, model, _packages_of(parts.data, parts.model))
+    best = min(trained.metrics, key=lambda row: row["val_loss"])
+    _log.info(
+        "trained %d of %d epochs into %s; best validation loss %.4g in epoch %d",
+        *(len(trained.metrics), resolved.config.epochs, run.path, best["val_loss"], int(best["epoch"])),
+    )
+    return trained
+
+
+def _fit(run: RunFolder, parts: Parts, *, resume: bool = False) -> Forecaster:
+    from convlstm.training.fit import fit
+
+    callbacks = [
+        made() if isinstance(made, type | partial | UnknownCallback) else made for made in parts.callbacks
+    ]
+    injected: dict[str, Any] = {"optimizer": parts.optimizer, "scheduler": parts.scheduler}
+    injected = {name: made for name, made in injected.items() if made is not None}
+    injected |= {"callbacks": callbacks} if callbacks else {}
+    return fit(parts.model, parts.data, parts.config, run, resume=resume, **injected)
+
+
+def _resolve_auto(parts: Parts) -> TrainingConfig:
+    """The configuration with numbers in place of ``auto``."""
+    from convlstm.training.tuning import fastest_learning_rate, largest_batch
+
+    config, model, windows = parts.config, parts.model, parts.data.split("train")
+    if config.batch_size == "auto":
+        gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+        size = largest_batch(model, windows, config.loss, torch.device("cuda" if gpu else "cpu"))
+        while size > len(windows) // (config.devices * config.nodes):
+            size //= 2
+        _log.info("batch_size auto: %d", size)
+        config = dataclasses.replace(config, batch_size=size)
+    if config.learning_rate == "auto":
+        # Three digits are more than the search can tell apart.
+        rate = float(f"{fastest_learning_rate(model, windows, config):.3g}")
+        _log.info("learning_rate auto: %g", rate)
+        config = dataclasses.replace(config, learning_rate=rate)
+    return config
+
+
+def _rank_zero_run(out: Path | None) -> RunFolder:
+    """The run of the process of rank 0, once its configuration is written."""
+    folder = os.environ.get(_RUN) or out
+    if folder is None:
+        raise OptionError("processes that start on their own need to know the run; received no --out: add it")
+    run = RunFolder(Path(folder))
+    _wait_until(run.config.exists, run)
+    return run
+
+
+def _resolved_by_rank_zero(run: RunFolder, config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the numbers that the process of rank 0 puts in place of ``auto``."""
+    automatic = [name for name in ("batch_size", "learning_rate") if getattr(config, name) == "auto"]
+    found: dict[str, Any] = {}
+
+    def is_found() -> bool:
+        settings = read_settings(run.config)
+        found.update({name: settings[name] for name in automatic})
+        return "auto" not in found.values()
+
+    _wait_until(is_found, run)
+    return dataclasses.replace(config, **found)
+
+
+def _wait_until(done: Callable[[], bool], run: RunFolder) -> None:
+    deadline = time.monotonic() + _TIMEOUT_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"the first process must write {run.config}; it did not within {_TIMEOUT_S} s: "
+                "the folder must be one that all machines share"
+            )
+        time.sleep(0.2)
+
+
+@contextmanager
+def _changing(run: RunFolder) -> Iterator[None]:
+    """Put everything back where training is refused before its next checkpoint; say what Ctrl-C leaves."""
+    os.environ[_RUN] = str(run.path.resolve())
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not run.config.exists():
+            run.changes.undo()
+            raise KeyboardInterrupt("stopped before training began; nothing is left behind") from None
+        kept = "there is no checkpoint yet"
+        if run.last.exists():
+            kept = f"the last checkpoint is {run.last}"
+            kept += f", the best model so far {run.model}" if run.model.exists() else ""
+        again = shlex.quote(str(run.path))
+        raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
+    except Exception:
+        run.changes.undo()
+        raise
+    finally:
+        os.environ.pop(_RUN, None)
+
+
+def _packages_of(*parts: Source | Forecaster | None) -> tuple[str, ...]:
+    """The packages, other than this one and torch, whose classes parts of a run are made of."""
+    return tuple(sorted(packages_in(_as_plain(*parts))))
+
+
+def _as_plain(*parts: Source | Forecaster | None) -> list[dict[str, Any]]:
+    """Class and arguments of parts of a run, as `hyperparameters.describe` gives them."""
+    return [{"class": path_of(type(p)), "arguments": p.hyperparameters} for p in parts if p is not None]
