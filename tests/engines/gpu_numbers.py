@@ -7,10 +7,10 @@ import os
 
 import pytest
 import torch
+from convlstm.engines.plain import PlainKernels
 from torch.testing import assert_close
 
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.plain import PlainKernels
 from convlstm.engines.triton import launch
 from convlstm.engines.triton.launch import TritonKernels
 from convlstm.functional.gates import ACTIVATIONS

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import autograd, available, buffer_pool, config, plain, plan
+from convlstm.engines import autograd, available, buffer_pool, config, plan, triton
 from convlstm.engines.buffer_pool import BufferPool
 from convlstm.engines.cpu import bindings, compiler
-from convlstm.engines.triton import launch
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 
@@ -520,7 +519,7 @@ def test_engines_by_name():
 def without_libraries(monkeypatch, tmp_path):
     """As on a new machine: nothing compiled yet, in memory or on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (bindings.library, compiler._with_flags, compiler.warn_once, plan.make_plan)
+    caches = (bindings.load_kernels, compiler._with_flags, compiler.warn_once, plan.make_plan)
     for function in caches:
         function.cache_clear()
     yield
@@ -554,13 +553,14 @@ def test_without_a_compiler_the_engine_says_so_and_auto_does_without(monkeypatch
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here Triton works")
-def test_triton_that_fails_is_told_once_and_done_without():
+def test_triton_that_fails_is_told_once_and_done_without(monkeypatch):
     """Here for want of the package, or of a driver."""
-    launch.kernels.cache_clear()
+    monkeypatch.setattr(triton, "unavailable", lambda: None)
+    triton.kernels.cache_clear()
     with pytest.warns(RuntimeWarning, match="because Triton failed: "):
-        kernels = launch.kernels(CHOICES[0])
-    assert type(kernels) is plain.PlainKernels
-    assert launch.kernels(CHOICES[0]) is kernels
+        assert triton.kernels("lstm", CHOICES[0], torch.float32) is None
+    assert triton.kernels("lstm", CHOICES[0], torch.float32) is None
+    triton.kernels.cache_clear()
 
 
 @pytest.mark.skipif("compiled" not in FAST, reason="no compiler")

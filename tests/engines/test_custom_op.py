@@ -9,8 +9,7 @@ from torch._guards import detect_fake_mode
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.engines import Call, available
-from convlstm.engines.cpu import bindings
+from convlstm.engines import Call, available, cpu
 from convlstm.engines.plan import inputs_of, make_plan, plan_arguments
 from convlstm.errors import OptionError
 
@@ -118,10 +117,8 @@ def test_an_engine_named_runs_or_says_why_not():
 @pytest.mark.skipif(available()["compiled"] is not None, reason="no compiler")
 def test_no_kernel_is_compiled_while_tracing(monkeypatch):
     """On a GPU a trial with fake tensors fails, and would count as no compiler ever after."""
-    modes, library = [], bindings.library
-    monkeypatch.setattr(
-        bindings, "library", lambda *names: modes.append(detect_fake_mode()) or library(*names)
-    )
+    modes, load = [], cpu.load_kernels
+    monkeypatch.setattr(cpu, "load_kernels", lambda *names: modes.append(detect_fake_mode()) or load(*names))
     make_plan.cache_clear()
     layer = LAYERS["lstm"]()
     results(torch.compile(layer, backend="aot_eager"), layer, torch.randn(2, 3, 2, 6, 7), {})

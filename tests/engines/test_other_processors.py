@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from convlstm.engines.plain import PlainKernels
 from torch.testing import assert_close
 
 from convlstm.engines.cpu import bindings, compiler
-from convlstm.engines.plain import PlainKernels
 
 #: By processor: the compiler, its flags, and the emulator, if any.
 PROCESSORS = {

@@ -10,36 +10,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.convgru import ConvGRUCell
-from convlstm.cells.convlstm import ConvLSTMCell
 from convlstm.engines.backward import backward
-from convlstm.engines.call import NAMES, Call, activations_of, extra_of
+from convlstm.engines.call import Call
 from convlstm.engines.cuda_graphs import get_graphed_call
 from convlstm.engines.forward import forward
 from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
+from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError
-
-# Methods that make another recurrence if overridden.
-_RULES = (
-    *("forward", "project", "project_hidden", "step", "update", "preactivations"),
-    *("initial_state", "init_hidden"),
-)
 
 
 def is_supported(cell: nn.Module) -> bool:
     """True if the fast engines have the cell's recurrence with its options; else its own ``step`` runs."""
-    base: Any = next((kind for kind in (ConvLSTMCell, ConvGRUCell) if isinstance(cell, kind)), None)
-    if base is None or any(rule in cell.__dict__ for rule in _RULES):
-        return False
-    kind, known = type(cell), cast(Any, cell)
-    if kind is not base and any(
-        getattr(kind, rule, None) is not getattr(base, rule, None) for rule in _RULES
-    ):
-        return False
-    reset_after = getattr(cell, "reset_after", True)
-    if known.attention is not None or not reset_after or known.calls_conv:
-        return False
-    return all(activation in NAMES for activation in activations_of(cell))
+    recurrence = recurrence_of(cell)
+    return recurrence is not None and not recurrence.not_supported_reasons(cell)
 
 
 def not_supported_reasons(call: Call) -> list[str]:
@@ -53,7 +36,8 @@ def not_supported_reasons(call: Call) -> list[str]:
         reasons.append("it has no derivatives in forward mode")
     if x.device.type not in ("cpu", "cuda"):
         reasons.append(f"it runs on cpu and cuda, not on {x.device.type}")
-    tensors = [x, *call.state, cell.conv.weight, cell.conv.bias, extra_of(cell)]
+    parameter = cast(Any, recurrence_of(cell)).parameter(cell)
+    tensors = [x, *call.state, cell.conv.weight, cell.conv.bias, parameter]
     tensors = [tensor for tensor in tensors if tensor is not None]
     if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
         reasons.append("it takes plain tensors, no subclasses")

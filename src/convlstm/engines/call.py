@@ -3,16 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
-
-from convlstm.cells.convlstm import ConvLSTMCell
-from convlstm.functional.gates import ACTIVATIONS
 
 #: What is saved for the backward pass: the pre-activations, or the state alone, from which they are computed.
 SAVES = ("auto", "gates", "state")
-#: Names of the activations that have kernels, by function.
-NAMES = {function: name for name, function in ACTIVATIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -54,15 +48,3 @@ class Call:
         zero_state = self.zero_state and (begin + length == steps if self.reverse else begin == 0)
         mask, reset = (None if f is None else f[:, begin : begin + length] for f in (self.mask, self.reset))
         return replace(self, x=x, state=state, mask=mask, reset=reset, zero_state=zero_state)
-
-
-def activations_of(cell: Any) -> tuple[Any, Any, Any]:
-    """Functions of the gates, the candidate and the output."""
-    output = cell.output_activation if isinstance(cell, ConvLSTMCell) else torch.tanh
-    return cell.gate_activation, cell.candidate_activation, output
-
-
-def extra_of(cell: Any) -> Tensor | None:
-    """The parameter of a cell besides its convolution: peepholes, or a GRU's second bias."""
-    extra: Tensor | None = cell.peephole_weight if isinstance(cell, ConvLSTMCell) else cell.reset_bias
-    return extra

@@ -1,5 +1,7 @@
 """Settings of the fast engines: limits chosen by measurement, which tests and measurements may change."""
 
+import torch
+
 #: On a CPU ``auto`` runs the loop up to this many elements of a layer's state, summed over all frames.
 small_on_cpu = 1 << 16
 #: The same on a GPU, for single frames with gradients.
@@ -35,3 +37,6 @@ cpu_flags: tuple[list[str], ...] = (
     ["-mcpu=native"],
     [],
 )
+
+#: Dtypes of h for which Triton fuses a step with its convolution; torch convolves float32 faster.
+fused_step_dtypes = (torch.bfloat16, torch.float16)

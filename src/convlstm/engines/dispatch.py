@@ -11,7 +11,7 @@ import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell
 from convlstm.engines.call import Call
-from convlstm.engines.convolution import is_narrow
+from convlstm.engines.convolution import is_channels_first_faster
 from convlstm.errors import OptionError, check_name
 
 #: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.autograd` in torch's own
@@ -104,9 +104,10 @@ def loop_is_faster(call: Call) -> bool:
     It depends on sizes, dtype and the processor, never on a measurement: a training run repeats bit for bit.
 
     - Small states. On a GPU: single frames with gradients, for which no CUDA graph is replayed.
-    - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512 (`convolution.is_narrow`), unless
-      ``save`` is given, which the loop does not support. Speed relative to the single-file original, medians
-      of five to nine interleaved, an AMD EPYC held to AVX2, one core, processor time:
+    - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
+      (`convolution.is_channels_first_faster`), unless ``save`` is given, which the loop does not support.
+      Speed relative to the single-file original, medians of five to nine interleaved, an AMD EPYC held to
+      AVX2, one core, processor time:
 
       | forward, training | loop | fused | compiled |
       |---|---|---|---|
@@ -123,5 +124,5 @@ def loop_is_faster(call: Call) -> bool:
     if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
     taps = math.prod(getattr(call.cell, "kernel_size", ()))
-    large_kernel = call.save == "auto" and taps > 9 and is_narrow(x.dtype, "cpu")
+    large_kernel = call.save == "auto" and taps > 9 and is_channels_first_faster(x.dtype, "cpu")
     return numbers <= config.small_on_cpu or large_kernel

@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 import convlstm.engines.config as config
-import convlstm.engines.cpu.bindings as bindings
-import convlstm.engines.triton.launch as launch
-from convlstm.cells.convlstm import ConvLSTMCell
+import convlstm.engines.cpu as cpu
+import convlstm.engines.triton as triton
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.call import NAMES, Call, activations_of, extra_of
+from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.families import GRU, LSTM, Family
-from convlstm.engines.plain import PlainKernels
+from convlstm.engines.recurrences import RECURRENCES, Recurrence, recurrence_of
+from convlstm.engines.recurrences.activations import NAMES
 
 
 class Inputs(NamedTuple):
@@ -92,17 +91,15 @@ class Plan:
     save: str
 
     @cached_property
-    def family(self) -> Family:
+    def kernels(self) -> Recurrence:
         """The recurrence with the fastest kernels for the dtype and the device."""
         gate, candidate, output = self.activations
-        activations, kernels = (gate, candidate, output), PlainKernels((gate, candidate, output))
-        if self.compiled and self.device.type == "cuda" and launch.unavailable() is None:
-            kernels = launch.kernels(activations)
-        if self.compiled and self.device.type == "cpu" and self.compute_dtype in bindings.STORED:
-            library = bindings.library(*activations)
-            if library is not None:
-                kernels = bindings.NativeKernels(activations, library, self.compute_dtype)
-        return LSTM(kernels) if self.recurrence == "lstm" else GRU(kernels)
+        activations, found = (gate, candidate, output), None
+        if self.compiled and self.device.type == "cuda":
+            found = triton.kernels(self.recurrence, activations, self.state_dtype)
+        elif self.compiled and self.device.type == "cpu":
+            found = cpu.kernels(self.recurrence, activations, self.compute_dtype)
+        return found or RECURRENCES[self.recurrence](activations)
 
     @cached_property
     def conv(self) -> SameConv:
@@ -112,7 +109,7 @@ class Plan:
     @property
     def saved_gates(self) -> int:
         """Pre-activations that a step saves, in units of hidden_dim channels."""
-        return LSTM.kept if self.recurrence == "lstm" else GRU.kept
+        return RECURRENCES[self.recurrence].saved_gates
 
     def arguments(self) -> list[Any]:
         """Arguments of `make_plan` for this plan."""
@@ -148,24 +145,24 @@ class Plan:
     def channels_last(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
         """Frames (N, C, *S) as a new tensor (N, *S, C)."""
         new = empty((len(frames), *frames.shape[2:], frames.shape[1]), dtype, frames.device)
-        self.family.kernels.to_rows(frames, new)
+        self.kernels.to_channels_last(frames, new)
         return new
 
     def time_major(self, x: Tensor, first: int, last: int) -> Tensor:
         """Frames first to last of (B, T, C, *S) as (T, B, *S, C); a view if another layer returned them."""
-        rows = x.movedim(2, -1).transpose(0, 1)
-        if rows.dtype == self.compute_dtype and rows.is_contiguous():
-            return rows[first:last]
-        new = empty((last - first, *rows.shape[1:]), self.compute_dtype, x.device)
+        frames = x.movedim(2, -1).transpose(0, 1)
+        if frames.dtype == self.compute_dtype and frames.is_contiguous():
+            return frames[first:last]
+        new = empty((last - first, *frames.shape[1:]), self.compute_dtype, x.device)
         for t in range(first, last):
-            self.family.kernels.to_rows(x[:, t], new[t - first])
+            self.kernels.to_channels_last(x[:, t], new[t - first])
         return new
 
-    def channels_first(self, rows: Tensor) -> Tensor:
+    def channels_first(self, x: Tensor) -> Tensor:
         """Channels-last (N, *S, C) as a new tensor (N, C, *S) of the dtype of outputs."""
-        shape = (len(rows), rows.shape[-1], *rows.shape[1:-1])
-        frames = torch.empty(shape, dtype=self.output_dtype, device=rows.device)
-        self.family.kernels.to_frames(rows, frames)
+        shape = (len(x), x.shape[-1], *x.shape[1:-1])
+        frames = torch.empty(shape, dtype=self.output_dtype, device=x.device)
+        self.kernels.to_channels_first(x, frames)
         return frames
 
 
@@ -179,13 +176,14 @@ def plan_arguments(call: Call, compiled: bool) -> tuple[Any, ...]:
     mixed = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     compute = torch.get_autocast_dtype(kind) if mixed else x.dtype
     output = torch.promote_types(compute, call.state[-1].dtype)
-    parameter = extra_of(cell)
+    recurrence: Any = recurrence_of(cell)
+    parameter = recurrence.parameter(cell)
     if parameter is not None:
         output = torch.promote_types(output, parameter.dtype)
     one_axis = x.ndim == 4
     return (
-        "lstm" if isinstance(cell, ConvLSTMCell) else "gru",
-        tuple(NAMES[activation] for activation in activations_of(cell)),
+        recurrence.name,
+        tuple(NAMES[activation] for activation in recurrence.activations(cell)),
         (1, *cell.dilation) if one_axis else cell.dilation,
         ("zeros", *cell.padding_mode) if one_axis else cell.padding_mode,
         compute,
@@ -203,8 +201,8 @@ def plan_arguments(call: Call, compiled: bool) -> tuple[Any, ...]:
 
 def inputs_of(call: Call) -> Inputs:
     """Tensors of a call."""
-    cell = call.cell
-    tensors = [call.x, cell.conv.weight, cell.conv.bias, extra_of(cell), *call.state]
+    cell, recurrence = call.cell, cast(Any, recurrence_of(call.cell))
+    tensors = [call.x, cell.conv.weight, cell.conv.bias, recurrence.parameter(cell), *call.state]
     if call.x.ndim == 4:
         tensors = [t if t is None or t.ndim < 3 else t.unsqueeze(-2) for t in tensors]
     return Inputs.of([call.mask, call.reset, *tensors])

@@ -25,24 +25,27 @@ class LayerStepper:
         # `step` reads the flags only, of which there are none.
         self.plan, self.inputs = plan, inputs._replace(x=inputs.x[:0], state=())
         self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
-        self.family = plan.family.prepared(inputs.parameter, plan.state_dtype)
+        kernels = plan.kernels
+        self.parameter = kernels.prepare(inputs.parameter, plan.state_dtype)
         self.parts = len(inputs.state)
         self.cell_state = plan.channels_last(inputs.state[-1], plan.state_dtype)
         self.h = plan.channels_last(inputs.state[0], plan.compute_dtype)
-        self.weight = self.family.weight(plan.conv, inputs.weight, inputs.bias, self.h, keep=False)
+        self.weight = kernels.prepare_weight(
+            plan.conv, inputs.weight, inputs.bias, self.parameter, self.h, save=False
+        )
         self.new_h = self.h if self.weight.in_place else torch.empty_like(self.h)
         self.a = self.b = self.h[:0]
-        if self.weight.frame is not None:
-            gates = (*self.h.shape[:-1], self.family.gates * self.h.shape[-1])
+        if self.weight.input is not None:
+            gates = (*self.h.shape[:-1], kernels.gates * self.h.shape[-1])
             self.a = empty(gates, plan.compute_dtype, device)
-            self.b = self.a if self.family.one_sum else empty(gates, plan.compute_dtype, device)
+            self.b = self.a if kernels.only_added else empty(gates, plan.compute_dtype, device)
 
     def __call__(self, frame: Tensor) -> Tensor:
         """The output (B, *S, hidden_dim), which the next call overwrites, for a frame (B, *S, C)."""
-        w_x, state = self.weight.frame, self.cell_state
+        w_x, state = self.weight.input, self.cell_state
         a = frame if w_x is None else self.plan.conv.into(self.a, frame, w_x, self.bias)
-        gates = (a, self.b)
-        step(self.plan, self.family, self.inputs, 0, gates, self.weight, self.h, state, self.new_h, None)
+        buffers = state, self.new_h, None
+        step(self.plan, self.inputs, 0, (a, self.b), self.weight, self.h, *buffers, self.parameter)
         if self.h.is_cuda and self.new_h is not self.h:
             self.h.copy_(self.new_h)  # a CUDA graph reads and writes fixed addresses
         else:
@@ -56,8 +59,8 @@ class LayerStepper:
 
     def load(self, state: Sequence[Tensor]) -> None:
         """Set the state (B, hidden_dim, *S)."""
-        self.plan.family.kernels.to_rows(state[-1], self.cell_state)
-        self.plan.family.kernels.to_rows(state[0], self.h)
+        self.plan.kernels.to_channels_last(state[-1], self.cell_state)
+        self.plan.kernels.to_channels_last(state[0], self.h)
 
 
 class Stepper:
@@ -91,12 +94,12 @@ class Stepper:
 
     def __call__(self, frame: Tensor) -> Tensor:
         """The last layer's output (B, hidden_dim, *S), which the next call overwrites."""
-        kernels, rows = self.plan.family.kernels, self.frame
+        kernels, x = self.plan.kernels, self.frame
         with torch.no_grad(), torch.autocast(frame.device.type, enabled=False):
-            kernels.to_rows(self._axes(frame), rows)
+            kernels.to_channels_last(self._axes(frame), x)
             for layer in self.layers:
-                rows = layer(rows)
-            kernels.to_frames(rows, self.output)
+                x = layer(x)
+            kernels.to_channels_first(x, self.output)
         return self.output.squeeze(-2) if self.one_axis else self.output
 
     @property

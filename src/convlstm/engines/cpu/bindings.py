@@ -1,7 +1,7 @@
-"""Kernels of ``csrc/kernels.cpp``, compiled by the machine's C++ compiler when first used, kept on disk."""
+"""Python bindings, by ctypes, of the C++ kernels in ``csrc``."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -10,28 +10,99 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.convolution import SameConv, padded_places
+from convlstm.engines.convolution import SameConv, padded_indices
 from convlstm.engines.cpu.compiler import CompilerError, compile_library, library_key, unavailable, warn_once
 from convlstm.engines.cpu.library_cache import load_library
-from convlstm.engines.plain import PlainKernels, Weight, by_gate
+from convlstm.engines.recurrences import Recurrence, Weight
 
-_SOURCE = Path(__file__).with_name("csrc") / "kernels.cpp"
-#: Dtypes that the kernels store, by their names there.
-STORED = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+SOURCE = Path(__file__).with_name("csrc") / "kernels.cpp"
+#: Dtypes of pre-activations and h, by their names in C++.
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+class ConvShape(ctypes.Structure):
+    """The struct ``ConvShape`` of ``amx.h``."""
+
+    _names = ("B", "H", "W", "C_in", "C", "C_h", "KH", "KW", "DH", "DW")
+    _fields_: ClassVar = [(name, ctypes.c_int64) for name in _names]
+
+
+class _Elements:
+    """Type of an argument: a contiguous tensor, passed as the address of its elements; or None."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def from_param(self, tensor: Tensor | None) -> ctypes.c_void_p:
+        if tensor is None:
+            return ctypes.c_void_p(None)
+        if tensor.dtype != self.dtype or not tensor.is_contiguous():
+            raise TypeError(f"a kernel takes contiguous tensors of {self.dtype}; received {tensor.dtype}")
+        return ctypes.c_void_p(tensor.data_ptr())
+
+
+_TYPES: dict[str, Any] = {
+    "float*": _Elements(torch.float32),
+    "bfloat16*": _Elements(torch.bfloat16),
+    "int32_t*": _Elements(torch.int32),
+    "ConvShape*": ctypes.POINTER(ConvShape),
+    "int64_t": ctypes.c_int64,
+    "int": ctypes.c_int,
+}
+
+
+class Prototype(NamedTuple):
+    """The prototype of a kernel.
+
+    Attributes:
+        arguments: C++ types by name, without const; ``T`` is the dtype that is part of the kernel's name.
+        result: type of the result, or None.
+    """
+
+    arguments: Mapping[str, str]
+    result: str | None = None
+
+
+def prototype(arguments: str, result: str | None = None) -> Prototype:
+    """A prototype from arguments as C++ declares them, without const, separated by commas."""
+    pairs = (argument.split() for argument in arguments.split(","))
+    return Prototype({name: kind for kind, name in pairs}, result)
+
+
+_COPY = "int64_t matrices, int64_t rows, int64_t columns, int64_t x_stride, int64_t y_stride, int threads"
+#: The kernels that all recurrences share. ``{T}`` in a name stands for each of `DTYPES`.
+SHARED = {
+    "transpose_{T}_float32": prototype(f"T* x, float* y, {_COPY}"),
+    "transpose_{T}_bfloat16": prototype(f"T* x, bfloat16* y, {_COPY}"),
+    "pack_{T}": prototype("T* weight, bfloat16* packed, ConvShape* shape, int64_t gates, int threads"),
+    "packed_size": prototype("ConvShape* shape", "int64_t"),
+    "has_amx": Prototype({}, "int"),
+}
+
+
+def declare(library: Any, prototypes: Mapping[str, Prototype]) -> None:
+    """Set argument and result types of a library's functions."""
+    for name, (arguments, result) in prototypes.items():
+        for dtype in DTYPES.values() if "{T}" in name else ("",):
+            element = dtype.replace("float32", "float")
+            function = getattr(library, name.replace("{T}", dtype))
+            function.argtypes = [_TYPES[kind.replace("T*", f"{element}*")] for kind in arguments.values()]
+            function.restype = None if result is None else _TYPES[result]
 
 
 @cache
-def library(gate: str, candidate: str, output: str) -> Any | None:
-    """The kernels for a choice of activations by name, or None, after one warning, if they do not compile.
+def load_kernels(gate: str, candidate: str, output: str) -> Any | None:
+    """The library for a choice of activations by name, or None, after one warning, if it does not compile.
 
-    The first call in a process takes some milliseconds, on a new machine the seconds that the compiler takes.
+    The first call in a process takes milliseconds, on a new machine the seconds that the compiler takes.
     """
     defines = (f"-DGATE={gate}", f"-DCANDIDATE={candidate}", f"-DOUTPUT={output}")
     reason = unavailable()
     if reason is None:
         try:
-            build = partial(compile_library, _SOURCE, defines)
-            return _declared(load_library(library_key(_SOURCE, defines), build))
+            library = load_library(library_key(SOURCE, defines), partial(compile_library, SOURCE, defines))
+            declare(library, SHARED)
+            return library
         except CompilerError as error:
             reason = str(error)
         except OSError as error:
@@ -40,243 +111,112 @@ def library(gate: str, candidate: str, output: str) -> Any | None:
     return None
 
 
-class _Sizes(ctypes.Structure):
-    """The struct ``Sizes`` of ``amx.h``."""
-
-    _names = ("B", "H", "W", "X", "C", "HC", "KH", "KW", "DH", "DW")
-    _fields_: ClassVar = [(name, ctypes.c_int64) for name in _names]
-
-
-class _Packed(NamedTuple):
-    """A weight for the steps of ``amx.h``.
+class PackedWeight(NamedTuple):
+    """A weight for the fused steps of ``amx.h``.
 
     Attributes:
-        weight: as it was.
-        numbers: of it, in the order in which they are read.
-        bias: of the four sums, (4 C,).
-        sizes: of the call.
-        rows: of the frame for each one of the padded frame, -1 for zeros.
-        columns: the same.
+        weight: (gates C, C_in + C, KH, KW).
+        packed: its elements in the order in which tiles are loaded.
+        bias: of the four pre-activations, (4 C,).
+        shape: of the convolution.
+        rows: index in the frame of each row of the padded frame, -1 for zero padding.
+        columns: the same for columns.
     """
 
     weight: Tensor
-    numbers: Tensor
+    packed: Tensor
     bias: Tensor
-    sizes: _Sizes
+    shape: ConvShape
     rows: Tensor
     columns: Tensor
 
 
-def _declared(found: Any) -> Any:
-    """A library whose functions know the types of their arguments."""
-    pointer, size, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    sizes_of = ctypes.POINTER(_Sizes)
-    for name in STORED.values():
-        for kernel, pointers, sizes in (
-            ("lstm_forward", 5, 3),
-            ("lstm_replay", 4, 3),
-            ("lstm_backward", 7, 3),
-            ("gru_forward", 6, 2),
-            ("gru_replay", 3, 2),
-            ("gru_backward", 7, 2),
-        ):
-            function = getattr(found, f"{kernel}_{name}")
-            function.argtypes, function.restype = [pointer] * pointers + [size] * sizes + [threads], None
-        for other in STORED.values():
-            function = getattr(found, f"transpose_{name}_{other}")
-            function.argtypes, function.restype = [pointer] * 2 + [size] * 5 + [threads], None
-        function = getattr(found, f"pack_{name}")
-        function.argtypes, function.restype = [pointer, pointer, sizes_of, size, threads], None
-    found.lstm_step.argtypes, found.lstm_step.restype = [pointer] * 10 + [sizes_of, size, threads], None
-    found.gru_step.argtypes, found.gru_step.restype = [pointer] * 9 + [sizes_of, threads], None
-    found.packed_size.argtypes, found.packed_size.restype = [sizes_of], size
-    return found
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int | None]:
-    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors)
-    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
-class NativeKernels(PlainKernels):
-    """The same passes over all pixels, compiled; a tensor that they do not take goes the plain way.
+class CpuKernels(Recurrence):
+    """A recurrence whose pointwise part is compiled; saved pre-activations are channels-last.
 
     Args:
-        activations: names of those of the gates, the candidate and the output.
-        library: what `library` gave for them.
-        dtype: of the sums, one of `STORED`.
+        activations: see `Recurrence`.
+        library: of `load_kernels` for them.
+        dtype: of pre-activations and h, one of `DTYPES`.
+
+    Attributes:
+        prototypes: of the recurrence's kernels.
     """
+
+    prototypes: ClassVar[Mapping[str, Prototype]]
 
     def __init__(self, activations: tuple[str, str, str], library: Any, dtype: torch.dtype) -> None:
         super().__init__(activations)
-        self._library, self._dtype = library, STORED[dtype]
+        self._library, self._dtype = library, DTYPES[dtype]
+        declare(library, self.prototypes)
 
-    def _call(self, kernel: str, tensors: Sequence[Tensor | None], *sizes: int) -> None:
-        function = getattr(self._library, f"{kernel}_{self._dtype}")
-        function(*_addresses(tensors), *sizes, torch.get_num_threads())
+    def _call(self, kernel: str, *arguments: Any) -> None:
+        """Run a kernel of the dtype, whose last argument is the number of threads."""
+        getattr(self._library, f"{kernel}_{self._dtype}")(*arguments, torch.get_num_threads())
 
-    def lstm_weight(
-        self, conv: SameConv, weight: Tensor, bias: Tensor | None, h: Tensor, keep: bool
+    def to_channels_last(self, frames: Tensor, out: Tensor) -> None:
+        """See `Recurrence.to_channels_last`."""
+        if not self._transpose(frames, out, frames.shape[1]):
+            super().to_channels_last(frames, out)
+
+    def to_channels_first(self, channels_last: Tensor, out: Tensor) -> None:
+        """See `Recurrence.to_channels_first`."""
+        if not self._transpose(channels_last, out, out[0, 0].numel()):
+            super().to_channels_first(channels_last, out)
+
+    def _transpose(self, x: Tensor, y: Tensor, rows: int) -> bool:
+        """Transpose N contiguous matrices with a number of rows; False if there is no kernel for it."""
+        first, first_out = x[0], y[0]
+        known = x.dtype in DTYPES and y.dtype in DTYPES
+        if not known or not first.is_contiguous() or not first_out.is_contiguous():
+            return False
+        function = getattr(self._library, f"transpose_{DTYPES[x.dtype]}_{DTYPES[y.dtype]}")
+        sizes = (len(x), rows, first.numel() // rows, x.stride(0), y.stride(0))
+        function(first, first_out, *sizes, torch.get_num_threads())
+        return True
+
+
+class GatedCpuKernels(CpuKernels):
+    """A recurrence of four pre-activations, whose steps are fused on processors with AMX."""
+
+    def prepare_weight(
+        self,
+        conv: SameConv,
+        weight: Tensor,
+        bias: Tensor | None,
+        parameter: Tensor | None,
+        h: Tensor,
+        save: bool,
     ) -> Weight:
-        """See `PlainKernels.lstm_weight`; whole where the processor has a matrix unit for it."""
-        if not self._has_unit(weight):
-            return super().lstm_weight(conv, weight, bias, h, keep)
-        return self._packed(conv, weight, bias, None, h)
-
-    def gru_weight(
-        self, conv: SameConv, weight: Tensor, bias: Tensor | None, reset_bias: Tensor | None, h: Tensor
-    ) -> Weight:
-        """See `PlainKernels.gru_weight`; whole where the processor has a matrix unit for it."""
-        if not self._has_unit(weight):
-            return super().gru_weight(conv, weight, bias, reset_bias, h)
-        return self._packed(conv, weight, bias, reset_bias, h)
-
-    def _has_unit(self, weight: Tensor) -> bool:
-        return self._dtype == "bfloat16" and weight.ndim == 4 and bool(self._library.amx_ready())
-
-    def _packed(
-        self, conv: SameConv, weight: Tensor, bias: Tensor | None, reset_bias: Tensor | None, h: Tensor
-    ) -> Weight:
+        """See `Recurrence.prepare_weight`; packed for AMX where the processor has it."""
+        if self._dtype != "bfloat16" or weight.ndim != 4 or not self._library.has_amx():
+            return super().prepare_weight(conv, weight, bias, parameter, h, save)
         batch, *size, channels = h.shape
         inputs, kernel = weight.shape[1] - channels, weight.shape[2:]
         rows, columns = (
-            padded_places(s, d * (k - 1), mode)
+            padded_indices(s, d * (k - 1), mode)
             for s, d, k, mode in zip(size, conv.dilation, kernel, conv.padding_mode, strict=True)
         )
         biases = torch.zeros(4 * channels, dtype=torch.float32, device=h.device)
         if bias is not None:
             biases[: len(bias)] = bias
-        if reset_bias is not None:
-            biases[3 * channels :] = reset_bias
-        sizes = _Sizes(batch, *size, inputs, channels, channels, *kernel, *conv.dilation)
-        weight = weight.to(weight.dtype if weight.dtype in STORED else torch.float32).contiguous()
-        packed = _Packed(weight, self._numbers(weight, sizes), biases, sizes, rows, columns)
+        if not self.only_added and parameter is not None:
+            biases[3 * channels :] = parameter
+        shape = ConvShape(batch, *size, inputs, channels, channels, *kernel, *conv.dilation)
+        weight = weight.to(weight.dtype if weight.dtype in DTYPES else torch.float32).contiguous()
+        packed = PackedWeight(weight, self._pack(weight, shape), biases, shape, rows, columns)
         return Weight(None, packed, in_place=False)
 
-    def _numbers(self, weight: Tensor, sizes: _Sizes) -> Tensor:
-        numbers = empty((self._library.packed_size(sizes),), torch.bfloat16, weight.device)
-        pack, gates = getattr(self._library, f"pack_{STORED[weight.dtype]}"), len(weight) // sizes.C
-        pack(weight.data_ptr(), numbers.data_ptr(), sizes, gates, torch.get_num_threads())
-        return numbers
+    def _pack(self, weight: Tensor, shape: ConvShape) -> Tensor:
+        packed = empty((self._library.packed_size(shape),), torch.bfloat16, weight.device)
+        pack = getattr(self._library, f"pack_{DTYPES[weight.dtype]}")
+        pack(weight, packed, shape, self.gates, torch.get_num_threads())
+        return packed
 
-    def _without_h(self, packed: _Packed) -> _Packed:
-        """The weight of a step from zero."""
-        sizes = _Sizes.from_buffer_copy(packed.sizes)
-        sizes.HC = 0
-        return packed._replace(numbers=self._numbers(packed.weight, sizes), sizes=sizes)
-
-    def lstm_step(
-        self,
-        conv: SameConv,
-        a: Tensor,
-        h: Tensor | None,
-        weight: Weight,
-        c: Tensor,
-        new_h: Tensor,
-        kept: Tensor | None,
-        peepholes: Tensor | None,
-    ) -> None:
-        """See `PlainKernels.lstm_step`."""
-        if weight.frame is not None:
-            super().lstm_step(conv, a, h, weight, c, new_h, kept, peepholes)
-            return
-        packed = weight.hidden if h is not None else self._without_h(weight.hidden)
-        _, numbers, bias, sizes, *places = packed
-        pointers = _addresses((a, h, numbers, bias, c, new_h, kept, peepholes, *places))
-        self._library.lstm_step(*pointers, sizes, _pixels(peepholes), torch.get_num_threads())
-
-    def gru_step(
-        self,
-        conv: SameConv,
-        a: Tensor,
-        b: Tensor | None,
-        bias: Tensor | None,
-        h: Tensor | None,
-        weight: Weight,
-        m: Tensor,
-        new_h: Tensor,
-        kept: Tensor | None,
-    ) -> None:
-        """See `PlainKernels.gru_step`."""
-        if weight.frame is not None:
-            super().gru_step(conv, a, b, bias, h, weight, m, new_h, kept)
-            return
-        packed = weight.hidden if h is not None else self._without_h(weight.hidden)
-        _, numbers, biases, sizes, *places = packed
-        pointers = _addresses((a, h, numbers, biases, m, new_h, kept, *places))
-        self._library.gru_step(*pointers, sizes, torch.get_num_threads())
-
-    def lstm_forward(
-        self, sums: Tensor, c: Tensor, h: Tensor, kept: Tensor | None, peepholes: Tensor | None
-    ) -> None:
-        """See `PlainKernels.lstm_forward`."""
-        self._call("lstm_forward", (sums, c, h, kept, peepholes), _pixels(peepholes), *c.shape)
-
-    def lstm_replay(self, sums: Tensor, c: Tensor, new_c: Tensor, peepholes: Tensor | None) -> None:
-        """See `PlainKernels.lstm_replay`."""
-        self._call("lstm_replay", (sums, c, new_c, peepholes), _pixels(peepholes), *c.shape)
-
-    def lstm_backward(
-        self,
-        sums: Tensor,
-        c: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_c: Tensor,
-        d_sums: Tensor,
-        peepholes: Tensor | None,
-    ) -> None:
-        """See `PlainKernels.lstm_backward`."""
-        tensors = (sums, c, d_output, d_h, d_c, d_sums, peepholes)
-        self._call("lstm_backward", tensors, _pixels(peepholes), *c.shape)
-
-    def gru_forward(
-        self, a: Tensor, b: Tensor, bias: Tensor, m: Tensor, h: Tensor, kept: Tensor | None
-    ) -> None:
-        """See `PlainKernels.gru_forward`; ``b`` is left as it is."""
-        self._call("gru_forward", (a, b, bias, m, h, kept), *m.shape)
-
-    def gru_replay(self, sums: Tensor, m: Tensor, new_m: Tensor) -> None:
-        """See `PlainKernels.gru_replay`."""
-        self._call("gru_replay", (sums, m, new_m), *m.shape)
-
-    def gru_backward(
-        self,
-        sums: Tensor,
-        m: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_m: Tensor,
-        d_a: Tensor,
-        d_b: Tensor,
-    ) -> None:
-        """See `PlainKernels.gru_backward`."""
-        self._call("gru_backward", (sums, m, d_output, d_h, d_m, d_a, d_b), *m.shape)
-
-    def kept(self, rows: Tensor) -> Tensor:
-        """See `PlainKernels.kept`; by pixel."""
-        return by_gate(rows, 4)
-
-    def to_rows(self, frames: Tensor, rows: Tensor) -> None:
-        """See `PlainKernels.to_rows`."""
-        if not self._transpose(frames, rows, frames.shape[1]):
-            super().to_rows(frames, rows)
-
-    def to_frames(self, rows: Tensor, frames: Tensor) -> None:
-        """See `PlainKernels.to_frames`."""
-        if not self._transpose(rows, frames, frames[0, 0].numel()):
-            super().to_frames(rows, frames)
-
-    def _transpose(self, x: Tensor, y: Tensor, rows: int) -> bool:
-        """Whether matrices of so many rows, each dense, whatever is between them, could be transposed."""
-        known = x.dtype in STORED and y.dtype in STORED
-        if not known or not x[0].is_contiguous() or not y[0].is_contiguous():
-            return False
-        function = getattr(self._library, f"transpose_{STORED[x.dtype]}_{STORED[y.dtype]}")
-        sizes = (len(x), rows, x[0].numel() // rows, x.stride(0), y.stride(0))
-        function(x.data_ptr(), y.data_ptr(), *sizes, torch.get_num_threads())
-        return True
-
-
-def _pixels(peepholes: Tensor | None) -> int:
-    return 1 if peepholes is None else peepholes.shape[1]
+    def _fused_weight(self, weight: PackedWeight, h: Tensor | None) -> PackedWeight:
+        """The weight of a fused step; from zero h, one without the channels of h."""
+        if h is not None:
+            return weight
+        shape = ConvShape.from_buffer_copy(weight.shape)
+        shape.C_h = 0
+        return weight._replace(packed=self._pack(weight.weight, shape), shape=shape)

@@ -1,8 +1,8 @@
-// A step with its convolution, on processors whose matrix unit multiplies bfloat16 (Intel's AMX).
+// A step fused with its convolution, for processors with Intel AMX in bfloat16.
 //
-// The convolution of x and h together is a product of matrices that nobody writes down: for each tap of the
-// kernel, sixteen neighbouring pixels by thirty-two channels times thirty-two channels by sixteen sums. The
-// sums stay in the nearest cache, where the gates find them.
+// The convolution of x and h together is an implicit GEMM: for each tap of the kernel, a tile of sixteen adjacent
+// pixels by thirty-two channels times a tile of thirty-two channels by sixteen pre-activations. The pre-activations
+// stay in the L1 cache, where the pointwise part of the step (the epilogue of the GEMM) reads them.
 
 #pragma once
 
@@ -18,107 +18,108 @@
 
 namespace {
 
-// B frames of H by W pixels, X channels of x and C of h, of which the first HC are convolved (all, or none where
-// they are zero), and a kernel of KH by KW taps, DH and DW apart.
-struct Sizes {
-    size B, H, W, X, C, HC, KH, KW, DH, DW;
+// B frames of H by W pixels, C_in channels of x and C of h, of which the first C_h are convolved (all, or none if h is
+// zero); a kernel of KH by KW taps with dilations DH and DW.
+struct ConvShape {
+    int64_t B, H, W, C_in, C, C_h, KH, KW, DH, DW;
 };
 
 // Attributes:
-//   x, h: (B, H, W, X) and (B, H, W, C).
+//   x, h: (B, H, W, C_in) and (B, H, W, C).
 //   weight: as `pack` writes it.
 //   bias: (4, C).
-//   rows, columns: of the frame for each one of the padded frame, or -1 where there are zeros.
+//   rows, columns: index in the frame of each row and column of the padded frame, -1 for zero padding.
 struct Convolution {
     const bfloat16 *x, *h, *weight;
     const float* bias;
     const int32_t *rows, *columns;
-    Sizes sizes;
+    ConvShape shape;
 };
 
-constexpr size DEPTH = 32;  // channels that the unit multiplies and adds at once
-constexpr size TILE = LANES * DEPTH;  // numbers in one of its registers
+constexpr int64_t DEPTH = 32;  // elements of the reduction in a tile
+constexpr int64_t TILE = LANES * DEPTH;  // elements of a tile
 
-inline size ratio_up(size a, size b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline size at_most(size a, size b) { return a < b ? a : b; }
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
-inline size at_least(size a, size b) { return a > b ? a : b; }
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// A tap of the kernel and a channel of x and h together; -1 for none, only zeros.
-struct Term {
-    size tap, input;
+// A tap of the kernel and a channel of x and h together; channel -1 for zero padding.
+struct ReductionIndex {
+    int64_t tap, channel;
 };
 
-// What is multiplied, in steps of DEPTH numbers of a pixel: first, for each tap, the channels of h, or of x and h
-// beside each other; then, where that takes fewer steps, the few channels of x at all taps, gathered beforehand.
-struct Terms {
-    size taps, depth, gathered;
+// The reduction dimension K of the GEMM, in steps of DEPTH: for each tap the channels of h, or of x and h
+// concatenated; then, where that takes fewer steps, the few channels of x at all taps, in im2col form.
+struct Reduction {
+    int64_t taps, depth, im2col;
 
-    explicit Terms(const Sizes& s) {
+    explicit Reduction(const ConvShape& s) {
         taps = s.KH * s.KW;
-        const size apart = taps * ratio_up(s.HC, DEPTH) + ratio_up(taps * s.X, DEPTH);
-        const bool gather = apart < taps * ratio_up(s.X + s.HC, DEPTH);
-        depth = ratio_up(gather ? s.HC : s.X + s.HC, DEPTH) * DEPTH;
-        gathered = gather ? ratio_up(taps * s.X, DEPTH) * DEPTH : 0;
+        const int64_t separate = taps * ceil_div(s.C_h, DEPTH) + ceil_div(taps * s.C_in, DEPTH);
+        const bool use_im2col = separate < taps * ceil_div(s.C_in + s.C_h, DEPTH);
+        depth = ceil_div(use_im2col ? s.C_h : s.C_in + s.C_h, DEPTH) * DEPTH;
+        im2col = use_im2col ? ceil_div(taps * s.C_in, DEPTH) * DEPTH : 0;
     }
 
-    size numbers() const { return taps * depth + gathered; }  // for each sum, without a tile's zeros
+    int64_t length() const { return taps * depth + im2col; }
 
-    size block_size() const { return 4 * LANES * numbers(); }  // of the weight, for sixteen channels
+    int64_t packed_block_size() const { return 4 * LANES * length(); }  // of the weights of sixteen channels
 
-    // What number k of a pixel is multiplied with.
-    Term at(const Sizes& s, size k) const {
-        const size among = k - taps * depth, skipped = gathered ? s.X : 0;
-        const Term term = among < 0 ? Term{k / depth, skipped + k % depth} : Term{among / s.X, among % s.X};
-        return term.tap < taps && term.input < s.X + s.HC ? term : Term{0, -1};
+    // The tap and the channel of element k of the reduction.
+    ReductionIndex at(const ConvShape& s, int64_t k) const {
+        const int64_t rest = k - taps * depth, first = im2col ? s.C_in : 0;
+        const ReductionIndex index =
+            rest < 0 ? ReductionIndex{k / depth, first + k % depth} : ReductionIndex{rest / s.C_in, rest % s.C_in};
+        return index.tap < taps && index.channel < s.C_in + s.C_h ? index : ReductionIndex{0, -1};
     }
 };
 
-// The weight (G C, X + C, KH, KW) as the unit takes it: by sixteen channels, pairs of gates, steps of DEPTH, the
-// gate of the pair, and then pairs of numbers that are added. G is 4; or 3 for the gates r, z, n of a GRU, whose
-// n is x's and h's part apart.
+// The weight (G C, C_in + C, KH, KW) in the order in which tiles are loaded: by sixteen channels, pairs of gates, steps
+// of DEPTH, gate of the pair, and pairs of elements of the reduction. G is 4; or 3 for the gates r, z, n of a GRU, of
+// which n has two pre-activations, of x and of h.
 template <class T>
-void pack(const T* weight, bfloat16* to, const Sizes& s, size G, int threads) {
-    const Terms terms(s);
-    const size inputs = s.X + s.C;
-    const auto at = [&](size gate, size channel, Term term) -> float {
-        const bool other = G == 3 && gate > 1 && (term.input < s.X) != (gate == 2);
+void pack(const T* weight, bfloat16* to, const ConvShape& s, int64_t G, int threads) {
+    const Reduction reduction(s);
+    const int64_t inputs = s.C_in + s.C;
+    const auto at = [&](int64_t gate, int64_t channel, ReductionIndex index) -> float {
+        const bool other = G == 3 && gate > 1 && (index.channel < s.C_in) != (gate == 2);
         if (channel >= s.C || other) return 0;
-        const size row = at_most(gate, G - 1) * s.C + channel;
-        return number(weight[(row * inputs + term.input) * terms.taps + term.tap]);
+        const int64_t row = min_of(gate, G - 1) * s.C + channel;
+        return to_float(weight[(row * inputs + index.channel) * reduction.taps + index.tap]);
     };
-#pragma omp parallel for num_threads(worth(4 * s.C * inputs * terms.taps, threads)) schedule(static)
-    for (size block = 0; block < ratio_up(s.C, LANES); block++) {
-        bfloat16* next = to + block * terms.block_size();
-        for (size pair = 0; pair < 4; pair += 2)
-            for (size step = 0; step < terms.numbers(); step += DEPTH)
-                for (size gate = pair; gate < pair + 2; gate++)
-                    for (size k = step; k < step + DEPTH; k += 2, next += 2 * LANES) {
-                        halves both[2];
-                        for (size half = 0; half < 2; half++) {
-                            floats x{};
-                            const Term term = terms.at(s, k + half);
-                            if (term.input >= 0)
-                                for (size n = 0; n < LANES; n++) x[n] = at(gate, block * LANES + n, term);
-                            both[half] = narrowed(x);
+#pragma omp parallel for num_threads(num_threads_for(4 * s.C * inputs * reduction.taps, threads)) schedule(static)
+    for (int64_t block = 0; block < ceil_div(s.C, LANES); block++) {
+        bfloat16* next = to + block * reduction.packed_block_size();
+        for (int64_t pair = 0; pair < 4; pair += 2)
+            for (int64_t step = 0; step < reduction.length(); step += DEPTH)
+                for (int64_t gate = pair; gate < pair + 2; gate++)
+                    for (int64_t k = step; k < step + DEPTH; k += 2, next += 2 * LANES) {
+                        vuint16 both[2];
+                        for (int64_t half = 0; half < 2; half++) {
+                            vfloat x{};
+                            const ReductionIndex index = reduction.at(s, k + half);
+                            if (index.channel >= 0)
+                                for (int64_t n = 0; n < LANES; n++) x[n] = at(gate, block * LANES + n, index);
+                            both[half] = narrow(x);
                         }
-                        for (size n = 0; n < 2 * LANES; n++) next[n].bits = both[n % 2][n / 2];
+                        for (int64_t n = 0; n < 2 * LANES; n++) next[n].bits = both[n % 2][n / 2];
                     }
     }
 }
 
 #ifndef CONVLSTM_AMX
 
-bool amx() { return false; }
+bool amx_available() { return false; }
 
 template <class Cell>
-void step(const Convolution&, const Cell&, int) {}
+void fused_step(const Convolution&, const Cell&, int) {}
 
 #else
 
-// Whether the unit is there, and the system lets this process use it.
-bool amx() {
+// True if the processor has AMX and the operating system permits this process to use it.
+bool amx_available() {
     const long permission = 0x1023, tiles = 18;
     return syscall(SYS_arch_prctl, permission, tiles) == 0;
 }
@@ -129,60 +130,61 @@ struct alignas(64) TileConfig {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 
-// How the work is cut: into parts of some rows of one frame, and some blocks of sixteen channels.
-struct Cut : Terms {
-    size stride, stride_gathered, across, width, halo, rows, parts, blocks, group, groups;
+// The blocking of the GEMM: blocks of some rows of one frame, by groups of blocks of sixteen channels.
+struct Blocking : Reduction {
+    int64_t stride, im2col_stride, tiles_per_row, width, halo, rows, blocks_per_frame, channel_blocks, group, groups;
 
-    Cut(const Sizes& s, int threads) : Terms(s) {
-        // An odd number of cache lines, or all pixels would fall on the same few places of the cache.
+    Blocking(const ConvShape& s, int threads) : Reduction(s) {
+        // An odd number of cache lines, so that pixels do not map to the same few sets of the cache.
         stride = (depth / DEPTH | 1) * DEPTH;
-        stride_gathered = (gathered / DEPTH | 1) * DEPTH;
-        across = ratio_up(s.W, LANES);
-        width = across * LANES + (s.KW - 1) * s.DW;
+        im2col_stride = (im2col / DEPTH | 1) * DEPTH;
+        tiles_per_row = ceil_div(s.W, LANES);
+        width = tiles_per_row * LANES + (s.KW - 1) * s.DW;
         halo = (s.KH - 1) * s.DH;
-        const size near = (384 << 10) / (2 * width * stride) - halo;  // what the second cache holds beside weights
-        rows = at_most(near, ratio_up(s.B * s.H, threads));
-        rows = at_least(1, at_most(rows, s.H));
-        parts = ratio_up(s.H, rows);
-        while (parts < s.H && s.B * parts % threads) parts++;
-        rows = ratio_up(s.H, parts);
-        parts = ratio_up(s.H, rows);
-        blocks = ratio_up(s.C, LANES);
-        const size fitting = (1 << 20) / (2 * block_size());
-        group = at_least(1, at_most(fitting, blocks));
-        groups = ratio_up(blocks, group);
+        const int64_t fitting_rows = (384 << 10) / (2 * width * stride) - halo;  // in the L2 cache, beside weights
+        rows = min_of(fitting_rows, ceil_div(s.B * s.H, threads));
+        rows = max_of(1, min_of(rows, s.H));
+        blocks_per_frame = ceil_div(s.H, rows);
+        while (blocks_per_frame < s.H && s.B * blocks_per_frame % threads) blocks_per_frame++;
+        rows = ceil_div(s.H, blocks_per_frame);
+        blocks_per_frame = ceil_div(s.H, rows);
+        channel_blocks = ceil_div(s.C, LANES);
+        const int64_t fitting_blocks = (1 << 20) / (2 * packed_block_size());
+        group = max_of(1, min_of(fitting_blocks, channel_blocks));
+        groups = ceil_div(channel_blocks, group);
     }
 
-    size padded_size() const { return (rows + halo) * width * stride; }
+    int64_t padded_size() const { return (rows + halo) * width * stride; }
 
-    size gathered_size() const { return gathered ? rows * across * LANES * stride_gathered : 0; }
+    int64_t im2col_size() const { return im2col ? rows * tiles_per_row * LANES * im2col_stride : 0; }
 };
 
-// Few numbers, for which a call would take longer than the work.
+// For few elements, for which a call of memcpy would take longer.
 
-inline void copy(bfloat16* to, const bfloat16* from, size n) {
-    for (; n >= LANES; n -= LANES, to += LANES, from += LANES) std::memcpy(to, from, sizeof(halves));
+inline void copy(bfloat16* to, const bfloat16* from, int64_t n) {
+    for (; n >= LANES; n -= LANES, to += LANES, from += LANES) std::memcpy(to, from, sizeof(vuint16));
     for (; n > 0; n--) *to++ = *from++;
 }
 
-inline void clear(bfloat16* to, size n) {
-    for (; n >= LANES; n -= LANES, to += LANES) std::memset(to, 0, sizeof(halves));
+inline void clear(bfloat16* to, int64_t n) {
+    for (; n >= LANES; n -= LANES, to += LANES) std::memset(to, 0, sizeof(vuint16));
     for (; n > 0; n--) *to++ = bfloat16{};
 }
 
-// A part of a frame for the unit: `rows` rows from row y.
-struct Part {
+// `rows` rows of a frame from row y, copied to the layout of tiles.
+struct RowBlock {
     const Convolution& conv;
-    const Cut& cut;
-    size frame, y, rows;
-    bfloat16 *padded, *gathered;
+    const Blocking& blocking;
+    int64_t frame, y, rows;
+    bfloat16 *padded, *im2col;
 
-    // Copy `channels` of each pixel of a row of the frame, -1 for zeros, from place `first` of the padded row.
-    void copy_row(const bfloat16* from, size row, size first, size number, size channels, bfloat16* to, size stride) const {
-        const Sizes& s = conv.sizes;
-        const size padded = s.W + (s.KW - 1) * s.DW - first;
-        for (size q = 0; q < number; q++, to += stride) {
-            const size column = row >= 0 && q < padded ? conv.columns[first + q] : -1;
+    // Copy `channels` of `pixels` pixels of a row of the frame, -1 for zeros, from position `first` of the padded row.
+    void copy_row(const bfloat16* from, int64_t row, int64_t first, int64_t pixels, int64_t channels, bfloat16* to,
+                  int64_t stride) const {
+        const ConvShape& s = conv.shape;
+        const int64_t padded = s.W + (s.KW - 1) * s.DW - first;
+        for (int64_t q = 0; q < pixels; q++, to += stride) {
+            const int64_t column = row >= 0 && q < padded ? conv.columns[first + q] : -1;
             if (column >= 0)
                 copy(to, from + ((frame * s.H + row) * s.W + column) * channels, channels);
             else
@@ -192,105 +194,112 @@ struct Part {
 
     // The padded frame, (rows + halo, width, stride).
     void pad() const {
-        const Sizes& s = conv.sizes;
-        const size X = cut.gathered ? 0 : s.X;
-        for (size r = 0; r < rows + cut.halo; r++) {
-            bfloat16* to = padded + r * cut.width * cut.stride;
-            copy_row(conv.x, conv.rows[y + r], 0, cut.width, X, to, cut.stride);
-            if (s.HC) copy_row(conv.h, conv.rows[y + r], 0, cut.width, s.HC, to + X, cut.stride);
-            for (size q = 0; q < cut.width; q++) clear(to + q * cut.stride + X + s.HC, cut.depth - X - s.HC);
+        const ConvShape& s = conv.shape;
+        const int64_t C_in = blocking.im2col ? 0 : s.C_in;
+        for (int64_t r = 0; r < rows + blocking.halo; r++) {
+            bfloat16* to = padded + r * blocking.width * blocking.stride;
+            copy_row(conv.x, conv.rows[y + r], 0, blocking.width, C_in, to, blocking.stride);
+            if (s.C_h) copy_row(conv.h, conv.rows[y + r], 0, blocking.width, s.C_h, to + C_in, blocking.stride);
+            for (int64_t q = 0; q < blocking.width; q++)
+                clear(to + q * blocking.stride + C_in + s.C_h, blocking.depth - C_in - s.C_h);
         }
     }
 
-    // x at all taps, (rows, width without the halo, stride_gathered).
-    void gather() const {
-        const Sizes& s = conv.sizes;
-        const size width = cut.across * LANES, known = cut.taps * s.X;
-        for (size r = 0; r < rows; r++) {
-            bfloat16* to = gathered + r * width * cut.stride_gathered;
-            for (size tap = 0; tap < cut.taps; tap++) {
-                const size row = conv.rows[y + r + tap / s.KW * s.DH];
-                copy_row(conv.x, row, tap % s.KW * s.DW, width, s.X, to + tap * s.X, cut.stride_gathered);
+    // x at all taps, (rows, width without the halo, im2col_stride).
+    void copy_im2col() const {
+        const ConvShape& s = conv.shape;
+        const int64_t width = blocking.tiles_per_row * LANES, used = blocking.taps * s.C_in;
+        for (int64_t r = 0; r < rows; r++) {
+            bfloat16* to = im2col + r * width * blocking.im2col_stride;
+            for (int64_t tap = 0; tap < blocking.taps; tap++) {
+                const int64_t row = conv.rows[y + r + tap / s.KW * s.DH];
+                copy_row(conv.x, row, tap % s.KW * s.DW, width, s.C_in, to + tap * s.C_in, blocking.im2col_stride);
             }
-            for (size q = 0; q < width; q++) clear(to + q * cut.stride_gathered + known, cut.gathered - known);
+            for (int64_t q = 0; q < width; q++) clear(to + q * blocking.im2col_stride + used, blocking.im2col - used);
         }
     }
 
-    size tiles() const { return rows * cut.across; }
+    int64_t tiles() const { return rows * blocking.tiles_per_row; }
 
-    size row(size tile) const { return tile / cut.across; }
+    int64_t row(int64_t tile) const { return tile / blocking.tiles_per_row; }
 
-    size column(size tile) const { return tile % cut.across * LANES; }
+    int64_t column(int64_t tile) const { return tile % blocking.tiles_per_row * LANES; }
 
-    // What the unit reads of a tile, at the kernel's first tap.
-    const bfloat16* at(size tile) const { return padded + (row(tile) * cut.width + column(tile)) * cut.stride; }
+    // The first element of a tile at the kernel's first tap.
+    const bfloat16* at(int64_t tile) const {
+        return padded + (row(tile) * blocking.width + column(tile)) * blocking.stride;
+    }
 
-    const bfloat16* gathered_at(size tile) const { return gathered + tile * LANES * cut.stride_gathered; }
+    const bfloat16* im2col_at(int64_t tile) const { return im2col + tile * LANES * blocking.im2col_stride; }
 
-    // A tile's first pixel, and how many it has.
-    size first(size tile) const { return (frame * conv.sizes.H + y + row(tile)) * conv.sizes.W + column(tile); }
+    // First pixel and number of pixels of a tile.
+    int64_t first(int64_t tile) const { return (frame * conv.shape.H + y + row(tile)) * conv.shape.W + column(tile); }
 
-    size pixels(size tile) const { return at_most(LANES, conv.sizes.W - column(tile)); }
+    int64_t pixels(int64_t tile) const { return min_of(LANES, conv.shape.W - column(tile)); }
 };
 
-// The cell's steps that are still to be done: sixteen channels of two times up to sixteen pixels, from their sums.
+// The epilogue of the GEMM: the pointwise part of a step of sixteen channels of up to sixteen pixels of two tiles.
 //
-// They are done between the next products, a few at a time, as the processor does both at once.
+// It runs interleaved with the products of the next tiles, as the processor executes both in parallel.
 template <class Cell>
-class Steps {
+class Epilogue {
     const Convolution& conv;
     const Cell& cell;
-    size k = 0, first[2] = {}, pixels[2] = {}, done = 2 * LANES;
-    floats bias[4];
-    float sums[2][4][2 * LANES][LANES];
-    int full = 0;  // of the two buffers, the one with the sums of these steps
+    int64_t k = 0, first[2] = {}, pixels[2] = {}, done = 2 * LANES;
+    vfloat bias[4];
+    float accumulators[2][4][2 * LANES][LANES];
+    int ready = 0;  // the buffer that the epilogue reads; the GEMM writes to the other
 
     template <class Count>
-    void one(size p, Count n) const {
-        const auto sum = [&](size gate) { return nearest(get(sums[full][gate][done], All()) + bias[gate]); };
+    void pixel(int64_t p, Count n) const {
+        const auto sum = [&](int64_t gate) {
+            return round_to_bfloat16(load(accumulators[ready][gate][done], AllLanes()) + bias[gate]);
+        };
         cell.step(p, k, n, sum(0), sum(1), sum(2), sum(3));
     }
 
    public:
-    Steps(const Convolution& conv, const Cell& cell) : conv(conv), cell(cell) {}
+    Epilogue(const Convolution& conv, const Cell& cell) : conv(conv), cell(cell) {}
 
-    // Do some of them.
-    void some(size number) {
-        for (; number > 0 && done < 2 * LANES; number--, done++) {
-            const size tile = done / LANES, m = done % LANES, channels = conv.sizes.C - k;
+    // Process up to `count` pixels.
+    void advance(int64_t count) {
+        for (; count > 0 && done < 2 * LANES; count--, done++) {
+            const int64_t tile = done / LANES, m = done % LANES, channels = conv.shape.C - k;
             if (m >= pixels[tile]) continue;
             if (channels < LANES)
-                one(first[tile] + m, channels);
+                pixel(first[tile] + m, channels);
             else
-                one(first[tile] + m, All());
+                pixel(first[tile] + m, AllLanes());
         }
     }
 
-    // Where the next sums of a gate go.
-    float* room(size gate, size tile) { return sums[1 - full][gate][tile * LANES]; }
+    // The accumulators of a gate for the next tiles.
+    float* next_accumulators(int64_t gate, int64_t tile) { return accumulators[1 - ready][gate][tile * LANES]; }
 
-    // Do the rest, and go on with what is in the room now: tiles of so many pixels, of which these are the first.
-    void next(size block, size first0, size pixels0, size first1, size pixels1) {
-        some(2 * LANES);
-        k = block * LANES, full = 1 - full, done = 0;
+    // Finish the current tiles and start with the next ones, given their first pixels and numbers of pixels.
+    void start(int64_t block, int64_t first0, int64_t pixels0, int64_t first1, int64_t pixels1) {
+        advance(2 * LANES);
+        k = block * LANES, ready = 1 - ready, done = 0;
         first[0] = first0, first[1] = first1, pixels[0] = pixels0, pixels[1] = pixels1;
-        for (size gate = 0; gate < 4; gate++) bias[gate] = get(conv.bias + gate * conv.sizes.C + k, at_most(LANES, conv.sizes.C - k));
+        const int64_t C = conv.shape.C;
+        for (int64_t gate = 0; gate < 4; gate++) bias[gate] = load(conv.bias + gate * C + k, min_of(LANES, C - k));
     }
 };
 
-// The sums of sixteen channels at two tiles, with steps of the cell, from earlier sums, between.
+// The pre-activations of sixteen channels at two tiles, interleaved with the epilogue of the previous tiles.
 template <class Cell>
-void sum(const Part& part, size tile0, size tile1, const bfloat16* weight, Steps<Cell>& steps) {
-    const Sizes& s = part.conv.sizes;
-    const Cut& cut = part.cut;
-    const bfloat16 *a = part.at(tile0), *b = part.at(tile1);
-    const size every = at_least(1, cut.numbers() / DEPTH / LANES);  // for LANES steps with each pair of gates
-    size done = 0;
-    // Four products: numbers of the two tiles by the weights of two gates, unless those of one are all zero.
-    const auto multiply = [&](const bfloat16* numbers0, const bfloat16* numbers1, size bytes, bool one, bool other) {
-        _tile_loadd(4, numbers0, bytes);
+void multiply_tiles(const RowBlock& row_block, int64_t tile0, int64_t tile1, const bfloat16* weight,
+                    Epilogue<Cell>& epilogue) {
+    const ConvShape& s = row_block.conv.shape;
+    const Blocking& blocking = row_block.blocking;
+    const bfloat16 *a = row_block.at(tile0), *b = row_block.at(tile1);
+    const int64_t every = max_of(1, blocking.length() / DEPTH / LANES);  // LANES pixels with each pair of gates
+    int64_t done = 0;
+    // Products of the tiles of two pixel blocks with those of two gates, unless the weights of one are all zero.
+    const auto multiply = [&](const bfloat16* a_tile, const bfloat16* b_tile, int64_t bytes, bool one, bool other) {
+        _tile_loadd(4, a_tile, bytes);
         if (one) _tile_loadd(6, weight, 64);
-        _tile_loadd(5, numbers1, bytes);
+        _tile_loadd(5, b_tile, bytes);
         if (other) _tile_loadd(7, weight + TILE, 64);
         if (one) {
             _tile_dpbf16ps(0, 4, 6);
@@ -301,71 +310,76 @@ void sum(const Part& part, size tile0, size tile1, const bfloat16* weight, Steps
             _tile_dpbf16ps(3, 5, 7);
         }
         weight += 2 * TILE;
-        if (++done % every == 0) steps.some(1);
+        if (++done % every == 0) epilogue.advance(1);
     };
-    const size X = cut.gathered ? 0 : s.X;
-    for (size pair = 0; pair < 4; pair += 2) {  // of gates: the unit has room for four sums
-        const bool apart = Cell::apart && pair == 2;  // x's and h's part of the last sums
+    const int64_t C_in = blocking.im2col ? 0 : s.C_in;
+    for (int64_t pair = 0; pair < 4; pair += 2) {  // of gates: there are registers for four accumulators
+        const bool separate = Cell::separate_candidate && pair == 2;  // pre-activations of x and of h
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        for (size y = 0; y < s.KH; y++)
-            for (size x = 0; x < s.KW; x++) {
-                const size tap = (y * s.DH * cut.width + x * s.DW) * cut.stride;
-                for (size k = 0; k < cut.depth; k += DEPTH) {
-                    const bool one = !apart || k < X, other = !apart || k + DEPTH > X;
-                    multiply(a + tap + k, b + tap + k, 2 * cut.stride, one, other);
+        for (int64_t y = 0; y < s.KH; y++)
+            for (int64_t x = 0; x < s.KW; x++) {
+                const int64_t tap = (y * s.DH * blocking.width + x * s.DW) * blocking.stride;
+                for (int64_t k = 0; k < blocking.depth; k += DEPTH) {
+                    const bool one = !separate || k < C_in, other = !separate || k + DEPTH > C_in;
+                    multiply(a + tap + k, b + tap + k, 2 * blocking.stride, one, other);
                 }
             }
-        for (size k = 0; k < cut.gathered; k += DEPTH)
-            multiply(part.gathered_at(tile0) + k, part.gathered_at(tile1) + k, 2 * cut.stride_gathered, true, !apart);
-        _tile_stored(0, steps.room(pair, 0), 64);
-        _tile_stored(1, steps.room(pair, 1), 64);
-        _tile_stored(2, steps.room(pair + 1, 0), 64);
-        _tile_stored(3, steps.room(pair + 1, 1), 64);
+        for (int64_t k = 0; k < blocking.im2col; k += DEPTH)
+            multiply(row_block.im2col_at(tile0) + k, row_block.im2col_at(tile1) + k, 2 * blocking.im2col_stride, true,
+                     !separate);
+        _tile_stored(0, epilogue.next_accumulators(pair, 0), 64);
+        _tile_stored(1, epilogue.next_accumulators(pair, 1), 64);
+        _tile_stored(2, epilogue.next_accumulators(pair + 1, 0), 64);
+        _tile_stored(3, epilogue.next_accumulators(pair + 1, 1), 64);
     }
 }
 
-// Memory of this thread, for the next call too.
-bfloat16* scratch(size numbers) {
+// Thread-local scratch memory, reused by the next call.
+bfloat16* scratch(int64_t elements) {
     static thread_local std::vector<bfloat16> memory;
-    const size more = 64 / sizeof(bfloat16);
-    if (memory.size() < static_cast<size_t>(numbers + more)) memory.resize(numbers + more);
+    const int64_t more = 64 / sizeof(bfloat16);
+    if (memory.size() < static_cast<size_t>(elements + more)) memory.resize(elements + more);
     return reinterpret_cast<bfloat16*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
 }
 
 template <class Cell>
-void step(const Convolution& conv, const Cell& cell, int threads) {
-    const Sizes& s = conv.sizes;
+void fused_step(const Convolution& conv, const Cell& cell, int threads) {
+    const ConvShape& s = conv.shape;
     if (s.B * s.H * s.W == 0) return;
-    const Cut cut(s, threads);
+    const Blocking blocking(s, threads);
 #pragma omp parallel num_threads(threads)
     {
         const TileConfig config;
-        __asm__ volatile("" ::: "memory");  // GCC does not know that all of it is read
+        __asm__ volatile("" ::: "memory");  // GCC does not model the load of the whole struct
         _tile_loadconfig(&config);
-        bfloat16* padded = scratch(cut.padded_size() + cut.gathered_size());
-        Steps<Cell> steps(conv, cell);
+        bfloat16* padded = scratch(blocking.padded_size() + blocking.im2col_size());
+        Epilogue<Cell> epilogue(conv, cell);
 #pragma omp for collapse(3) schedule(static)
-        for (size group = 0; group < cut.groups; group++)
-            for (size frame = 0; frame < s.B; frame++)
-                for (size n = 0; n < cut.parts; n++) {
-                    const size y = n * cut.rows;
-                    const Part part{conv, cut, frame, y, at_most(cut.rows, s.H - y), padded, padded + cut.padded_size()};
-                    part.pad();
-                    if (cut.gathered) part.gather();
-                    __asm__ volatile("" ::: "memory");  // GCC does not know that the unit reads memory
-                    const size last = at_most(cut.blocks, (group + 1) * cut.group);
-                    for (size block = group * cut.group; block < last; block++)
-                        for (size tile = 0; tile < part.tiles(); tile += 2) {
-                            const bool two = tile + 1 < part.tiles();
-                            const size next = two ? tile + 1 : tile;
-                            sum(part, tile, next, conv.weight + block * cut.block_size(), steps);
-                            steps.next(block, part.first(tile), part.pixels(tile), part.first(next), two ? part.pixels(next) : 0);
+        for (int64_t group = 0; group < blocking.groups; group++)
+            for (int64_t frame = 0; frame < s.B; frame++)
+                for (int64_t n = 0; n < blocking.blocks_per_frame; n++) {
+                    const int64_t y = n * blocking.rows;
+                    const int64_t rows = min_of(blocking.rows, s.H - y);
+                    const RowBlock row_block{conv, blocking, frame, y, rows, padded, padded + blocking.padded_size()};
+                    row_block.pad();
+                    if (blocking.im2col) row_block.copy_im2col();
+                    __asm__ volatile("" ::: "memory");  // GCC does not model the loads of tiles
+                    const int64_t last = min_of(blocking.channel_blocks, (group + 1) * blocking.group);
+                    for (int64_t block = group * blocking.group; block < last; block++) {
+                        const bfloat16* weight = conv.weight + block * blocking.packed_block_size();
+                        for (int64_t tile = 0; tile < row_block.tiles(); tile += 2) {
+                            const bool two = tile + 1 < row_block.tiles();
+                            const int64_t next = two ? tile + 1 : tile;
+                            multiply_tiles(row_block, tile, next, weight, epilogue);
+                            epilogue.start(block, row_block.first(tile), row_block.pixels(tile), row_block.first(next),
+                                           two ? row_block.pixels(next) : 0);
                         }
+                    }
                 }
-        steps.some(2 * LANES);
+        epilogue.advance(2 * LANES);
         _tile_release();
     }
 }
