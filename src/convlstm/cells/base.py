@@ -3,7 +3,7 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, _weights_only_unpickler, nn
@@ -45,10 +45,11 @@ class Cell(nn.Module, ABC):
         input_dim: channels of the input.
         hidden_dim: channels of the hidden state.
         kernel_size: one integer for each space axis.
-        spatiotemporal_memory: True if the cell has a spatiotemporal memory.
+        spatiotemporal_memory: True if the cell has a spatiotemporal memory; a cell around another of any kind
+            sets it to that of the other, on the instance.
     """
 
-    spatiotemporal_memory: ClassVar[bool] = False
+    spatiotemporal_memory: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -164,8 +165,11 @@ def allow_loading(kind: type) -> None:
 
 
 def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
-    """Apply a function of tensors to the corresponding tensors of one or more states of the same kind."""
-    return _as_kind(type(states[0]), [function(*group) for group in zip(*states, strict=True)])
+    """Apply a function to the corresponding tensors of states of one kind, nested or not; None stays None."""
+    first = states[0]
+    if first is None or isinstance(first, Tensor):
+        return None if first is None else function(*states)
+    return _as_kind(type(first), [map_state(function, *group) for group in zip(*states, strict=True)])
 
 
 def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:

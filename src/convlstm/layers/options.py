@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from convlstm.cells.base import CellFactory, is_count, kernel_tuple
-from convlstm.engines import ENGINES, SAVES
+from convlstm.cells.base import CellFactory, kernel_tuple
+from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.scan import ScanOptions
 from convlstm.validation import check_integers, check_number, check_positive
@@ -33,8 +33,9 @@ class StackOptions:
         dropout: probability of dropping a channel between layers.
         target_size: size to which frames are averaged; None for their own.
         restore_size: outputs are interpolated back.
+        last_only: the last layer returns the output after its last step only.
         engine: one of `convlstm.engines.ENGINES`.
-        scan: options of the last layer's `scan`; the others' have no ``last_only``.
+        scan: options of the loop over time.
     """
 
     inputs: tuple[int, ...]
@@ -48,6 +49,7 @@ class StackOptions:
     dropout: float
     target_size: tuple[int, ...] | None
     restore_size: bool
+    last_only: bool
     engine: str
     scan: ScanOptions
 
@@ -71,6 +73,7 @@ def parse_options(
     dropout: float,
     target_size: Sequence[int] | None,
     restore_size: bool,
+    last_only: bool,
     engine: str,
     scan: ScanOptions,
 ) -> StackOptions:
@@ -94,7 +97,7 @@ def parse_options(
             f"merge joins both directions; received '{merge}' without bidirectional=True: pass it, or "
             "leave merge out"
         )
-    if check_probability(dropout, "dropout") and layers == 1:
+    if check_number(dropout, "dropout", least=0, below=1) and layers == 1:
         raise OptionError(f"dropout acts between layers and needs two at least; received {dropout} with one")
     if restore_size and target_size is None:
         raise OptionError("restore_size undoes target_size; received restore_size=True without target_size")
@@ -110,38 +113,10 @@ def parse_options(
         dropout=float(dropout),
         target_size=check_size(target_size, len(kernels[0]), "target_size"),
         restore_size=restore_size,
+        last_only=last_only,
         engine=check_name(engine, ENGINES, "engine"),
         scan=scan,
     )
-
-
-def parse_scan_options(
-    last_only: bool, detach_every: int | None, checkpoint: int | None, zoneout: float, save: str
-) -> ScanOptions:
-    """Check the arguments of a stack that its `scan` takes.
-
-    Raises:
-        OptionError: one out of its range.
-    """
-    return ScanOptions(
-        last_only=last_only,
-        detach_every=check_steps(detach_every, "detach_every"),
-        checkpoint_every=check_steps(checkpoint, "checkpoint"),
-        zoneout=check_probability(zoneout, "zoneout"),
-        save=check_name(save, SAVES, "save"),
-    )
-
-
-def check_probability(value: Any, name: str) -> float:
-    """A probability below 1."""
-    return check_number(value, name, least=0, below=1)
-
-
-def check_steps(value: int | None, name: str) -> int | None:
-    """A number of steps, or None."""
-    if value is not None and not is_count(value):
-        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
-    return value
 
 
 def check_size(value: Any, axes: int, name: str) -> tuple[int, ...] | None:

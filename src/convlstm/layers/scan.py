@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import convlstm.engines as engines
-from convlstm.cells.base import Cell, check_projection, check_step, check_step_with_memory
+from convlstm.cells.base import Cell, check_projection, check_step, check_step_with_memory, map_state
 from convlstm.engines import Call
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, check_name
 from convlstm.layers.masking import expand_flags, where_samples
 from convlstm.layers.norm import has_batch_statistics, preserve_statistics
 from convlstm.layers.state import (
@@ -21,10 +21,10 @@ from convlstm.layers.state import (
     has_memory,
     initial_memory,
     initial_state,
-    map_tensors,
     of_kind,
     output_of,
 )
+from convlstm.validation import check_number, is_integer
 
 #: A function of the input of one frame and a state: the next state.
 Step = Callable[[Tensor, Any], Any]
@@ -56,7 +56,6 @@ class ScanOptions:
     """Options of the loop over time.
 
     Attributes:
-        last_only: return only the output after the last frame, as T = 1.
         detach_every: steps after which gradients are cut (truncated back-propagation); None for never.
         checkpoint_every: steps per segment that is computed again in the backward pass rather than saved;
             None for never.
@@ -65,11 +64,27 @@ class ScanOptions:
         save: what a fast engine saves of each step for the backward pass, one of `convlstm.engines.SAVES`.
     """
 
-    last_only: bool = False
     detach_every: int | None = None
     checkpoint_every: int | None = None
     zoneout: float = 0.0
     save: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the options, under the names that they have in a stack.
+
+        Raises:
+            OptionError: one out of its range.
+        """
+        check_steps(self.detach_every, "detach_every")
+        check_steps(self.checkpoint_every, "checkpoint")
+        check_number(self.zoneout, "zoneout", least=0, below=1)
+        check_name(self.save, engines.SAVES, "save")
+
+
+def check_steps(value: int | None, name: str) -> None:
+    """Check a number of steps, or None."""
+    if value is not None and not (is_integer(value) and value >= 1):
+        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
 
 
 def scan(
@@ -79,6 +94,7 @@ def scan(
     flags: SequenceFlags = SequenceFlags(),
     *,
     reverse: bool = False,
+    last_only: bool = False,
     options: ScanOptions = ScanOptions(),
     engine: str = "reference",
     any_layout: bool = False,
@@ -102,7 +118,8 @@ def scan(
         state: the state before the first frame (the last one, if reversed); None for the initial one.
         flags: missing frames and beginnings of sequences.
         reverse: run from the last frame to the first; outputs stay in the order of the frames.
-        options: truncation, recomputation, zoneout, outputs.
+        last_only: return only the output after the last step, as T = 1.
+        options: truncation, recomputation, zoneout.
         engine: one of `convlstm.engines.ENGINES`.
         any_layout: outputs are read by another cell only: a fast engine may return them in another memory
             format, under autocast in 16 bits.
@@ -128,7 +145,7 @@ def scan(
         mask,
         reset,
         reverse=reverse,
-        last_only=options.last_only,
+        last_only=last_only,
         any_layout=any_layout,
         zero_state=state is None,
         save=options.save,
@@ -191,17 +208,17 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
         for done, k in enumerate(reversed(order) if reverse else order):
             t = begin + k
             if cut := cuts[t]:
-                state = map_tensors(cut, state)
+                state = map_state(cut, state)
             if reset is not None:
-                state = map_tensors(where_samples(reset[:, t]), initial, state)
+                state = map_state(where_samples(reset[:, t]), initial, state)
             new = _step_samples(step, frames[k], state, None if samples is None else samples[:, t])
             if not done and not isinstance(new, MemoryState):
                 new = check_step(cell, new, state)
             if zoneout is not None:
                 new = zoneout(new, state)
-            state = new if mask is None else map_tensors(where_samples(mask[:, t]), new, state)
+            state = new if mask is None else map_state(where_samples(mask[:, t]), new, state)
             frames[k] = output_of(state)
-        return torch.stack([output_of(state)] if options.last_only else frames, dim=1), state
+        return torch.stack([output_of(state)] if call.last_only else frames, dim=1), state
 
     return x, run
 
@@ -213,7 +230,7 @@ def _in_segments(run: Run, x: Tensor, call: Call, length: int, *, detach: bool) 
     for done in range(0, steps, length):
         begin = max(0, steps - done - length) if call.reverse else done
         part = x[:, begin : steps - done if call.reverse else done + length]
-        y, state = run(part, map_tensors(Tensor.detach, state) if detach and done else state, begin)
+        y, state = run(part, map_state(Tensor.detach, state) if detach and done else state, begin)
         outputs.append(y)
     if call.last_only:
         return outputs[-1], state
@@ -286,13 +303,13 @@ def _step_samples(step: Step, frame: Tensor, state: Any, mask_B: Tensor | None) 
     present = mask_B.nonzero().squeeze(1)
     if not len(present):
         return state
-    new = step(frame[present], map_tensors(lambda tensor: tensor[present], state))
+    new = step(frame[present], map_state(lambda tensor: tensor[present], state))
 
     def put(part: Tensor, whole: Tensor) -> Tensor:
         dtype = torch.promote_types(part.dtype, whole.dtype)
         return whole.to(dtype).index_copy(0, present, part.to(dtype))
 
-    return map_tensors(put, new, state)
+    return map_state(put, new, state)
 
 
 def gradient_cuts(
@@ -331,7 +348,7 @@ def _zoneout(probability: float, *, random: bool) -> Callable[[Any, Any], Any]:
 
     def mixed(new: Any, old: Any) -> Any:
         if isinstance(new, MemoryState):
-            return MemoryState(map_tensors(mix, new.state, old.state), new.memory)
-        return map_tensors(mix, new, old)
+            return MemoryState(map_state(mix, new.state, old.state), new.memory)
+        return map_state(mix, new, old)
 
     return mixed

@@ -1,23 +1,23 @@
 """The layers of a stack over a sequence: layer by layer, or frame by frame."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from convlstm.cells.base import map_state
 from convlstm.errors import OptionError
 from convlstm.layers.masking import dropout_mask, fill_forward, where_samples
 from convlstm.layers.norm import has_batch_statistics
 from convlstm.layers.options import StackOptions
 from convlstm.layers.resample import map_frames
-from convlstm.layers.scan import ScanOptions, SequenceFlags, gradient_cuts, scan
-from convlstm.layers.state import BothDirections, MemoryState, has_memory, initial_state, map_tensors, of_kind
+from convlstm.layers.scan import SequenceFlags, gradient_cuts, scan
+from convlstm.layers.state import BothDirections, MemoryState, has_memory, initial_state, of_kind
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(NamedTuple):
     """The modules and options of a stack.
 
     Attributes:
@@ -76,12 +76,8 @@ class LayerRun:
         options = layers.options
         self.layers, self.options, self.states, self.memory = layers, options, list(states), memory
         self.by_frame = check_memory(layers.cells, options.bidirectional, options.scan.checkpoint_every)
-        self.scan_options: list[ScanOptions] = [options.scan] * len(states)
-        if self.by_frame or options.scan.last_only:
-            inner = replace(options.scan, last_only=False)
-            if self.by_frame:
-                inner = replace(inner, detach_every=None)  # gradients are cut in all layers together
-            self.scan_options = [inner] * (len(states) - (not self.by_frame)) + self.scan_options[-1:]
+        # Frame by frame, gradients are cut in all layers together.
+        self.scan_options = replace(options.scan, detach_every=None) if self.by_frame else options.scan
         self.dropped: list[Tensor | None] = [None] * len(states)
         if training and options.dropout:
             self.dropped[1:] = [dropout_mask(x, n, options.dropout) for n in options.inputs[1:]]
@@ -105,10 +101,10 @@ class LayerRun:
         frames: list[list[Tensor]] = []
         for t, cut in enumerate(gradient_cuts(flags.mask, self.options.scan.detach_every, x.shape[1])):
             if cut:
-                self.states, self.memory = map_tensors(cut, self.states), map_tensors(cut, self.memory)
+                self.states, self.memory = map_state(cut, self.states), map_state(cut, self.memory)
             frames.append(self.step(x[:, t : t + 1], flags.at(t)))
         outputs = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
-        if self.options.scan.last_only:
+        if self.options.last_only:
             outputs[-1] = frames[-1][-1].clone()
         return outputs
 
@@ -130,10 +126,12 @@ class LayerRun:
         layers, options, cell, state = self.layers, self.options, self.layers.cells[layer], self.states[layer]
         if has_memory(cell):
             return self._recurrence_with_memory(layer, x, flags)
+        last = layer + 1 == len(layers.cells)
         how: dict[str, Any] = {
-            "options": self.scan_options[layer],
+            "last_only": last and options.last_only and not self.by_frame,
+            "options": self.scan_options,
             "engine": options.engine,
-            "any_layout": layers.any_layout and layer + 1 < len(layers.cells),
+            "any_layout": layers.any_layout and not last,
         }
         if layers.reverse_cells is None:
             y, self.states[layer] = scan(cell, x, state, flags, **how)
@@ -155,10 +153,10 @@ class LayerRun:
         if flags.reset is not None and any(map(has_memory, self.layers.cells[:layer])):
             if state is not None:
                 initial = initial_state(cell, x[:, 0])
-                state = map_tensors(where_samples(flags.reset[:, 0]), initial, of_kind(initial, state))
+                state = map_state(where_samples(flags.reset[:, 0]), initial, of_kind(initial, state))
             flags = SequenceFlags(flags.mask)
-        options, before = self.scan_options[layer], MemoryState(state, self.memory)
-        y, after = scan(cell, x, before, flags, options=options, engine=self.options.engine)
+        before, engine = MemoryState(state, self.memory), self.options.engine
+        y, after = scan(cell, x, before, flags, options=self.scan_options, engine=engine)
         self.states[layer], self.memory = after
         return y
 

@@ -19,7 +19,6 @@ from convlstm.layers.options import (
     check_factories,
     check_factory,
     parse_options,
-    parse_scan_options,
 )
 from convlstm.layers.overrides import (
     call_with_state,
@@ -30,6 +29,7 @@ from convlstm.layers.overrides import (
     takes_two,
 )
 from convlstm.layers.resample import pool, resize
+from convlstm.layers.scan import ScanOptions
 from convlstm.layers.schedules import LayerRun, Layers, check_memory
 from convlstm.layers.state import BothDirections, StackState, initial_state
 from convlstm.layers.stream import Stream
@@ -113,8 +113,9 @@ class Stack(OriginalHelpers, Pretrained):
             dropout=dropout,
             target_size=target_size,
             restore_size=restore_size,
+            last_only=last_only,
             engine=engine,
-            scan=parse_scan_options(last_only, detach_every, checkpoint, zoneout, save),
+            scan=ScanOptions(detach_every, checkpoint, zoneout, save),
         )
         self.input_dim, self.num_layers = options.inputs[0], len(options.inputs)
         self.hidden_dim, self.kernel_size = list(options.hidden), list(options.kernels)

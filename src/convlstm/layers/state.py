@@ -13,6 +13,7 @@ from convlstm.cells.base import (
     autocast,
     check_initial,
     like_frame,
+    map_state,
     register_state,
 )
 from convlstm.errors import OptionError
@@ -86,18 +87,6 @@ def of_kind(initial: Any, state: Any) -> Any:
     return kind(*state) if hasattr(kind, "_fields") else kind(state)
 
 
-def map_tensors(function: Callable[..., Tensor], *states: Any) -> Any:
-    """Apply a function to the corresponding tensors of one or more states; None stays None."""
-    first = states[0]
-    if first is None:
-        return None
-    if isinstance(first, Tensor):
-        return function(*states)
-    parts = [map_tensors(function, *group) for group in zip(*states, strict=True)]
-    kind = type(first)
-    return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
-
-
 class StackState(list[Any]):
     """The states that a call returns: those the original returns, and with them those of all layers.
 
@@ -150,7 +139,7 @@ class StackState(list[Any]):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "StackState":
         """Apply a function to every tensor."""
-        layers = [map_tensors(function, state) for state in self.all_layers]
+        layers = [map_state(function, state) for state in self.all_layers]
         return StackState(layers, len(self), None if self.memory is None else function(self.memory))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -108,7 +108,10 @@ class Stream:
         stack, layers, kind = self._stack, self._layers(), frame.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         modes = stack.training, layers.options.engine, torch.is_inference_mode_enabled()
-        tensors = [*stack.parameters(), *stack.buffers()]
+        own = [*map(vars, stack.modules())]
+        tensors = [
+            t for a in own for t in (*a["_parameters"].values(), *a["_buffers"].values()) if t is not None
+        ]
         versions = [0 if t.is_inference() else t._version for t in tensors]
         changed = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in layers.cells]
         changed.append(self._customised())

@@ -16,7 +16,7 @@ RECURRENCES: dict[str, type[Recurrence]] = {kind.name: kind for kind in (LSTM, G
 
 # Methods of a cell that define its recurrence.
 _RULES = (
-    *("forward", "project", "project_hidden", "step", "update", "preactivations"),
+    *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
     *("initial_state", "init_hidden"),
 )
 
