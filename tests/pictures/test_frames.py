@@ -152,6 +152,14 @@ def test_an_animation_plays_the_past_and_then_the_forecast(tmp_path: Path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.gif"]
 
 
+def test_an_animation_keeps_every_grey(tmp_path: Path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    path = animation({"ramp": ramp}, tmp_path / "a.gif")
+    with Image.open(path) as film:
+        pixels = np.asarray(film.convert("L"))
+    assert (pixels[12 : 12 + 128 : 8, 12 : 12 + 128 : 8] == ramp[0, 0]).all()
+
+
 def test_an_animation_shows_every_channel_below_the_other(tmp_path: Path):
     truth = frames(2, channels=2)
     truth[:, 0, :4], truth[:, 1, 4:] = 1.0, 1.0
