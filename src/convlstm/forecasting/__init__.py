@@ -1,1 +1,1 @@
-"""Forecasts made and judged: verification over a test set, forecasts to files."""
+"""Forecast files."""

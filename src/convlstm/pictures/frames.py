@@ -238,7 +238,7 @@ def _check_rows(
 
 
 def _reduce(frames: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """Mean values of squares of ``factor`` pixels, at the edges of what is left of them."""
+    """Mean values of squares of ``factor`` pixels, which may be partial at the edges."""
     from PIL import Image
 
     return np.array(

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 # Text of every report: a file without it is not replaced.
 _GENERATOR = '<meta name="generator" content="convlstm report">'
 _DIRECTION = {True: "higher is better", False: "lower is better", None: ""}
+# Title, direction, note, unit and columns of metrics.csv of the charts of a training.
+_TRAINING = (
+    ("Loss", "lower is better", "mean over an epoch", "loss", ("val_loss", "train_loss")),
+    ("Validation MSE", "lower is better", "free running, all lead times", "per pixel", ("val_mse",)),
+    ("Learning rate", "", "at the end of an epoch", "step size of the optimiser", ("learning_rate",)),
+    ("Teacher forcing", "", "true frames in place of forecast ones", "probability", ("teacher",)),
+)
+_TRAINING_NAMES = {"val_loss": "validation", "train_loss": "training"}
 
 
 class Cell(NamedTuple):
@@ -260,34 +268,17 @@ def _skill_chart(scores: Verification) -> Chart:
 
 def _training_charts(rows: list[dict[str, float]]) -> list[Chart]:
     epochs = [row["epoch"] for row in rows]
-    specs: list[tuple[str, str, str, str, dict[str, str]]] = [
-        (
-            "Loss",
-            "lower is better",
-            "mean over an epoch",
-            "loss",
-            {"train_loss": "training", "val_loss": "validation"},
-        ),
-        ("Validation MSE", "lower is better", "free running, all lead times", "per pixel", {"val_mse": ""}),
-        ("Learning rate", "", "at the end of an epoch", "step size of the optimiser", {"learning_rate": ""}),
-    ]
-    if any(row.get("teacher", 0) > 0 for row in rows):
-        note = "true frames in place of forecast ones"
-        specs.append(("Teacher forcing", "", note, "probability", {"teacher": ""}))
     charts = []
-    for title, direction, note, unit, columns in specs:
-        known = {column: name for column, name in columns.items() if column in rows[0]}
-        # The validation decides which weights are kept, and has the heavy line.
+    for title, direction, note, unit, columns in _TRAINING:
+        values = {name: [row[name] for row in rows] for name in columns if name in rows[0]}
+        if not values or (columns == ("teacher",) and not any(value > 0 for value in values["teacher"])):
+            continue
+        # The validation loss selects the weights, and is the heavy line.
         lines = [
-            Line(
-                name=name if len(known) > 1 else "",
-                values=[row[c] for row in rows],
-                slot=int(c == "train_loss"),
-            )
-            for c, name in known.items()
+            Line(name=_TRAINING_NAMES.get(name, "") if len(values) > 1 else "", values=y, slot=slot)
+            for (name, y), slot in zip(values.items(), (0, 1), strict=False)
         ]
-        if lines:
-            charts.append(_chart(title, direction, note, epochs, lines, "epoch", unit, log=unit == "loss"))
+        charts.append(_chart(title, direction, note, epochs, lines, "epoch", unit, log=unit == "loss"))
     return charts
 
 

@@ -43,30 +43,32 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         RunError: no such folder, neither metrics.csv nor scores.json in it, or a malformed file.
     """
+    run = RunFolder(path)
+    has_scores = (path / "scores.json").exists()
     if not path.is_dir():
         raise RunError(
             f"a report needs the folder of a run; {path} is not a folder: give the --out of a training"
         )
-    if not any((path / name).exists() for name in ("metrics.csv", "scores.json")):
+    if not (run.metrics.exists() or has_scores):
         raise RunError(
             f"a report needs metrics.csv or scores.json; {path} holds neither: train or evaluate first"
         )
-    scores = read_scores(path) if (path / "scores.json").exists() else None
+    scores = read_scores(path) if has_scores else None
     cases = read_cases(path) if (path / "cases.npz").exists() else []
     if scores and cases and scores.model not in cases[0].forecasts:
         raise RunError(
             f"{path / 'cases.npz'} must hold a forecast of {scores.model}, as scores.json does; received "
             f"{', '.join(cases[0].forecasts)}: run convlstm evaluate {path} again"
         )
-    scored, now = scores and scores.weights, weights_digest(RunFolder(path).model)
+    scored, now = scores and scores.weights, weights_digest(run.model)
     return RunRecord(
         path=path,
         verification=scores,
         cases=cases,
-        metrics=read_metrics(path / "metrics.csv") if (path / "metrics.csv").exists() else None,
-        config=_read_text(path / "config.yaml"),
-        command=_read_text(path / "command.txt"),
-        environment=_read_environment(path / "environment.json"),
+        metrics=read_metrics(run.metrics) if run.metrics.exists() else None,
+        config=_read_text(run.config),
+        command=_read_text(run.commands),
+        environment=_read_environment(run.environment),
         outdated=None not in (scored, now) and scored != now,
     )
 
