@@ -34,6 +34,12 @@ def test_a_pixel_lands_where_it_belongs_eight_times_as_large():
     assert (picture[top : top + 8, start + 8] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 1000, 3])
+def test_any_name_of_a_row(tmp_path: Path, name):
+    assert film_strip({name: frames(2), "b": frames(2)}).width < 500
+    assert animation({name: frames(2), "b": frames(2)}, tmp_path / "a.gif").exists()
+
+
 def test_a_tensor_with_gradients_is_drawn():
     maps = torch.zeros(2, 1, 8, 8, requires_grad=True)
     assert film_strip({"map": maps}).size == film_strip({"map": frames(2)}).size
@@ -108,7 +114,8 @@ def test_limits_other_than_0_and_1_are_written_below():
 @pytest.mark.parametrize(
     ("rows", "options", "error", "message"),
     [
-        ({}, {}, OptionError, "at least one row"),
+        ({}, {}, OptionError, "rows must name every row of frames; received none"),
+        ({"": frames(1)}, {}, OptionError, "received an empty name"),
         ({"a": np.zeros((2, 8, 8))}, {}, ShapeError, r"row 'a' must be \(T, C, H, W\).*\(2, 8, 8\)"),
         ({"a": frames(0)}, {}, ShapeError, "no empty axis"),
         (

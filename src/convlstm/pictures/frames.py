@@ -209,7 +209,8 @@ def past_label(index: int, length: int) -> str:
 
 
 def clip_text(text: str, length: int = 24) -> str:
-    """Text of at most ``length`` characters, with an ellipsis if it was longer."""
+    """Text of one line and at most ``length`` characters, with an ellipsis if it was longer."""
+    text = " ".join(str(text).split())
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -218,8 +219,9 @@ def _check_rows(
 ) -> dict[str, NDArray[Any]]:
     """The rows as arrays of one frame size, the past first under an empty name."""
     check_instance(rows, Mapping, "rows", "pass {'truth': frames}")
-    if not rows:
-        raise OptionError("rows must name at least one row of frames; received none: pass {'truth': frames}")
+    if not rows or "" in rows:
+        names = "an empty name" if rows else "none"
+        raise OptionError(f"rows must name every row of frames; received {names}: pass {{'truth': frames}}")
     if scale is not None:
         check_positive(scale, "scale")
     frames = {} if past is None else {"": check_frames(past, "past")}
