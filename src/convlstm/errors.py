@@ -36,7 +36,7 @@ def check_name(value: str, allowed: Iterable[str], what: str) -> str:
         OptionError: with all allowed names and the nearest one.
     """
     names = sorted(allowed)
-    if value in names:
+    if isinstance(value, str) and value in names:
         return value
     near = get_close_matches(str(value), names, n=1) or [
         name for name in names if name.startswith(str(value))

@@ -270,6 +270,8 @@ def test_no_path(path):
 def test_unfit_dtype(tmp_path):
     with pytest.raises(DataError, match="8 or 16 bits; the file to write holds int64"):
         write_frames(tmp_path / "out.npy", FORECAST, dtype=np.int64)
+    with pytest.raises(DataError, match="dtype must be one of numpy; received 'large'"):
+        write_frames(tmp_path / "out.npy", FORECAST, dtype="large")
 
 
 def test_half_precision_and_gradients_are_taken(tmp_path):

@@ -283,6 +283,18 @@ def test_data_range_must_be_positive():
             kind("wide")
 
 
+def test_arguments_of_another_kind():
+    frames = torch.zeros(1, 2, 1, 3, 3)
+    with pytest.raises(OptionError, match="steps must be an integer of at least 1; received 1.5"):
+        MSE().init(1.5)
+    with pytest.raises(OptionError, match="state must be a ScoreState; received None: start with init"):
+        MSE().update(None, frames, frames)
+    with pytest.raises(ShapeError, match="truth must be a tensor; received an ndarray"):
+        MSE().update(MSE().init(2), frames, frames.numpy())
+    with pytest.raises(OptionError, match="size must have one entry per space axis"):
+        standard_scores(1.0, size=12)
+
+
 def test_scores_relative_to_the_data_range_need_it():
     names = [score.name for score in standard_scores()]
     assert names == ["mse", "mae", "mse_sum", "mae_sum", "sharpness"]

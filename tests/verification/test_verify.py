@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from convlstm.data.base import Window, WindowDataset
-from convlstm.errors import DataError, OptionError, RunError, ShapeError
+from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Blank, Persistence
 from convlstm.scores import MAE, MSE, standard_scores
@@ -207,6 +207,26 @@ def test_refuses_before_any_work():
 def test_a_model_that_is_no_forecaster(model):
     with pytest.raises(OptionError, match="model must be a Forecaster; received "):
         verify(model, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"batches": None}, "batches must be iterable; received None: pass a DataLoader"),
+        ({"batches": "x"}, "a batch must be past and future; received 'x': batch windows"),
+        ({"batches": [(None, None)]}, "past must be a tensor"),
+        ({"name": 3}, "name must be a str; received 3"),
+        ({"data": None}, "data must be a str; received None"),
+        ({"baselines": ["blank"]}, "baselines must be a Mapping"),
+        ({"baselines": {"blank": 3}}, "a baseline must be callable; received 3"),
+        ({"scores": MSE()}, "scores must be a Sequence; received a MSE"),
+        ({"scores": [MSE]}, "a score must be a Score; received the class MSE: call it"),
+        ({"data_range": "wide"}, "data_range must be positive and finite; received 'wide'"),
+    ],
+)
+def test_arguments_of_another_kind(arguments, sentence):
+    with pytest.raises(ConvLSTMError, match=sentence):
+        verify(Scaled(), **{"batches": batched(Drift([0.1])), **arguments})
 
 
 def test_no_case_is_an_error():

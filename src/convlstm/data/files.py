@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convlstm.errors import DataError, OptionError
 from convlstm.extras import install_hint
-from convlstm.validation import check_path
+from convlstm.validation import check_path, received
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,7 +99,10 @@ def from_unit(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
     Raises:
         DataError: a dtype that `to_unit` does not take.
     """
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"dtype must be one of numpy; received {received(dtype)}: pass np.uint8") from error
     _check_dtype(dtype, "the file to write")
     if dtype.kind == "f":
         return values.astype(dtype)

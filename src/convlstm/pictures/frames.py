@@ -23,7 +23,7 @@ from convlstm.pictures.colours import (
     legend,
     paint,
 )
-from convlstm.validation import check_instance, check_path, check_positive
+from convlstm.validation import check_instance, check_number, check_path, check_positive, received
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,6 +79,7 @@ def film_strip(
         ShapeError: a row is not (T, C, H, W), or frames differ in size.
         OptionError: no row at all, ``scale`` below 1, or Pillow is not installed.
     """
+    _check_colours(signed, limits)
     frames, times = resize(_check_rows(rows, past, scale), scale)
     painted, lines = _paint_rows(frames, signed, limits)
     blocks = []
@@ -125,6 +126,7 @@ def animation(
     if target.suffix.lower() != ".gif":
         raise OptionError(f"path of an animation must end in .gif; received {str(path)!r}")
     check_positive(frame_ms, "frame_ms", most=60_000)
+    _check_colours(signed, limits)
     frames = _check_rows(rows, past, scale)
     lengths = {name: len(row) for name, row in frames.items() if name}
     if len(set(lengths.values())) > 1:
@@ -237,6 +239,15 @@ def _check_rows(
     except ImportError as error:
         raise OptionError(f"pictures need Pillow, which is not installed: {install_hint('PIL')}") from error
     return frames
+
+
+def _check_colours(signed: Collection[str], limits: Limits) -> None:
+    check_instance(signed, (tuple, list, set, frozenset), "signed", "pass a list of names of rows")
+    if limits is None or (isinstance(limits, list) and all(isinstance(each, Scale) for each in limits)):
+        return
+    if not isinstance(limits, tuple) or len(limits) != 2:
+        raise OptionError(f"limits must be two numbers; received {received(limits)}: pass (0, 1)")
+    check_number(limits[1], "the upper limit", above=check_number(limits[0], "the lower limit"))
 
 
 def _reduce(frames: NDArray[Any], factor: int) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from convlstm.errors import DataError, ShapeError
+from convlstm.validation import check_instance, check_positive, check_tensor
 
 
 class ScoreState(NamedTuple):
@@ -70,6 +71,7 @@ class Score(ABC):
 
     def init(self, steps: int) -> ScoreState:
         """State before the first case, for L = ``steps``."""
+        check_positive(steps, "steps")
         return ScoreState(
             torch.zeros((), dtype=torch.float64), torch.zeros(self.count, steps, dtype=torch.float64)
         )
@@ -86,6 +88,9 @@ class Score(ABC):
             ShapeError: shapes differ from each other or from L.
             DataError: a value is not finite, or too large for the score to be.
         """
+        check_instance(state, ScoreState, "state", "start with init(steps)")
+        check_tensor(forecast, "forecast")
+        check_tensor(truth, "truth")
         if forecast.shape != truth.shape or forecast.ndim != 5 or forecast.shape[1] != state.sums.shape[1]:
             raise ShapeError(
                 f"forecast and truth must both be (B, {state.sums.shape[1]}, C, H, W); received "

@@ -6,6 +6,7 @@ from convlstm.functional.ssim import WINDOW
 from convlstm.scores.base import Score
 from convlstm.scores.image import SSIM, Sharpness
 from convlstm.scores.pixel import MAE, MSE, PSNR, AbsoluteErrorSum, SquaredErrorSum
+from convlstm.validation import check_integers
 
 
 def standard_scores(data_range: float | None = None, size: Sequence[int] | None = None) -> tuple[Score, ...]:
@@ -22,6 +23,6 @@ def standard_scores(data_range: float | None = None, size: Sequence[int] | None 
     relative: list[Score] = []
     if data_range is not None:
         relative.append(PSNR(data_range))
-        if size is None or min(size) >= WINDOW:
+        if size is None or min(check_integers(size, 2, "size")) >= WINDOW:
             relative.append(SSIM(data_range))
     return (MSE(), MAE(), SquaredErrorSum(), AbsoluteErrorSum(), *relative, Sharpness())

@@ -137,7 +137,7 @@ class Verification:
                 forecasters=tuple(names),
                 scores={key: _read_table(key, table, names) for key, table in plain["scores"].items()},
             )
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             if isinstance(error, RunError):
                 raise
             raise RunError(

@@ -21,7 +21,7 @@ from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score, ScoreState
 from convlstm.scores.standard import standard_scores
-from convlstm.validation import check_instance, check_path
+from convlstm.validation import check_callable, check_instance, check_path, check_tensor, received
 from convlstm.verification.results import ScoreTable, Verification
 
 _RESERVOIR = 1023  # cases that the median is estimated from
@@ -101,6 +101,8 @@ def verify(
         DataError: no case, or a value that is not finite in a forecast or the truth.
     """
     check_instance(model, Forecaster, "model", "pass a forecaster, such as Forecaster.from_pretrained(path)")
+    check_instance(name, str, "name")
+    check_instance(data, str, "data", "pass a line of text, such as source.describe()")
     _check(name, baselines, standard_scores(data_range) if scores is None else scores)
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     states: dict[str, list[ScoreState]] = {}
@@ -271,11 +273,14 @@ class CaseSelector:
 
 
 def _check(name: str, baselines: Baselines, scores: Sequence[Score]) -> None:
-    names = [score.name for score in scores]
+    check_instance(scores, Sequence, "scores", "pass a tuple of scores")
+    names = [check_instance(score, Score, "a score").name for score in scores]
     if "mse" not in names or len(set(names)) < len(names):
         raise OptionError(
             f"scores must include mse and none twice; received {', '.join(names) or 'none'}: add MSE()"
         )
+    for make in check_instance(baselines, Mapping, "baselines", "pass BASELINES or a part of it").values():
+        check_callable(make, "a baseline", "pass its class")
     if not baselines:
         raise OptionError(
             "a verification needs at least one baseline; received none: leave baselines out for all"
@@ -300,7 +305,19 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _on_device(batches: Iterable[Window], model: nn.Module) -> Iterator[Window]:
     """Windows on the device of the model's parameters; unchanged if it has none."""
     parameter = next(model.parameters(), None)
-    for past, future in batches:
+    try:
+        windows = iter(batches)
+    except TypeError:
+        raise OptionError(
+            f"batches must be iterable; received {received(batches)}: pass a DataLoader of windows"
+        ) from None
+    for window in windows:
+        if not (isinstance(window, tuple | list) and len(window) == 2):
+            raise ShapeError(
+                f"a batch must be past and future; received {received(window)}: batch windows with a "
+                "DataLoader"
+            )
+        past, future = check_tensor(window[0], "past"), check_tensor(window[1], "future")
         if past.ndim != 5 or past.shape[0] != future.shape[0] or past.shape[2:] != future.shape[2:]:
             raise ShapeError(
                 "a batch must be past (B, K, C, H, W) and future (B, L, C, H, W); received "
