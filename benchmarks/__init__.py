@@ -4,7 +4,7 @@ A benchmark is a module with ``run()``, which yields `Table`s; results are kept 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Table(NamedTuple):
 
     title: str
     columns: tuple[str, ...]
-    rows: dict[str, list[list[float] | None]]
+    rows: Mapping[str, Sequence[list[float] | None]]
 
     def markdown(self) -> str:
         """Medians, and behind those of the first column their spread."""

@@ -86,7 +86,7 @@ class BareConvolutions(nn.Module):
 
     def __init__(self, case: Case, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layers = []
+        self.layers: list[dict[str, Tensor]] = []
         self.steps, self.padding = case.steps, case.kernel // 2
         for n, m in zip([case.inputs, *case.hidden], case.hidden, strict=False):
             shapes = {
@@ -160,7 +160,7 @@ def rival(layer: nn.Module, x: Tensor, mixed: bool) -> Rival:
         layer.zero_grad()
         with autocast(mixed):
             y = outputs()
-        y.sum().backward()
+        torch.autograd.backward(y.sum())
 
     return Rival(forward, train)
 
@@ -223,7 +223,7 @@ def keras_rival(case: Case, mixed: bool) -> Rival | None:
     )
 
 
-def engine(case: Case, name: str, save: str = "auto") -> nn.Module:
+def engine(case: Case, name: str, save: str = "auto") -> ConvLSTM:
     """Our layers."""
     options: Any = {"batch_first": True, "engine": name, "save": save}
     return ConvLSTM(case.inputs, case.hidden, case.kernel, len(case.hidden), **options).to(DEVICE)
@@ -237,7 +237,7 @@ def rivals(case: Case, everything: bool) -> dict[str, Rival]:
         loop = TextbookLSTM(case).to(DEVICE)
         found[f"textbook loop, {precision}"] = rival(loop, x, mixed)
         if everything:
-            compiled = torch.compile(TextbookLSTM(case).to(DEVICE))
+            compiled: Any = torch.compile(TextbookLSTM(case).to(DEVICE))
             found[f"textbook loop, torch.compile, {precision}"] = rival(compiled, x, mixed)
             found[f"Keras ConvLSTM2D, {precision}"] = keras_rival(case, mixed) if DEVICE == "cpu" else None
             found[f"engine reference, {precision}"] = rival(engine(case, "reference"), x, mixed)

@@ -5,6 +5,7 @@ Processor time, the system's for new memory included; both ways in turn in every
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -33,7 +34,7 @@ def pool(case: Case) -> Table:
     works = rival(engine(case, "auto"), x, mixed=False)
     rows = {}
     for name, work in (("forward", works.forward), ("training", works.train)):
-        rows[name] = gain(lambda work=work: with_pool(True, work), lambda work=work: with_pool(False, work))
+        rows[name] = gain(partial(with_pool, True, work), partial(with_pool, False, work))
     return Table(f"buffer pool, {case}", COLUMNS, rows)
 
 

@@ -5,8 +5,10 @@ Every repetition times all rivals in turn, so that a machine that slows down slo
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -81,7 +83,7 @@ def streaming(case: Case) -> Table:
     for mixed, precision in PRECISIONS.items():
         loop, session = TextbookLSTM(case).to(DEVICE), engine(case, "auto").stream(1, (case.size, case.size))
         works[f"textbook loop, {precision}"] = repeated(rival(loop, frame[:, None], mixed).forward, False)
-        works[f"stream, {precision}"] = repeated(lambda session=session: session(frame), mixed)
+        works[f"stream, {precision}"] = repeated(partial(session, frame), mixed)
         works[f"bare convolutions, {precision}"] = repeated(floor(case, mixed).forward, False)
     seconds = {name: [s / STREAMED for s in own] for name, own in times(works).items()}
     return compared(f"streaming, a frame of {case}", seconds)
@@ -102,11 +104,12 @@ def scaling() -> Table:
     """How cost grows with frames, sequences and pixels; forward and backward pass."""
     middle = Case(batch=4, steps=10, inputs=1, hidden=[64], kernel=3, size=64)
     rows = {}
-    for change in (
+    changes: tuple[Iterator[dict[str, Any]], ...] = (
         ({"steps": n} for n in (5, 10, 20, 40)),
         ({"batch": n} for n in (1, 2, 4, 8)),
         ({"size": n} for n in (16, 32, 64, 128)),
-    ):
+    )
+    for change in changes:
         for changed in change:
             case = middle._replace(**changed)
             x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size, device=DEVICE)
@@ -136,6 +139,13 @@ def run() -> Iterator[Table]:
     yield scaling()
 
 
+def first(table: Table, name: str) -> float:
+    """Median of the first column of a row."""
+    values = table.rows[name][0]
+    assert values is not None
+    return median(values)
+
+
 def plot(tables: list[Table], path: Path) -> None:
     """The times of each case as bars, the bare convolutions as a line."""
     import matplotlib.pyplot as plt
@@ -148,17 +158,17 @@ def plot(tables: list[Table], path: Path) -> None:
     colours = {"fp32": "#8a8f98", "bf16": "#2f6fdb"}
     for axis, table in zip(axes.flat, shown, strict=True):
         names = [name for name in table.rows if "bare" not in name][::-1]
-        values = [median(table.rows[name][0]) for name in names]
+        values = [first(table, name) for name in names]
         axis.barh(
             [name.removeprefix("engine ").replace("textbook loop, torch", "torch") for name in names],
             values,
             color=[colours[name.rsplit(", ", 1)[1]] for name in names],
         )
-        axis.set_xlim(0, 1.15 * min(max(values), 3 * median(table.rows["textbook loop, fp32"][0])))
+        axis.set_xlim(0, 1.15 * min(max(values), 3 * first(table, "textbook loop, fp32")))
         for place, value in enumerate(values):
             axis.text(min(value, axis.get_xlim()[1]), place, f" {short(value)}", va="center", fontsize=7)
         for precision, colour in colours.items():
-            bare = median(table.rows[f"bare convolutions, {precision}"][0])
+            bare = first(table, f"bare convolutions, {precision}")
             axis.axvline(bare, color=colour, linestyle="--", linewidth=1)
         axis.set_title(table.title.replace(", ", "\n", 1), fontsize=8, loc="left")
         axis.tick_params(labelsize=7)

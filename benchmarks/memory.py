@@ -29,7 +29,7 @@ def memory(case: Case) -> Table:
     x = torch.randn(case.batch, case.steps, case.inputs, *case.space, device=DEVICE)
     rows: dict[str, list[list[float] | None]] = {}
     for mixed, precision in PRECISIONS.items():
-        layers = {"textbook loop": TextbookLSTM(case).to(DEVICE)}
+        layers: dict[str, nn.Module] = {"textbook loop": TextbookLSTM(case).to(DEVICE)}
         for save in ("gates", "state"):
             layers[f"engine auto, save={save}"] = engine(case, "auto", save)
         loop = None

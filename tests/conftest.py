@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ if os.environ.get("CI"):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def small_frames_run_the_fast_engines():
+def small_frames_run_the_fast_engines() -> Iterator[None]:
     """Frames of tests are small, and ``auto`` would leave all of them to the reference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("convlstm.engines.config.small_on_cpu", 0)
@@ -24,6 +25,6 @@ def small_frames_run_the_fast_engines():
         yield
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start the long tests first, so that no worker is left with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -4,23 +4,27 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
+Array = NDArray[Any]
 MakeRun = Callable[..., Path]
 BASELINES = ("persistence", "mean_frame", "linear_trend", "advection")
 
 
 @cache
-def images() -> np.ndarray:
+def images() -> Array:
     from sklearn.datasets import load_digits
 
-    return load_digits().images / 16
+    scaled: Array = load_digits().images / 16
+    return scaled
 
 
-def digits(frames: int, height: int, width: int, channels: int, seed: int) -> np.ndarray:
+def digits(frames: int, height: int, width: int, channels: int, seed: int) -> Array:
     """Two real handwritten digits that move and bounce: (T, C, H, W) in [0, 1]."""
     rng = np.random.default_rng(seed)
     side = min(28, height // 2, width // 2)
@@ -37,7 +41,7 @@ def digits(frames: int, height: int, width: int, channels: int, seed: int) -> np
     return canvas
 
 
-def forecasts(past: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+def forecasts(past: Array, truth: Array) -> dict[str, Array]:
     """Forecasts of one case: the model's is the truth, a little more blurred at every step."""
     steps = len(truth)
     blurred = [
@@ -54,7 +58,7 @@ def forecasts(past: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def table(title: str, unit: str, higher: bool | None, by_lead: dict[str, np.ndarray]) -> dict:
+def table(title: str, unit: str, higher: bool | None, by_lead: dict[str, Array]) -> dict[str, Any]:
     return {
         "title": title,
         "unit": unit,
@@ -65,15 +69,12 @@ def table(title: str, unit: str, higher: bool | None, by_lead: dict[str, np.ndar
     }
 
 
-def gradient(frames: np.ndarray) -> np.ndarray:
-    return np.abs(np.diff(frames, axis=-1)).mean(axis=(0, 2, 3, 4)) + np.abs(np.diff(frames, axis=-2)).mean(
-        axis=(0, 2, 3, 4)
-    )
+def gradient(frames: Array) -> Array:
+    sums: Array = sum(np.abs(np.diff(frames, axis=axis)).mean(axis=(0, 2, 3, 4)) for axis in (-1, -2))
+    return sums
 
 
-def write_scores(
-    folder: Path, truth: np.ndarray, made: dict[str, np.ndarray], past: int, **other: object
-) -> None:
+def write_scores(folder: Path, truth: Array, made: dict[str, Array], past: int, **other: object) -> None:
     names = ["encoder_forecaster", *BASELINES]
     mse = {n: ((made[n] - truth) ** 2).mean(axis=(0, 2, 3, 4)) for n in names}
     mae = {n: np.abs(made[n] - truth).mean(axis=(0, 2, 3, 4)) for n in names}
@@ -162,6 +163,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         made = {name: np.stack([case[name] for case in cases]).astype(np.float32) for name in cases[0]}
         mse = ((made["encoder_forecaster"] - truth) ** 2).mean(axis=(1, 2, 3, 4))
         order = np.argsort(mse)
+        arrays: dict[str, Any] = {f"forecast_{name}": frames[order] for name, frames in made.items()}
         np.savez_compressed(
             folder / "cases.npz",
             label=np.array(["best", "median", "worst"]),
@@ -169,7 +171,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             mse=mse[order],
             past=known[order],
             truth=truth[order],
-            **{f"forecast_{name}": frames[order] for name, frames in made.items()},
+            **arrays,
         )
         write_scores(folder, truth, made, past)
         write_metrics(folder, epochs, teacher)

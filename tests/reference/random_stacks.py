@@ -1,6 +1,7 @@
 """Random stacks over all options together, and the same stacks made of the reference's plain loops."""
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ SMOOTH = ("sigmoid", "tanh", "silu", "gelu", "softsign", "identity")
 
 @dataclass
 class Case:
-    """What a random stack was asked to be, the library's stack, and the input it gets."""
+    """Options of a random stack, the library's stack, and its input."""
 
     options: dict[str, Any]
     cells: list[tuple[str, dict[str, Any]]]
@@ -29,10 +30,12 @@ class Case:
         flags = {name: value.tolist() for name, value in self.flags.items()}
         return f"Case({self.options}, cells={self.cells}, x={tuple(self.x.shape)}, {flags})"
 
-    def _repr_pretty_(self, printer, cycle) -> None:
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(repr(self))
 
-    def call(self, x=None, states=None, **flags):
+    def call(
+        self, x: torch.Tensor | None = None, states: Any = None, **flags: torch.Tensor
+    ) -> tuple[list[torch.Tensor], Any]:
         """The library's outputs batch first, and states, in its own layout."""
         x = self.x if x is None else x
         outputs, states = self.layer(
@@ -40,18 +43,18 @@ class Case:
         )
         return [y if self.layer.batch_first else y.transpose(0, 1) for y in outputs], states
 
-    def but(self, **changes) -> "Case":
+    def but(self, **changes: Any) -> "Case":
         """The same weights and input in a stack with other options that leave the parameters as they are."""
         factories = [functools.partial(CELLS[kind], **cell) for kind, cell in self.cells]
         layer = ConvLSTM(**(self.options | changes), cell=factories).double().train(self.layer.training)
         layer.load_state_dict(self.layer.state_dict())
         return replace(self, options=self.options | changes, layer=layer)
 
-    def random_states(self):
+    def random_states(self) -> Any:
         """States of the kind the stack returns, each tensor random."""
         return self.call()[1].map(torch.randn_like)
 
-    def reference(self, sample: int, states: list | None = None):
+    def reference(self, sample: int, states: Sequence[Any] | None = None) -> tuple[list[Any], list[Any]]:
         """The plain loops over one sample run alone: outputs (T' long, no padding) and states by layer."""
         steps = int(self.flags["lengths"][sample]) if "lengths" in self.flags else self.x.shape[1]
         mask = self.flags.get("mask", torch.ones(self.x.shape[:2], dtype=torch.bool))[sample]
@@ -84,26 +87,33 @@ class Case:
             o["residual"],
             o["norm"],
             [under(f"norm_list.{n}.") for n in range(len(self.cells))],
-            [weights.get(f"skip_list.{n}.weight") for n in range(len(self.cells))],
+            [w for n in range(len(self.cells)) for w in under(f"skip_list.{n}.weight").values()],
             o["target_size"],
             o["restore_size"],
             o["last_only"],
         )
 
 
-def per_axis(draw, axes: int, values) -> tuple:
+def per_axis(draw: st.DrawFn, axes: int, values: Sequence[int]) -> tuple[int, ...]:
     return tuple(draw(st.sampled_from(values)) for _ in range(axes))
 
 
-def fitting_mode(draw, kernel: int, dilation: int, size: int) -> str:
+def fitting_mode(draw: st.DrawFn, kernel: int, dilation: int, size: int) -> str:
     """A padding mode that this kernel can have on an axis of this size."""
     behind = dilation * (kernel - 1) - dilation * (kernel - 1) // 2
     reaching = {"circular": behind <= size, "reflect": behind < size}
-    return draw(st.sampled_from(["zeros", "replicate", *(mode for mode, fits in reaching.items() if fits)]))
+    modes = ["zeros", "replicate", *(mode for mode, fits in reaching.items() if fits)]
+    return draw(st.sampled_from(modes))
 
 
 @st.composite
-def cell_options(draw, kind: str, kernel: tuple, size: tuple, activations=tuple(reference_loops.ACTIVATIONS)):
+def cell_options(
+    draw: st.DrawFn,
+    kind: str,
+    kernel: tuple[int, ...],
+    size: tuple[int, ...],
+    activations: Sequence[str] = tuple(reference_loops.ACTIVATIONS),
+) -> dict[str, Any]:
     """Options of one cell, any of them present, for frames of ``size``."""
     dilation = per_axis(draw, len(kernel), [1, 1, 2])
     options: dict[str, Any] = {
@@ -127,16 +137,17 @@ def cell_options(draw, kind: str, kernel: tuple, size: tuple, activations=tuple(
 
 @st.composite
 def cases(
-    draw,
+    draw: st.DrawFn,
+    /,
     *,
     flags: bool = True,
-    activations=tuple(reference_loops.ACTIVATIONS),
+    activations: Sequence[str] = tuple(reference_loops.ACTIVATIONS),
     channels: tuple[int, int] = (1, 3),
     length: tuple[int, int] = (1, 4),
     smallest: int = 1,
     kinds: tuple[str, ...] = tuple(CELLS),
     plain_cells: bool = False,
-    **fixed,
+    **fixed: Any,
 ) -> Case:
     """A stack with any options, all at once, and an input for it.
 
@@ -201,7 +212,7 @@ def cases(
 
 
 @st.composite
-def timelines(draw, batch: int, steps: int) -> dict[str, torch.Tensor]:
+def timelines(draw: st.DrawFn, batch: int, steps: int) -> dict[str, torch.Tensor]:
     """Any of mask, lengths and reset; every sample has a frame within its length."""
     flags, length = {}, np.full(batch, steps)
     if draw(st.booleans()):

@@ -4,24 +4,30 @@ Nothing here calls the library. A cell's ``step(x, state)`` takes x (C, *S) and 
 arrays (hidden, *S), the output first. A stack takes one sample: a list of frames, None where one is missing.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, erf, exp, floor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Array = np.ndarray
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+State = tuple[Array, ...]
+Frames = list[Array | None]
 
 
-def sigmoid(x):
-    return (1 + np.tanh(x / 2)) / 2  # the same function, without an exponential that overflows
+def sigmoid(x: Array) -> Array:
+    y: Array = (1 + np.tanh(x / 2)) / 2  # the same function, without an exponential that overflows
+    return y
 
 
-def elementwise(function):
+def elementwise(function: Callable[[float], float]) -> Function:
     return np.vectorize(function, otypes=[np.float64])
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Function] = {
     "sigmoid": sigmoid,
     "hard_sigmoid": elementwise(lambda x: min(1.0, max(0.0, x / 6 + 0.5))),
     "tanh": np.tanh,
@@ -49,7 +55,9 @@ def source(place: int, size: int, mode: str) -> int | None:
     return place % size
 
 
-def convolve(x: Array, weight: Array, bias: Array | None, dilation: tuple, modes: tuple) -> Array:
+def convolve(
+    x: Array, weight: Array, bias: Array | None, dilation: Sequence[int], modes: Sequence[str]
+) -> Array:
     """Convolution (cross-correlation) that keeps the size; an even kernel reaches further behind."""
     size, kernel = x.shape[1:], weight.shape[2:]
     out = np.zeros((len(weight), *size))
@@ -77,7 +85,7 @@ def pointwise(x: Array, weight: Array, bias: Array | None) -> Array:
 
 @dataclass
 class Cell:
-    """One cell: what it is asked to be, and its weights by the names they have in a state dict."""
+    """One cell: its options, and its weights by the names they have in a state dict."""
 
     kind: str
     hidden_dim: int
@@ -86,7 +94,7 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     zoneout: float = 0.0
 
-    def initial(self, size: tuple) -> tuple:
+    def initial(self, size: tuple[int, ...]) -> State:
         zeros = np.zeros((self.hidden_dim, *size))
         return (zeros, zeros) if self.kind == "lstm" else (zeros,)
 
@@ -116,15 +124,16 @@ class Cell:
             convolve(self.attend(h), weight[:, inputs:], None, *how),
         )
 
-    def activation(self, name: str, default: str):
+    def activation(self, name: str, default: str) -> Function:
         return ACTIVATIONS[self.options.get(name, default)]
 
-    def step(self, x: Array, state: tuple) -> tuple:
-        new = {"lstm": self.lstm, "gru": self.gru, "rnn": self.rnn}[self.kind](x, *state)
+    def step(self, x: Array, state: State) -> State:
+        rules: dict[str, Callable[..., State]] = {"lstm": self.lstm, "gru": self.gru, "rnn": self.rnn}
+        new = rules[self.kind](x, *state)
         kept = self.zoneout  # what is to be expected of keeping each element with this probability
         return tuple(kept * old + (1 - kept) * n for old, n in zip(state, new, strict=True))
 
-    def lstm(self, x: Array, h: Array, c: Array) -> tuple:
+    def lstm(self, x: Array, h: Array, c: Array) -> State:
         gate = self.activation("gate_activation", "sigmoid")
         of_x, of_h = self.sums(x, h, slice(0, 4))
         i, f, o, g = np.split(of_x + of_h, 4)
@@ -133,7 +142,7 @@ class Cell:
         c = f * c + i * self.activation("candidate_activation", "tanh")(g)
         return gate(o + w_o * c) * self.activation("output_activation", "tanh")(c), c
 
-    def gru(self, x: Array, h: Array) -> tuple:
+    def gru(self, x: Array, h: Array) -> State:
         gate = self.activation("gate_activation", "sigmoid")
         of_x, of_h = self.sums(x, h, slice(0, 2))
         r, z = np.split(gate(of_x + of_h), 2)
@@ -147,28 +156,30 @@ class Cell:
         n = self.activation("candidate_activation", "tanh")(entering)
         return ((1 - z) * n + z * h,)
 
-    def rnn(self, x: Array, h: Array) -> tuple:
+    def rnn(self, x: Array, h: Array) -> State:
         of_x, of_h = self.sums(x, h, slice(0, 1))
         return (self.activation("activation", "tanh")(of_x + of_h),)
 
 
-def run(cell: Cell, frames: list, starts: list, state: tuple | None, *, reverse: bool) -> tuple[list, tuple]:
+def run(
+    cell: Cell, frames: Frames, starts: Sequence[bool], state: State | None, *, reverse: bool
+) -> tuple[list[Array], State]:
     """One direction over one sample: the outputs, in the order of the frames, and the state at the end."""
     size = next(frame for frame in frames if frame is not None).shape[1:]
     state = cell.initial(size) if state is None else state
-    outputs: list = [None] * len(frames)
+    outputs = [state[0]] * len(frames)
     for t in range(len(frames))[:: -1 if reverse else 1]:
         # A new sequence begins before the frame that is marked: going backwards, after passing it.
         begins = (t + 1 < len(frames) and starts[t + 1]) if reverse else starts[t]
         if begins:
             state = cell.initial(size)
-        if frames[t] is not None:
-            state = cell.step(frames[t], state)
+        if (frame := frames[t]) is not None:
+            state = cell.step(frame, state)
         outputs[t] = state[0]
     return outputs, state
 
 
-def adaptive_pool(x: Array, size: tuple) -> Array:
+def adaptive_pool(x: Array, size: tuple[int, ...]) -> Array:
     """Mean over bins that cover the frame: bin i of m is floor(i n / m) to ceil((i + 1) n / m)."""
     out = np.zeros((len(x), *size))
     for pixel in np.ndindex(size):
@@ -180,7 +191,7 @@ def adaptive_pool(x: Array, size: tuple) -> Array:
     return out
 
 
-def interpolate(x: Array, size: tuple) -> Array:
+def interpolate(x: Array, size: tuple[int, ...]) -> Array:
     """Linear interpolation between the centres of pixels, constant beyond the outermost centres."""
     for axis, m in enumerate(size, start=1):
         n = x.shape[axis]
@@ -199,7 +210,7 @@ def normalise(kind: str, x: Array, weights: dict[str, Array]) -> Array:
     shape = (-1,) + (1,) * (x.ndim - 1)
     axes = 0 if kind == "layer" else tuple(range(x.ndim))
     mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    y = (x - mean) / np.sqrt(variance + 1e-5)
+    y: Array = (x - mean) / np.sqrt(variance + 1e-5)
     return y * weights["weight"].reshape(shape) + weights["bias"].reshape(shape)
 
 
@@ -214,11 +225,13 @@ class Stack:
     norm: str | None = None
     norm_weights: list[dict[str, Array]] = field(default_factory=list)
     skips: list[Array] = field(default_factory=list)
-    target_size: tuple | None = None
+    target_size: tuple[int, ...] | None = None
     restore_size: bool = False
     last_only: bool = False
 
-    def __call__(self, frames: list, starts: list, states: list | None = None) -> tuple[list[list], list]:
+    def __call__(
+        self, frames: Frames, starts: Sequence[bool], states: Sequence[Any] | None = None
+    ) -> tuple[list[Frames], list[Any]]:
         """Every layer's outputs, and every layer's state at the end (a pair for two directions).
 
         Args:
@@ -229,7 +242,8 @@ class Stack:
         there = next(frame for frame in frames if frame is not None)
         if self.target_size is not None:
             frames = [f if f is None else adaptive_pool(f, self.target_size) for f in frames]
-        features, ends = [frames], []
+        features: list[Frames] = [frames]
+        ends: list[Any] = []
         for layer in range(len(self.cells)):
             x = features[-1]
             if self.residual == "dense":
@@ -247,7 +261,10 @@ class Stack:
             outputs = [[f if f is None else interpolate(f, there.shape[1:]) for f in y] for y in outputs]
         return outputs, ends
 
-    def layer(self, number: int, x: list, starts: list, state: Any, last: bool) -> tuple[list, Any]:
+    def layer(
+        self, number: int, x: Frames, starts: Sequence[bool], state: Any, last: bool
+    ) -> tuple[Frames, Any]:
+        end: Any
         if self.reverse_cells is None:
             y, end = run(self.cells[number], x, starts, state, reverse=False)
             y = [end[0]] if last else y
@@ -272,4 +289,4 @@ class Stack:
                 before = 0.0 if begins or not added else added[-1]
                 added.append(before if frame is None else frame)
             y = [frame + before for frame, before in zip(y, added[-len(y) :], strict=True)]
-        return y, end
+        return [*y], end

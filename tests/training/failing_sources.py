@@ -3,32 +3,38 @@
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from convlstm import MovingObjects
-from convlstm.data import WindowDataset
+from convlstm.data import Window, WindowDataset
 from convlstm.errors import DataError
 
-SIZES = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3, "train_size": 16}
+SIZES: dict[str, Any] = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3, "train_size": 16}
 
 
-def _raise_in_lines():
+def _raise_in_lines() -> None:
     raise ValueError("a bad\nwindow")
 
 
-def _refuse():
+def _refuse() -> None:
     raise DataError("frames must be nice; received ugly ones: paint them")
 
 
-HOW = {
+def _miss_a_key() -> None:
+    raise KeyError("missing")
+
+
+HOW: dict[str, Callable[[], object]] = {
     "not": lambda: None,
     "exits": lambda: os._exit(3),
     "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "raises": _raise_in_lines,
-    "raises with a key": lambda: {}["missing"],
+    "raises with a key": _miss_a_key,
     "refuses": _refuse,
     "asks torch for memory": lambda: torch.empty(10**15),
     "asks numpy for memory": lambda: np.empty(10**15),
@@ -42,19 +48,19 @@ class Failing(MovingObjects):
         how: of `HOW`, in the first epoch; or a run, whose logs vanish in the second.
     """
 
-    def __init__(self, how: str):
+    def __init__(self, how: str) -> None:
         super().__init__(**SIZES, validation_size=4, test_size=4)
         self.how = how
 
-    def split(self, name):
+    def split(self, name: Literal["train", "validation", "test"]) -> WindowDataset:
         windows, how = super().split(name), self.how
         first = 8 if how in HOW else 24
 
         class Fails(WindowDataset):
-            def __len__(self):
+            def __len__(self) -> int:
                 return len(windows)
 
-            def __getitem__(self, index):
+            def __getitem__(self, index: int) -> Window:
                 if name == "train" and index >= first:
                     HOW.get(how, lambda: shutil.rmtree(Path(how) / "logs", ignore_errors=True))()
                 return windows[index]

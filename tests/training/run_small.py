@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -13,7 +14,7 @@ from convlstm.training.fit import fit
 from convlstm.training.run_folder import RunFolder
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--resume", action="store_true")
@@ -30,8 +31,8 @@ def main():
     run = RunFolder(options.run)
     if first and not options.resume:
         run.start()
-    sizes = {"train_size": 12, "validation_size": 4}
-    settings = (
+    sizes: dict[str, Any] = {"train_size": 12, "validation_size": 4}
+    settings: dict[str, Any] = (
         {"epochs": 1, "gradient_clip": 0.0}
         if options.gradients
         else {
@@ -46,7 +47,7 @@ def main():
         batch_size=options.batch, devices=options.devices, accelerator="cpu", learning_rate=1e-2, **settings
     )
     data = MovingObjects(canvas=16, object_size=8, count=1, past=3, steps=3, **sizes)
-    gradients = []
+    gradients: list[dict[str, torch.Tensor]] = []
     if options.gradients:
         names = [name for name, _ in model.named_parameters()]
         register_optimizer_step_post_hook(
