@@ -85,6 +85,46 @@ def test_only_what_was_made_is_removed_and_what_was_replaced_comes_back(tmp_path
     assert content(tmp_path)["old.txt"] == "after"
 
 
+UNDONE = """
+import resource, signal, sys
+from pathlib import Path
+from convlstm.atomic_write import Changes
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+changes, folder = Changes(), Path(sys.argv[1])
+for name in ("a", "b"):
+    changes.write(folder / name, b"new")
+changes.write(folder / "c", b"made")
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+changes.undo()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits of POSIX")
+def test_undoing_needs_no_space_on_the_disk(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"old {name}")
+    subprocess.run([sys.executable, "-c", UNDONE, str(tmp_path)], check=True)
+    assert content(tmp_path) == {"a": "old a", "b": "old b"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_link_that_was_replaced_comes_back_as_one(tmp_path, links, monkeypatch):
+    if not links:
+        monkeypatch.setattr(os, "link", _refused)
+    (tmp_path / "target").write_text("theirs")
+    (tmp_path / "link").symlink_to("target")
+    changes = Changes()
+    changes.write(tmp_path / "link", b"ours")
+    changes.write(tmp_path / "target", b"ours")
+    changes.undo()
+    assert os.readlink(tmp_path / "link") == "target"
+    assert content(tmp_path) == {"target": "theirs", "link": "theirs"}
+
+
+def _refused(*_, **__):
+    raise OSError(1, "Operation not permitted")
+
+
 def test_a_folder_cannot_stand_where_a_file_is(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="the system says 'Not a directory'"):

@@ -1,9 +1,10 @@
-"""Writing files so that nothing is ever half written, and taking back what a call wrote."""
+"""Atomic writing of files, and undoing of what a call wrote."""
 
 import errno
 import os
 import re
 import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from convlstm.errors import OptionError, RunError
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system says no to into one sentence.
+    """Translate an `OSError` into `RunError`.
 
     Raises:
         RunError: no permission, no space, a file where a folder should be.
@@ -30,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that whoever reads it, now or after a crash, sees the old content or the new.
+    """Write a file so that a reader, now or after a crash, sees the old content or the new.
 
     A new file has the permissions that the umask leaves; one that is replaced keeps its own, as with ``cp``.
     A symbolic link is replaced, not followed.
@@ -42,9 +43,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write files, each as `write_atomically` does, and all of them or none.
+    """Write files, each as `write_atomically` does, and all of them or none if one cannot be written.
 
-    All are written beside their places before the first is moved there.
+    All are written beside their places before the first is renamed, in the order given. A process that is
+    killed between two renames leaves new files in front of old ones.
 
     Raises:
         RunError: one cannot be written; all stay as they were.
@@ -55,7 +57,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             with writing(path):
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-                beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+                beside = _beside(path)
                 # The system applies the umask; reading it would change it for a moment, for every thread.
                 flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
                 handle, scratch[path] = os.open(beside, flags, 0o666), beside
@@ -74,8 +76,13 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         raise
 
 
+def _beside(path: Path) -> Path:
+    """A hidden name in the same folder, which `remove_leftovers` recognises."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
 def check_writable(folder: Path) -> None:
-    """Check that files can be made in a folder; the only sure sign is to make one.
+    """Check that files can be made in a folder, by making one.
 
     Raises:
         RunError: it is missing, or files cannot be made in it.
@@ -85,9 +92,9 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what writes of files with these names left in a folder when their process was killed."""
+    """Remove the temporary files of these names that killed processes left in a folder."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        leftover = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", path.name)  # as `write_together` names them
+        leftover = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", path.name)  # as `_beside` names them
         if leftover and leftover[1] in names and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
 
@@ -113,7 +120,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._made: list[Path] = []
-        self._replaced: dict[Path, bytes] = {}
+        self._replaced: dict[Path, Path] = {}  # and where the file before it is held
 
     def folder(self, path: Path) -> None:
         """Make a folder, and those above it, where there is none.
@@ -136,28 +143,37 @@ class Changes:
         Raises:
             RunError: as `write_atomically`.
         """
-        with writing(path):
-            before = path.read_bytes() if path.exists() else None
-        write_atomically(path, content)
-        if before is None:
+        if not os.path.lexists(path):
+            write_atomically(path, content)
             self.made(path)
-        elif path not in self._made:
-            self._replaced.setdefault(path, before)
+            return
+        if path not in self._made and path not in self._replaced:
+            with writing(path):
+                self._replaced[path] = _held(path)
+        write_atomically(path, content)
 
     def made(self, path: Path) -> None:
-        """Note a file that this call made by other means."""
+        """Record a file that this call made by other means."""
         if path not in self._made:
             self._made.append(path)
 
     def keep(self) -> None:
-        """Forget everything so far: it stays."""
+        """Leave everything so far as it is; `undo` will not change it."""
+        for held in self._replaced.values():
+            with suppress(OSError):
+                held.unlink()
         self._made.clear()
         self._replaced.clear()
 
     def undo(self) -> None:
-        """Remove what was made, and folders only if nothing else lies in them; put back what was replaced."""
-        for path, content in self._replaced.items():
-            write_atomically(path, content)
+        """Remove what was made, folders only if nothing else lies in them; put back what was replaced.
+
+        It takes no space and raises nothing: what cannot be removed or put back stays.
+        """
+        for path, held in self._replaced.items():
+            with suppress(OSError):
+                os.replace(held, path)
+        self._replaced.clear()
         for path in reversed(self._made):
             with suppress(OSError):
                 if path.is_dir() and not path.is_symlink():
@@ -165,3 +181,13 @@ class Changes:
                 else:
                     path.unlink()
         self.keep()
+
+
+def _held(path: Path) -> Path:
+    """A second name of a file under which it stays when the first is replaced; a copy where links are not."""
+    beside = _beside(path)
+    try:
+        os.link(path, beside, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(path, beside, follow_symlinks=False)
+    return beside

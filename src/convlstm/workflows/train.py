@@ -282,10 +282,12 @@ def _changing(run: RunFolder) -> Iterator[None]:
     os.environ[_RUN] = str(run.path.resolve())
     try:
         yield
+        run.changes.keep()
     except KeyboardInterrupt:
         if not run.config.exists():
             run.changes.undo()
             raise KeyboardInterrupt("stopped before training began; nothing is left behind") from None
+        run.changes.keep()
         kept = "there is no checkpoint yet"
         if run.last.exists():
             kept = f"the last checkpoint is {run.last}"
