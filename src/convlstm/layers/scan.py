@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import convlstm.engines as engines
 from convlstm.cells.base import Cell, check_projection, check_step, check_step_with_memory, map_state
@@ -239,6 +238,8 @@ def _in_segments(run: Run, x: Tensor, call: Call, length: int, *, detach: bool) 
 
 def _recomputed(run: Run, cell: nn.Module) -> Run:
     """`torch.utils.checkpoint` around a run; running statistics are updated in the forward pass only."""
+    from torch.utils.checkpoint import checkpoint  # it loads sympy in torch 2.7
+
     parameters = [id(parameter) for parameter in cell.parameters()]
 
     def checked(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
