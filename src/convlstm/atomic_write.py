@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from convlstm.errors import OptionError, RunError
+from convlstm.validation import check_path
 
 
 @contextmanager
@@ -107,12 +108,12 @@ def given_path(name: str, value: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(value, str | os.PathLike):
         raise OptionError(f"{name} must be a path; received {value!r}: give text or a pathlib.Path")
-    if os.fspath(value) == "":
+    if isinstance(value, str | os.PathLike) and os.fspath(value) == "":
         raise OptionError(
             f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "
             "the current folder"
         )
-    return Path(value)
+    return check_path(value, name)
 
 
 class Changes:

@@ -21,7 +21,13 @@ _FORKED.set_forkserver_preload(
     [
         *("pytest", "lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.utils.tensorboard"),
         *("jsonargparse", "PIL.Image", "rich.progress", "sklearn.datasets", "yaml"),
-        *("convlstm.cli.main", "convlstm.cli.train", "convlstm.training.fit", "convlstm.training.tuning"),
+        *(
+            "convlstm.cli.main",
+            "convlstm.cli.options",
+            "convlstm.workflows.train",
+            "convlstm.training.fit",
+            "convlstm.training.tuning",
+        ),
     ]
 )
 

@@ -70,8 +70,7 @@ def call(command: Command, words: list[str]) -> None:
     of_run = "resume" in typed or command.__name__ == "evaluate"
     mentioned = {name.partition(".")[0] for name in typed} | ({*settings} if not of_run else set())
     only = [*mentioned, *(["config"] if "config" in parameters and mentioned & {*FIELDS} else [])]
-    own = {name: values[name] for name in parameters if name in values}
-    command(**own | build(resolve(settings, import_named), only))
+    command(**values | build(resolve(settings, import_named), only))
 
 
 def _split(command: Command, words: list[str]) -> tuple[list[str], Options]:
@@ -154,16 +153,16 @@ def _parse(
     words = [(n, v) for n, v in filled if n not in (*chosen, "config", "print_config")]
     known = [f"{part}.{key}" for part, kind in chosen.items() for key in inspect.signature(kind).parameters]
     known += [n for n in parameters if n not in positional] + [*(FIELDS if "config" in parameters else ())]
-    start = Namespace(
-        {n: _outline(made) for n, made in resolve(settings, import_named).items() if n in PARTS}
-    )
+    outlines = {n: _outline(made) for n, made in resolve(settings, import_named).items() if n in PARTS}
+    start = Namespace({n: outline for n, outline in outlines.items() if outline})  # type: ignore[no-untyped-call]
     values = _read(_parser(command, chosen), words, start, known)
     for n, parameter in parameters.items():
         if parameter.default is parameter.empty and values.get(n) is None:
             missing = n.upper() if n in positional else f"--{n}"
             raise OptionError(f"convlstm {name} needs {missing}; received none: see convlstm {name} --help")
     wanted = (*FIELDS, *PARTS) if "config" in parameters else chosen
-    return values, _merged(settings, {n: v for n, v in values.items() if n in wanted})
+    own = {n: v for n, v in values.items() if n in parameters and n not in wanted}
+    return own, _merged(settings, {n: v for n, v in values.items() if n in wanted})
 
 
 def _outline(made: Any) -> Any:
@@ -172,7 +171,7 @@ def _outline(made: Any) -> Any:
     if not isinstance(kind, type):
         return None
     inner = {name: outline for name, value in arguments.items() if (outline := _outline(value))}
-    return {"class_path": path_of(kind), "init_args": inner}
+    return Namespace(class_path=path_of(kind), init_args=Namespace(inner))  # type: ignore[no-untyped-call]
 
 
 def _merged(settings: Settings, typed: Settings) -> Settings:

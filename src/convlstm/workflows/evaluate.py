@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 
 import torch
 
@@ -12,11 +13,12 @@ from convlstm.atomic_write import Changes, check_writable, given_path, write_tog
 from convlstm.data.base import Source, Window
 from convlstm.errors import OptionError, RunError
 from convlstm.functional.ssim import check_data_range
-from convlstm.hub import weights_digest
+from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
 from convlstm.training.loaders import evaluation_loader
 from convlstm.training.run_folder import RunFolder, check_free, run_of
 from convlstm.trust import packages
+from convlstm.validation import check_instance, check_positive
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import cases_file, scores_files, verify
 from convlstm.workflows.configuration import described
@@ -62,8 +64,8 @@ def evaluate(
     forecaster = model if isinstance(model, Forecaster) else load_model(model, trust)
     if data is None and run is None:
         raise OptionError(f"a model needs data to be evaluated on; {place or 'it'} is no run: add --data")
-    if batch_size < 1:
-        raise OptionError(f"batch_size must be at least 1; received {batch_size}")
+    check_positive(batch_size, "batch_size")
+    check_instance(data, (Source, NoneType), "data")
     other = data is not None and run is not None and not _is_own(data, run, trust)
     folder = _folder(run, place, out, other=other)
     source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data  # type: ignore[assignment]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from convlstm.atomic_write import given_path
 from convlstm.data.files import Frames, check_finite, from_unit, read_frames, to_unit
-from convlstm.errors import DataError, OptionError, RunError
+from convlstm.errors import DataError, RunError
 from convlstm.forecasting.files import check_output, write_frames
 from convlstm.hub import read_config
 from convlstm.models.base import Forecaster
 from convlstm.training.run_folder import run_of
+from convlstm.validation import check_positive
 from convlstm.workflows.evaluate import load_model
 
 _log = logging.getLogger("convlstm")
@@ -66,8 +67,7 @@ def forecast(
     Returns:
         The `Forecast`.
     """
-    if steps < 1:
-        raise OptionError(f"steps must be at least 1; received {steps}")
+    check_positive(steps, "steps")
     out = None if out is None else given_path("--out", out)
     if out is not None:
         check_output(out, overwrite=overwrite)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, command_line, environment, read_metrics
 from convlstm.trust import packages, packages_in
+from convlstm.validation import check_callable, check_instance
 from convlstm.workflows.configuration import Parts, UnknownCallback, configuration, read_settings
 from convlstm.workflows.parts import check_channels, load
 
@@ -111,6 +113,10 @@ def train(
         "scheduler": scheduler,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    for name, kind in {"data": Source, "model": Forecaster, "config": TrainingConfig}.items():
+        check_instance(given.get(name), (kind, NoneType), name)
+    for name in given.keys() & {"optimizer", "scheduler"}:
+        check_callable(given[name], name, "give its class, or a functools.partial of it")
     given |= {"callbacks": tuple(callbacks)} if callbacks else {}
     if resume is not None:
         run = RunFolder(given_path("--resume", resume))
