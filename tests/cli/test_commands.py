@@ -78,7 +78,7 @@ def test_python_and_the_command_line_are_one(run, tmp_path, capsys):
     assert path.path == tmp_path / "b"
     assert weights(path) == weights(run)
     assert (path / "config.yaml").read_text() == (run / "config.yaml").read_text()
-    assert [row["epoch"] for row in path.metrics] == [0]
+    assert [row["epoch"] for row in path.metrics] == [1]
     assert path.model.hyperparameters == model.hyperparameters
     assert "trained" not in capsys.readouterr().out  # the command line alone prints
 

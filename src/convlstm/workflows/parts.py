@@ -282,7 +282,11 @@ def _part(name: str, section: Any, find: Find) -> Any:
         return section
     spec = {"class_path": section} if isinstance(section, str) else section
     arguments = spec.get("init_args") or {} if isinstance(spec, Mapping) else None
-    if not spec or not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
+    if not section:
+        raise OptionError(
+            f"{name} in the configuration must hold a class_path; it is empty: leave {name} out for the default"
+        )
+    if not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
         raise OptionError(
             f"{name} in the configuration must hold class_path and init_args; received {str(section)[:200]}: "
             "--print_config shows how"

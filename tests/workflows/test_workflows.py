@@ -1,0 +1,265 @@
+"""The commands as functions: objects or paths in, objects out, nothing printed."""
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+
+import convlstm
+from convlstm import EncoderForecaster, MovingObjects, TrainingConfig
+from convlstm.cli.main import main
+from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.training.run_folder import RunFolder
+from convlstm.workflows.configuration import Parts, configuration, read_settings
+from convlstm.workflows.parts import load, resolve
+from convlstm.workflows.train import TrainedRun
+
+DATA = MovingObjects(
+    **{"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3, "train_size": 8},
+    validation_size=4,
+    test_size=5,
+)
+CONFIG = TrainingConfig(epochs=1, batch_size=4, accelerator="cpu")
+
+
+def small():
+    torch.manual_seed(0)
+    return EncoderForecaster(hidden_dim=[4])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run."""
+    return convlstm.train(data=DATA, model=small(), config=CONFIG, out=tmp_path_factory.mktemp("runs") / "a")
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A folder that is that run's, to be changed."""
+    shutil.copytree(run, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_trained_run_stands_for_its_folder_and_holds_its_model(run):
+    assert isinstance(run, TrainedRun)
+    assert os.fspath(run) == str(run.path)
+    assert (run / "model").is_dir()
+    assert [row["epoch"] for row in run.metrics] == [1]
+    saved = EncoderForecaster.from_pretrained(run / "model").state_dict()
+    torch.testing.assert_close(run.model.state_dict(), saved, rtol=0, atol=0)
+    assert not run.model.training
+    assert repr(run) == f"TrainedRun(path={run.path!r}, packages=())"
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    run = convlstm.train(data=DATA, model=small(), config=CONFIG, out=tmp_path / "run")
+    convlstm.evaluate(run)
+    np.save(tmp_path / "past.npy", np.full((3, 16, 16), 9.0))  # far outside the values of the training
+    convlstm.forecast(run, tmp_path / "past.npy", steps=2, out=tmp_path / "f.npy")
+    assert os.fspath(convlstm.report(run)) == str(tmp_path / "run" / "report.html")
+    shown = capfd.readouterr()
+    assert shown.out == ""
+
+
+def test_a_model_in_memory_is_evaluated_without_a_folder(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    of_folder = convlstm.evaluate(run.path).to_dict()
+    of_model = convlstm.evaluate(run.model, data=DATA).to_dict()
+    assert of_model | {"weights": None} == of_folder | {"weights": None}
+    assert of_folder["weights"]
+    assert not list(tmp_path.iterdir())
+    convlstm.evaluate(run.model, data=DATA, out=tmp_path / "scores")
+    assert (tmp_path / "scores" / "scores.json").exists()
+    with pytest.raises(OptionError, match="needs data to be evaluated on"):
+        convlstm.evaluate(run.model)
+
+
+def test_frames_in_memory_are_forecast_as_those_of_a_file(run, tmp_path):
+    past = np.random.default_rng(0).integers(0, 256, (5, 1, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "past.npy", past)
+    written = convlstm.forecast(run, tmp_path / "past.npy", steps=4, out=tmp_path / "f.npy")
+    given = convlstm.forecast(run.path, past, steps=4)
+    assert written.path == tmp_path / "f.npy"
+    assert given.path is None
+    assert given.frames.dtype == np.uint8
+    np.testing.assert_array_equal(given.frames, written.frames)
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy"), written.frames)
+    assert given.past.shape == (3, 1, 16, 16)  # as many as the model was trained with
+    of_model = convlstm.forecast(run.model, torch.from_numpy(past[-3:]), steps=4)
+    np.testing.assert_array_equal(of_model.frames, given.frames)
+    for wrong in (past[:, 0], past[:2], np.full((3, 1, 16, 16), np.nan), np.zeros((3, 2, 16, 16))):
+        with pytest.raises(ConvLSTMError, match="received shape|must hold the 3|must be finite|channels"):
+            convlstm.forecast(run, wrong, steps=1)
+
+
+def test_arguments_of_another_kind_are_refused_before_anything_is_written(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    past = np.zeros((3, 1, 16, 16))
+    for call, sentence in {
+        partial(convlstm.train, data="radar.npy"): "data must be a Source",
+        partial(convlstm.train, data=MovingObjects): "data must be a Source",
+        partial(convlstm.train, model=run): "model must be a Forecaster",
+        partial(convlstm.train, config={"epochs": 1}): "config must be a TrainingConfig",
+        partial(convlstm.train, optimizer="adam"): "optimizer must be callable; received 'adam'",
+        partial(convlstm.train, data=DATA, config=CONFIG, optimizer=lambda p, lr: None): "importable by name",
+        partial(convlstm.train, out=3): "--out must be a path; received 3",
+        partial(convlstm.train, resume=None, out=""): "received an empty one",
+        partial(convlstm.evaluate, None): "MODEL must be a path; received None",
+        partial(convlstm.evaluate, run, data=str(run)): "data must be a Source",
+        partial(convlstm.evaluate, run, batch_size="4"): "batch_size must be an integer",
+        partial(convlstm.forecast, run, past, steps=1.5): "steps must be an integer",
+        partial(convlstm.forecast, run, None, steps=1): "frames must be",
+        partial(convlstm.report, 7): "RUN must be a path; received 7",
+        partial(convlstm.demo, 7): "--out must be a path; received 7",
+    }.items():
+        with pytest.raises(ConvLSTMError) as caught:
+            call()
+        assert sentence in str(caught.value), call
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+INJECTED = """
+optimizer:
+  class_path: torch.optim.SGD
+  init_args: {momentum: 0.9}
+scheduler:
+  class_path: torch.optim.lr_scheduler.StepLR
+  init_args: {step_size: 2}
+callbacks:
+- class_path: lightning.pytorch.callbacks.EarlyStopping
+  init_args: {monitor: val_loss}
+"""
+
+
+def test_optimizer_scheduler_and_callbacks_are_one_in_python_on_the_command_line_and_in_a_file(
+    run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    parts = Parts(
+        *(DATA, small(), CONFIG),
+        optimizer=partial(torch.optim.SGD, momentum=0.9),
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+        callbacks=(partial(EarlyStopping, monitor="val_loss"),),
+    )
+    (tmp_path / "of_run.yaml").write_text((run / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text((run / "config.yaml").read_text() + INJECTED)
+    words = ["--optimizer", "torch.optim.SGD", "--optimizer.momentum", "0.9", "--scheduler", "StepLR"]
+    words += ["--scheduler.step_size=2", "--callbacks+", "lightning.pytorch.callbacks.EarlyStopping"]
+    words += ["--callbacks.monitor", "val_loss"]
+    for given in (["--config", "config.yaml"], ["--config", "of_run.yaml", *words]):
+        assert main(["train", *given, "--print_config"]) == 0
+        assert capsys.readouterr().out == configuration(parts)
+    resolved = resolve(read_settings(tmp_path / "config.yaml"), lambda path, *_, **__: _classes()[path])
+    assert resolved["optimizer"].func is torch.optim.SGD
+    assert [callback.func for callback in resolved["callbacks"]] == [EarlyStopping]
+
+
+def _classes():
+    optim = torch.optim
+    return {
+        "convlstm.MovingObjects": MovingObjects,
+        "convlstm.EncoderForecaster": EncoderForecaster,
+        "convlstm.models.encoder_forecaster.remembering_lstm": None,
+        "torch.optim.SGD": optim.SGD,
+        "torch.optim.lr_scheduler.StepLR": optim.lr_scheduler.StepLR,
+        "lightning.pytorch.callbacks.EarlyStopping": EarlyStopping,
+    }
+
+
+def test_classes_of_torch_load_from_a_run_and_those_of_lightning_with_trust(copy):
+    plain = copy.config.read_text()
+    copy.config.write_text(plain + INJECTED)
+    with pytest.raises(RunError, match=r"received lightning\.pytorch.*add --trust lightning"):
+        load(copy)
+    assert load(copy, "lightning")["optimizer"].keywords == {"momentum": 0.9}
+    assert convlstm.evaluate(copy.path).cases == 5  # needs no callback
+    for path in ("torch.save", "torch.nn.Linear", "torch.optim.swa_utils.AveragedModel", "os.system"):
+        copy.config.write_text(f"{plain}optimizer: {path}\n")
+        with pytest.raises(RunError, match=path):
+            load(copy)
+
+
+def test_a_callback_that_was_an_object_is_given_again(copy):
+    parts = Parts(DATA, small(), CONFIG, callbacks=(EarlyStopping("val_loss"),))
+    copy.config.write_text(configuration(parts))
+    (made,) = load(copy, "lightning")["callbacks"]
+    with pytest.raises(RunError, match=r"received no lightning\.pytorch.*EarlyStopping: call convlstm.train"):
+        made()
+
+
+#: As the version of commit 6cf56d1 wrote it.
+OLD = """\
+loss: mse
+epochs: 1
+batch_size: 4
+learning_rate: 0.001
+schedule: onecycle
+gradient_clip: 1.0
+curriculum: free
+curriculum_steps: 10000
+ema: 0.0
+patience: 0
+precision: '32'
+devices: 1
+nodes: 1
+accelerator: cpu
+workers: 0
+seed: 0
+data:
+  class_path: convlstm.MovingObjects
+  init_args: {images: digits, canvas: 16, object_size: 8, count: 1, speed: 0.1, past: 3, steps: 3,
+    train_size: 8, validation_size: 4, test_size: 5, seed: 0, test_file: null, download: false}
+model:
+  class_path: convlstm.EncoderForecaster
+  init_args:
+    channels: 1
+    hidden_dim: [4]
+    kernel_size: 3
+    patch_size: 2
+    skip: true
+    transport: 2
+    output: linear
+    cell: convlstm.models.encoder_forecaster.remembering_lstm
+    engine: auto
+"""
+
+
+@pytest.mark.filterwarnings("ignore:transport is the earlier name")
+def test_a_configuration_of_an_earlier_version_is_read(copy, capsys):
+    copy.config.write_text(OLD)
+    assert main(["evaluate", str(copy.path)]) == 0
+    assert main(["train", "--resume", str(copy.path), "--epochs", "2"]) == 0
+    assert "trained 2 of 2 epochs" in capsys.readouterr().out
+    assert load(copy)["model"].hyperparameters["cell"]["class"] == (
+        "convlstm.models.encoder_forecaster.remembering_lstm"
+    )
+
+
+def test_an_unreadable_configuration_is_told_where_other_data_are_given(copy):
+    copy.config.write_text("data: [")
+    before = content(copy.path)
+    with pytest.raises(OptionError, match="a configuration must be valid YAML"):
+        convlstm.evaluate(copy.path, data=DATA, out=copy.path / "scores")
+    assert content(copy.path) == before
+
+
+def test_typed_options_change_arguments_of_the_classes_in_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cell = "{class_path: convlstm.ConvLSTMCell, init_args: {attention: spatial, dilation: 2}}"
+    Path("a.yaml").write_text(f"model: {{class_path: EncoderForecaster, init_args: {{cell: {cell}}}}}\n")
+    assert main(["train", "--config", "a.yaml", "--model.cell.dilation", "3", "--print_config"]) == 0
+    Path("b.yaml").write_text(capsys.readouterr().out)
+    cell = read_settings(Path("b.yaml"))["model"]["init_args"]["cell"]
+    assert cell["init_args"] == {"attention": "spatial", "dilation": 3}
+    assert main(["train", "--config", "a.yaml", "--model.cell", "ConvGRUCell", "--print_config"]) == 0
+    assert "cell: convlstm.ConvGRUCell\n" in capsys.readouterr().out
