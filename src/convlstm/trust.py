@@ -1,9 +1,9 @@
 """Rules for loading the classes that a model folder or a run names; its author may be a stranger.
 
 Without trust load the cells, layers, models and data of this package, the modules of `torch.nn`, torch's
-optimizers and schedulers, and its functions of one tensor listed here. A class or function of another package
-loads only if the caller trusts that package by name, and never from inside the folder that is read. No package
-is imported before it is allowed, and nothing is called before its kind is checked.
+optimizers and schedulers, and its functions of one tensor listed here. A class or function of another
+package loads only if the caller trusts that package by name, and never from inside the folder that is read.
+No package is imported before it is allowed, and nothing is called before its kind is checked.
 """
 
 import inspect
@@ -116,9 +116,8 @@ class Trust:
             return known
         if root == "torch":
             found = getattr(sys.modules.get(module), name, None)
-            fits = _is_kind(found, kind) and found.__module__.startswith(
-                "torch.nn.modules." if issubclass(found, nn.Module) else "torch.optim."
-            )
+            home = "torch.nn.modules." if _is_kind(found, nn.Module) else "torch.optim."
+            fits = _is_kind(found, kind) and found.__module__.startswith(home)
             fits = fits or (functions and any(found is function for function in _activations()))
         elif root == "convlstm":
             listed = module == root or f"{module}.".startswith(tuple(f"{home}." for home in _OURS))

@@ -1,6 +1,5 @@
 """What is typed reaches the objects, and what cannot be understood is answered with one sentence."""
 
-import functools
 import importlib
 import json
 import subprocess
@@ -12,10 +11,9 @@ import hypothesis.strategies as st
 import pytest
 
 from convlstm import EncoderForecaster, TrainingConfig
-from convlstm.cli import commands
 from convlstm.cli.main import main
 from convlstm.cli.messages import nearest
-from convlstm.cli.options import call
+from convlstm.cli.options import Command
 from convlstm.workflows.configuration import Parts, configuration, read_settings, yaml_of
 
 OWN = '''
@@ -95,17 +93,11 @@ def own(tmp_path, monkeypatch):
     sys.path[:] = [entry for entry in sys.path if entry != str(tmp_path)]
 
 
-def build(line, command=commands.train):
-    """The arguments that a command is called with."""
+def build(line, name="train"):
+    """The arguments that a command's workflow is called with."""
     kept = {}
-
-    @functools.wraps(command)
-    def keep(*args, **kwargs):
-        assert not args
-        kept.update(kwargs)
-
     sys.path.append(str(Path.cwd()))
-    call(keep, line.split() if isinstance(line, str) else line)
+    Command(name).call(lambda **given: kept.update(given), line.split() if isinstance(line, str) else line)
     return kept
 
 
@@ -368,7 +360,7 @@ def test_every_command_has_a_page(name, capsys):
 
 def test_switches_take_a_value_or_none():
     for line in ("--overwrite m p", "m --overwrite true p", "m p --overwrite"):
-        given = build(f"{line} --steps 2 --out o.npy", commands.forecast)
+        given = build(f"{line} --steps 2 --out o.npy", "forecast")
         assert given == {
             "model": Path("m"),
             "past": Path("p"),

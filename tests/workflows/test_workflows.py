@@ -19,11 +19,8 @@ from convlstm.workflows.configuration import Parts, configuration, read_settings
 from convlstm.workflows.parts import load, resolve
 from convlstm.workflows.train import TrainedRun
 
-DATA = MovingObjects(
-    **{"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3, "train_size": 8},
-    validation_size=4,
-    test_size=5,
-)
+WINDOWS = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
+DATA = MovingObjects(**WINDOWS, train_size=8, validation_size=4, test_size=5)
 CONFIG = TrainingConfig(epochs=1, batch_size=4, accelerator="cpu")
 
 
@@ -263,3 +260,25 @@ def test_typed_options_change_arguments_of_the_classes_in_a_file(tmp_path, monke
     assert cell["init_args"] == {"attention": "spatial", "dilation": 3}
     assert main(["train", "--config", "a.yaml", "--model.cell", "ConvGRUCell", "--print_config"]) == 0
     assert "cell: convlstm.ConvGRUCell\n" in capsys.readouterr().out
+
+
+def test_each_callback_has_the_options_that_follow_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--callbacks+=EarlyStopping", "--callbacks.monitor=val_mse", "--callbacks+=LearningRateMonitor"]
+    words += ["--callbacks.logging_interval=step"]
+    assert main(["train", *words, "--print_config"]) == 0
+    Path("a.yaml").write_text(capsys.readouterr().out)
+    first, second = read_settings(Path("a.yaml"))["callbacks"]
+    assert first["class_path"].endswith(".EarlyStopping")
+    assert (first["init_args"], second["init_args"]) == ({"monitor": "val_mse"}, {"logging_interval": "step"})
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "forecast", "report", "demo"])
+def test_the_help_of_a_command_is_made_from_its_workflow(name, capsys):
+    assert main([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    usage = {"evaluate": " MODEL", "forecast": " MODEL PAST", "report": " RUN"}.get(name, "")
+    assert shown.startswith(f"usage: convlstm {name}{usage} [OPTIONS] ")
+    assert getattr(convlstm, name).__doc__.splitlines()[0] in shown
+    assert ("[default: 16]" in shown or "default: 16" in shown) is (name in ("train", "evaluate"))
+    assert "watch" not in shown

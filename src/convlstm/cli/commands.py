@@ -3,96 +3,56 @@
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
-
-from convlstm.data.base import Source, Window
-from convlstm.models.base import Forecaster
-from convlstm.training.config import TrainingConfig
+from convlstm.data.base import Window
 from convlstm.verification.results import Verification
 
-Optimizer = Callable[[Any], torch.optim.Optimizer]
-Scheduler = Callable[[Any], torch.optim.lr_scheduler.LRScheduler]
 
-
-def train(
-    *,
-    data: Source | None = None,
-    model: Forecaster | None = None,
-    config: TrainingConfig | None = None,
-    optimizer: Optimizer | None = None,
-    scheduler: Scheduler | None = None,
-    callbacks: list[Any] | None = None,
-    out: Path | None = None,
-    resume: Path | None = None,
-    trust: str = "",
-) -> None:
-    """`convlstm.workflows.train.train`."""
+def train(**options: Any) -> None:
+    """Train, and print the commands that follow."""
     from convlstm.training.processes import is_worker_rank
     from convlstm.workflows.train import train
 
-    run = train(
-        data=data,
-        model=model,
-        config=config,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        callbacks=callbacks or (),
-        out=out,
-        resume=resume,
-        trust=trust,
-    )
+    run = train(**options)
     if not is_worker_rank():
         path, names = shlex.quote(os.fspath(run)), ",".join(run.packages)
         print(f"next: convlstm evaluate {path}{names and f' --trust {names}'}\n      convlstm report {path}")
 
 
-def evaluate(
-    model: Path,
-    *,
-    data: Source | None = None,
-    data_range: float | None = None,
-    batch_size: int = 16,
-    out: Path | None = None,
-    trust: str = "",
-) -> None:
-    """`convlstm.workflows.evaluate.evaluate`."""
+def evaluate(**options: Any) -> None:
+    """Evaluate, and print the tables."""
     from convlstm.training.run_folder import run_of
     from convlstm.workflows.evaluate import evaluate
 
-    options: dict[str, Any] = {"data": data, "data_range": data_range, "batch_size": batch_size, "out": out}
-    _show(evaluate(model, **options, trust=trust, watch=_watched))
-    run = run_of(model)
-    folder = out if run is None or out is not None else run.path
+    _show(evaluate(**options, watch=_watched))
+    run = run_of(options["model"])
+    folder = options["out"] if run is None or "out" in options else run.path
     print(f"scores in {folder}/scores.json, scores.csv; cases in cases.npz")
     print(f"next: convlstm report {shlex.quote(str(folder))}")
 
 
-def forecast(
-    model: Path, past: Path, *, steps: int, out: Path, overwrite: bool = False, trust: str = ""
-) -> None:
-    """`convlstm.workflows.forecast.forecast`."""
+def forecast(**options: Any) -> None:
+    """Forecast, and print where it is."""
     from convlstm.workflows.forecast import forecast
 
-    forecast(model, past, steps=steps, out=out, overwrite=overwrite, trust=trust)
-    print(f"{steps} frames after the last of {past} are in {out}")
+    forecast(**options)
+    print(f"{options['steps']} frames after the last of {options['past']} are in {options['out']}")
 
 
-def report(run: Path) -> None:
-    """`convlstm.workflows.report.report`."""
+def report(**options: Any) -> None:
+    """Write a report, and print where it is."""
     from convlstm.workflows.report import report
 
-    print(f"the report is {os.fspath(report(run))}")
+    print(f"the report is {os.fspath(report(**options))}")
 
 
-def demo(*, out: Path | None = None) -> None:
-    """`convlstm.workflows.demo.demo`."""
+def demo(**options: Any) -> None:
+    """Run the demonstration, and print its tables."""
     from convlstm.workflows.demo import demo
 
-    done = demo(out)
+    done = demo(**options)
     _show(done.verification)
     print(f"the report is {os.fspath(done.report)}")
 

@@ -1,4 +1,4 @@
-"""The ``convlstm`` command: finds the command, turns what goes wrong into one sentence and an exit status."""
+"""The ``convlstm`` command: its overview, error sentences and exit status."""
 
 import io
 import logging
@@ -21,6 +21,23 @@ COMMANDS = {
     "demo": "learn to forecast moving digits, verify, report: a few minutes",
 }
 
+OVERVIEW = """\
+usage: convlstm COMMAND [OPTIONS]
+
+Convolutional recurrent networks that forecast sequences of frames.
+
+commands:
+{}
+
+options:
+  -h, --help     this page, or that of a command: convlstm train --help
+  --version      the version
+  --debug        with any command: the traceback of an error
+
+examples:
+  convlstm train --out runs/a --data.canvas 32 --epochs 5
+  convlstm forecast runs/a frames.npy --steps 10 --out forecast.gif"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -40,8 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         return _run([word for word in words if word != "--debug"])
-    except SystemExit:  # the help of a class, --model.cell.help ConvLSTMCell
-        return 0
+    except SystemExit as end:
+        if end.code:
+            raise
+        return 0  # after the help of a class, --model.cell.help ConvLSTMCell
     except KeyboardInterrupt as stop:
         return _stopped(stop)
     except BrokenPipeError:
@@ -75,7 +94,6 @@ class _Printer(logging.Handler):
 
 
 def _stopped(stop: KeyboardInterrupt) -> int:
-    # A command that can be taken up again says how.
     after_echo = "\n" if sys.stderr.isatty() else ""
     print(f"{after_echo}convlstm: {str(stop) or 'stopped'}", file=sys.stderr)
     return 130
@@ -83,7 +101,7 @@ def _stopped(stop: KeyboardInterrupt) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_overview(), end="")
+        print(OVERVIEW.format("\n".join(f"  {name:10}{line}" for name, line in COMMANDS.items())))
         return 0
     if words[0] == "--version":
         print(f"convlstm {__version__}")
@@ -93,55 +111,34 @@ def _run(words: list[str]) -> int:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see convlstm --help"
         raise OptionError(f"a command must be one of {', '.join(COMMANDS)}; received {name!r}: {hint}")
-    if foreign := [word for word in words if any("\udc80" <= letter <= "\udcff" for letter in word)]:
-        raise OptionError(
-            f"what is typed must be UTF-8; received {foreign[0]!a}: rename the file, or change into its "
-            "folder and give the rest of the path"
-        )
-    # The user's own models and cells may lie where the command is given.
-    here = _current_folder()
-    if here not in sys.path:
-        sys.path.append(here)
-    from convlstm.cli import commands
-    from convlstm.cli.options import call
-
-    call(getattr(commands, name), words[1:])
-    return 0
-
-
-def _current_folder() -> str:
+    for word in words:
+        if any("\udc80" <= letter <= "\udcff" for letter in word):
+            raise OptionError(
+                f"what is typed must be UTF-8; received {word!a}: rename the file, or change into its folder "
+                "and give the rest of the path"
+            )
+        if "\0" in word or word.count(os.sep) > 500:  # a path of more folders overflows Python's stack
+            raise OptionError(
+                f"a path must have fewer folders and no null characters; received {word[:99]!r}"
+            )
     try:
-        return os.getcwd()
+        here = os.getcwd()
     except FileNotFoundError:
         raise RunError(
             "the current folder must exist; it was deleted or moved: change to another one (cd)"
         ) from None
+    # The user's own models and cells may lie where the command is given.
+    if here not in sys.path:
+        sys.path.append(here)
+    from convlstm.cli import commands
+    from convlstm.cli.options import Command
 
-
-def _overview() -> str:
-    width = max(map(len, COMMANDS)) + 2
-    commands = "\n".join(f"  {name:{width}}{line}" for name, line in COMMANDS.items())
-    return f"""\
-usage: convlstm COMMAND [OPTIONS]
-
-Convolutional recurrent networks that forecast sequences of frames.
-
-commands:
-{commands}
-
-options:
-  -h, --help     this page, or that of a command: convlstm train --help
-  --version      the version
-  --debug        with any command: the traceback of an error
-
-examples:
-  convlstm train --out runs/a --data.canvas 32 --epochs 5
-  convlstm forecast runs/a frames.npy --steps 10 --out forecast.gif
-"""
+    Command(name).call(getattr(commands, name), words[1:])
+    return 0
 
 
 def _sentence(error: Exception) -> str | None:
-    """What went wrong, if it comes from what was given or from the machine; None for a defect."""
+    """The message of an error in what was given or of the machine; None for a defect."""
     if isinstance(error, ConvLSTMError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):

@@ -1,4 +1,4 @@
-"""What jsonargparse says, as one sentence and as a help page in plain words; names that the user typed."""
+"""Errors and help pages of jsonargparse in plain words."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 
-from convlstm.workflows.parts import import_named
+from convlstm.workflows.classes import import_named
 
 _LIST = "a list such as [8,16]"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -55,22 +55,18 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         return f"{command} has no option --{name[:80]}; {hint}"
     inner = error.rpartition("Parser key")[2]
     value = re.search(r"(?:Got value|Given value): ?(.*)", inner)
-    kinds = re.search(r"Subtypes: \[(.*)\]", inner) or re.search(r"Expected an? (.*)\. Got value", inner)
-    names = (
-        re.findall(
-            r"Literal\[[^]]*\]|\b(?:int|float|bool|str|list|tuple|Sequence|\w*Path\w*)\b(?![]\w])", kinds[1]
-        )
-        if kinds
-        else []
+    kinds = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", inner)
+    names = re.findall(
+        r"Literal\[[^]]*\]|\b(?:int|float|bool|str|list|tuple|Sequence|\w*Path\w*)\b",
+        kinds[0] if kinds else "",
     )
     if value and names:
-        words = [
-            _WORDS.get(name) or re.sub(r"Literal\[|[]']", "", name).replace(", ", " or ") for name in names
-        ]
+        words = [_WORDS.get(n) or re.sub(r"Literal\[|[]']", "", n).replace(", ", " or ") for n in names]
         return f"{option} must be {' or '.join(dict.fromkeys(words))}; received {value[1]!r}"
     if made := re.search(r"Callable\[.*?(\w+)\] expects", error):
         received = re.findall(r"Got value: (?:Namespace\(class_path=)?'?([\w.]*)", error)[-1]
-        return f"{option} must be the dotted path of a {made[1]}; received {received!r}: derive it from {made[1]}"
+        kind = made[1]
+        return f"{option} must be the dotted path of a {kind}; received {received!r}: derive it from {kind}"
     lines = [line.strip(" -") for line in error.splitlines()]
     return f"{option} cannot be used: {' '.join(lines[1:] or lines)}: see {command} --help"
 

@@ -1,11 +1,14 @@
-"""The options of a command, read by jsonargparse: typed words and configuration files become objects."""
+"""The options of a command, read by jsonargparse from the signature of its workflow.
 
-import inspect
-import os
+What is typed and what a configuration file holds become one set of settings, from which
+`convlstm.workflows.parts` makes objects.
+"""
+
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -20,16 +23,16 @@ from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, run_of
-from convlstm.trust import Trust, packages
-from convlstm.workflows.configuration import Settings, configuration, is_path, read_settings, read_yaml
+from convlstm.workflows.classes import import_named, kind_of
+from convlstm.workflows.configuration import Settings, argument_types, configuration, is_path, read_yaml
 from convlstm.workflows.parts import (
     DEFAULTS,
     FIELDS,
     PARTS,
     build,
-    check_classes,
-    import_named,
-    kind_of,
+    chosen_classes,
+    merged,
+    read_configuration,
     resolve,
     run_settings,
     unbuilt,
@@ -37,9 +40,6 @@ from convlstm.workflows.parts import (
 
 #: Names, with underscores, and the values that were typed.
 Options = list[tuple[str, str | None]]
-Command = Callable[..., None]
-
-_MOST_FOLDERS = 500  # a path of more overflows Python's stack
 
 
 def _read_value(text: str) -> Any:
@@ -54,115 +54,173 @@ set_parsing_settings(
 )  # jsonargparse's own list of what no option may name is in force
 
 
-def call(command: Command, words: list[str]) -> None:
-    """Call a command with what was typed, or print its help or its configuration."""
-    arguments, options = _split(command, words)
-    typed, parameters = dict(options), inspect.signature(command).parameters
-    if typed.keys() & {"help", "h"}:
-        print(_parser(command, _chosen(parameters, typed, {}), flat=True).format_help(), end="")
-        return
-    settings = _settings(command, arguments, options)
-    values, settings = _parse(command, arguments, options, settings)
-    if "print_config" in typed and "config" in parameters:
-        print(configuration(unbuilt(resolve(DEFAULTS | settings, import_named))), end="")
-        return
-    # What nobody mentioned is left to the run, or to the defaults of the workflow.
-    of_run = "resume" in typed or command.__name__ == "evaluate"
-    mentioned = {name.partition(".")[0] for name in typed} | ({*settings} if not of_run else set())
-    only = [*mentioned, *(["config"] if "config" in parameters and mentioned & {*FIELDS} else [])]
-    command(**values | build(resolve(settings, import_named), only))
+class Command:
+    """A workflow as a command.
 
-
-def _split(command: Command, words: list[str]) -> tuple[list[str], Options]:
-    """Arguments, and options with their values; hyphens in names become underscores."""
-    hints = get_type_hints(command)
-    switches = {"help", "h", "print_config", *(name for name, hint in hints.items() if hint is bool)}
-    arguments: list[str] = []
-    options: Options = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("-") or word == "-":
-            arguments.append(word)
-            continue
-        name, equals, value = word.lstrip("-").partition("=")
-        if not word.startswith("--") and word != "-h":
-            raise OptionError(f"options must begin with two hyphens; received {word}: write --{name}")
-        name = name.replace("-", "_").replace(".init_args.", ".").removesuffix(".class_path")
-        follows = rest and (rest[0].lower() in ("true", "false") if name in switches else rest[0][:2] != "--")
-        default = "true" if name in switches else None
-        options.append((name, value if equals else rest.pop(0) if follows else default))
-    return arguments, options
-
-
-def _settings(command: Command, arguments: list[str], options: Options) -> Settings:
-    """Settings that typed ones start from: of the run that is resumed or evaluated, and of ``--config``.
-
-    A file in the current folder is the user's own word, unless that folder is a run; the classes that one in
-    another folder names are judged as those of a run are.
+    Args:
+        name: of the workflow.
     """
-    typed = dict(options)
-    trust = typed.get("trust") or ""
-    if command.__name__ == "evaluate":
-        run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
-        return {} if run is None else {"data": run_settings(run, trust, ())[0]["data"]}
-    resumed = typed.get("resume")
-    run = RunFolder(Path(resumed)) if resumed else None
-    settings = run_settings(run, trust)[0] if run is not None and run.config.exists() else {}
-    for name, value in options:
-        if name == "config":
-            path = given_path("--config", value or "")
-            read, run = read_settings(path), run_of(path.parent)
-            of_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
-            if of_run or path.parent.resolve() != Path.cwd():
-                check_classes(read, path.parent, Trust(packages(trust), inside=path.parent).find)
-            settings |= read
-    return settings
 
+    def __init__(self, name: str) -> None:
+        self.workflow = getattr(import_module(f"convlstm.workflows.{name}"), name)
+        self.name, hints = name, get_type_hints(self.workflow)
+        parameters = {n: p for n, p in signature(self.workflow).parameters.items() if n != "watch"}
+        self.types = {n: _type(n, hints[n]) for n in parameters}
+        self.arguments = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and n != "out"]
+        self.required = [n for n, p in parameters.items() if p.default is Parameter.empty]
+        self.required += ["out"] if name == "forecast" else []
+        self.defaults = {
+            n: p.default for n, p in parameters.items() if p.default not in (Parameter.empty, ())
+        }
+        #: The parts that have a class by default, and every option that a configuration may hold.
+        self.classes = [n for n in DEFAULTS if self.types.get(n) not in (None, Path)]
+        self.settings = (*FIELDS, *PARTS) if "config" in parameters else tuple(self.classes)
 
-def _parse(
-    command: Command, arguments: list[str], options: Options, settings: Settings
-) -> tuple[dict[str, Any], Settings]:
-    """Typed values of the command's own parameters, and the settings with the typed ones in place.
+    def call(self, command: Callable[..., None], words: list[str]) -> None:
+        """Call the command with what was typed, or print its help or its configuration."""
+        arguments, options = self.split(words)
+        typed = dict(options)
+        if typed.keys() & {"help", "h"}:
+            print(self.parser(chosen_classes({}, self.classes, typed), flat=True).format_help(), end="")
+            return
+        values, settings = self.parse(arguments, options, self.filed(arguments, options))
+        if "print_config" in typed and "config" in self.types:
+            print(configuration(unbuilt(resolve(DEFAULTS | settings, import_named))), end="")
+            return
+        # What nobody mentioned is left to the run, or to the defaults of the workflow.
+        mentioned = {re.split("[.+]", name)[0] for name in typed}
+        mentioned |= set() if "resume" in typed or self.name == "evaluate" else {*settings}
+        only = [*mentioned, *(["config"] if "config" in self.types and mentioned & {*FIELDS} else [])]
+        command(**values | build(resolve(settings, import_named), only))
 
-    Raises:
-        OptionError: an unknown option or class, a value of another type, an argument missing.
-    """
-    name, parameters = command.__name__, inspect.signature(command).parameters
-    positional = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
-    if extra := arguments[len(positional) :]:
-        usage = " ".join(map(str.upper, positional)) or "options only"
-        raise OptionError(
-            f"convlstm {name} takes {usage}; received {extra[0]!r} as well: see convlstm {name} --help"
-        )
-    chosen, filed = _chosen(parameters, dict(options), settings), _chosen(parameters, {}, settings)
-    for part in chosen.keys() & dict(options).keys():
-        if chosen[part] is not filed[part] or part not in settings:
-            settings = settings | {part: {"class_path": path_of(chosen[part])}}
-    filled = [*zip(positional, arguments, strict=False), *options]
-    hints, shown = get_type_hints(command), {n: n.upper() if n in positional else f"--{n}" for n, _ in filled}
-    for n, v in filled:
-        if v is not None and is_path(hints.get(n)):
-            given_path(shown[n], v)
-        if v is not None and ("\0" in v or v.count(os.sep) > _MOST_FOLDERS):
+    def split(self, words: list[str]) -> tuple[list[str], Options]:
+        """Arguments, and options with their values; hyphens in names become underscores."""
+        switches = {"help", "h", "print_config", *(name for name, kind in self.types.items() if kind is bool)}
+        arguments: list[str] = []
+        options: Options = []
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            if not word.startswith("-") or word == "-":
+                arguments.append(word)
+                continue
+            name, equals, value = word.lstrip("-").partition("=")
+            if not word.startswith("--") and word != "-h":
+                raise OptionError(f"options must begin with two hyphens; received {word}: write --{name}")
+            name = name.replace("-", "_").replace(".init_args.", ".").removesuffix(".class_path")
+            follows = rest and (rest[0] in ("true", "false") if name in switches else rest[0][:2] != "--")
+            default = "true" if name in switches else None
+            options.append((name, value if equals else rest.pop(0) if follows else default))
+        if extra := arguments[len(self.arguments) :]:
+            usage = " ".join(map(str.upper, self.arguments)) or "options only"
+            hint = f"see convlstm {self.name} --help"
+            raise OptionError(f"convlstm {self.name} takes {usage}; received {extra[0]!r} as well: {hint}")
+        return arguments, options
+
+    def filed(self, arguments: list[str], options: Options) -> Settings:
+        """Settings that typed ones start from: of the run that is resumed or evaluated, and of files."""
+        typed = dict(options)
+        trust, resumed = typed.get("trust") or "", typed.get("resume")
+        if self.name == "evaluate":
+            run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
+            return {} if run is None else {"data": run_settings(run, trust, ())[0]["data"]}
+        settings: Settings = {}
+        if resumed and RunFolder(Path(resumed)).config.exists():
+            settings = run_settings(RunFolder(Path(resumed)), trust)[0]
+        for name, value in options:
+            if name == "config":
+                settings |= read_configuration(given_path("--config", value or ""), trust)
+        return settings
+
+    def parse(
+        self, arguments: list[str], options: Options, settings: Settings
+    ) -> tuple[dict[str, Any], Settings]:
+        """Typed values of the workflow's own parameters, and the settings with the typed ones in place.
+
+        Raises:
+            OptionError: an unknown option or class, a value of another type, an argument missing.
+        """
+        chosen = chosen_classes(settings, self.classes, dict(options))
+        filed = chosen_classes(settings, self.classes, {})
+        for part in chosen.keys() & dict(options).keys():
+            if chosen[part] is not filed[part] or part not in settings:
+                settings = settings | {part: {"class_path": path_of(chosen[part])}}
+        filled: Options = [*zip(self.arguments, arguments, strict=False), *options]
+        for k, (n, v) in enumerate(filled):
+            part, _, argument = n.partition(".")
+            if v is None and argument_types(chosen.get(part, dict)).get(argument) is not bool:
+                raise OptionError(f"--{n} needs a value; received none: see convlstm {self.name} --help")
+            filled[k] = (n, "true" if v is None else v)
+            if v is not None and is_path(self.types.get(n)):
+                given_path(n.upper() if n in self.arguments else f"--{n}", v)
+        # A class before its arguments; those of a callback follow it.
+        filled.sort(key=lambda option: option[0].count(".") * (option[0][:9] != "callbacks"))
+        words = [f"--{n}={v}" for n, v in filled if n not in (*chosen, "config", "print_config")]
+        outlines = {n: _outline(made) for n, made in resolve(settings, import_named).items() if n in PARTS}
+        start = Namespace({n: outline for n, outline in outlines.items() if outline})  # type: ignore[no-untyped-call]
+        parser = self.parser(chosen)
+        try:
+            values = parser.parse_args(
+                words, namespace=start, defaults=False, _skip_validation=True
+            ).as_dict()
+        except ArgumentError as error:
+            known = [f"{part}.{key}" for part, kind in chosen.items() for key in signature(kind).parameters]
+            known += [n for n in (*self.types, *self.settings) if n not in (*self.arguments, *chosen)]
+            raise OptionError(sentence(str(error), parser.prog, known)) from error
+        if missing := [n for n in self.required if values.get(n) is None]:
+            shown = missing[0].upper() if missing[0] in self.arguments else f"--{missing[0]}"
             raise OptionError(
-                f"{shown[n]} must be a path or text without null characters; received {v[:99]!r}"
+                f"convlstm {self.name} needs {shown}; received none: see convlstm {self.name} --help"
             )
-    # A class before its arguments.
-    filled = sorted(filled, key=lambda option: option[0].count("."))
-    words = [(n, v) for n, v in filled if n not in (*chosen, "config", "print_config")]
-    known = [f"{part}.{key}" for part, kind in chosen.items() for key in inspect.signature(kind).parameters]
-    known += [n for n in parameters if n not in positional] + [*(FIELDS if "config" in parameters else ())]
-    outlines = {n: _outline(made) for n, made in resolve(settings, import_named).items() if n in PARTS}
-    start = Namespace({n: outline for n, outline in outlines.items() if outline})  # type: ignore[no-untyped-call]
-    values = _read(_parser(command, chosen), words, start, known)
-    for n, parameter in parameters.items():
-        if parameter.default is parameter.empty and values.get(n) is None:
-            missing = n.upper() if n in positional else f"--{n}"
-            raise OptionError(f"convlstm {name} needs {missing}; received none: see convlstm {name} --help")
-    wanted = (*FIELDS, *PARTS) if "config" in parameters else chosen
-    own = {n: v for n, v in values.items() if n in parameters and n not in wanted}
-    return own, _merged(settings, {n: v for n, v in values.items() if n in wanted})
+        typed = {n: v for n, v in values.items() if n in self.settings}
+        own = {n: v for n, v in values.items() if n in self.types and n not in typed}
+        return own, merged(settings, typed)
+
+    def parser(self, chosen: Mapping[str, type], *, flat: bool = False) -> ArgumentParser:
+        """A parser with an option for everything.
+
+        Args:
+            chosen: classes of data and model.
+            flat: list the arguments of these classes and what is read before, for a help page.
+        """
+        doc = docstring_parser.parse(self.workflow.__doc__)
+        texts = {p.arg_name: p.description for p in doc.params}
+        parser = ArgumentParser(
+            prog=f"convlstm {self.name}",
+            description=f"{doc.short_description} {doc.long_description or ''}",
+            usage=" ".join(["%(prog)s", *map(str.upper, self.arguments), "[OPTIONS]"]),
+            exit_on_error=False,
+            allow_abbrev=False,
+            print_config=None,
+            parser_mode="typed",
+            formatter_class=HelpFormatter,
+        )
+        for name, kind in self.types.items():
+            if name == "config":
+                parser.add_class_arguments(TrainingConfig, None)
+            elif name in chosen and flat:
+                parser.add_class_arguments(chosen[name], name, fail_untyped=False)
+            else:
+                default = {"class_path": path_of(chosen[name])} if name in chosen else self.defaults.get(name)
+                kind = list[kind_of(name)] if name == "callbacks" and not flat else kind  # type: ignore[misc]
+                flag = name.upper() if flat and name in self.arguments else f"--{name}"
+                extra: dict[str, Any] = {"default": default} if flag[0] == "-" else {}
+                extra |= {"required": True} if extra and flat and name in self.required else {}
+                parser.add_argument(flag, type=kind, help=texts.get(name), **extra)
+        if flat and "config" in self.types:
+            parser.add_argument("--config", help="a YAML file of options, such as a run's; typed ones count")
+            parser.add_argument("--print_config", action="store_true", help="print all, as --config takes it")
+        return parser
+
+
+def _type(name: str, hint: Any) -> Any:
+    """The type that is typed on a command line for an argument of a workflow."""
+    if is_path(hint):
+        return Path
+    if name in ("optimizer", "scheduler"):
+        return Callable[[Any], kind_of(name)]
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    return kind_of(name) if name in DEFAULTS else list if name == "callbacks" else (kinds or [hint])[0]
 
 
 def _outline(made: Any) -> Any:
@@ -172,94 +230,3 @@ def _outline(made: Any) -> Any:
         return None
     inner = {name: outline for name, value in arguments.items() if (outline := _outline(value))}
     return Namespace(class_path=path_of(kind), init_args=Namespace(inner))  # type: ignore[no-untyped-call]
-
-
-def _merged(settings: Settings, typed: Settings) -> Settings:
-    """Settings with those typed in place; arguments of a class that was replaced are dropped."""
-    result = dict(settings)
-    for name, value in typed.items():
-        old = {"class_path": settings[name]} if isinstance(settings.get(name), str) else settings.get(name)
-        if isinstance(value, dict) and isinstance(old, dict) and "class_path" in old.keys() & value.keys():
-            same = import_named(old["class_path"]) is import_named(value["class_path"])
-            arguments = _merged((same and old.get("init_args")) or {}, value.get("init_args") or {})
-            value = {"class_path": value["class_path"], "init_args": arguments}
-        result[name] = value
-    return result
-
-
-def _chosen(parameters: Mapping[str, Any], typed: Mapping[str, Any], settings: Settings) -> dict[str, type]:
-    """The class of each part that has one by default: as typed, as in a file, or that of the default."""
-    chosen = {}
-    for name in (name for name in DEFAULTS if name in parameters and "Path" not in str(parameters[name])):
-        section = settings.get(name) or DEFAULTS[name]
-        path = section.get("class_path") or DEFAULTS[name] if isinstance(section, Mapping) else section
-        chosen[name] = import_named(typed.get(name, path), kind_of(name), option=f"--{name}", functions=False)
-    return chosen
-
-
-def _parser(command: Command, chosen: Mapping[str, type], *, flat: bool = False) -> ArgumentParser:
-    """A parser with an option for everything.
-
-    Args:
-        command: whose parameters become options.
-        chosen: classes of data and model.
-        flat: list the arguments of these classes and what is read before, for a help page.
-    """
-    name, hints = command.__name__, get_type_hints(command)
-    doc = docstring_parser.parse(getattr(import_module(f"convlstm.workflows.{name}"), name).__doc__)
-    texts = {p.arg_name: p.description for p in doc.params}
-    parser = ArgumentParser(
-        prog=f"convlstm {name}",
-        description=f"{doc.short_description} {doc.long_description or ''}",
-        usage="%(prog)s [OPTIONS]",
-        exit_on_error=False,
-        allow_abbrev=False,
-        print_config=None,
-        parser_mode="typed",
-        formatter_class=HelpFormatter,
-    )
-    for name, parameter in inspect.signature(command).parameters.items():
-        hint = (
-            next(iter(get_args(hints[name])), hints[name])
-            if NoneType in get_args(hints[name])
-            else hints[name]
-        )
-        default = None if parameter.default is parameter.empty else parameter.default
-        if name == "config":
-            parser.add_class_arguments(TrainingConfig, None)
-        elif name in chosen and flat:
-            parser.add_class_arguments(chosen[name], name, fail_untyped=False)
-        elif name in chosen:
-            parser.add_argument(
-                f"--{name}", type=kind_of(name), default={"class_path": path_of(chosen[name])}
-            )
-        else:
-            if name == "callbacks" and not flat:
-                hint = list[kind_of(name)]  # type: ignore[misc]
-            parser.add_argument(f"--{name}", type=hint, default=default, help=texts.get(name))
-    if flat and "config" in hints:
-        parser.add_argument(
-            "--config", help="a YAML file of options, such as a run's config.yaml; typed ones count"
-        )
-        parser.add_argument(
-            "--print_config", action="store_true", help="print all options as --config takes them"
-        )
-    return parser
-
-
-def _read(parser: ArgumentParser, options: Options, start: Namespace, known: list[str]) -> dict[str, Any]:
-    """Typed values by name; an option without a value is a switch, if it can be true."""
-    words, bare = [f"--{n}" if v is None else f"--{n}={v}" for n, v in options], ""
-    while True:
-        try:
-            read = parser.parse_args(words, namespace=start.clone(), defaults=False, _skip_validation=True)
-            if bare and read[bare[2:].replace(".", ".init_args.")] is not True:
-                raise OptionError(f"{bare} needs a value; received none: see {parser.prog} --help")
-            return dict(read.as_dict())
-        except ArgumentError as error:
-            found = re.search("argument (--[^ /]*).*: expected one argument", str(error))
-            if bare or not found or found[1] not in words:
-                hint = f"{bare} needs a value; received none: see {parser.prog} --help"
-                raise OptionError(hint if bare else sentence(str(error), parser.prog, known)) from error
-            bare = found[1]
-            words[words.index(bare)] = f"{bare}=true"

@@ -6,16 +6,12 @@ Two steps: `resolve` replaces every name by the class or function that the calle
 
 import dataclasses
 import inspect
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import torch
 from torch import nn
@@ -25,8 +21,9 @@ from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.hyperparameters import path_of
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.run_folder import RunFolder
-from convlstm.trust import Trust, is_dotted, packages
+from convlstm.training.run_folder import RunFolder, run_of
+from convlstm.trust import Trust, packages
+from convlstm.workflows.classes import Find, import_named, is_importable, kind_of, our_class, takes_class
 from convlstm.workflows.configuration import (
     Parts,
     Settings,
@@ -42,15 +39,6 @@ DEFAULTS = {"data": "convlstm.MovingObjects", "model": "convlstm.EncoderForecast
 PARTS = (*DEFAULTS, "optimizer", "scheduler", "callbacks")
 #: The options of a `TrainingConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
-_FRAMES = (".npy", ".npz", ".gif", ".png", ".jpg", ".tif", ".tiff", ".mp4", ".nc", ".h5", ".hdf5", ".zarr")
-_HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
-
-
-class Find(Protocol):
-    """The class or function under a dotted path, or an error; `Trust.find` is one."""
-
-    def __call__(self, path: Any, kind: Any = ..., *, functions: bool = ...) -> Any:
-        """Return it."""
 
 
 def resolve(settings: Settings, find: Find) -> Settings:
@@ -145,6 +133,19 @@ def run_settings(
     return settings, find
 
 
+def read_configuration(path: Path, trust: str | Sequence[str] = ()) -> Settings:
+    """The settings of a file given by ``--config``.
+
+    A file in the current folder is the user's own word, unless that folder is a run; the classes that one in
+    another folder names are judged as those of a run are.
+    """
+    settings, run = read_settings(path), run_of(path.parent)
+    of_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
+    if of_run or path.parent.resolve() != Path.cwd():
+        check_classes(settings, path.parent, Trust(packages(trust), inside=path.parent).find)
+    return settings
+
+
 def check_classes(settings: Settings, folder: Path, find: Find) -> None:
     """Check every class that settings name, without importing what is not allowed.
 
@@ -158,6 +159,30 @@ def check_classes(settings: Settings, folder: Path, find: Find) -> None:
             f"the configuration in {folder} must hold plain data; its nesting is too deep: put back the file "
             "as train wrote it"
         ) from None
+
+
+def chosen_classes(settings: Settings, names: Iterable[str], typed: Mapping[str, Any]) -> dict[str, type]:
+    """The class of each part that has one by default: as typed, as in the settings, or the default."""
+    chosen = {}
+    for name in names:
+        section = settings.get(name) or DEFAULTS[name]
+        path = section.get("class_path") or DEFAULTS[name] if isinstance(section, Mapping) else section
+        path = typed.get(name, path)
+        chosen[name] = import_named(path, kind_of(name), option=f"--{name}", functions=False)
+    return chosen
+
+
+def merged(settings: Settings, typed: Settings) -> Settings:
+    """Settings with those typed in place; arguments of a class that was replaced are dropped."""
+    result = dict(settings)
+    for name, value in typed.items():
+        old = {"class_path": settings[name]} if isinstance(settings.get(name), str) else settings.get(name)
+        if isinstance(value, dict) and isinstance(old, dict) and "class_path" in old.keys() & value.keys():
+            same = import_named(old["class_path"]) is import_named(value["class_path"])
+            arguments = merged((same and old.get("init_args")) or {}, value.get("init_args") or {})
+            value = {"class_path": value["class_path"], "init_args": arguments}
+        result[name] = value
+    return result
 
 
 def unbuilt(resolved: Settings) -> Parts:
@@ -186,84 +211,6 @@ def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
         )
 
 
-def our_class(name: str, kind: Any = object) -> Any:
-    """The class of this package of a name without dots; None if there is none."""
-    return next(
-        (
-            found
-            for home in _HOMES
-            if isinstance(found := getattr(import_module(home), name, None), type) and issubclass(found, kind)
-        ),
-        None,
-    )
-
-
-def import_named(path: Any, kind: Any = object, *, functions: bool = True, option: str = "") -> Any:
-    """The class under a dotted path that the user wrote, or of a short name of ours.
-
-    Args:
-        path: such as ``my_package.MyModel``.
-        kind: the class that it must be a subclass of.
-        functions: whether it may also be a function.
-        option: name of the option, to open messages.
-
-    Raises:
-        OptionError: it cannot be imported, or is something else.
-    """
-    wanted = kind.__name__ if kind in (Source, Forecaster) else "class"
-    rule = f"{option or 'a class in the configuration'} must be the dotted path of a {wanted}"
-    module, _, name = str(path).rpartition(".")
-    if os.path.exists(str(path)) or str(path).lower().endswith(_FRAMES):
-        raise OptionError(
-            f"{rule}; received {str(path)!r}, which is a file of frames: write a class that reads it "
-            f"(docs/guide.md, Your own frames) and give {option} my_module.MyClass {option}.path {path}; images "
-            f"of objects that move are given by {option}.images"
-        )
-    if not is_dotted(str(path)):
-        raise OptionError(f"{rule}; received {str(path)[:100]!r}: write module.Name")
-    if not module:
-        if found := our_class(name, kind):
-            return found
-        ours = {name for home in _HOMES for name in dir(import_module(home)) if our_class(name, kind)}
-        near = get_close_matches(name, ours, n=1)
-        hint = f"did you mean {near[0]}?" if near else "write module.Name"
-        raise OptionError(f"{rule}; received {path!r}: {hint}")
-    try:
-        found = getattr(import_module(module), name)
-    except Exception as error:  # the user's module may raise anything
-        raise OptionError(
-            f"{rule}; importing {path!r} gave '{type(error).__name__}: {error}': check the spelling, or run "
-            "where it can be found"
-        ) from error
-    if isinstance(found, type) and issubclass(found, kind) and not inspect.isabstract(found):
-        return found
-    if isinstance(found, type):
-        hint = "abstract: give a class derived from it" if issubclass(found, kind) else "none: derive it"
-        raise OptionError(f"{rule}; received {path!r}, which is {hint} from {wanted}")
-    # A function of the interpreter's makes none of our objects, whatever it would do when called.
-    if not functions or not inspect.isroutine(found) or inspect.isbuiltin(found):
-        raise OptionError(f"{rule}; received {path!r}, which holds {found!r}")
-    return found
-
-
-def kind_of(part: str) -> type:
-    """The base class of a part of a run."""
-    if part == "callbacks":
-        from convlstm.training.processes import Callback
-
-        return Callback
-    kinds = {"data": Source, "model": Forecaster, "optimizer": torch.optim.Optimizer}
-    return kinds.get(part, torch.optim.lr_scheduler.LRScheduler)
-
-
-def takes_class(hint: Any) -> bool:
-    """True if an argument of this type may be a class, a function or an object of a class."""
-    if get_origin(hint) in (Callable, type):
-        return True
-    plain = ("builtins", "pathlib", "os", "types", "typing", "collections.abc")
-    return any(map(takes_class, get_args(hint))) or (isinstance(hint, type) and hint.__module__ not in plain)
-
-
 def _check_known(name: str) -> None:
     if "." in name:
         raise OptionError(
@@ -284,7 +231,7 @@ def _part(name: str, section: Any, find: Find) -> Any:
     arguments = spec.get("init_args") or {} if isinstance(spec, Mapping) else None
     if not section:
         raise OptionError(
-            f"{name} in the configuration must hold a class_path; it is empty: leave {name} out for the default"
+            f"{name} in the configuration must hold a class_path; it is empty: leave it out for the default"
         )
     if not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
         raise OptionError(
@@ -331,15 +278,9 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     if takes_class(hint):
         # A class hidden in quotes or YAML is judged too, though no text is read as YAML here.
         names = re.findall(r"[^\W\d][\w.]*", value) if value[:1] in ("{", "[", "'", '"') else [value]
-        found = [find(path, (nn.Module, Source)) for path in names if _is_importable(path)]
+        found = [find(path, (nn.Module, Source)) for path in names if is_importable(path)]
         return found[0] if found and names == [value] else our_class(value) or value
     return Path(value) if any(map(is_path, kinds)) and str not in kinds and value else value
-
-
-def _is_importable(path: str) -> bool:
-    """True for the path of something in a module; a file's name, such as weights.npy, is none."""
-    root, dot, _ = path.partition(".")
-    return bool(dot) and is_dotted(path) and (root in sys.modules or find_spec(root) is not None)
 
 
 def _items(kind: Any) -> tuple[Any, ...]:
