@@ -98,7 +98,7 @@ class ConvGRUCell(ConvCell):
         Raises:
             OptionError: neither a convolution nor an adapter that holds one as ``base_layer``.
         """
-        called = super().calls_conv
+        called = self._has_other_conv()
         if called and not isinstance(self.conv, _ConvNd) and not hasattr(self.conv, "base_layer"):
             raise OptionError(
                 f"the conv of a {type(self).__name__} must be a convolution or an adapter that holds one as "
