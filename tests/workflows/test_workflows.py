@@ -1,22 +1,28 @@
 """The commands as functions: objects or paths in, objects out, nothing printed."""
 
 import os
+import random
 import shutil
-from functools import partial
+from copy import deepcopy as copy_of
+from functools import partial, reduce
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 
 import convlstm
 from convlstm import EncoderForecaster, MovingObjects, TrainingConfig
 from convlstm.cli.main import main
 from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.training.fit import fit
 from convlstm.training.run_folder import RunFolder
+from convlstm.trust import Trust
 from convlstm.workflows.configuration import Parts, configuration, read_settings
-from convlstm.workflows.parts import load, resolve
+from convlstm.workflows.parts import build, load, resolve
 from convlstm.workflows.train import TrainedRun
 
 WINDOWS = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
@@ -161,6 +167,70 @@ def test_optimizer_scheduler_and_callbacks_are_one_in_python_on_the_command_line
     assert [callback.func for callback in resolved["callbacks"]] == [EarlyStopping]
 
 
+injects = pytest.mark.skipif("optimizer" not in signature(fit).parameters, reason="training cannot yet")
+
+
+@injects
+def test_a_run_with_injected_classes_goes_on_with_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    run = convlstm.train(
+        data=DATA,
+        model=small(),
+        config=TrainingConfig(epochs=2, batch_size=4, accelerator="cpu", learning_rate=0.01),
+        optimizer=partial(torch.optim.SGD, momentum=0.9),
+        scheduler=partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1),
+        callbacks=[partial(EarlyStopping, monitor="val_mse", patience=50), Seen(seen)],
+        out="run",
+    )
+    rates = [row["learning_rate"] for row in run.metrics]
+    assert rates == pytest.approx([0.001, 0.0001])  # after two steps in each epoch
+    assert {type(optimizer) for optimizer in seen} == {torch.optim.SGD}
+    assert seen[0].defaults["momentum"] == 0.9
+    with pytest.raises(RunError, match="made in Python is given again"):
+        convlstm.train(resume="run", trust=("lightning", __name__))
+    with pytest.raises(OptionError, match="received another optimizer"):
+        convlstm.train(resume="run", optimizer=torch.optim.Adam, trust=("lightning", __name__))
+    before = len(seen)
+    again = convlstm.train(
+        resume="run",
+        config=TrainingConfig(epochs=3, batch_size=4, accelerator="cpu", learning_rate=0.01),
+        callbacks=[partial(EarlyStopping, monitor="val_mse", patience=50), Seen(seen)],
+        trust=("lightning", __name__),
+    )
+    assert [row["learning_rate"] for row in again.metrics] == pytest.approx([0.001, 0.0001, 0.00001])
+    assert len(seen) > before
+
+
+class Seen(Callback):
+    """Notes the optimizer of every training."""
+
+    def __init__(self, seen):
+        self.seen = seen
+
+    def on_train_start(self, trainer, pl_module):
+        self.seen += trainer.optimizers
+
+
+@injects
+def test_the_command_line_injects_and_resumes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [f"--data.{name}={value}" for name, value in DATA.hyperparameters.items() if type(value) is int]
+    words += ["--epochs=1", "--batch_size=4", "--accelerator=cpu", "--model.hidden_dim=[4]", "--out=run"]
+    words += ["--optimizer", "SGD", "--optimizer.momentum", "0.9", "--callbacks+", "EarlyStopping"]
+    words += ["--callbacks.monitor", "val_loss"]
+    assert main(["train", *words]) == 0
+    settings = read_settings(Path("run/config.yaml"))
+    assert settings["optimizer"] == {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}
+    assert main(["evaluate", "run"]) == 0
+    assert main(["train", "--resume", "run", "--epochs", "2"]) == 2
+    assert "add --trust lightning" in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--epochs", "2", "--trust", "lightning"]) == 0
+    assert "trained 2 of 2 epochs" in capsys.readouterr().out
+    assert main(["train", "--resume", "run", "--optimizer.momentum", "0.8", "--trust", "lightning"]) == 2
+    assert "received another optimizer: leave it out" in capsys.readouterr().err
+
+
 def _classes():
     optim = torch.optim
     return {
@@ -242,6 +312,13 @@ def test_a_configuration_of_an_earlier_version_is_read(copy, capsys):
     )
 
 
+def test_a_file_given_beside_resume_is_compared_with_the_run(run, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text((run / "config.yaml").read_text().replace("test_size: 5", "test_size: 4"))
+    assert main(["train", "--resume", str(run), "--config", str(config)]) == 2
+    assert "received another data: leave it out" in capsys.readouterr().err
+
+
 def test_an_unreadable_configuration_is_told_where_other_data_are_given(copy):
     copy.config.write_text("data: [")
     before = content(copy.path)
@@ -282,3 +359,61 @@ def test_the_help_of_a_command_is_made_from_its_workflow(name, capsys):
     assert getattr(convlstm, name).__doc__.splitlines()[0] in shown
     assert ("[default: 16]" in shown or "default: 16" in shown) is (name in ("train", "evaluate"))
     assert "watch" not in shown
+
+
+def _mutations(settings):
+    """The settings with another value in each of their places."""
+    values = [
+        None,
+        True,
+        -1,
+        0,
+        10**30,
+        1.5,
+        "",
+        "x",
+        "a.b",
+        "os.system",
+        "torch.tanh",
+        [],
+        {},
+        [[]],
+        [1, "x"],
+    ]
+    values += [
+        {"class_path": 3},
+        {"class_path": "torch.nn.Linear"},
+        {"class_path": "torch.nn.ReLU", "init_args": [1]},
+    ]
+    values += [{"class_path": "ReLU"}, {"class_path": "convlstm.ConvLSTMCell", "init_args": {1: 2}}, {1: 2}]
+
+    def places(value, path=()):
+        yield path
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+        for key, item in items:
+            yield from places(item, (*path, key))
+
+    for *above, last in filter(None, places(settings)):
+        for value in values:
+            changed = copy_of(settings)
+            reduce(lambda inner, key: inner[key], above, changed)[last] = value
+            yield changed
+
+
+def test_any_configuration_is_read_or_refused_in_one_sentence(run):
+    cell = {"class_path": "convlstm.ConvLSTMCell", "init_args": {"attention": "spatial"}}
+    settings = read_settings(run / "config.yaml")
+    settings["model"]["init_args"] |= {"cell": cell}
+    settings["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}}
+    mutations = [*_mutations(settings)]
+    answers = []
+    for changed in random.Random(0).sample(mutations, 400):
+        try:
+            build(resolve(changed, Trust().find), ["data", "config", "optimizer"])
+        except ConvLSTMError as error:
+            answers.append(str(error))
+    assert len(mutations) > 800
+    assert 200 < len(answers) < 400
+    assert all("\n" not in answer and 20 < len(answer) < 1500 for answer in answers)

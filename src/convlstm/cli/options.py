@@ -89,7 +89,8 @@ class Command:
             return
         # What nobody mentioned is left to the run, or to the defaults of the workflow.
         mentioned = {re.split("[.+]", name)[0] for name in typed}
-        mentioned |= set() if "resume" in typed or self.name == "evaluate" else {*settings}
+        of_run = "resume" in typed or self.name == "evaluate"
+        mentioned |= {*settings} if "config" in typed or not of_run else set()
         only = [*mentioned, *(["config"] if "config" in self.types and mentioned & {*FIELDS} else [])]
         command(**values | build(resolve(settings, import_named), only))
 

@@ -40,6 +40,8 @@ PARTS = (*DEFAULTS, "optimizer", "scheduler", "callbacks")
 #: The options of a `TrainingConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
 
+_KINDS = (nn.Module, Source)  # of the classes that arguments may be
+
 
 def resolve(settings: Settings, find: Find) -> Settings:
     """Settings with classes and partials in place of their names; nothing is built.
@@ -59,9 +61,13 @@ def resolve(settings: Settings, find: Find) -> Settings:
             resolved[name] = tuple(_part(name, section, find) for section in sections if section)
         elif name in DEFAULTS or (name in PARTS and value is not None):
             resolved[name] = _part(name, value, find)
-        elif name not in PARTS:
-            _check_known(name)
+        elif name in FIELDS:
             resolved[name] = value
+        elif name not in PARTS:
+            _check_key(name)
+            near = get_close_matches(name, (*FIELDS, *PARTS), n=1)
+            hint = f"did you mean {near[0]}?" if near else "--print_config shows all"
+            raise OptionError(f"there is no option {name} in the configuration; {hint}")
     return resolved
 
 
@@ -211,66 +217,57 @@ def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
         )
 
 
-def _check_known(name: str) -> None:
-    if "." in name:
+def _check_key(name: Any, place: str = "") -> None:
+    if not isinstance(name, str) or "." in name:
         raise OptionError(
-            f"{name} must stand in the init_args of its part, under names without dots; a configuration has "
-            "it elsewhere: --print_config shows where"
+            f"{place}{name} must stand in the init_args of what it belongs to, under names without dots; a "
+            "configuration has it elsewhere: --print_config shows where"
         )
-    if name not in FIELDS:
-        near = get_close_matches(name, (*FIELDS, *PARTS), n=1)
-        hint = f"did you mean {near[0]}?" if near else "--print_config shows all"
-        raise OptionError(f"there is no option {name} in the configuration; {hint}")
 
 
 def _part(name: str, section: Any, find: Find) -> Any:
     """A part as a partial of its class."""
     if callable(section):
         return section
-    spec = {"class_path": section} if isinstance(section, str) else section
-    arguments = spec.get("init_args") or {} if isinstance(spec, Mapping) else None
     if not section:
         raise OptionError(
             f"{name} in the configuration must hold a class_path; it is empty: leave it out for the default"
         )
-    if not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
+    spec = {"class_path": section} if isinstance(section, str) else section
+    path = isinstance(spec, Mapping) and spec.get("class_path", DEFAULTS.get(name))
+    if name == "callbacks" and path and spec.get("init_args", {}) is None:
+        return UnknownCallback(str(path))
+    made = _class_with_arguments(spec, path, find, name, kind_of(name))
+    return made if isinstance(made, partial) else partial(made)
+
+
+def _class_with_arguments(spec: Any, path: Any, find: Find, name: str, kind: Any) -> Any:
+    """A class, or a partial of it with the arguments that stand beside it."""
+    arguments = spec.get("init_args") or {} if isinstance(spec, Mapping) else None
+    if not path or not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
         raise OptionError(
-            f"{name} in the configuration must hold class_path and init_args; received {str(section)[:200]}: "
+            f"{name} in the configuration must hold class_path and init_args; received {str(spec)[:200]}: "
             "--print_config shows how"
         )
-    path = spec.get("class_path") or DEFAULTS.get(name)
-    kind = kind_of(name)
-    if name == "callbacks" and spec.get("init_args", {}) is None:
-        return UnknownCallback(str(path))
-    found = isinstance(path, str) and "." not in path and our_class(path, kind)
-    found = found or find(path, kind, functions=name in ("optimizer", "scheduler"))
-    return partial(found, **_arguments(arguments, found, find, name))
-
-
-def _arguments(arguments: Mapping[str, Any], made: Any, find: Find, name: str) -> dict[str, Any]:
-    types = argument_types(made)
+    found = our_class(path, kind) if isinstance(path, str) and "." not in path else None
+    found = found or find(path, kind, functions=name not in ("data", "model", "callbacks"))
+    types = argument_types(found)
     for key in arguments:
-        if "." in str(key):
-            raise OptionError(
-                f"{name}.{key} must stand in the init_args of what it belongs to, under names without dots; "
-                "a configuration has it elsewhere: --print_config shows where"
-            )
-    return {key: _argument(value, types.get(key), find, f"{name}.{key}") for key, value in arguments.items()}
+        _check_key(key, f"{name}.")
+    made = {key: _argument(value, types.get(key), find, f"{name}.{key}") for key, value in arguments.items()}
+    return partial(found, **made) if made else found
 
 
 def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     """An argument with classes in place of their names, and of the type that files have no form for."""
     if isinstance(value, Mapping) and "class_path" in value:
-        path, arguments = value["class_path"], value.get("init_args") or {}
-        found = isinstance(path, str) and "." not in path and our_class(path)
-        found = found or find(path, (nn.Module, Source))
-        inner = _arguments(arguments, found, find, name)
-        return partial(found, **inner) if inner else found
+        return _class_with_arguments(value, value["class_path"], find, name, _KINDS)
     if isinstance(value, Mapping):
         return {key: _argument(item, None, find, f"{name}.{key}") for key, item in value.items()}
-    kinds = [get_origin(kind) or kind for kind in (hint, *get_args(hint))]
+    options = (hint, *get_args(hint))
+    kinds = [get_origin(option) or option for option in options]
     if isinstance(value, list | tuple):
-        item_hint = next((args[0] for kind in (hint, *get_args(hint)) if (args := _items(kind))), None)
+        item_hint = next((types[0] for option in options if (types := _items(option))), None)
         items = [_argument(item, item_hint, find, name) for item in value]
         return tuple(items) if isinstance(value, tuple) or (tuple in kinds and list not in kinds) else items
     if not isinstance(value, str):
@@ -278,8 +275,8 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     if takes_class(hint):
         # A class hidden in quotes or YAML is judged too, though no text is read as YAML here.
         names = re.findall(r"[^\W\d][\w.]*", value) if value[:1] in ("{", "[", "'", '"') else [value]
-        found = [find(path, (nn.Module, Source)) for path in names if is_importable(path)]
-        return found[0] if found and names == [value] else our_class(value) or value
+        found = [find(path, _KINDS) for path in names if is_importable(path)]
+        return found[0] if found and names == [value] else our_class(value, _KINDS) or value
     return Path(value) if any(map(is_path, kinds)) and str not in kinds and value else value
 
 
