@@ -315,7 +315,7 @@ def test_a_configuration_of_an_earlier_version_is_read(copy, capsys):
 def test_a_file_given_beside_resume_is_compared_with_the_run(run, tmp_path, capsys):
     config = tmp_path / "config.yaml"
     config.write_text((run / "config.yaml").read_text().replace("test_size: 5", "test_size: 4"))
-    assert main(["train", "--resume", str(run), "--config", str(config)]) == 2
+    assert main(["train", "--resume", str(run.path), "--config", str(config)]) == 2
     assert "received another data: leave it out" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from convlstm import __version__
 from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.extras import install_hint
 
-#: What the overview says; nothing is imported before a command is chosen.
+#: Commands and their lines in the overview; nothing is imported before one is chosen.
 COMMANDS = {
     "train": "train a forecaster into a run folder",
     "evaluate": "score a trained model beside the baselines",
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _stopped(stop)
     except BrokenPipeError:
-        # Whoever read the output has gone, as in `convlstm evaluate RUN | head`.
+        # The reader of a pipe has exited, as in `convlstm evaluate RUN | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:

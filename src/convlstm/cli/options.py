@@ -87,7 +87,7 @@ class Command:
         if "print_config" in typed and "config" in self.types:
             print(configuration(unbuilt(resolve(DEFAULTS | settings, import_named))), end="")
             return
-        # What nobody mentioned is left to the run, or to the defaults of the workflow.
+        # Parts that are not mentioned are left to the run, or to the defaults of the workflow.
         mentioned = {re.split("[.+]", name)[0] for name in typed}
         of_run = "resume" in typed or self.name == "evaluate"
         mentioned |= {*settings} if "config" in typed or not of_run else set()

@@ -31,7 +31,7 @@ _FIRST = list("-+.0123456789")
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything that makes a run.
+    """The objects of a run.
 
     Args:
         data: where frames come from.
@@ -51,7 +51,7 @@ class Parts:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Plain data only; numbers as `_FLOAT` says, dates as text, no key twice."""
+    """Loader of plain data: numbers as in `_FLOAT`, dates as text, no duplicate keys."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a key that is given twice, of which YAML readers silently keep the last."""
+        """Construct a mapping; PyYAML itself keeps the last of duplicate keys."""
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [name for k, (tag, name) in enumerate(keys) if (tag, name) in keys[:k]]:
             raise yaml.constructor.ConstructorError(problem=f"{twice[0]} is given twice")
@@ -67,7 +67,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
-    """Quotes what `_Loader`, jsonargparse or a reader of YAML 1.1 would take for something else than text."""
+    """Dumper that quotes text which `_Loader`, jsonargparse or YAML 1.1 reads as another type."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -75,7 +75,7 @@ for _kind in (_Loader, _Dumper):
 
 
 def read_yaml(text: str) -> Any:
-    """Plain data from YAML."""
+    """Parse YAML into plain data."""
     return yaml.load(text, Loader=_Loader)
 
 
@@ -105,7 +105,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def configuration(parts: Parts) -> str:
-    """Everything that makes a run, as ``--config`` takes it.
+    """The text of a run's configuration file, which ``--config`` reads.
 
     Raises:
         RunError: an argument that does not fit into a file.
@@ -149,7 +149,7 @@ class UnknownCallback:
     path: str
 
     def __call__(self) -> None:
-        """Refuse to build it.
+        """Raise an error, as the arguments are unknown.
 
         Raises:
             RunError: always.
@@ -174,8 +174,8 @@ def _absolute(value: Any, *, text_is_path: bool) -> Any:
 
     Args:
         value: plain data.
-        text_is_path: whether its type says that it is a path; other text must look like one, by a separator
-            or an ending, as a word may happen to be the name of a folder.
+        text_is_path: True if the argument's type is a path; other text is taken for one if it has a separator
+            or a file extension.
     """
     if isinstance(value, list):
         return [_absolute(item, text_is_path=text_is_path) for item in value]

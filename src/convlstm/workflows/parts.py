@@ -142,8 +142,8 @@ def run_settings(
 def read_configuration(path: Path, trust: str | Sequence[str] = ()) -> Settings:
     """The settings of a file given by ``--config``.
 
-    A file in the current folder is the user's own word, unless that folder is a run; the classes that one in
-    another folder names are judged as those of a run are.
+    A file in the current folder may name any class, unless that folder is a run; the classes that a file in
+    another folder names are checked as those of a run are.
     """
     settings, run = read_settings(path), run_of(path.parent)
     of_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
@@ -273,7 +273,7 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     if not isinstance(value, str):
         return value
     if takes_class(hint):
-        # A class hidden in quotes or YAML is judged too, though no text is read as YAML here.
+        # A class inside quotes or YAML is checked too, although text is not parsed as YAML here.
         names = re.findall(r"[^\W\d][\w.]*", value) if value[:1] in ("{", "[", "'", '"') else [value]
         found = [find(path, _KINDS) for path in names if is_importable(path)]
         return found[0] if found and names == [value] else our_class(value, _KINDS) or value

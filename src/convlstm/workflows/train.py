@@ -142,7 +142,7 @@ def train(
     text = configuration(parts)
     with _changing(run):
         run.start()
-        # First of all, so that a run that is killed can be resumed from here on.
+        # Written first, so that a run that is killed can be resumed.
         run.write(run.config, text)
         return _train(run, parts)
 
@@ -228,7 +228,7 @@ def _fit(run: RunFolder, parts: Parts, *, resume: bool = False) -> Forecaster:
 
 
 def _resolve_auto(parts: Parts) -> TrainingConfig:
-    """The configuration with numbers in place of ``auto``."""
+    """The configuration with numbers for ``auto``."""
     from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
     config, model, windows = parts.config, parts.model, parts.data.split("train")
@@ -284,7 +284,7 @@ def _wait_until(done: Callable[[], bool], run: RunFolder) -> None:
 
 @contextmanager
 def _changing(run: RunFolder) -> Iterator[None]:
-    """Put everything back where training is refused before its next checkpoint; say what Ctrl-C leaves."""
+    """Undo all changes if training fails before its next checkpoint; describe the run after Ctrl-C."""
     os.environ[_RUN] = str(run.path.resolve())
     try:
         yield
