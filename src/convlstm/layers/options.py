@@ -1,17 +1,17 @@
 """The options of a stack: read from the constructor's arguments and checked once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
 from torch import nn
 
-from convlstm.cells.base import CellFactory, kernel_tuple
+from convlstm.cells.base import kernel_tuple
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.scan import ScanOptions
-from convlstm.validation import check_integers, check_number, check_positive
+from convlstm.validation import check_number, check_positive
 
 #: More would fill the memory before the first layer is built.
 _MOST_LAYERS = 10_000
@@ -22,13 +22,12 @@ class StackOptions:
     """Validated options of a stack.
 
     Attributes:
-        inputs: channels into each layer.
+        input_dim: channels of the frames.
         hidden: channels of the cells of each layer.
-        outputs: channels out of each layer.
         kernels: size of each layer's kernel, one integer per space axis.
         bidirectional: each layer has a backward direction.
         merge: of both directions: concat, sum or mean.
-        residual: connection around each layer: add, project, dense, or empty for none.
+        residual: connection around each layer: add (or True), project, dense, or False for none.
         normed: outputs of layers are normalised.
         dropout: probability of dropping a channel between layers.
         target_size: size to which frames are averaged; None for their own.
@@ -36,15 +35,19 @@ class StackOptions:
         last_only: the last layer returns the output after its last step only.
         engine: one of `convlstm.engines.ENGINES`.
         scan: options of the loop over time.
+        inputs: channels into each layer.
+        outputs: channels out of each layer.
+
+    Raises:
+        OptionError: an option out of its range, or options that exclude each other.
     """
 
-    inputs: tuple[int, ...]
+    input_dim: int
     hidden: tuple[int, ...]
-    outputs: tuple[int, ...]
     kernels: tuple[tuple[int, ...], ...]
     bidirectional: bool
     merge: str
-    residual: str
+    residual: bool | str
     normed: bool
     dropout: float
     target_size: tuple[int, ...] | None
@@ -52,6 +55,40 @@ class StackOptions:
     last_only: bool
     engine: str
     scan: ScanOptions
+    inputs: tuple[int, ...] = field(init=False)
+    outputs: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check the options, and derive the channels of the layers."""
+        check_name(self.engine, ENGINES, "engine")
+        residual = "add" if self.residual is True else self.residual
+        if residual:
+            check_name(residual, ("add", "project", "dense"), "residual")
+        if check_name(self.merge, ("concat", "sum", "mean"), "merge") != "concat" and not self.bidirectional:
+            raise OptionError(
+                f"merge joins both directions; received '{self.merge}' without bidirectional=True: pass it, "
+                "or leave merge out"
+            )
+        doubled = self.bidirectional and self.merge == "concat"
+        outputs = tuple((2 if doubled else 1) * hidden for hidden in self.hidden)
+        inputs = (self.input_dim, *outputs[:-1])
+        if residual == "dense":
+            inputs = tuple(self.input_dim + sum(outputs[:layer]) for layer in range(len(outputs)))
+        if residual == "add" and inputs != outputs:
+            raise OptionError(
+                f"residual=True needs as many channels out of each layer as into it; received {list(inputs)} "
+                f"in and {list(outputs)} out: use residual='project'"
+            )
+        if check_number(self.dropout, "dropout", least=0, below=1) and len(self.hidden) == 1:
+            raise OptionError(
+                f"dropout acts between layers and needs two at least; received {self.dropout} with one"
+            )
+        if self.restore_size and self.target_size is None:
+            raise OptionError(
+                "restore_size undoes target_size; received restore_size=True without target_size"
+            )
+        for name, value in (("residual", residual), ("inputs", inputs), ("outputs", outputs)):
+            object.__setattr__(self, name, value)
 
     @property
     def axes(self) -> int:
@@ -59,69 +96,23 @@ class StackOptions:
         return len(self.kernels[0])
 
 
-def parse_options(
-    input_dim: Any,
-    hidden_dim: Any,
-    kernel_size: Any,
-    num_layers: Any,
-    cell: Any,
-    *,
-    bidirectional: bool,
-    merge: str,
-    residual: bool | str,
-    normed: bool,
-    dropout: float,
-    target_size: Sequence[int] | None,
-    restore_size: bool,
-    last_only: bool,
-    engine: str,
-    scan: ScanOptions,
-) -> StackOptions:
-    """Check the arguments of a stack, documented at `ConvLSTM`, and return its options.
+def layer_sizes(
+    input_dim: Any, hidden_dim: Any, kernel_size: Any, num_layers: Any, cell: Any
+) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """The channels of the frames, and the channels and the kernel of each layer.
 
     Raises:
-        OptionError: an argument out of its range, or arguments that exclude each other.
+        OptionError: an argument of the stack that is out of its range, or lists of different lengths.
     """
     layers = number_of_layers(num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell)
     input_dim = check_positive(input_dim, "input_dim")
-    hidden = [check_positive(width, "hidden_dim") for width in per_layer(hidden_dim, layers, "hidden_dim")]
-    kernels = [kernel_tuple(k) for k in per_layer(kernel_size, layers, "kernel_size")]
+    hidden = tuple(check_positive(n, "hidden_dim") for n in per_layer(hidden_dim, layers, "hidden_dim"))
+    kernels = tuple(kernel_tuple(k) for k in per_layer(kernel_size, layers, "kernel_size"))
     if len({len(kernel) for kernel in kernels}) > 1:
         raise OptionError(
             f"kernel_size must have the same number of axes in all layers; received {kernel_size}"
         )
-    connection = _connection(residual)
-    inputs, outputs = _channels(input_dim, hidden, bidirectional and merge == "concat", connection)
-    if check_name(merge, ("concat", "sum", "mean"), "merge") != "concat" and not bidirectional:
-        raise OptionError(
-            f"merge joins both directions; received '{merge}' without bidirectional=True: pass it, or "
-            "leave merge out"
-        )
-    if check_number(dropout, "dropout", least=0, below=1) and layers == 1:
-        raise OptionError(f"dropout acts between layers and needs two at least; received {dropout} with one")
-    if restore_size and target_size is None:
-        raise OptionError("restore_size undoes target_size; received restore_size=True without target_size")
-    return StackOptions(
-        inputs=inputs,
-        hidden=tuple(hidden),
-        outputs=outputs,
-        kernels=tuple(kernels),
-        bidirectional=bidirectional,
-        merge=merge,
-        residual=connection,
-        normed=normed,
-        dropout=float(dropout),
-        target_size=check_size(target_size, len(kernels[0]), "target_size"),
-        restore_size=restore_size,
-        last_only=last_only,
-        engine=check_name(engine, ENGINES, "engine"),
-        scan=scan,
-    )
-
-
-def check_size(value: Any, axes: int, name: str) -> tuple[int, ...] | None:
-    """A size, one integer per space axis, or None."""
-    return None if value is None else check_integers(value, axes, name)
+    return input_dim, hidden, kernels
 
 
 def check_factory(value: Any, name: str) -> Any:
@@ -140,11 +131,6 @@ def check_factory(value: Any, name: str) -> Any:
     if not callable(value):
         raise OptionError(f"{name} must be a class or a factory; received {value!r}")
     return value
-
-
-def check_factories(cell: CellFactory | Sequence[CellFactory], layers: int) -> list[CellFactory]:
-    """One cell factory per layer."""
-    return [check_factory(make, "cell") for make in per_layer(cell, layers, "cell")]
 
 
 def number_of_layers(num_layers: int | None, **values: Any) -> int:
@@ -175,30 +161,3 @@ def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:
     if len(values) != num_layers:
         raise OptionError(f"{name} must hold one entry per layer ({num_layers}); received {value!r}")
     return values
-
-
-def _connection(residual: bool | str) -> str:
-    """The connection around layers by name; empty for none."""
-    if not residual:
-        return ""
-    return check_name("add" if residual is True else residual, ("add", "project", "dense"), "residual")
-
-
-def _channels(
-    input_dim: int, hidden_dim: Sequence[int], doubled: bool, residual: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels into and out of each layer; with ``doubled`` both directions are concatenated.
-
-    Raises:
-        OptionError: a connection that adds unequal numbers of channels.
-    """
-    outputs = tuple((2 if doubled else 1) * hidden for hidden in hidden_dim)
-    inputs = (input_dim, *outputs[:-1])
-    if residual == "dense":
-        inputs = tuple(input_dim + sum(outputs[:layer]) for layer in range(len(outputs)))
-    if residual == "add" and inputs != outputs:
-        raise OptionError(
-            f"residual=True needs as many channels out of each layer as into it; received {list(inputs)} in "
-            f"and {list(outputs)} out: use residual='project'"
-        )
-    return inputs, outputs

@@ -12,7 +12,7 @@ from convlstm.errors import OptionError
 _GLOBAL_HOOKS = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
 
 
-def overrides(module: nn.Module, base: type, names: Sequence[str]) -> bool:
+def is_overridden(module: nn.Module, base: type, names: Sequence[str]) -> bool:
     """True if the class or the instance has a method of its own in place of one of a base class."""
     kind, own = type(module), module.__dict__
     return any(name in own or getattr(kind, name) is not getattr(base, name) for name in names)

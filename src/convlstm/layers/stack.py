@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+import convlstm.layers.overrides as overrides
+import convlstm.layers.validation as validation
 from convlstm.cells.base import Cell, CellFactory, check_positive
 from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
 from convlstm.engines import ENGINES
@@ -15,31 +17,12 @@ from convlstm.errors import OptionError, check_name
 from convlstm.hub import Pretrained
 from convlstm.layers.masking import expand_flags
 from convlstm.layers.norm import NormFactory, norm_factory
-from convlstm.layers.options import (
-    check_factories,
-    check_factory,
-    parse_options,
-)
-from convlstm.layers.overrides import (
-    call_with_state,
-    check_takes_state,
-    has_forward_hooks,
-    overrides,
-    single_output,
-    takes_two,
-)
+from convlstm.layers.options import StackOptions, check_factory, layer_sizes, per_layer
 from convlstm.layers.resample import pool, resize
 from convlstm.layers.scan import ScanOptions
 from convlstm.layers.schedules import LayerRun, Layers, check_memory
 from convlstm.layers.state import BothDirections, StackState, initial_state
 from convlstm.layers.stream import Stream
-from convlstm.layers.validation import (
-    check_input,
-    check_residual,
-    check_sizes,
-    check_states,
-    sequence_flags,
-)
 from convlstm.validation import check_integers
 
 Kernel = int | tuple[int, ...]
@@ -96,34 +79,32 @@ class Stack(OriginalHelpers, Pretrained):
         kind = type(self)
         if kind._init_hidden is not Stack._init_hidden and kind.forward is Stack.forward:
             raise OptionError(
-                f"where a sequence begins must be said by the cells, which resets and streams ask; received "
-                f"a {kind.__name__} with an _init_hidden of its own: override init_hidden of its cell"
+                "the initial state must come from the cells, for resets and streams too; received a "
+                f"{kind.__name__} with an _init_hidden of its own: override init_hidden of its cell"
             )
         cell = kind.default_cell if cell is None else cell
-        self._convlstm_options = options = parse_options(
-            input_dim,
-            hidden_dim,
-            kernel_size,
-            num_layers,
-            cell,
+        sizes = layer_sizes(input_dim, hidden_dim, kernel_size, num_layers, cell)
+        axes = len(sizes[2][0])
+        self._convlstm_options = options = StackOptions(
+            *sizes,
             bidirectional=bidirectional,
             merge=merge,
             residual=residual,
             normed=norm is not None,
             dropout=dropout,
-            target_size=target_size,
+            target_size=None if target_size is None else check_integers(target_size, axes, "target_size"),
             restore_size=restore_size,
             last_only=last_only,
             engine=engine,
             scan=ScanOptions(detach_every, checkpoint, zoneout, save),
         )
-        self.input_dim, self.num_layers = options.inputs[0], len(options.inputs)
+        self.input_dim, self.num_layers = options.input_dim, len(options.hidden)
         self.hidden_dim, self.kernel_size = list(options.hidden), list(options.kernels)
         self.batch_first, self.bias, self.return_all_layers = batch_first, bias, return_all_layers
-        makers = check_factories(cell, self.num_layers)
+        factories = [check_factory(make, "cell") for make in per_layer(cell, self.num_layers, "cell")]
 
         def cells() -> nn.ModuleList:
-            sizes = zip(makers, options.inputs, options.hidden, options.kernels, strict=True)
+            sizes = zip(factories, options.inputs, options.hidden, options.kernels, strict=True)
             return nn.ModuleList(make(n, hidden, kernel, bias) for make, n, hidden, kernel in sizes)
 
         self.cell_list = cells()
@@ -134,7 +115,7 @@ class Stack(OriginalHelpers, Pretrained):
             make_norm = check_factory(norm_factory(norm), "norm")
             self.norm_list = nn.ModuleList(make_norm(n) for n in options.outputs)
         if options.residual == "project":
-            conv = getattr(nn, f"Conv{options.axes}d")
+            conv = getattr(nn, f"Conv{axes}d")
             channels = zip(options.inputs, options.outputs, strict=True)
             self.skip_list = nn.ModuleList(conv(n, m, 1, bias=False) for n, m in channels)
 
@@ -194,15 +175,15 @@ class Stack(OriginalHelpers, Pretrained):
         check_built(self, "_convlstm_options")
         layers, batch_first = self._convlstm_layers(), self.batch_first
         options, cells = layers.options, layers.cells
-        check_input(self, input_tensor, options, batch_first)
+        validation.check_input(self, input_tensor, options, batch_first)
         x = input_tensor if batch_first else input_tensor.transpose(0, 1)
-        flags, within = sequence_flags(x, mask, lengths, reset)
+        flags, within = validation.sequence_flags(x, mask, lengths, reset)
         full = tuple(x.shape[3:])
         size = options.target_size or full
-        check_sizes(cells, size)
-        states, memory = check_states(x, size, hidden_state, cells, options)
+        validation.check_sizes(cells, size)
+        states, memory = validation.check_states(x, size, hidden_state, cells, options)
         if options.residual:
-            check_residual(x, size, cells, options)
+            validation.check_residual(x, size, cells, options)
         if flags.mask is not None:
             x = torch.where(expand_flags(flags.mask, x), x, 0)
         if options.target_size is not None:
@@ -249,20 +230,20 @@ class Stack(OriginalHelpers, Pretrained):
         """
         axis = 1 if self.batch_first else 0
         frames = frame.unsqueeze(axis)
-        if not overrides(self, Stack, ["forward"]):
+        if not overrides.is_overridden(self, Stack, ["forward"]):
             result: Any = self(frames, state)
         else:
-            result = call_with_state(self, frames, state)
-        return single_output(self, result, axis, frames.ndim), result[1]
+            result = overrides.call_with_state(self, frames, state)
+        return overrides.single_output(self, result, axis, frames.ndim), result[1]
 
     def _convlstm_is_customised(self) -> bool:
         """True if a subclass, the instance or a hook changes what a call does."""
-        own = overrides(self, Stack, ["__call__", "forward"])
-        return own or self._convlstm_has_own_step() or has_forward_hooks(self)
+        own = overrides.is_overridden(self, Stack, ["__call__", "forward"])
+        return own or self._convlstm_has_own_step() or overrides.has_forward_hooks(self)
 
     def _convlstm_has_own_step(self) -> bool:
         """True if `step` is overridden; something else of that name, such as a counter, is the user's."""
-        return overrides(self, Stack, ["step"]) and takes_two(self.step)
+        return overrides.is_overridden(self, Stack, ["step"]) and overrides.takes_two(self.step)
 
     def _convlstm_step(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
         return self.step(frame, state) if self._convlstm_has_own_step() else Stack.step(self, frame, state)
@@ -324,8 +305,8 @@ class Stack(OriginalHelpers, Pretrained):
                 "a stream reads frames as they come; received a stack with bidirectional=True, which needs "
                 "the last frame first: build one without"
             )
-        check_takes_state(self)
+        overrides.check_takes_state(self)
         known = check_integers(size, options.axes, "size")
-        check_sizes(list(self.cell_list), options.target_size or known)
+        validation.check_sizes(list(self.cell_list), options.target_size or known)
         shape = (check_positive(batch_size, "batch_size"), options.inputs[0], *known)
         return Stream(self, self._convlstm_step, self._convlstm_layers, self._convlstm_is_customised, shape)

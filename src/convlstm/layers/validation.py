@@ -27,7 +27,7 @@ def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first:
     Raises:
         ShapeError: one of these is wrong.
     """
-    input_dim, axes = options.inputs[0], options.axes
+    input_dim, axes = options.input_dim, options.axes
     layout = ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
     check_tensor(x, f"input_tensor ({layout})")
     if x.ndim != 3 + axes:
