@@ -38,8 +38,8 @@ def check_name(value: str, allowed: Iterable[str], what: str) -> str:
     names = sorted(allowed)
     if isinstance(value, str) and value in names:
         return value
-    near = get_close_matches(str(value), names, n=1) or [
-        name for name in names if name.startswith(str(value))
-    ]
+    text = value if isinstance(value, str) else ""
+    near = get_close_matches(text, names, n=1) or [name for name in names if text and name.startswith(text)]
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise OptionError(f"{what} must be one of {', '.join(names)}; received {value!r}{hint}")
+    shown = repr(value)[:80].partition("\n")[0]
+    raise OptionError(f"{what} must be one of {', '.join(names)}; received {shown}{hint}")

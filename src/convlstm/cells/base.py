@@ -12,7 +12,7 @@ from torch.utils import _pytree
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import check_positive as check_positive
 from convlstm.validation import check_tensor as check_tensor
-from convlstm.validation import is_integer, received
+from convlstm.validation import LARGEST, is_integer, received
 
 #: The convolution for one, two and three space axes.
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -137,7 +137,11 @@ def register_state(kind: Any, module: str | None = None) -> Any:
     """
     if not (isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")):
         raise OptionError(
-            f"a kind of state must be a NamedTuple class; received {kind!r}: derive it from that"
+            f"a kind of state must be a NamedTuple class; received {received(kind)}: derive it from that"
+        )
+    if module is not None and not isinstance(module, str):
+        raise OptionError(
+            f"module must be a module's name; received {received(module)}: give its dotted name"
         )
     if kind not in _pytree.SUPPORTED_NODES:
         _pytree._register_namedtuple(
@@ -169,6 +173,9 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     first = states[0]
     if first is None or isinstance(first, Tensor):
         return None if first is None else function(*states)
+    if not isinstance(first, tuple | list) or not callable(function):
+        wrong = first if callable(function) else function
+        raise OptionError(f"map_state must get a function and states; received {received(wrong)}: pass tuples")
     return _as_kind(type(first), [map_state(function, *group) for group in zip(*states, strict=True)])
 
 
@@ -186,7 +193,7 @@ def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, .
 
 def is_count(value: Any) -> bool:
     """True for an integer of at least 1."""
-    return is_integer(value) and bool(value >= 1)
+    return is_integer(value) and bool(1 <= value <= LARGEST)
 
 
 def check_state(state: Any, initial: Any, what: str) -> Any:

@@ -12,10 +12,10 @@ from torch.nn.modules.conv import _ConvNd
 from convlstm.cells.attention import Attention, apply_attention, attention_module
 from convlstm.cells.base import CONV, Cell, has_hooks, like_frame
 from convlstm.cells.original import check_built
-from convlstm.errors import OptionError, check_name
+from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.conv import check_padding_modes, check_reach, same_conv
 from convlstm.functional.gates import ACTIVATIONS, Activation
-from convlstm.validation import check_bool, check_integers, check_positive, received
+from convlstm.validation import check_bool, check_integers, check_positive, check_tensor, received
 
 
 class ConvCell(Cell):
@@ -89,6 +89,12 @@ class ConvCell(Cell):
     def initial_state(self, x: Tensor) -> Any:
         """Zeros, (B, hidden_dim, *S) each tensor, or the state that a subclass's `init_hidden` returns."""
         check_built(self, "_conv_built")
+        check_tensor(x, "x (B, C, *S)")
+        if x.ndim != 2 + len(self.kernel_size):
+            raise ShapeError(
+                f"x must be (B, C, *S) with {len(self.kernel_size)} space axes; received shape "
+                f"{tuple(x.shape)}: pass one frame of each sequence"
+            )
         if getattr(self.init_hidden, "__func__", None) is ConvCell.init_hidden:
             return self._zeros(x, x.shape)
         return self.state_class(
@@ -97,6 +103,9 @@ class ConvCell(Cell):
 
     def init_hidden(self, batch_size: int, image_size: Sequence[int]) -> Any:
         """The initial state for a batch and an image size, with the parameters' device and dtype."""
+        if not torch.compiler.is_compiling():  # a graph must not depend on the sizes
+            check_positive(batch_size, "batch_size")
+            check_integers(image_size, len(self.kernel_size), "image_size")
         like, shape = next(self.parameters()), (batch_size, self.input_dim, *image_size)
         kind = type(self)
         if kind.initial_state is not ConvCell.initial_state and kind.init_hidden is ConvCell.init_hidden:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.validation import check_bool, check_number, received
 
 
 def lstm_weights(
@@ -55,10 +56,10 @@ def lstm_weights(
         OptionError: ``gates`` is no permutation of i, f, o, g.
         ShapeError: kernels that do not belong together.
     """
-    if sorted(gates) != sorted("ifog"):
-        raise OptionError(f"gates must be a permutation of 'ifog'; received {gates!r}")
-    kernels = [torch.as_tensor(kernel) for kernel in (input_kernel, hidden_kernel)]
-    if channels_last:
+    _check_gates(gates, "ifog")
+    kernels = [_as_tensor(kernel, "a kernel", axes=3) for kernel in (input_kernel, hidden_kernel)]
+    forget_offset = check_number(forget_offset, "forget_offset")
+    if check_bool(channels_last, "channels_last"):
         kernels = [kernel.movedim((-1, -2), (0, 1)) for kernel in kernels]
     hidden = kernels[1].shape[1]
     if (
@@ -74,7 +75,14 @@ def lstm_weights(
     blocks = weight.reshape(4, hidden, *weight.shape[1:])
     state = {"conv.weight": blocks[order].flatten(0, 1)}
     if bias is not None or forget_offset:
-        flat = torch.zeros(4 * hidden, dtype=weight.dtype) if bias is None else torch.as_tensor(bias)
+        flat = (
+            torch.zeros(4 * hidden, dtype=weight.dtype) if bias is None else _as_tensor(bias, "bias", axes=1)
+        )
+        if flat.shape != (4 * hidden,):
+            raise ShapeError(
+                f"bias must be ({4 * hidden},), one value per row of the kernels; received "
+                f"{tuple(flat.shape)}: sum several biases first"
+            )
         by_gate = flat.view(4, hidden)[order].clone()
         by_gate[1] += forget_offset
         state["conv.bias"] = by_gate.flatten()
@@ -132,9 +140,10 @@ def gru_weights(
         OptionError: ``gates`` is no permutation of r, z, n, or ``update`` is neither old nor new.
         ShapeError: kernels or biases that do not belong together.
     """
-    if sorted(gates) != sorted("rzn"):
-        raise OptionError(f"gates must be a permutation of 'rzn'; received {gates!r}")
+    _check_gates(gates, "rzn")
     check_name(update, ("old", "new"), "update")
+    reset_after = check_bool(reset_after, "reset_after")
+    hidden_first = check_bool(hidden_first, "hidden_first")
     order = [gates.index(gate) for gate in "rzn"]
     weight = _joint(kernels, hidden_kernels, hidden_first)
     hidden = weight.shape[0] // 3
@@ -183,5 +192,30 @@ def _joint(kernels: Sequence[Any], hidden_kernels: Sequence[Any], hidden_first: 
 
 
 def _rows(tensors: Sequence[Any]) -> Tensor:
-    """Kernels or biases of several convolutions, one below the other."""
-    return torch.cat([torch.as_tensor(tensor).detach() for tensor in tensors])
+    """Kernels or biases of several convolutions, concatenated by rows."""
+    if not isinstance(tensors, Sequence) or isinstance(tensors, str | bytes):
+        raise ShapeError(
+            f"kernels and biases must be lists; received {received(tensors)}: one per convolution"
+        )
+    return torch.cat([_as_tensor(tensor, "a kernel or bias", axes=1).detach() for tensor in tensors])
+
+
+def _check_gates(gates: Any, letters: str) -> None:
+    if not isinstance(gates, str) or sorted(gates) != sorted(letters):
+        raise OptionError(
+            f"gates must be a permutation of {letters!r}; received {received(gates)}: name each once"
+        )
+
+
+def _as_tensor(value: Any, name: str, axes: int) -> Tensor:
+    """A weight of another library, an array or a tensor, as a tensor of at least so many axes."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.empty(())
+    if tensor.ndim < axes:
+        raise ShapeError(
+            f"{name} must be an array or a tensor with at least {axes} axes; received {received(value)}: pass "
+            "the weights"
+        )
+    return tensor

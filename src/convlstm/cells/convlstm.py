@@ -92,7 +92,7 @@ class ConvLSTMCell(ConvCell):
         self.gate_activation = activation_function(gate_activation, "gate_activation")
         self.candidate_activation = activation_function(candidate_activation, "candidate_activation")
         self.output_activation = activation_function(output_activation, "output_activation")
-        check_number(forget_bias, "forget_bias")
+        forget_bias = check_number(forget_bias, "forget_bias")
         if forget_bias and not bias:
             raise OptionError(
                 f"forget_bias needs bias=True; received forget_bias={forget_bias}, bias=False: leave one out"

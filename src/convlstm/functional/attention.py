@@ -17,9 +17,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Returns:
         ``value softmax(query^T key)^T``, the softmax over M: (B, C, N).
+
+    Raises:
+        ShapeError: other shapes.
     """
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         check_tensor(tensor, f"{name} (B, channels, pixels)")
+    if not query.ndim == key.ndim == value.ndim == 3 or key.shape[2] != value.shape[2]:
+        shapes = f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
+        raise ShapeError(
+            f"query, key and value must be (B, D, N), (B, D, M) and (B, C, M); received {shapes}: flatten "
+            "the space axes"
+        )
     weights_BNM = torch.softmax(query.transpose(1, 2) @ key, dim=2)
     return value @ weights_BNM.transpose(1, 2)
 

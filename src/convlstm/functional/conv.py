@@ -47,8 +47,10 @@ def same_conv(
             f"x must be (N, C, *S) and weight (C_out, C, *kernel), one to three axes each; received "
             f"{tuple(x.shape)} and {tuple(weight.shape)}: give both the same channels and axes"
         )
-    if bias is not None:
-        check_tensor(bias, "bias (C_out,)")
+    if bias is not None and check_tensor(bias, "bias (C_out,)").shape != weight.shape[:1]:
+        raise ShapeError(
+            f"bias must be ({weight.shape[0]},); received {tuple(bias.shape)}: one value per row"
+        )
     kernel, axes = weight.shape[2:], weight.ndim - 2
     dilation = (1,) * axes if dilation is None else check_integers(dilation, axes, "dilation")
     modes = ("zeros",) * axes if padding_mode is None else check_padding_modes(padding_mode, axes)
