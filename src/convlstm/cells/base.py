@@ -10,9 +10,7 @@ from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
 from convlstm.errors import OptionError, ShapeError
-from convlstm.validation import check_positive as check_positive
-from convlstm.validation import check_tensor as check_tensor
-from convlstm.validation import LARGEST, is_integer, received
+from convlstm.validation import LARGEST, check_positive, check_tensor, is_integer, received
 
 #: The convolution for one, two and three space axes.
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -175,7 +173,9 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
         return None if first is None else function(*states)
     if not isinstance(first, tuple | list) or not callable(function):
         wrong = first if callable(function) else function
-        raise OptionError(f"map_state must get a function and states; received {received(wrong)}: pass tuples")
+        raise OptionError(
+            f"map_state must get a function and states; received {received(wrong)}: pass tuples"
+        )
     return _as_kind(type(first), [map_state(function, *group) for group in zip(*states, strict=True)])
 
 

@@ -215,7 +215,7 @@ def _as_tensor(value: Any, name: str, axes: int) -> Tensor:
         tensor = torch.empty(())
     if tensor.ndim < axes:
         raise ShapeError(
-            f"{name} must be an array or a tensor with at least {axes} axes; received {received(value)}: pass "
-            "the weights"
+            f"{name} must be an array or a tensor with at least {axes} axes; received {received(value)}: "
+            "pass the weights"
         )
     return tensor

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, check_positive, register_state
+from convlstm.cells.base import Cell, register_state
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.original import takes_no_input_size
 from convlstm.functional.attention import attend, sa_memory_update
+from convlstm.validation import check_positive
 
 
 class SAState(NamedTuple):

@@ -62,8 +62,8 @@ class SameConv(NamedTuple):
         return out
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        image, options = _to_images(x, weight), {"dilation": self.dilation, "padding_mode": self.padding_mode}
-        return _to_channels_last(same_conv(image, weight, bias, **options), x)
+        image, dilation, modes = _to_images(x, weight), self.dilation, self.padding_mode
+        return _to_channels_last(same_conv(image, weight, bias, dilation=dilation, padding_mode=modes), x)
 
     def _padded(self, image: Tensor, weight: Tensor) -> tuple[Tensor, list[int]]:
         """An image, padded unless the operator pads it, and the operator's padding by axis."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import ShapeError
-from convlstm.validation import check_tensor
+from convlstm.validation import check_tensor, received
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -75,6 +75,10 @@ def lstm_gates(
         )
     i, f, o, g = gates.chunk(4, dim=1)
     if peepholes is not None:
+        if not isinstance(peepholes, tuple | list) or len(peepholes) != 3:
+            raise ShapeError(
+                f"peepholes must be three tensors; received {received(peepholes)}: pass w_i, w_f, w_o"
+            )
         i, f = i + peepholes[0] * c, f + peepholes[1] * c
     c = gate(f) * c + gate(i) * candidate(g)
     if peepholes is not None:

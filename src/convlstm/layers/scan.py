@@ -23,7 +23,7 @@ from convlstm.layers.state import (
     of_kind,
     output_of,
 )
-from convlstm.validation import check_number, is_integer
+from convlstm.validation import check_bool, check_instance, check_number, check_tensor, is_integer
 
 #: A function of the input of one frame and a state: the next state.
 Step = Callable[[Tensor, Any], Any]
@@ -129,6 +129,9 @@ def scan(
     Raises:
         OptionError: an engine named that cannot run this call.
     """
+    check_instance(cell, nn.Module, "cell")
+    check_tensor(x, "x (B, T, C, *S)")
+    reverse = check_bool(reverse, "reverse")
     mask, reset = flags.mask, flags.reset
     if mask is not None:
         x = torch.where(expand_flags(mask, x), x, 0)

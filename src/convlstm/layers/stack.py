@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import convlstm.layers.overrides as overrides
 import convlstm.layers.validation as validation
-from convlstm.cells.base import Cell, CellFactory, check_positive
+from convlstm.cells.base import Cell, CellFactory
 from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
@@ -23,7 +23,7 @@ from convlstm.layers.scan import ScanOptions
 from convlstm.layers.schedules import LayerRun, Layers, check_memory
 from convlstm.layers.state import BothDirections, StackState, initial_state
 from convlstm.layers.stream import Stream
-from convlstm.validation import check_integers
+from convlstm.validation import check_bool, check_integers, check_positive, check_tensor
 
 Kernel = int | tuple[int, ...]
 
@@ -87,20 +87,21 @@ class Stack(OriginalHelpers, Pretrained):
         axes = len(sizes[2][0])
         self._convlstm_options = options = StackOptions(
             *sizes,
-            bidirectional=bidirectional,
+            bidirectional=(bidirectional := check_bool(bidirectional, "bidirectional")),
             merge=merge,
             residual=residual,
             normed=norm is not None,
             dropout=dropout,
             target_size=None if target_size is None else check_integers(target_size, axes, "target_size"),
-            restore_size=restore_size,
-            last_only=last_only,
+            restore_size=check_bool(restore_size, "restore_size"),
+            last_only=check_bool(last_only, "last_only"),
             engine=engine,
             scan=ScanOptions(detach_every, checkpoint, zoneout, save),
         )
         self.input_dim, self.num_layers = options.input_dim, len(options.hidden)
         self.hidden_dim, self.kernel_size = list(options.hidden), list(options.kernels)
-        self.batch_first, self.bias, self.return_all_layers = batch_first, bias, return_all_layers
+        self.batch_first, self.bias = check_bool(batch_first, "batch_first"), check_bool(bias, "bias")
+        self.return_all_layers = check_bool(return_all_layers, "return_all_layers")
         factories = [check_factory(make, "cell") for make in per_layer(cell, self.num_layers, "cell")]
 
         def cells() -> nn.ModuleList:
@@ -228,6 +229,7 @@ class Stack(OriginalHelpers, Pretrained):
             ShapeError, OptionError: as `forward`; a ``forward`` of a subclass that does not return outputs
                 (a list, or the last layer's alone) and states.
         """
+        check_tensor(frame, "a frame (B, C, *S)")
         axis = 1 if self.batch_first else 0
         frames = frame.unsqueeze(axis)
         if not overrides.is_overridden(self, Stack, ["forward"]):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import check_same_kind, check_state, check_tensor
+from convlstm.cells.base import check_same_kind, check_state
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.errors import ShapeError
 from convlstm.layers.options import StackOptions
@@ -19,6 +19,7 @@ from convlstm.layers.state import (
     initial_state,
     output_of,
 )
+from convlstm.validation import check_tensor, received
 
 
 def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first: bool) -> None:
@@ -79,7 +80,12 @@ def sequence_flags(
             )
     within = None
     if lengths is not None:
-        lengths = torch.as_tensor(lengths, device=x.device)
+        try:
+            lengths = torch.as_tensor(lengths, device=x.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise ShapeError(
+                f"lengths must be integers (B,) = ({shape[0]},); received {received(lengths)}: give a list"
+            ) from None
         check_tensor(lengths, "lengths (B,)")
         if tuple(lengths.shape) != shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
             raise ShapeError(

@@ -14,7 +14,7 @@ from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import dynamic_filter
 from convlstm.layers import scan
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.validation import check_callable, check_non_negative, check_positive, is_integer
+from convlstm.validation import check_bool, check_callable, check_non_negative, check_positive, is_integer
 
 _MOST_WEIGHTS = 2**31
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -110,7 +110,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.channels = check_positive(channels, "channels")
         self.patch_size = check_positive(patch_size, "patch_size")
         self.filter_radius = check_non_negative(filter_radius, "filter_radius")
-        self.skip, self.output = skip, check_name(output, _OUTPUTS, "output")
+        self.skip, self.output = check_bool(skip, "skip"), check_name(output, _OUTPUTS, "output")
         self.engine = check_name(engine, ENGINES, "engine")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(

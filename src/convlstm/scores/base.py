@@ -109,6 +109,8 @@ class Score(ABC):
 
     def merge(self, a: ScoreState, b: ScoreState) -> ScoreState:
         """State of the cases of both."""
+        for state in (a, b):
+            check_instance(state, ScoreState, "a state", "pass what init or update returned")
         return ScoreState(a.cases + b.cases, a.sums + b.sums)
 
     def compute(self, state: ScoreState) -> Tensor:
@@ -117,6 +119,7 @@ class Score(ABC):
         Raises:
             DataError: no case so far.
         """
+        check_instance(state, ScoreState, "state", "pass what init or update returned")
         return self.value(state.sums, self._count_of(state))
 
     def overall(self, state: ScoreState) -> float:

@@ -77,7 +77,7 @@ class TrainingConfig:
         check_name(self.accelerator, ("auto", "cpu", "gpu"), "accelerator")
         for name in ("epochs", "batch_size", "learning_rate", "curriculum_steps", "devices", "nodes"):
             value, fraction = getattr(self, name), name == "learning_rate"
-            if value == "auto" and name in ("batch_size", "learning_rate"):
+            if isinstance(value, str) and value == "auto" and name in ("batch_size", "learning_rate"):
                 continue
             if not (_is_number(value, fraction) and value > 0):
                 raise OptionError(f"{name} must be greater than 0; received {value!r}: {_give(fraction)}")
