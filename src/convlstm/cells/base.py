@@ -326,7 +326,9 @@ def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
 
 def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
     """Check that a tensor has the dtype (outside autocast) and device of a module's parameters."""
-    weight = next(module.parameters(), None)
+    weight: Tensor | None = None
+    for weight in module.parameters():  # noqa: B007  torch.compile of torch 2.7 has no next() with a default
+        break
     if weight is None:
         return
     mixed = autocast(x) and x.is_floating_point()

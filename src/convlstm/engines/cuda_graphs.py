@@ -129,7 +129,8 @@ def get_graphed_call(plan: Plan, inputs: Inputs, needed: tuple[bool, ...] | None
     if x.device.type not in config.graph_devices or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
         return None
     # Such hooks, checkpointing's among them, replace the token: when it is freed says nothing then.
-    if needed is not None and torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # not in torch 2.7
+    if needed is not None and (top_hooks is None or top_hooks(False) is not None):
         return None
     if _bytes(plan, inputs) > config.max_graph_bytes:
         return None
