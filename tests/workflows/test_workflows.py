@@ -5,7 +5,6 @@ import random
 import shutil
 from copy import deepcopy as copy_of
 from functools import partial, reduce
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ import convlstm
 from convlstm import EncoderForecaster, MovingObjects, TrainingConfig
 from convlstm.cli.main import main
 from convlstm.errors import ConvLSTMError, OptionError, RunError
-from convlstm.training.fit import fit
 from convlstm.training.run_folder import RunFolder
 from convlstm.trust import Trust
 from convlstm.workflows.configuration import Parts, configuration, read_settings
@@ -167,10 +165,6 @@ def test_optimizer_scheduler_and_callbacks_are_one_in_python_on_the_command_line
     assert [callback.func for callback in resolved["callbacks"]] == [EarlyStopping]
 
 
-injects = pytest.mark.skipif("optimizer" not in signature(fit).parameters, reason="training cannot yet")
-
-
-@injects
 def test_a_run_with_injected_classes_goes_on_with_them(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     seen = []
@@ -212,7 +206,6 @@ class Seen(Callback):
         self.seen += trainer.optimizers
 
 
-@injects
 def test_the_command_line_injects_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [f"--data.{name}={value}" for name, value in DATA.hyperparameters.items() if type(value) is int]

@@ -1,4 +1,4 @@
-"""What happens around the training loop: checkpoints, the table of losses, sample pictures, progress."""
+"""Callbacks and logger of every run: checkpoints, the table of losses, sample pictures, progress."""
 
 import csv
 import io
@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Collection
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class RunLogger(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer; its file is noted as made by this process."""
+        """The writer; its file is recorded as made by this process."""
         if self._experiment is None:
             before = set(self.run.logs.glob("*"))
             super().experiment  # noqa: B018
@@ -45,20 +47,21 @@ class RunLogger(TensorBoardLogger):
         return self._experiment
 
     def save(self) -> None:
-        """Write out what is waiting."""
+        """Flush the event file."""
         super(TensorBoardLogger, self).save()
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, even if the process or the machine dies while it does.
+    """Writes a checkpoint whole or not at all, even if the process or the machine dies in between.
 
     Args:
-        run: the folder of the run; what was made in it until a checkpoint is written stays with it.
+        run: the folder of the run; files made in it until a checkpoint is written stay with it.
+        own: state keys of the callbacks that write into `RunFolder.checkpoints`.
     """
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, own: Collection[str]) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.own = run, own
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write and flush a file beside ``path``, then move it there."""
@@ -68,15 +71,14 @@ class AtomicCheckpoints(TorchCheckpointIO):
         self.run.changes.keep()
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, with the paths in it as they are where the run lies now.
+        """Read a checkpoint, the paths in it changed to the run's present folder.
 
-        Lightning forgets the best score where a folder has another name than before.
+        Lightning drops the best score where a folder has another name than before.
         """
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
         folder = os.path.realpath(self.run.checkpoints)
-        for state in checkpoint.get("callbacks", {}).values():
-            if not (isinstance(state, dict) and "best_k_models" in state):
-                continue
+        for key in checkpoint["callbacks"].keys() & self.own:
+            state = checkpoint["callbacks"][key]
             state["dirpath"] = folder
             for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
                 state[name] = state[name] and os.path.join(folder, os.path.basename(state[name]))
@@ -88,9 +90,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Terminable(Callback):
-    """Let SIGTERM stop training as Ctrl-C does.
+    """SIGTERM stops training as Ctrl-C does.
 
-    Lightning's handler waits for all ranks, while ``kill`` and ``timeout`` tell the first alone.
+    Lightning's handler waits for all ranks, while ``kill`` and ``timeout`` signal the first alone.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +113,7 @@ class ValueRange(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Look at a batch."""
+        """Update the range by a batch."""
         if self.batches == self._BATCHES:
             return
         self.batches += 1
@@ -121,7 +123,7 @@ class ValueRange(Callback):
                 self.high = max(self.high, finite.max().item())
 
     def note(self) -> dict[str, list[float]]:
-        """``value_range`` as a model folder holds it; nothing where there was no value."""
+        """``value_range`` for the model folder; empty if there was no finite value."""
         return {"value_range": [self.low, self.high]} if self.low <= self.high else {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,8 +131,9 @@ class ValueRange(Callback):
         return {"batches": self.batches, "low": self.low, "high": self.high}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from those of a checkpoint."""
-        self.batches, self.low, self.high = state_dict["batches"], state_dict["low"], state_dict["high"]
+        """Load the values of a checkpoint."""
+        self.batches = int(state_dict["batches"])
+        self.low, self.high = float(state_dict["low"]), float(state_dict["high"])
 
 
 class History(Callback):
@@ -147,7 +150,7 @@ class History(Callback):
         self._start = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, where a resumed run left it."""
+        """Start the clock, at the time spent before a resume."""
         self._before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._start = time.monotonic()
 
@@ -177,8 +180,11 @@ class History(Callback):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the rows of a checkpoint; later ones, from after it, are dropped."""
-        self.rows = list(state_dict["rows"])
+        """Load the rows of a checkpoint; later ones are dropped."""
+        rows = [{name: row[name] for name in COLUMNS} for row in state_dict["rows"]]
+        if not all(isinstance(value, Real) for row in rows for value in row.values()):
+            raise TypeError("rows must hold numbers")
+        self.rows = rows
 
 
 class Samples(Callback):
@@ -193,7 +199,7 @@ class Samples(Callback):
         self.past, self.future = past, future
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw."""
+        """Add the picture to the logs."""
         logger: Any = trainer.logger
         if logger is None or not trainer.is_global_zero:
             return
@@ -245,7 +251,7 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if self._bar is not None:
             losses = f"batch {float(outputs['loss']):.4g}"
             epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
@@ -269,11 +275,11 @@ class Progress(Callback):
         sys.stderr.flush()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the bar away."""
+        """Stop the progress bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the bar away before a message is printed."""
+        """Stop the progress bar before a message is printed."""
         self.on_train_end(trainer, pl_module)

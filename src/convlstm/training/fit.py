@@ -1,5 +1,8 @@
 """Train a forecaster on a source of frames, into a run folder."""
 
+import copy
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +27,36 @@ from convlstm.training.config import PRECISIONS, TrainingConfig
 from convlstm.training.failures import in_one_sentence
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
-from convlstm.training.module import ForecastModule
+from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory
 from convlstm.training.run_folder import RunFolder
+from convlstm.validation import check_instance, received
 
 
 def fit(
-    model: Forecaster, data: Source, config: TrainingConfig, run: RunFolder, *, resume: bool = False
+    model: Forecaster,
+    data: Source,
+    config: TrainingConfig,
+    run: RunFolder,
+    *,
+    resume: bool = False,
+    optimizer: OptimizerFactory | None = None,
+    scheduler: SchedulerFactory | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Forecaster:
     """Train, and write the best weights as a model folder into the run.
 
     Args:
-        model: what is trained; on return it has the best weights.
-        data: where windows come from.
-        config: how; ``auto`` must have been resolved.
+        model: the forecaster; on return it has the best weights.
+        data: source of the windows.
+        config: settings; ``auto`` must have been resolved.
         run: a folder made by `RunFolder.start`.
-        resume: go on from `RunFolder.checkpoint`, if there is one.
+        resume: go on from `RunFolder.checkpoint`, if there is one, with the same optimizer and scheduler.
+        optimizer: class or factory, called as ``optimizer(parameters, lr=learning_rate)``, such as
+            ``functools.partial(torch.optim.SGD, momentum=0.9)``; Adam if None.
+        scheduler: class or factory of a learning-rate schedule, called with the optimizer, in place of
+            ``config.schedule``; it takes a step with each of the optimizer (ReduceLROnPlateau after each
+            epoch, by the validation loss).
+        callbacks: Lightning callbacks beside those of every run.
 
     Returns:
         The model, on the CPU, in evaluation mode.
@@ -59,15 +77,20 @@ def fit(
         model.train()
     values = ValueRange()
     with quiet(), interruptible():
-        module = ForecastModule(model, config)
-        trainer = _trainer(config, run, data, values)
+        module = ForecastModule(model, config, optimizer=optimizer, scheduler=scheduler)
+        built_in = [*_callbacks(config, run, data), values]
+        _check_callbacks(callbacks, built_in)
+        checkpoints = AtomicCheckpoints(
+            run, [c.state_key for c in built_in if isinstance(c, ModelCheckpoint)]
+        )
+        trainer = _trainer(config, run, [*built_in, *callbacks], checkpoints)
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
         batch = int(config.batch_size)
         training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
         validation: DataLoader[Window] = evaluation_loader(data.split("validation"), batch, **shares)
         checkpoint = run.checkpoint() if resume else None
         if checkpoint:
-            check_checkpoint(checkpoint, module)
+            check_checkpoint(checkpoint, module, built_in, checkpoints)
         if trainer.is_global_zero:
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
@@ -107,7 +130,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"'{(str(error) or type(error).__name__).splitlines()[0]}': copy it again, or move it out of the "
             "run to go on from the other one there"
         ) from error
-    kinds = {"state_dict": dict, "optimizer_states": list, "loops": dict, "callbacks": dict, "epoch": int}
+    kinds = {"state_dict": dict, "loops": dict, "callbacks": dict, "epoch": int}
+    kinds |= {"optimizer_states": list, "lr_schedulers": list}
     if not isinstance(content, dict) or not all(
         isinstance(content.get(name), kind) for name, kind in kinds.items()
     ):
@@ -115,11 +139,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_checkpoint(path: Path, module: ForecastModule) -> None:
-    """Check that a checkpoint can be resumed by this module.
+def check_checkpoint(
+    path: Path, module: ForecastModule, callbacks: Sequence[Callback], checkpoints: AtomicCheckpoints
+) -> None:
+    """Check that a checkpoint can be resumed by this module and the callbacks of every run.
 
     Raises:
-        RunError: unreadable, of another architecture, or trained for more epochs than are wanted.
+        RunError: unreadable, of another architecture, optimizer or schedule, without their states, or trained
+            for more epochs than are wanted.
     """
     content = read_checkpoint(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
@@ -135,10 +162,31 @@ def check_checkpoint(path: Path, module: ForecastModule) -> None:
             f"epochs must be at least those that a run was trained for, {content['epoch'] + 1}; received "
             f"{module.config.epochs}: give more"
         )
+    stored = content.get("optimizer_classes", ["torch.optim.adam.Adam", None])  # none in earlier versions
+    if stored != module.optimizer_classes:
+        names = [" with ".join(filter(None, classes)) for classes in (stored, module.optimizer_classes)]
+        raise RunError(
+            f"a run goes on with its own optimizer and scheduler, {names[0]}; received {names[1]}: give the "
+            "same again"
+        )
+    try:
+        # The states are loaded into objects of their own first, as Lightning changes some before it fails.
+        (state,) = content["optimizer_states"]
+        module.new_optimizer().load_state_dict(copy.deepcopy(state))
+        states = checkpoints.load_checkpoint(path, weights_only=True)["callbacks"]
+        for callback in callbacks:
+            if (state := states.get(callback.state_key)) is not None:
+                copy.deepcopy(callback).load_state_dict(state)
+    except Exception as error:  # anything may stand in a damaged file
+        raise RunError(
+            f"a checkpoint must hold the states of optimizer and callbacks as they wrote them; {path} gave "
+            f"{type(error).__name__} '{error}': copy it again, or move it out of the run to go on from the "
+            "other one there"
+        ) from error
 
 
 def check(config: TrainingConfig, data: Source) -> None:
-    """Check that machine and data have what the settings ask for.
+    """Check that machine and data fit the settings.
 
     Raises:
         OptionError: no GPU, fewer devices than asked for, a precision the CPU cannot do, or a batch larger
@@ -189,13 +237,11 @@ def _check_machine(config: TrainingConfig) -> None:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checkpoint(path: Path, monitor: str | None = None) -> ModelCheckpoint:
-    """What writes a checkpoint after each epoch, or after each that was the best by a loss."""
+    """Callback that writes a checkpoint after each epoch, or after each that was the best by a loss."""
     return ModelCheckpoint(
         path.parent,
         filename=path.stem,
@@ -205,15 +251,14 @@ def _checkpoint(path: Path, monitor: str | None = None) -> ModelCheckpoint:
     )
 
 
-def _trainer(config: TrainingConfig, run: RunFolder, data: Source, values: ValueRange) -> Trainer:
-    seed_everything(config.seed, workers=True, verbose=False)
+def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Callback]:
+    """The callbacks of every run."""
     window = data.split("validation")[0]
     callbacks: list[Callback] = [
         History(run),
         Samples(window.past[None], window.future[None]),
         Progress(),
         Terminable(),
-        values,
         _checkpoint(run.best, monitor="val_loss"),
         _checkpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement
     ]
@@ -221,6 +266,32 @@ def _trainer(config: TrainingConfig, run: RunFolder, data: Source, values: Value
         callbacks.append(EMAWeightAveraging(decay=config.ema))
     if config.patience:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience, check_on_train_epoch_end=True))
+    return callbacks
+
+
+def _check_callbacks(callbacks: Sequence[Callback], built_in: Sequence[Callback]) -> None:
+    """Check injected callbacks.
+
+    Raises:
+        OptionError: no callbacks, or one that a checkpoint cannot tell from another.
+    """
+    if not isinstance(callbacks, Sequence):
+        raise OptionError(f"callbacks must be a list; received {received(callbacks)}: write [callback]")
+    keys = {callback.state_key for callback in built_in}
+    for callback in callbacks:
+        key = check_instance(callback, Callback, "each of callbacks").state_key
+        if key in keys and type(callback).state_dict is not Callback.state_dict:
+            raise OptionError(
+                f"callbacks must differ in their state_key, by which a checkpoint stores them; received a "
+                f"second {key}: leave it out, or override its state_key"
+            )
+        keys.add(key)
+
+
+def _trainer(
+    config: TrainingConfig, run: RunFolder, callbacks: list[Callback], checkpoints: AtomicCheckpoints
+) -> Trainer:
+    seed_everything(config.seed, workers=True, verbose=False)
     return Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -231,7 +302,7 @@ def _trainer(config: TrainingConfig, run: RunFolder, data: Source, values: Value
         gradient_clip_val=config.gradient_clip or None,
         logger=RunLogger(run),
         callbacks=callbacks,
-        plugins=[AtomicCheckpoints(run)],
+        plugins=[checkpoints],
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         log_every_n_steps=1,

@@ -1,12 +1,16 @@
-"""A forecaster as Lightning trains it."""
+"""The Lightning module of a forecaster."""
 
 import inspect
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from convlstm.data.base import Window
 from convlstm.errors import DataError, OptionError, RunError
@@ -14,10 +18,19 @@ from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.losses import LOSSES
 from convlstm.training.scheduled_sampling import Curriculum
+from convlstm.validation import check_callable, check_instance, received
+
+OptimizerFactory = Callable[..., Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+_CALLS = {"optimizer": "optimizer(parameters, lr=learning_rate)", "scheduler": "scheduler(optimizer)"}
 
 
 def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> None:
-    """Where a loss is not finite, see whether the frames are to blame; a GPU is asked at the first batch."""
+    """Check the frames of a batch whose loss is not finite; on a GPU the first batch of an epoch alone.
+
+    Raises:
+        DataError: the frames hold NaN or infinite values.
+    """
     if (batch_idx and loss.device.type != "cpu") or bool(torch.isfinite(loss)):
         return
     bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch)
@@ -29,23 +42,33 @@ def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> No
 
 
 class ForecastModule(LightningModule):
-    """Loss, curriculum and optimiser around a forecaster.
+    """Loss, scheduled sampling, optimizer and learning-rate schedule of a forecaster.
 
     Args:
-        model: what is trained.
-        config: how.
+        model: the forecaster.
+        config: settings of the training.
+        optimizer: called as ``optimizer(parameters, lr=learning_rate)``; Adam if None.
+        scheduler: called with the optimizer; the schedule of the configuration if None.
 
     Raises:
-        OptionError: nothing to train, or a curriculum that feeds the truth to a forecaster that cannot take
-            it.
+        OptionError: no parameters, a curriculum for a forecaster without ``future`` and ``forced``, or
+            factories that make no optimizer and no schedule.
     """
 
-    def __init__(self, model: Forecaster, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        model: Forecaster,
+        config: TrainingConfig,
+        *,
+        optimizer: OptimizerFactory | None = None,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.loss = LOSSES[config.loss]
         self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
+        self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise OptionError(
                 f"training needs a model with parameters; received {type(model).__name__}, which has none: "
@@ -57,14 +80,31 @@ class ForecastModule(LightningModule):
                 f"curriculum={config.curriculum} needs a forecaster whose forward takes future= and forced=; "
                 f"received {type(model).__name__}: use curriculum=free"
             )
+        made = self.new_optimizer()  # before any work; training makes its own
+        #: Classes of the optimizer and of the injected schedule, as checkpoints store them.
+        self.optimizer_classes = [_name(made), scheduler and _name(self._new_scheduler(made))]
+
+    def new_optimizer(self) -> Optimizer:
+        """A fresh optimizer of the model's parameters.
+
+        Raises:
+            OptionError: the factory fails, or makes something else.
+        """
+        factory: OptimizerFactory = self.optimizer_factory or torch.optim.Adam
+        made = _call("optimizer", factory, self.model.parameters(), lr=float(self.config.learning_rate))
+        return check_instance(made, Optimizer, "the result of optimizer")
+
+    def _new_scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        made = _call("scheduler", self.scheduler_factory, optimizer)
+        return check_instance(made, LRScheduler, "the result of scheduler")
 
     def forward(self, past: Tensor, steps: int) -> Tensor:
-        """The forecaster's own call."""
+        """Forecast, in free running."""
         forecast: Tensor = self.model(past, steps)
         return forecast
 
     def on_train_epoch_start(self) -> None:
-        """Seed by epoch, so that whatever is drawn inside a model is drawn again by a resumed run."""
+        """Seed by epoch, so that a resumed run repeats the random numbers drawn inside a model."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
@@ -88,7 +128,11 @@ class ForecastModule(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stop at once when the loss is no longer a number."""
+        """Check that the loss is finite.
+
+        Raises:
+            RunError: it is not.
+        """
         loss = float(self.trainer.callback_metrics["train_loss"])
         if not math.isfinite(loss):
             raise RunError(
@@ -97,7 +141,7 @@ class ForecastModule(LightningModule):
             )
 
     def validation_step(self, batch: Window, batch_idx: int) -> None:
-        """Loss and MSE of one batch, always free running."""
+        """Loss and MSE of one batch, in free running."""
         past, future = batch
         forecast = self.model(past, future.shape[1])
         options: dict[str, Any] = {"on_epoch": True, "batch_size": len(past), "sync_dist": True}
@@ -106,23 +150,48 @@ class ForecastModule(LightningModule):
         self.log("val_loss", loss, **options)
         self.log("val_mse", LOSSES["mse"](forecast, future), **options)
 
-    def configure_optimizers(self) -> Any:
-        """Adam, with the learning rate rising to its maximum and falling to almost nothing (Smith 2018).
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam with OneCycleLR, which warms up and decays to almost nothing (Smith 2018), or as injected.
 
-        A run that goes on for more epochs than planned takes the rate that this schedule over all of them has
-        at its step.
+        A run that goes on for more epochs than planned has the learning rate of a schedule over all of them.
+        An injected schedule takes a step with each of the optimizer; ReduceLROnPlateau takes one after each
+        epoch, by the validation loss.
         """
-        rate = float(self.config.learning_rate)
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=rate)
-        if self.config.schedule == "constant":
+        optimizer = self.new_optimizer()
+        if self.scheduler_factory is not None:
+            schedule = self._new_scheduler(optimizer)
+            plateau = isinstance(schedule, ReduceLROnPlateau)
+        elif self.config.schedule == "constant":
             return optimizer
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=rate, total_steps=int(self.trainer.estimated_stepping_batches), pct_start=0.15
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        else:
+            rate, steps = float(self.config.learning_rate), int(self.trainer.estimated_stepping_batches)
+            schedule, plateau = OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.15), False
+        interval = "epoch" if plateau else "step"
+        scheduled = {"scheduler": schedule, "interval": interval, "monitor": "val_loss"}
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": scheduled})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the classes of optimizer and schedule, without which their states cannot be resumed."""
+        checkpoint["optimizer_classes"] = self.optimizer_classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the schedule span the epochs that are wanted now, which may be more than at first."""
-        for state in checkpoint["lr_schedulers"]:
+        """Let the built-in schedule span the present number of epochs, which may be larger than at first."""
+        for state in checkpoint["lr_schedulers"] if self.scheduler_factory is None else ():
             for planned in ("total_steps", "_schedule_phases"):
                 state.pop(planned, None)
+
+
+def _call(name: str, factory: Any, *args: Any, **kwargs: Any) -> Any:
+    """The result of a factory, its errors as those of the option."""
+    check_callable(factory, name, f"pass a class, or functools.partial(CLASS, ...), called by {_CALLS[name]}")
+    try:
+        return factory(*args, **kwargs)
+    except Exception as error:  # a factory may raise anything
+        raise OptionError(
+            f"{name} must be callable by {_CALLS[name]}; {received(factory)} gave '{error}': give the other "
+            "arguments by functools.partial"
+        ) from error
+
+
+def _name(made: object) -> str:
+    return f"{type(made).__module__}.{type(made).__qualname__}"
