@@ -1,4 +1,4 @@
-"""The GPU kernels are `PlainKernels`. `test_gpu` runs this in Triton's interpreter, on a CPU.
+"""Triton kernels agree with the torch form. `test_triton` runs this in Triton's interpreter, on a CPU.
 
 On a machine with a GPU, ``pytest tests/engines/gpu_numbers.py`` runs it there.
 """
@@ -7,12 +7,16 @@ import os
 
 import pytest
 import torch
-from convlstm.engines.plain import PlainKernels
 from torch.testing import assert_close
 
+from convlstm.engines import config
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.triton import launch
-from convlstm.engines.triton.launch import TritonKernels
+from convlstm.engines.recurrences.gru import GRU
+from convlstm.engines.recurrences.lstm import LSTM
+from convlstm.engines.recurrences.rnn import RNN
+from convlstm.engines.triton.gru import TritonGRU
+from convlstm.engines.triton.lstm import TritonLSTM
+from convlstm.engines.triton.rnn import TritonRNN
 from convlstm.functional.gates import ACTIVATIONS
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
@@ -64,26 +68,38 @@ class Maker:
         return torch.randn(3, pixels, self.channels, generator=self.generator).to(DEVICE)
 
 
-def both(activations, method, *tensors, fill=()):
-    """What a method of either class leaves in the tensors; those numbered in ``fill`` begin as NaN."""
+def planes(saved, gates):
+    """Saved pre-activations (P, gates C) as the torch form lays them out, gate by gate."""
+    return saved.view(len(saved), gates, -1).transpose(0, 1).reshape(saved.shape)
+
+
+def by_pixel(saved, gates):
+    """The inverse of `planes`."""
+    return saved.view(gates, len(saved), -1).transpose(0, 1).reshape(saved.shape)
+
+
+def check(kinds, activations, method, saved=None, **tensors):
+    """Kernels and torch form leave the same in the tensors; those named with an underscore begin as NaN."""
     found = []
-    for kind in (TritonKernels, PlainKernels):
-        given = [t if t is None else t.clone() for t in tensors]
-        for n in fill:
-            if given[n] is not None:
-                given[n].fill_(torch.nan)
-        getattr(kind(activations), method)(*given)
-        found.append(given)
-    return found
-
-
-def check(activations, method, *tensors, fill=(), ignore=()):
-    ours, theirs = (
-        [t for n, t in enumerate(found) if t is not None and n not in ignore]
-        for found in both(activations, method, *tensors, fill=fill)
-    )
-    assert all(t.isfinite().all() for t in ours)
-    close(ours, theirs)
+    for kind in kinds:
+        gates, by_gate = kind.saved_gates, kind is kinds[1]
+        given = {name: t if t is None else t.clone() for name, t in tensors.items()}
+        given = {
+            name.removesuffix("_"): t.fill_(torch.nan) if name[-1] == "_" else t for name, t in given.items()
+        }
+        for name, other in (("b", "a"), ("d_b", "d_a")):
+            if given.get(name, 0) is None:  # only added
+                given[name] = given[other]
+        if method == "forward":
+            given["saved"] = None if saved is None else torch.full_like(saved, torch.nan)
+        else:
+            given["saved"] = planes(saved, gates) if by_gate else saved
+        getattr(kind(activations), method)(**given)
+        if by_gate and saved is not None:
+            given["saved"] = by_pixel(given["saved"], gates)
+        found.append([t for name, t in given.items() if t is not None and name != "b"])
+    assert all(t.isfinite().all() for t in found[0])
+    close(*found)
 
 
 # One size is less than a block and has an odd number of channels, one more and fills no block.
@@ -93,66 +109,79 @@ def maker(request, dtype):
     return Maker(dtype, frames * FRAME, channels)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("activations", CHOICES, ids="-".join)
-@pytest.mark.parametrize(("peepholes", "keep"), [(None, True), ("channel", False), ("pixel", True)])
-def test_lstm(maker, dtype, activations, peepholes, keep):
-    weights, sums, c = maker.peepholes(peepholes), maker.sums(4, activations), maker.rows(0, exact=True)
-    h, kept, new = maker.rows(0), maker.rows(4) if keep else None, maker.rows(0, exact=True)
-    check(activations, "lstm_forward", sums, c, h, kept, weights, fill=(2, 3))
-    check(activations, "lstm_replay", sums, c, new, weights, fill=(2,))
-    d_output, d_h, d_c, d_sums = maker.rows(0), maker.rows(0), maker.rows(0, exact=True), maker.rows(4)
-    check(activations, "lstm_backward", sums, c, d_output, d_h, d_c, d_sums, weights, fill=(5,))
+def pair(name):
+    return {"lstm": (TritonLSTM, LSTM), "gru": (TritonGRU, GRU), "rnn": (TritonRNN, RNN)}[name]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activations", CHOICES, ids="-".join)
-@pytest.mark.parametrize("keep", [True, False])
-def test_gru(maker, dtype, activations, keep):
-    a, b, m = maker.sums(3, activations), maker.rows(3), maker.rows(0, exact=True)
-    bias = maker.rows(0)[0].float()  # which the plain kernels round to the dtype of sums before they add it
-    h, kept = maker.rows(0), maker.rows(4) if keep else None
-    check(activations, "gru_forward", a, b, bias, m, h, kept, fill=(4, 5), ignore=(1,))
-    sums, new = maker.sums(4, activations), maker.rows(0, exact=True)
-    check(activations, "gru_replay", sums, m, new, fill=(2,))
-    d_output, d_h, d_m = maker.rows(0), maker.rows(0), maker.rows(0, exact=True)
-    d_a, d_b = maker.rows(3), maker.rows(3)
-    check(activations, "gru_backward", sums, m, d_output, d_h, d_m, d_a, d_b, fill=(5, 6))
+@pytest.mark.parametrize(
+    ("name", "peepholes", "save"),
+    [
+        *(("lstm", None, True), ("lstm", "channel", False), ("lstm", "pixel", True)),
+        *(("gru", None, True), ("gru", None, False), ("rnn", None, True), ("rnn", None, False)),
+    ],
+)
+def test_a_recurrence(maker, dtype, activations, name, peepholes, save):
+    kinds = pair(name)
+    gates, saved_gates, only_added = kinds[1].gates, kinds[1].saved_gates, kinds[1].only_added
+
+    def packed(gates):
+        return maker.sums(gates, activations).flatten(1)
+
+    parameter, state = maker.peepholes(peepholes), maker.rows(0, exact=True)
+    if name == "gru":
+        parameter = maker.rows(0)[0].float()  # which the torch form rounds to the dtype of pre-activations
+    given = {"cell_state": state, "parameter": parameter}
+    parts = {"a": packed(gates), "b": None if only_added else maker.rows(gates).flatten(1)}
+    saved = packed(saved_gates)
+    check(kinds, activations, "forward", saved if save else None, **parts, **given, h_=maker.rows(0))
+    check(kinds, activations, "recompute", saved, **given, new_cell_state_=state)
+    gradients = {"d_output": maker.rows(0), "d_h": maker.rows(0), "d_cell_state": maker.rows(0, exact=True)}
+    written = {"d_a_": packed(gates)} | ({"d_b": None} if only_added else {"d_b_": packed(gates)})
+    check(kinds, activations, "backward", saved, **given, **gradients, **written)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_replay_finds_what_the_forward_pass_had(dtype):
-    """To the bit, but for which sum and product a GPU's compiler rounds together."""
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_recompute_finds_what_the_forward_pass_had(name, dtype):
+    """To the bit, but for the contraction of products and sums by a GPU's compiler."""
     error = {"rtol": 0, "atol": 0 if DEVICE == "cpu" else 1e-6}
-    maker, kernels = Maker(dtype, FRAME, 16), TritonKernels(CHOICES[0])
-    c, kept, h = maker.rows(0, exact=True), maker.rows(4), maker.rows(0)
-    after, replayed = c.clone(), torch.empty_like(c)
-    kernels.lstm_forward(maker.sums(), after, h, kept, None)
-    kernels.lstm_replay(kept, c, replayed, None)
-    assert_close(replayed, after, **error)
-    after = c.clone()
-    kernels.gru_forward(maker.sums(3), maker.rows(3), maker.rows(0, exact=True)[0], after, h, kept)
-    kernels.gru_replay(kept, c, replayed)
-    assert_close(replayed, after, **error)
+    maker, kernels = Maker(dtype, FRAME, 16), pair(name)[0](CHOICES[0])
+    state, h = maker.rows(0, exact=True), maker.rows(0)
+    saved = torch.empty(FRAME, kernels.saved_gates * 16, dtype=dtype, device=DEVICE)
+    after, recomputed = state.clone(), torch.empty_like(state)
+    a = maker.sums(kernels.gates).flatten(1)
+    b = a if kernels.only_added else maker.rows(kernels.gates).flatten(1)
+    parameter = maker.rows(0, exact=True)[0] if name == "gru" else None
+    kernels.forward(a, b, after, h, saved, parameter)
+    kernels.recompute(saved, state, recomputed, parameter)
+    assert_close(recomputed, after, **error)
 
 
-def test_float64_goes_the_plain_way():
-    maker = Maker(torch.float64, FRAME, 3)
-    sums, c, h = maker.rows(4), maker.rows(0), maker.rows(0)
-    ours, theirs = both(CHOICES[0], "lstm_forward", sums, c, h, None, None)
-    assert_close(ours[1:3], theirs[1:3], rtol=0, atol=0)
+def test_the_kernel_adds_the_two_parts():
+    """As one sum of them, rounded to their dtype."""
+    for name in ("lstm", "rnn"):
+        maker, kernels = Maker(torch.float16, FRAME, 8), pair(name)[0](CHOICES[0])
+        a, b = (maker.rows(kernels.gates).flatten(1) for _ in range(2))
+        state, found = maker.rows(0, exact=True), []
+        for parts in ((a, b), (both := a + b, both)):
+            after, h = state.clone(), maker.rows(0)
+            kernels.forward(*parts, after, h, None, None)
+            found.append((after, h))
+        assert_close(*found, rtol=0, atol=0)
 
 
 def test_nan_stays_nan():
     maker = Maker(torch.float32, FRAME, 4)
     for name in ACTIVATIONS:
-        sums, c, h = maker.rows(4), maker.rows(0), maker.rows(0)
-        sums[5, 2] = torch.nan
-        TritonKernels((name, "tanh", name)).lstm_forward(sums, c, h, None, None)
+        a, c, h = maker.rows(4).flatten(1), maker.rows(0), maker.rows(0)
+        a[5, 8:12] = torch.nan
+        TritonLSTM((name, "tanh", name)).forward(a, a, c, h, None, None)
         assert h[5].isnan().all(), name
         assert c.isfinite().all(), name
         c[6] = torch.nan
-        TritonKernels(("sigmoid", name, name)).lstm_forward(sums, c, h, None, None)
+        TritonLSTM(("sigmoid", name, name)).forward(a, a, c, h, None, None)
         assert h[6].isnan().all(), name
 
 
@@ -160,32 +189,34 @@ def test_the_choices_are_all_activations():
     assert {name for choice in CHOICES for name in choice} == set(ACTIVATIONS)
 
 
-def step(kernels, conv, weight, a, h, c, new_h, kept, peepholes):
-    """`TritonKernels.lstm_step`, and what it stands for."""
-    if isinstance(kernels, TritonKernels):
-        a, kept = (None if t is None else t.view(*h.shape[:-1], -1) for t in (a, kept))
-        packed = kernels.lstm_weight(conv, weight, None, h, keep=False)
-        kernels.lstm_step(conv, a, h, packed, c, new_h, kept, peepholes)
+def step(kernels, conv, weight, a, h, c, new_h, saved, peepholes):
+    """`TritonLSTM.step`, and what it computes, in the torch form with a convolution in float64."""
+    a = a.view(*h.shape[:-1], -1)
+    if isinstance(kernels, TritonLSTM):
+        whole = torch.cat([weight[:, :1], weight], dim=1)  # of frames of one channel
+        prepared = kernels.prepare_weight(conv, whole, None, None, h, save=False)
+        kernels.step(conv, a, None, h, prepared, c.view(h.shape), new_h.view(h.shape), saved, peepholes)
     else:
-        sums = conv.add(a.double().view(*h.shape[:-1], -1), h.double(), weight.double())
-        rounded = sums.view(a.shape).to(a.dtype)
-        kernels.lstm_forward(rounded, c, new_h, kept, peepholes)
+        both = conv.add(a.double(), h.double(), weight.double()).to(a.dtype)
+        kernels.forward(both, both, c, new_h, None, peepholes)
+        if saved is not None:
+            saved.copy_(both.view(saved.shape))
 
 
 STEPS = {
     "plain": {},
     "one": {"kernel": (1, 1)},
     "five": {"kernel": (5, 5)},
-    "oblong": {"kernel": (3, 5), "keep": True},
-    "wide": {"dilation": (2, 1), "keep": True},
+    "oblong": {"kernel": (3, 5), "save": True},
+    "wide": {"dilation": (2, 1), "save": True},
     "beyond": {"kernel": (3, 3), "dilation": (1, 13)},  # all taps but one column in the padding
-    "channels": {"channels": 48, "kernel": (3, 1), "keep": True},
+    "channels": {"channels": 48, "kernel": (3, 1), "save": True},
     "more channels": {"channels": 64, "kernel": (1, 3)},
     "peepholes by channel": {"peepholes": "channel"},
-    "peepholes by pixel": {"peepholes": "pixel", "keep": True, "channels": 32},
+    "peepholes by pixel": {"peepholes": "pixel", "save": True, "channels": 32},
     "activations": {"activations": CHOICES[1], "kernel": (1, 1)},
     # Which torch convolves, and a kernel adds up.
-    "even": {"kernel": (2, 3), "keep": True},
+    "even": {"kernel": (2, 3), "save": True},
     "few channels": {"channels": 5, "peepholes": "pixel"},
 }
 
@@ -193,9 +224,9 @@ STEPS = {
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", STEPS)
 def test_step(case, dtype, monkeypatch):
-    monkeypatch.setattr(launch, "FUSED", DTYPES)
+    monkeypatch.setattr(config, "fused_step_dtypes", DTYPES)
     options = {
-        "kernel": (3, 3), "dilation": (1, 1), "channels": 16, "keep": False,
+        "kernel": (3, 3), "dilation": (1, 1), "channels": 16, "save": False,
         "peepholes": None, "activations": CHOICES[0], **STEPS[case],
     }  # fmt: skip
     channels = options["channels"]
@@ -206,11 +237,11 @@ def test_step(case, dtype, monkeypatch):
     weight = weight.to(DEVICE, dtype)
     conv, peepholes = SameConv(options["dilation"], ("zeros", "zeros")), maker.peepholes(options["peepholes"])
     found = []
-    for kind in (TritonKernels, PlainKernels):
-        kept = torch.full_like(a, torch.nan) if options["keep"] else None
+    for kind in (TritonLSTM, LSTM):
+        saved = torch.full_like(a, torch.nan) if options["save"] else None
         new_h, new_c = torch.full_like(c, torch.nan, dtype=dtype), c.clone()
-        step(kind(options["activations"]), conv, weight, a.clone(), h, new_c, new_h, kept, peepholes)
-        found.append([t for t in (new_c, new_h, kept) if t is not None])
+        step(kind(options["activations"]), conv, weight, a.clone(), h, new_c, new_h, saved, peepholes)
+        found.append([t for t in (new_c, new_h, saved) if t is not None])
     close(*found, dtype)
 
 

@@ -11,19 +11,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from convlstm.engines import triton as package
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.triton import launch
 from convlstm.functional.gates import ACTIVATIONS
 
 triton = pytest.importorskip("triton")
-device = pytest.importorskip("convlstm.engines.triton.kernels")
+gru, lstm, rnn = (pytest.importorskip(f"convlstm.engines.triton.{name}") for name in ("gru", "lstm", "rnn"))
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 H100 = GPUTarget("cuda", 90, 32)
 TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
-POINTWISE = ("lstm_forward", "lstm_replay", "lstm_backward", "gru_forward", "gru_replay", "gru_backward")
-EXACT = {"c", "new_c", "d_c", "m", "new_m", "d_m", "bias", "peepholes"}  # in float32 whatever the others are
+POINTWISE = [
+    getattr(module, f"{module.__name__.rpartition('.')[2]}_{name}")
+    for module in (lstm, gru, rnn)
+    for name in ("forward", "recompute", "backward")
+]
+EXACT = {"c", "new_c", "d_c", "state", "new_state", "d_state", "bias", "peepholes"}  # always float32
 USUAL = {"GATE": "sigmoid", "CANDIDATE": "tanh", "OUTPUT": "tanh"}
 
 
@@ -74,12 +79,13 @@ def no_spills(usage):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", POINTWISE)
+@pytest.mark.parametrize("kernel", POINTWISE, ids=lambda kernel: kernel.__name__)
 @pytest.mark.parametrize("optional", [True, False])
-def test_pointwise_kernels_move_sixteen_bytes_at_once_and_spill_nothing(name, dtype, optional):
-    without = {} if optional else {"kept": None, "peepholes": None, "more": None}
-    constants = {"C": 32, "BLOCK": launch._BLOCK, **without}
-    made, usage = compiled(getattr(device, name), dtype, constants)
+def test_pointwise_kernels_move_sixteen_bytes_at_once_and_spill_nothing(kernel, dtype, optional):
+    optionals = {"peepholes", "b", "saved"} if "forward" in kernel.__name__ else {"peepholes"}
+    without = {} if optional else dict.fromkeys(optionals - ({"b"} if kernel is gru.gru_forward else set()))
+    constants = {"C": 32, "BLOCK": launch.BLOCK, **without}
+    made, usage = compiled(kernel, dtype, constants)
     assert no_spills(usage)
     moves = re.findall(r"(?:ld|st)\.global\S*", made.asm["ptx"])
     assert moves
@@ -88,8 +94,8 @@ def test_pointwise_kernels_move_sixteen_bytes_at_once_and_spill_nothing(name, dt
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_each_activation_compiles(name):
-    constants = {"C": 20, "BLOCK": launch._BLOCK, "GATE": name, "CANDIDATE": name, "OUTPUT": name}
-    _, usage = compiled(device.lstm_backward, torch.bfloat16, constants)
+    constants = {"C": 20, "BLOCK": launch.BLOCK, "GATE": name, "CANDIDATE": name, "OUTPUT": name}
+    _, usage = compiled(lstm.lstm_backward, torch.bfloat16, constants)
     assert no_spills(usage)
 
 
@@ -104,8 +110,8 @@ STEPS = [
 def test_the_step_runs_on_tensor_cores_and_spills_nothing(channels, pixels, peepholes):
     without = {} if peepholes else {"peepholes": None}
     if channels == 128:
-        without["kept"] = None
-    blocks = launch.blocks(pixels, channels, 2, peepholes)
+        without["saved"] = None
+    blocks = lstm.block_sizes(pixels, channels, 2, peepholes)
     made, usage = compiled_step(torch.bfloat16, channels, blocks, **without)
     assert no_spills(usage), (usage, blocks)
     assert "wgmma.mma_async.sync.aligned" in made.asm["ptx"]
@@ -114,7 +120,7 @@ def test_the_step_runs_on_tensor_cores_and_spills_nothing(channels, pixels, peep
 
 @pytest.mark.parametrize("channels", [16, 64])
 def test_the_step_in_float32_spills_nothing_either(channels):
-    made, usage = compiled_step(torch.float32, channels, launch.blocks(4096, channels, 4))
+    made, usage = compiled_step(torch.float32, channels, lstm.block_sizes(4096, channels, 4))
     assert no_spills(usage)
     assert ".tf32" not in made.asm["ptx"]
     assert "fma.rn.f32" in made.asm["ptx"]
@@ -124,16 +130,16 @@ def compiled_step(dtype, channels, blocks, **without):
     names = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     taps = {"KH": 3, "KW": 3, "DY": 1, "DX": 1}
     constants = {"C": channels, **taps, **dict(zip(names, blocks, strict=False)), **without}
-    return compiled(device.lstm_step, dtype, constants, num_warps=blocks[3], num_stages=blocks[4])
+    return compiled(lstm.lstm_step, dtype, constants, num_warps=blocks[3], num_stages=blocks[4])
 
 
 def test_blocks_fill_the_gpu_and_its_memory():
-    assert launch.blocks(16384, 64) == (128, 64, 64, 8, 4)
-    assert launch.blocks(16384, 64, peepholes=True) == (128, 32, 64, 8, 4)
-    assert launch.blocks(4096, 128) == (128, 32, 64, 8, 4)
-    assert launch.blocks(8192, 32) == (64, 32, 32, 4, 4)
-    assert launch.blocks(100, 48) == (64, 16, 16, 4, 4)
-    assert launch.blocks(16384, 64, shared=99 << 10) == (128, 64, 64, 8, 2)  # as consumers' GPUs have
+    assert lstm.block_sizes(16384, 64) == (128, 64, 64, 8, 4)
+    assert lstm.block_sizes(16384, 64, peepholes=True) == (128, 32, 64, 8, 4)
+    assert lstm.block_sizes(4096, 128) == (128, 32, 64, 8, 4)
+    assert lstm.block_sizes(8192, 32) == (64, 32, 32, 4, 4)
+    assert lstm.block_sizes(100, 48) == (64, 16, 16, 4, 4)
+    assert lstm.block_sizes(16384, 64, shared=99 << 10) == (128, 64, 64, 8, 2)  # as consumers' GPUs have
 
 
 @pytest.fixture
@@ -151,7 +157,7 @@ def launches(monkeypatch):
     def run(kernel, programs, like, *arguments, **options):
         found.append(kernel.warmup(*arguments, grid=(programs,), **options))
 
-    monkeypatch.setattr(launch, "_run", run)
+    monkeypatch.setattr(launch, "run", run)
     yield found
     vars(triton.runtime.driver).update(before)
 
@@ -163,41 +169,47 @@ def every_call(pixels, channels, peepholes=None, dtype=torch.bfloat16, shift=0):
         size = torch.Size(shape).numel()
         return torch.empty(size + shift, dtype=dtype)[shift:].view(shape)
 
-    kernels = launch.TritonKernels(("sigmoid", "tanh", "tanh"))
-    memory = [rows(pixels, channels, dtype=torch.float32) for _ in range(3)]
+    state, new_state = (rows(pixels, channels, dtype=torch.float32) for _ in range(2))
     outputs = [rows(pixels, channels) for _ in range(2)]
-    threes, fours = ([rows(pixels, n, channels) for _ in range(2)] for n in (3, 4))
-    kernels.lstm_forward(fours[0], memory[0], outputs[0], fours[1], peepholes)
-    kernels.lstm_replay(fours[0], *memory[:2], peepholes)
-    kernels.lstm_backward(fours[0], memory[0], *outputs, memory[1], fours[1], peepholes)
-    kernels.gru_forward(*threes, memory[0][0], memory[1], outputs[0], fours[0])
-    kernels.gru_replay(fours[0], *memory[:2])
-    kernels.gru_backward(fours[0], memory[0], *outputs, memory[1], *threes)
+    for kind in (lstm.TritonLSTM, gru.TritonGRU, rnn.TritonRNN):
+        kernels, bias = kind(USUAL.values()), state[0] if kind is gru.TritonGRU else peepholes
+        a, b = (rows(pixels, kind.gates * channels) for _ in range(2))
+        a, b = (a, a) if kind.only_added else (a, b)
+        saved = rows(pixels, kind.saved_gates * channels)
+        kernels.forward(a, b, state, outputs[0], saved, bias)
+        kernels.recompute(saved, state, new_state, bias)
+        kernels.backward(saved, state, *outputs, new_state, a, b, bias)
 
 
 def test_one_kernel_serves_all_sizes_of_frames(launches):
     for pixels in (1, 16, 77, 4096):
         every_call(pixels, 16)
-    assert len(launches) == 4 * 6
-    assert len({id(kernel) for kernel in launches}) == 6
+    assert len(launches) == 4 * 9
+    assert len({id(kernel) for kernel in launches}) == 9
 
 
 def test_one_kernel_serves_all_places_where_steps_begin(launches):
     for shift in (0, 1, 4):
         every_call(77, 5, shift=shift)
-    assert len({id(kernel) for kernel in launches}) == 6
+    assert len({id(kernel) for kernel in launches}) == 9
+
+
+def prepared(conv, weight, like, save):
+    """The weight over h of a step, of a cell with frames of one channel."""
+    whole = torch.cat([weight[:, :1], weight], dim=1)
+    return lstm.TritonLSTM(USUAL.values()).prepare_weight(conv, whole, None, None, like, save)
 
 
 def test_one_step_serves_all_sizes_of_frames(launches):
-    kernels, conv = launch.TritonKernels(("sigmoid", "tanh", "tanh")), SameConv((1, 2), ("zeros", "zeros"))
+    kernels, conv = lstm.TritonLSTM(USUAL.values()), SameConv((1, 2), ("zeros", "zeros"))
     weight, like = torch.empty(4 * 32, 32, 3, 1, dtype=torch.bfloat16), torch.empty(1, 32).bfloat16()
-    packed = kernels.lstm_weight(conv, weight, None, like, keep=False)
+    packed = prepared(conv, weight, like, save=False)
     assert packed.hidden.shape == (3, 1, 32, 4, 32)
     for batch, height, width in ((1, 1, 1), (2, 16, 16), (3, 5, 7)):
         h = torch.empty(batch, height, width, 32, dtype=torch.bfloat16)
         a, c = torch.empty(batch, height, width, 4 * 32, dtype=h.dtype), torch.empty(h.shape)
         peepholes = torch.empty(3, height * width, 32)
-        kernels.lstm_step(conv, a, h, packed, c, torch.empty_like(h), torch.empty_like(a), peepholes)
+        kernels.step(conv, a, None, h, packed, c, torch.empty_like(h), torch.empty_like(a), peepholes)
     assert len(launches) == 3
     assert len({id(kernel) for kernel in launches}) == 1
 
@@ -207,9 +219,8 @@ def test_which_steps_are_fused():
         conv = SameConv((1,) * len(kernel), (mode,) * len(kernel))
         weight = torch.empty(4 * channels, channels, *kernel, dtype=dtype)
         like = torch.empty(pixels, channels, dtype=dtype)
-        kernels = launch.TritonKernels(("sigmoid", "tanh", "tanh"))
-        assert kernels.lstm_weight(conv, weight, None, like, keep=True).hidden.shape == weight.shape
-        packed = kernels.lstm_weight(conv, weight, None, like, keep=False).hidden
+        assert prepared(conv, weight, like, save=True).hidden.shape == weight.shape
+        packed = prepared(conv, weight, like, save=False).hidden
         return packed.shape == (*kernel, channels, 4, channels)
 
     assert serves()
@@ -223,6 +234,11 @@ def test_which_steps_are_fused():
     assert not serves(channels=24)
     assert not serves(dtype=torch.float32)
     assert not serves(mode="circular")
+
+
+def test_float64_has_no_kernels(monkeypatch):
+    monkeypatch.setattr(package, "unavailable", lambda: None)
+    assert package.kernels("lstm", tuple(USUAL.values()), torch.float64) is None
 
 
 def test_why_there_are_no_kernels(monkeypatch):
