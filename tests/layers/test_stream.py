@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.cells import Cell, GRUState
-from convlstm.engines.convolution import adds_in_place
+from convlstm.engines.convolution import accumulates_in_place
 from convlstm.errors import OptionError, ShapeError
 
 
@@ -161,7 +161,7 @@ def test_a_stream_hears_hooks_that_come_later_and_another_engine():
 
 def test_after_the_first_frame_a_cpu_allocates_nothing():
     stack, x = ConvLSTM(8, [32, 16], 3), torch.randn(1, 8, 32, 32)
-    if not adds_in_place(x):
+    if not accumulates_in_place(x):
         pytest.skip("this torch has no convolution that adds in place")
     session = stack.stream(1, (32, 32))
     session(x)
