@@ -1,4 +1,4 @@
-"""What every layer over a sequence owes its users."""
+"""The contract battery of layers over sequences."""
 
 import copy
 import pickle
@@ -105,7 +105,7 @@ def each_length_is_its_own_sequence(make: LayerFactory) -> None:
 
 
 def a_reset_starts_afresh(make: LayerFactory) -> None:
-    """A frame marked by reset begins a sequence that nothing before it reaches."""
+    """A frame marked by reset begins a sequence that depends on nothing before it."""
     layer, x = _layer(make), _frames()
     reset = torch.zeros(x.shape[:2], dtype=torch.bool)
     reset[:, 3] = True
@@ -199,7 +199,7 @@ def every_dtype_runs(make: LayerFactory) -> None:
 
 
 def _in_precision_of(dtype: torch.dtype, kind: torch.dtype) -> torch.dtype:
-    """What a tensor of one dtype is in a layer of another."""
+    """The dtype of a tensor of one dtype, in a layer of another."""
     if kind.is_floating_point:
         return dtype
     return dtype.to_complex() if kind.is_complex else kind
@@ -255,7 +255,7 @@ def check_layer(make: LayerFactory) -> None:
 
 
 def judge(checks: Iterable[Callable[[Any], None]], make: Any) -> None:
-    """Run checks, and say of any error which check it came from.
+    """Run checks, and name the check that an error comes from.
 
     Raises:
         AssertionError: the first check that fails, by name.
