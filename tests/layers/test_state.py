@@ -100,9 +100,7 @@ def test_registering_a_state_in_another_process(tmp_path):
     for code in (write, read):
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
         subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
-    with pytest.raises(
-        OptionError, match="a kind of state must be a NamedTuple class; received <class 'tuple'>"
-    ):
+    with pytest.raises(OptionError, match="must be a NamedTuple class; received the class tuple: derive"):
         register_state(tuple)
     compiled = torch.compile(ConvLSTM(1, 2, 3, cell=MixedCell), backend="eager", fullgraph=True)
     assert compiled(torch.rand(3, 1, 1, 4, 4))[0][0].shape == (3, 1, 2, 4, 4)
