@@ -67,6 +67,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Write and flush a file beside ``path``, then move it there."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # that of a user's own checkpoints
         write_atomically(Path(path), buffer.getvalue())
         self.run.changes.keep()
 
