@@ -1,7 +1,7 @@
-// Calls one of the kernels, for processors that this one can emulate.
+// Runs one kernel, for processors that this one can emulate.
 //
-// Arguments: the kernel's name, its numbers, and for each pointer the bytes behind it, "-" for a null pointer.
-// What is behind the pointers comes on the standard input and goes to the standard output.
+// Arguments: the kernel's name, its integers, and for each pointer the number of bytes, "-" for a null pointer.
+// The bytes of all pointers are read from standard input and written to standard output.
 
 #include <cstdio>
 #include <cstdlib>
@@ -15,7 +15,7 @@
 #include "kernels.cpp"
 
 struct Arguments {
-    std::vector<size> numbers;
+    std::vector<int64_t> numbers;
     std::vector<void*> pointers;
     size_t number = 0, pointer = 0;
 
@@ -34,10 +34,11 @@ std::function<void(Arguments&)> called(void (*kernel)(Types...)) {
 }
 
 #define ENTRY(NAME) {#NAME, called(NAME)}
-#define ENTRIES(T)                                                                                        \
-    ENTRY(lstm_forward_##T), ENTRY(lstm_replay_##T), ENTRY(lstm_backward_##T), ENTRY(gru_forward_##T),    \
-        ENTRY(gru_replay_##T), ENTRY(gru_backward_##T), ENTRY(transpose_##T##_float32),                   \
-        ENTRY(transpose_##T##_bfloat16)
+#define ENTRIES_OF(RECURRENCE, T) \
+    ENTRY(RECURRENCE##_forward_##T), ENTRY(RECURRENCE##_recompute_##T), ENTRY(RECURRENCE##_backward_##T)
+#define ENTRIES(T)                                                       \
+    ENTRIES_OF(lstm, T), ENTRIES_OF(gru, T), ENTRIES_OF(rnn, T),         \
+        ENTRY(transpose_##T##_float32), ENTRY(transpose_##T##_bfloat16)
 
 int main(int count, char** texts) {
     const std::map<std::string, std::function<void(Arguments&)>> kernels{ENTRIES(float32), ENTRIES(bfloat16)};

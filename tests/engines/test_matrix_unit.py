@@ -7,17 +7,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM
-from convlstm.engines.convolution import SameConv, padded_places
-from convlstm.engines.cpu import bindings
+from convlstm.engines.convolution import SameConv, padded_indices
+from convlstm.engines.cpu import CpuGRU, CpuLSTM, bindings
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
 
 NAMES = ("sigmoid", "tanh", "tanh")
 #: Of the arithmetic on gates, a sixteenth of what is lost where a number near 1 is stored as bfloat16.
 GATES = {"rtol": 2**-13, "atol": 2**-13}
-LIBRARY = bindings.library(*NAMES) if bindings.unavailable() is None else None
+LIBRARY = bindings.load_kernels(*NAMES) if bindings.unavailable() is None else None
 pytestmark = pytest.mark.skipif(
-    LIBRARY is None or not LIBRARY.amx_ready(), reason="this processor multiplies no matrices of bfloat16"
+    LIBRARY is None or not LIBRARY.has_amx(), reason="this processor multiplies no matrices of bfloat16"
 )
 
 
@@ -37,9 +37,9 @@ def steps(draw):
     return SameConv(dilation, modes), weight, torch.randn(5, channels), x, h
 
 
-def convolved(conv, rows, weight):
+def convolved(conv, channels_last, weight):
     images = same_conv(
-        rows.movedim(-1, 1).double(),
+        channels_last.movedim(-1, 1).double(),
         weight.bfloat16().double(),
         dilation=conv.dilation,
         padding_mode=conv.padding_mode,
@@ -47,9 +47,9 @@ def convolved(conv, rows, weight):
     return images.movedim(1, -1)
 
 
-def same_sums(kept, expected):
+def same_sums(saved, expected):
     """To within the one rounding when they are stored, and those of the additions before."""
-    assert_close(kept.double(), expected, rtol=2**-8, atol=1e-4)
+    assert_close(saved.double(), expected, rtol=2**-8, atol=1e-4)
 
 
 def with_threads(agree):
@@ -61,9 +61,9 @@ def with_threads(agree):
         torch.set_num_threads(before)
 
 
-def first(rows):
+def first(channels_last):
     """Channels first."""
-    return rows.movedim(-1, 1)
+    return channels_last.movedim(-1, 1)
 
 
 @pytest.mark.parametrize("peephole", [None, "channel", "pixel"])
@@ -72,26 +72,27 @@ def test_lstm(peephole):
     @given(case=steps(), threads=st.integers(1, 4), zero=st.booleans())
     def agree(case, threads, zero):
         conv, weight, numbers, x, h = case
-        kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+        kernels = CpuLSTM(NAMES, LIBRARY, torch.bfloat16)
         bias, c = numbers[:4].flatten(), torch.randn(h.shape)
         pixels, channels = h[0, ..., 0].numel() if peephole == "pixel" else 1, h.shape[-1]
         peepholes = torch.randn(3, pixels, channels) if peephole else None
-        kept = torch.empty(*h.shape[:-1], len(weight), dtype=torch.bfloat16)
+        saved = torch.empty(*h.shape[:-1], len(weight), dtype=torch.bfloat16)
         torch.set_num_threads(threads)
-        packed = kernels.lstm_weight(conv, weight, bias, h, keep=True)
-        assert packed.frame is None
+        packed = kernels.prepare_weight(conv, weight, bias, peepholes, h, save=True)
+        assert packed.input is None
         new_h, new_c = torch.empty_like(h), c.clone()
-        kernels.lstm_step(conv, x, None if zero else h, packed, new_c, new_h, kept, peepholes)
+        h_or_none = None if zero else h
+        kernels.step(conv, x, None, h_or_none, packed, new_c, new_h, saved, peepholes)
         again_h, again_c = torch.empty_like(h), c.clone()
-        kernels.lstm_step(conv, x, None if zero else h, packed, again_c, again_h, None, peepholes)
+        kernels.step(conv, x, None, h_or_none, packed, again_c, again_h, None, peepholes)
         assert_close((again_h, again_c), (new_h, new_c), rtol=0, atol=0)
         h = torch.zeros_like(h) if zero else h
-        same_sums(kept, convolved(conv, torch.cat([x, h], -1), weight) + bias.double())
+        same_sums(saved, convolved(conv, torch.cat([x, h], -1), weight) + bias.double())
         shown = None
         if peepholes is not None:
             frame = h.shape[1:3] if peephole == "pixel" else (1, 1)
             shown = tuple(w.t().reshape(channels, *frame) for w in peepholes)
-        exact_h, exact_c = lstm_gates(first(kept.float()), first(c), peepholes=shown)
+        exact_h, exact_c = lstm_gates(first(saved.float()), first(c), peepholes=shown)
         assert_close(first(new_c), exact_c, **GATES)
         assert_close(first(new_h).float(), exact_h, rtol=2**-8, atol=2**-13)
 
@@ -103,25 +104,26 @@ def test_gru():
     @given(case=steps(), threads=st.integers(1, 4), zero=st.booleans())
     def agree(case, threads, zero):
         conv, weight, numbers, x, h = case
-        kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+        kernels = CpuGRU(NAMES, LIBRARY, torch.bfloat16)
         channels, inputs = h.shape[-1], x.shape[-1]
         weight = weight[: 3 * channels]
         bias, reset_bias, m = numbers[:3].flatten(), numbers[3], torch.randn(h.shape)
         torch.set_num_threads(threads)
-        packed = kernels.gru_weight(conv, weight, bias, reset_bias, h)
+        packed = kernels.prepare_weight(conv, weight, bias, reset_bias, h, save=True)
         new_h, new_m = torch.empty_like(h), m.clone()
-        kept = torch.empty(*h.shape[:-1], 4 * channels, dtype=torch.bfloat16)
-        kernels.gru_step(conv, x, None, reset_bias, None if zero else h, packed, new_m, new_h, kept)
+        saved = torch.empty(*h.shape[:-1], 4 * channels, dtype=torch.bfloat16)
+        h_or_none = None if zero else h
+        kernels.step(conv, x, None, h_or_none, packed, new_m, new_h, saved, reset_bias)
         again_h, again_m = torch.empty_like(h), m.clone()
-        kernels.gru_step(conv, x, None, reset_bias, None if zero else h, packed, again_m, again_h, None)
+        kernels.step(conv, x, None, h_or_none, packed, again_m, again_h, None, reset_bias)
         assert_close((again_h, again_m), (new_h, new_m), rtol=0, atol=0)
         h = torch.zeros_like(h) if zero else h
         r_z, from_x = (convolved(conv, x, weight[:, :inputs]) + bias.double()).split(
             [2 * channels, channels], -1
         )
         more, from_h = convolved(conv, h, weight[:, inputs:]).split([2 * channels, channels], -1)
-        same_sums(kept, torch.cat([r_z + more, from_x, from_h + reset_bias.double()], -1))
-        r, z, n_x, n_h = kept.float().chunk(4, -1)
+        same_sums(saved, torch.cat([r_z + more, from_x, from_h + reset_bias.double()], -1))
+        r, z, n_x, n_h = saved.float().chunk(4, -1)
         n, z = torch.tanh(n_x + r.sigmoid() * n_h), z.sigmoid()
         assert_close(new_m, (1 - z) * n + z * m, **GATES)
         assert_close(new_h, new_m.bfloat16(), rtol=0, atol=0)
@@ -130,19 +132,17 @@ def test_gru():
 
 
 def test_an_open_forget_gate_keeps_the_memory_over_a_thousand_steps():
-    kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+    kernels = CpuLSTM(NAMES, LIBRARY, torch.bfloat16)
     conv, h = SameConv((1, 1), ("zeros", "zeros")), torch.zeros(1, 2, 3, 16).bfloat16()
     bias = torch.tensor([-16.0, 16.0, 0.0, 0.0]).repeat_interleave(16)
-    packed = kernels.lstm_weight(conv, torch.zeros(64, 32, 1, 1), bias, h, keep=False)
-    c, kept = torch.ones(h.shape), torch.empty(1, 2, 3, 64).bfloat16()
+    packed = kernels.prepare_weight(conv, torch.zeros(64, 32, 1, 1), bias, None, h, save=False)
+    c, saved = torch.ones(h.shape), torch.empty(1, 2, 3, 64).bfloat16()
     for _ in range(1000):
-        kernels.lstm_step(conv, h, h, packed, c, torch.empty_like(h), None, None)
+        kernels.step(conv, h, None, h, packed, c, torch.empty_like(h), None, None)
     assert_close(c, torch.full_like(c, torch.sigmoid(torch.tensor(16.0)).item() ** 1000), rtol=1e-4, atol=0)
-    c, rows = torch.ones(h.shape), bias.bfloat16().expand(6, 64).contiguous().view(1, 2, 3, 64)
+    c, channels_last = torch.ones(h.shape), bias.bfloat16().expand(6, 64).contiguous().view(1, 2, 3, 64)
     for _ in range(1000):  # the kernel of processors without the unit
-        kernels.lstm_forward(
-            rows.view(6, 4, 16), c.view(6, 16), torch.empty_like(h).view(6, 16), kept.view(6, 4, 16), None
-        )
+        kernels.forward(channels_last, channels_last, c, torch.empty_like(h), saved, None)
     assert_close(c, torch.full_like(c, torch.sigmoid(torch.tensor(16.0)).item() ** 1000), rtol=1e-4, atol=0)
 
 
@@ -150,10 +150,10 @@ def test_torchs_own_convolutions_go_on_beside_it():
     """Both configure the unit for themselves."""
     x, weight = torch.randn(2, 64, 20, 20).bfloat16(), torch.randn(64, 64, 3, 3).bfloat16()
     before = torch.conv2d(x, weight, padding=1)
-    kernels = bindings.NativeKernels(NAMES, LIBRARY, torch.bfloat16)
+    kernels = CpuLSTM(NAMES, LIBRARY, torch.bfloat16)
     h, conv = torch.randn(2, 9, 9, 16).bfloat16(), SameConv((1, 1), ("zeros", "zeros"))
-    packed = kernels.lstm_weight(conv, torch.randn(64, 32, 3, 3), None, h, keep=False)
-    kernels.lstm_step(conv, h, h, packed, h.float(), torch.empty_like(h), None, None)
+    packed = kernels.prepare_weight(conv, torch.randn(64, 32, 3, 3), None, None, h, save=False)
+    kernels.step(conv, h, None, h, packed, h.float(), torch.empty_like(h), None, None)
     assert_close(torch.conv2d(x, weight, padding=1), before, rtol=0, atol=0)
 
 
@@ -168,7 +168,7 @@ def layer_in_bfloat16(width):
 def test_wide_frames_whatever_dtype_and_device_new_tensors_have():
     layer, x = layer_in_bfloat16(511)
     before = torch.get_default_dtype()
-    padded_places.cache_clear()
+    padded_indices.cache_clear()
     try:
         torch.set_default_dtype(torch.bfloat16)
         with torch.device("meta"):
