@@ -7,8 +7,8 @@ A call passes through, from `convlstm.layers.scan` down:
 * ``autograd``: the layer as one differentiable function; ``custom_op``: its operators for ``torch.compile``.
 * ``plan``: its dtypes, kernels and chunks.
 * ``forward`` and ``backward``: the passes over time, by ``convolution``, in buffers of ``buffer_pool``.
-* ``families``: the recurrences. Kernels, the arithmetic of a step: ``plain`` in torch's operations, ``cpu``
-  in C++, ``triton`` for NVIDIA GPUs.
+* ``recurrences``: the arithmetic of a step in torch's operations, one file each; ``cpu`` has the same in C++,
+  ``triton`` for NVIDIA GPUs.
 * ``cuda_graphs``: on a GPU, calls that come again are replayed. ``streaming``: frames one by one.
 * ``config``: limits and switches.
 """

@@ -1,4 +1,4 @@
-"""The machine's C++ compiler: the one that ``$CXX`` names, or else the first on the PATH."""
+"""The machine's C++ compiler: ``$CXX``, or else the first on the PATH."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ _TIMEOUT = 300  # seconds
 
 
 class CompilerError(Exception):
-    """A compiler that is missing or fails; the text says why, as the end of a sentence."""
+    """The compiler is missing or fails; the message is the reason, as the end of a sentence."""
 
 
 @cache
@@ -32,7 +32,7 @@ def warn_once(message: str) -> None:
 def unavailable() -> str | None:
     """The reason why nothing can be compiled here, or None."""
     if sys.platform == "win32":
-        return "it knows no compiler on Windows"
+        return "no compiler is supported on Windows"
     found = _compiler()
     return found if isinstance(found, str) else None
 
@@ -55,11 +55,11 @@ def compile_library(source: Path, defines: Sequence[str], library: Path) -> None
     except CompilerError:
         if not openmp:
             raise
-        _run([*command, *defines, str(source), "-o", str(library)])  # one thread is better than none
+        _run([*command, *defines, str(source), "-o", str(library)])  # without threads
 
 
 def library_key(source: Path, defines: Sequence[str]) -> str:
-    """Digest of all that `compile_library` makes a library from, headers beside the source included.
+    """Digest of all inputs of `compile_library`, headers beside the source included.
 
     Raises:
         CompilerError: the compiler is missing or fails.
@@ -76,7 +76,7 @@ def _compiler() -> list[str] | str:
 
 @cache
 def _found(wanted: str, path: str | None) -> list[str] | str:
-    """The compiler with its first arguments, from the value of ``$CXX`` or a PATH; or why there is none."""
+    """The compiler with its first arguments, from ``$CXX`` or a PATH; or the reason why there is none."""
     try:
         words = shlex.split(wanted)
     except ValueError as error:
@@ -99,10 +99,10 @@ def _command() -> tuple[list[str], str]:
 
 @cache
 def _with_flags(*compiler: str) -> tuple[list[str], str]:
-    """The compiler with the flags that it takes, and all macros that it defines.
+    """The compiler with the flags that it accepts, and all macros that it defines.
 
-    The macros spell out the compiler's version and the processor's instructions, so that a home folder shared
-    by different machines holds a library for each.
+    The macros contain the compiler's version and the processor's instruction sets, so that a home folder
+    shared by different machines holds a library for each.
     """
     for flags in config.cpu_flags:
         command = [*compiler, *_FLAGS, *flags]
@@ -142,7 +142,7 @@ def _failed(reason: str) -> CompilerError:
 
 @cache
 def _openmp() -> list[str]:
-    """Flags for threads out of the pool that torch has already: two pools would fight for the cores."""
+    """Flags for torch's own OpenMP runtime: two thread pools would compete for the cores."""
     if not torch.backends.openmp.is_available():  # type: ignore[no-untyped-call]
         return []
     own = sorted(Path(torch.__file__).with_name("lib").glob("libgomp*.so*"))

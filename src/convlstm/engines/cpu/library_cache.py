@@ -1,7 +1,7 @@
-"""Cache of compiled libraries on disk, of which only what the user's own processes wrote is ever loaded.
+"""Cache of compiled libraries on disk, of which only files written by the user's own processes are loaded.
 
 A library is code that runs. So the folder must be the user's own and closed to others, and a file in it is
-loaded only where its content has the digest in its name: a file that was cut short by a crash or a full disk
+loaded only if the digest of its content is the one in its name: a file truncated by a crash or a full disk
 would end the process with a signal.
 """
 
@@ -18,14 +18,14 @@ from pathlib import Path
 
 from convlstm.engines.cpu.compiler import warn_once
 
-_WORK = "build-"  # and eight characters: a folder that a library is built in
-_ABANDONED = 3600  # seconds after which nothing is built in such a folder any more
+_WORK = "build-"  # and eight characters: a folder in which a library is built
+_ABANDONED = 3600  # age in seconds of a folder that a killed build has left
 
 
 def load_library(key: str, build: Callable[[Path], None]) -> ctypes.CDLL:
-    """The library with a key, built first where the cache has no intact one.
+    """The library with a key, built first unless the cache has an intact one.
 
-    Where the cache cannot be used, which is told once, it is built in a temporary folder. That is removed at
+    If the cache cannot be used, of which it warns once, it is built in a temporary folder. That is removed at
     once: this process and its forks keep the library in memory.
 
     Args:
@@ -38,7 +38,7 @@ def load_library(key: str, build: Callable[[Path], None]) -> ctypes.CDLL:
     folder = None
     try:
         folder = _own_folder()
-        if (found := _kept(folder, key)) is not None:
+        if (found := _cached(folder, key)) is not None:
             return found
         _remove_abandoned(folder)
         work = tempfile.mkdtemp(prefix=_WORK, dir=folder)
@@ -52,7 +52,7 @@ def load_library(key: str, build: Callable[[Path], None]) -> ctypes.CDLL:
         library = ctypes.CDLL(str(made))
         if folder is not None:
             try:
-                _keep(made, folder, key)
+                _store(made, folder, key)
             except OSError as error:
                 _warn(error)
         return library
@@ -69,7 +69,7 @@ def _warn(error: OSError) -> None:
 
 
 def _own_folder() -> Path:
-    """The folder of the cache, made where there is none.
+    """The folder of the cache, created if it does not exist.
 
     Raises:
         OSError: it cannot be made, or others may have written to it.
@@ -97,8 +97,8 @@ def _own_folder() -> Path:
     return folder
 
 
-def _kept(folder: Path, key: str) -> ctypes.CDLL | None:
-    """The library with a key, if it is there, the user's own, intact and of use on this machine."""
+def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
+    """The cached library with a key; None without one that is the user's own, intact and loadable."""
     for path in sorted(folder.glob(f"{key}-*.so")):
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
@@ -109,8 +109,8 @@ def _kept(folder: Path, key: str) -> ctypes.CDLL | None:
     return None
 
 
-def _keep(made: Path, folder: Path, key: str) -> None:
-    """Move a library into the cache, whole or not at all, in the place of a damaged one."""
+def _store(made: Path, folder: Path, key: str) -> None:
+    """Move a library into the cache atomically, replacing a damaged one."""
     made.chmod(0o700)
     with made.open("rb") as file:
         os.fsync(file.fileno())
@@ -123,7 +123,7 @@ def _name(key: str, content: bytes) -> str:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what builds that were killed have left in the cache."""
+    """Remove folders that killed builds have left in the cache."""
     for path in folder.glob(_WORK + "?" * 8):
         with suppress(OSError):
             found = path.lstat()
