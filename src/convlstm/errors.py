@@ -1,4 +1,4 @@
-"""What goes wrong because of what was passed in: each message says rule, value received and remedy."""
+"""Errors caused by arguments or files: each message states the rule, the value received and the remedy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""What every cell owes the layers, and what the layers then give it."""
+"""Contract battery for cells."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -150,7 +150,7 @@ def check_cell(make: CellFactory, options: Mapping[str, Any] | None = None) -> N
 
 
 def _differs(make: CellFactory, other: CellFactory) -> bool:
-    """Whether two cells built from one seed have other parameters or give other states after two steps."""
+    """True if two cells built from one seed have other parameters or give other states after two steps."""
     cells, x = (_cell(make), _cell(other)), _frame(size=(9, 8))
     weights = [{name: t.shape for name, t in cell.state_dict().items()} for cell in cells]
     if weights[0] != weights[1]:

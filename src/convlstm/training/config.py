@@ -1,4 +1,4 @@
-"""How a forecaster is trained: every setting, its default and its meaning, in one place."""
+"""Settings of a training: name, default and meaning of each."""
 
 import math
 from dataclasses import dataclass

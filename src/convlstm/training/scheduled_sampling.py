@@ -1,4 +1,4 @@
-"""How often a forecaster is fed the truth rather than its own forecast while it learns."""
+"""Scheduled sampling: the probability of teacher forcing over the steps of a training."""
 
 import math
 

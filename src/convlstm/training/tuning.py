@@ -1,4 +1,4 @@
-"""What ``auto`` stands for: the largest batch that fits in memory, the learning rate that learns fastest."""
+"""Values for ``auto``: the largest batch that fits in memory, the learning rate that learns fastest."""
 
 import copy
 import dataclasses

@@ -221,5 +221,5 @@ def gate_planes(x: Tensor, gates: int, dtype: torch.dtype) -> Tensor:
 
 
 def saved_planes(saved: Tensor, gates: int) -> Tensor:
-    """What the torch form saves, gate by gate in memory, as (gates, P, C)."""
+    """Saved pre-activations of the torch form, stored gate by gate, as (gates, P, C)."""
     return saved.view(gates, -1, saved.shape[-1] // gates)
