@@ -23,7 +23,9 @@ _RULES = (
 
 def recurrence_of(cell: nn.Module) -> type[Recurrence] | None:
     """The recurrence of a cell, or None if it has another or overrides a method that defines it."""
-    found = next((kind for kind in RECURRENCES.values() if isinstance(cell, kind.cell_class)), None)
+    # Lists, as torch.compile of torch 2.7 does not trace next() of a generator with a default.
+    known = [kind for kind in RECURRENCES.values() if isinstance(cell, kind.cell_class)]
+    found = known[0] if known else None
     if found is None or any(rule in cell.__dict__ for rule in _RULES):
         return None
     own: Any = type(cell)
