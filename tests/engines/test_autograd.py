@@ -468,6 +468,13 @@ def test_a_call_it_cannot_serve_says_why_and_auto_serves_it(reason):
     call(*layer_and_frames("auto", **options))
 
 
+def test_all_reasons_are_named():
+    layer, x = layer_and_frames("fused", zoneout=0.5)
+    layer.cell_list[0].register_forward_hook(lambda *_: None)
+    with pytest.raises(OptionError, match="because it has no zoneout; ConvLSTMCell has hooks: use"):
+        layer(x)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own
 def test_forward_mode_runs_under_auto():
     layer, x = layer_and_frames("auto")
