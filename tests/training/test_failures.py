@@ -32,8 +32,8 @@ def said(capfd):
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ("exits", "windows must stay alive; one exited unexpectedly: free memory or use fewer workers"),
-        ("is killed", "windows must stay alive; one is killed by signal: Killed: free memory or use fewer"),
+        ("exits", "windows must stay alive; one ended unexpectedly: free memory or use fewer workers"),
+        ("is killed", "windows must stay alive; one ended unexpectedly: free memory or use fewer workers"),
         ("raises", "prepared without errors; a worker gave ValueError: a bad: --debug shows where"),
         ("raises with a key", "a worker gave KeyError: 'missing': --debug shows where"),
         ("refuses", "convlstm: error: frames must be nice; received ugly ones: paint them"),

@@ -16,9 +16,8 @@ from convlstm.training.run_folder import RunFolder
 _LEADER = "CONVLSTM_LEADER"
 _GRACE_S = 5.0
 _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process")
-_DIED = re.compile(
-    r"DataLoader worker \(pid[^)]*\)*\s*[\d, ]*\)? (exited unexpectedly|is killed by signal: [\w ]+)"
-)
+# How it ended is not always known: torch says "killed by signal" or "exited", whichever it notices first.
+_DIED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
 
 
 @contextmanager
@@ -59,9 +58,9 @@ def _told(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | N
         )
     if isinstance(error, ConvLSTMError):
         return error
-    if died := _DIED.search(text):
+    if _DIED.search(text):
         return RunError(
-            f"the processes that prepare windows must stay alive; one {died[1].strip()}: free memory or use "
+            "the processes that prepare windows must stay alive; one ended unexpectedly: free memory or use "
             "fewer workers"
         )
     if ranks > 1 and re.search("gloo|NCCL|[Cc]onnection (was|closed|reset)", text):
