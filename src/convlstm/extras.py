@@ -5,7 +5,7 @@ The table, the extras of ``pyproject.toml`` and the imports are compared by ``te
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
-    "data": ("sklearn",),
+    "data": ("sklearn", "xarray", "dask", "pyproj"),
     "plots": ("matplotlib", "PIL", "jinja2"),
 }
 

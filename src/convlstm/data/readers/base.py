@@ -1,0 +1,148 @@
+"""Contract of a reader, the files of one format as labelled frames, and what readers share."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.errors import ConvLSTMError, DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_DATE = r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)"
+_TIME = re.compile(_DATE + r"(?:[-_.T ]?(\d\d)[-_.:]?(\d\d)(?:[-_.:]?(\d\d))?)?")
+
+
+class Reader(ABC):
+    """Reader of one file format; a final subclass a format, without state, chosen by the content of a file.
+
+    Attributes:
+        name: in lower case, as ``--data.reader`` takes it.
+        title: the format in one line, for ``convlstm describe``.
+    """
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True if a file is of this format.
+
+        Args:
+            path: a file or a folder; its name may help, but only the content decides where it can.
+            head: the first 4096 bytes; empty for a folder.
+        """
+
+    @abstractmethod
+    def read(self, path: Path) -> "xr.Dataset":
+        """Read the labels of a file; its values are read when they are asked for.
+
+        Returns:
+            Variables (time, y, x) or (time, channel, y, x): floats backed by dask, at most a few frames a
+            chunk, NaN exactly where not measured, with the attributes ``units``, ``long_name`` and, where
+            the format has a value for "measured, nothing there", ``dry_value`` (in the variable's unit).
+            Coordinates: ``time`` (datetime64[ns], or timedelta64[ns] since the first frame where the format
+            has no dates), ``y``, ``x`` with ``standard_name`` and ``units`` where known, from north to south
+            and from west to east if the file has them so; ``crs``, a scalar with the CF attributes of the
+            grid mapping, where known. A variable's ``cell_methods`` says "time: sum" for accumulations.
+
+        Raises:
+            DataError: damaged, truncated, or without frames.
+        """
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes a library raise, which may be almost anything, into a `DataError`."""
+    try:
+        yield
+    except ConvLSTMError:
+        raise
+    except Exception as error:
+        what = str(error) or type(error).__name__
+        raise DataError(
+            f"{path} must be a whole, readable file; reading gave '{what.splitlines()[0]}': copy it again, "
+            "or leave it out with --data.skip_bad"
+        ) from error
+
+
+def frames_dataset(
+    name: str,
+    load: Callable[[], NDArray[np.float32]],
+    times: NDArray[Any],
+    shape: tuple[int, int],
+    *,
+    attributes: Mapping[str, Any],
+    y: "xr.Variable | None" = None,
+    x: "xr.Variable | None" = None,
+    crs: Mapping[str, Any] | None = None,
+) -> "xr.Dataset":
+    """Dataset of one variable (time, y, x) whose values are loaded at once, but late.
+
+    Args:
+        name: of the variable.
+        load: reads the values (T, H, W), float32, NaN where not measured.
+        times: (T,), datetime64 or timedelta64.
+        shape: (H, W).
+        attributes: of the variable.
+        y: coordinate of the rows; numbered if None.
+        x: coordinate of the columns.
+        crs: CF attributes of the grid mapping.
+    """
+    import xarray as xr
+    from dask.array import from_delayed
+    from dask.delayed import delayed
+
+    late = delayed(load)()
+    values = from_delayed(late, (len(times), *shape), np.float32)  # type: ignore[no-untyped-call]
+    attributes = dict(attributes)
+    coordinates: dict[str, Any] = {"time": np.asarray(times)}
+    coordinates |= {} if y is None else {"y": y}
+    coordinates |= {} if x is None else {"x": x}
+    if crs is not None:
+        coordinates["crs"] = xr.Variable((), np.int32(0), dict(crs))
+        attributes["grid_mapping"] = "crs"
+    return xr.Dataset({name: (("time", "y", "x"), values, attributes)}, coordinates)
+
+
+def projected(
+    proj4: str, corner: tuple[float, float], pixel: tuple[float, float], shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Coordinates and grid mapping of a regular grid in a projection, as `frames_dataset` takes them.
+
+    Args:
+        proj4: the projection in PROJ's notation; in metres unless it says otherwise.
+        corner: (x, y) in metres of the outer corner of the upper left pixel.
+        pixel: (width, height) of a pixel in metres, both positive.
+        shape: (H, W).
+    """
+    import xarray as xr
+    from pyproj import CRS
+
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+
+    def along(axis: str, values: NDArray[Any]) -> xr.Variable:
+        named = {"standard_name": f"projection_{axis}_coordinate", "units": "m"}
+        return xr.Variable((axis,), values, named)
+
+    return {
+        "y": along("y", corner[1] - rows * pixel[1]),
+        "x": along("x", corner[0] + columns * pixel[0]),
+        "crs": CRS.from_user_input(proj4).to_cf(),
+    }
+
+
+def time_in_name(text: str) -> np.datetime64 | None:
+    """The date, with hours, minutes and seconds where given, in a name such as ``radar_202102010005.h5``."""
+    for found in _TIME.finditer(text):
+        parts = [int(part) for part in found.groups(default="0")]
+        if 1 <= parts[1] <= 12 and 1 <= parts[2] <= 31 and parts[3] < 24 and parts[4] < 60 and parts[5] < 60:
+            year, month, day, hour, minute, second = parts
+            return np.datetime64(f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", "ns")
+    return None
