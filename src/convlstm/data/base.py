@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from convlstm.hyperparameters import StoresHyperparameters
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Window(NamedTuple):

@@ -1,0 +1,40 @@
+"""Extra input channels that are known for the past and the future alike."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+_DAY_S, _YEAR_S = 86400.0, 365.2425 * 86400
+#: Inputs by name, and the number of channels of each.
+INPUTS = {"mask": 1, "hour": 2, "season": 2}
+
+
+def extra_inputs(
+    names: Sequence[str], times: NDArray[np.float64], valid: NDArray[np.bool_], past: int, static: Floats
+) -> Floats:
+    """The extra inputs (T, E, H, W) of a window.
+
+    Args:
+        names: of `INPUTS`, in their order.
+        times: (T,), seconds since 1970-01-01.
+        valid: (T, C, H, W), measured pixels. The mask is 1 where all channels are; the future, which is not
+            known in a forecast, counts as measured.
+        past: K, the frames of the past.
+        static: (S, H, W), fields that do not change, the last channels.
+    """
+    length, _, height, width = valid.shape
+    channels: list[Floats] = []
+    for name in names:
+        if name == "mask":
+            mask: Floats = np.asarray(valid.all(1), np.float32)
+            mask[past:] = 1
+            channels.append(mask)
+        else:
+            angle = 2 * np.pi * times / (_DAY_S if name == "hour" else _YEAR_S)
+            for wave in (np.sin(angle), np.cos(angle)):
+                plane = wave.astype(np.float32)[:, None, None]
+                channels.append(np.broadcast_to(plane, (length, height, width)))
+    channels += [np.broadcast_to(field, (length, height, width)) for field in static]
+    return np.stack(channels, axis=1) if channels else np.empty((length, 0, height, width), np.float32)

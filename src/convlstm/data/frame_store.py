@@ -1,0 +1,68 @@
+"""Values of labelled frames in one unit, read when they are asked for and kept while memory allows."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Floats = NDArray[np.float32]
+_KEPT_BYTES = 2**30
+
+
+class FrameStore:
+    """Reader of frames by their index; the frames read last stay in memory, up to 1 GiB of them.
+
+    Args:
+        frames: (time, channel, y, x).
+        convert: to the unit wanted.
+    """
+
+    def __init__(self, frames: "xr.DataArray", convert: Callable[[Floats], Floats]) -> None:
+        self._frames, self._convert = frames, convert
+        self._kept: OrderedDict[int, Floats] = OrderedDict()
+        self._most = max(1, _KEPT_BYTES // max(1, 4 * int(np.prod(self.shape))))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """C, H and W."""
+        channels, height, width = self._frames.shape[1:]
+        return channels, height, width
+
+    def read(self, indices: Sequence[int]) -> list[Floats | None]:
+        """Frames (C, H, W), NaN where not measured; None for a negative index, a frame that is missing."""
+        absent = sorted({index for index in indices if index >= 0} - self._kept.keys())
+        for first, last in _runs(absent):
+            values = self._frames[first : last + 1].values.astype(np.float32, copy=False)
+            for index, frame in zip(range(first, last + 1), self._convert(values), strict=True):
+                self._kept[index] = frame
+        found = [self._kept[index] if index >= 0 else None for index in indices]
+        for index in indices:
+            if index >= 0:
+                self._kept.move_to_end(index)
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return found
+
+
+def seconds(frames: "xr.DataArray") -> NDArray[np.float64]:
+    """Times of frames in seconds since 1970-01-01, or since the first frame where there are no dates."""
+    times = frames["time"].values
+    kind = "datetime64[us]" if times.dtype.kind == "M" else "timedelta64[us]"
+    found: NDArray[np.float64] = times.astype(kind).astype(np.int64) / 1e6
+    return found
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of each stretch of consecutive indices, which are read at once."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], index)
+        else:
+            runs.append((index, index))
+    return runs

@@ -1,0 +1,160 @@
+"""Specification of labelled data: all that a model folder stores of what its model was trained on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from convlstm.data.climatology import Anomaly
+from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
+from convlstm.data.units import ZR
+from convlstm.errors import OptionError, RunError
+
+#: Transforms by the name that is stored.
+KINDS: Mapping[str, type[Transform]] = {
+    "linear": Linear,
+    "floored": Floored,
+    "logarithm": Logarithm,
+    "square_root": SquareRoot,
+    "anomaly": Anomaly,
+}
+
+#: Thresholds of verification by unit, unless others are given.
+THRESHOLDS: Mapping[str, tuple[float, ...]] = {
+    "mm/h": (0.5, 1.0, 2.5, 5.0, 10.0),
+    "dBZ": (15.0, 25.0, 35.0, 45.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specification:
+    """Specification of the frames that a model was trained on.
+
+    Attributes:
+        variables: name of each channel.
+        units: of the values.
+        transform: kind (of `KINDS`) and arguments of the transform, as plain data.
+        dry_value: value that stands for measured and dry, in the unit; None if there is none.
+        step_s: seconds between frames.
+        dated: True if frames have dates, False if times count from the first frame.
+        grid: ``spacing`` [rows, columns], ``units`` and ``crs`` where known, ``shape`` [H, W].
+        missing: codes that were taken for not measured.
+        data_range: largest minus smallest value of the data, for PSNR and SSIM.
+        past: K, frames of the past of a window.
+        steps: L, frames of its future.
+        inputs: names of the extra input channels.
+        zr: a, b and dry_dbz of the Z-R relation, where one was used.
+        cell_methods: of the variables, such as ``time: sum``.
+        splits: frames, windows, first and last time of each split.
+        fingerprint: of the times that statistics were computed from.
+    """
+
+    variables: tuple[str, ...]
+    units: str
+    transform: Mapping[str, Any]
+    dry_value: float | None
+    step_s: float
+    dated: bool
+    grid: Mapping[str, Any]
+    missing: tuple[float, ...]
+    data_range: float
+    past: int
+    steps: int
+    inputs: tuple[str, ...] = ()
+    zr: tuple[float, float, float] | None = None
+    cell_methods: str = ""
+    splits: Mapping[str, Sequence[Any]]
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that JSON holds."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, plain: object) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            RunError: something else, or of another version.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(plain, dict) or plain.keys() != names:
+            found = ", ".join(map(str, plain)) if isinstance(plain, dict) else repr(plain)
+            raise RunError(
+                f"a specification of data must hold {', '.join(sorted(names))}; received {found[:300]}: copy "
+                "the folder again"
+            )
+        lists = ("variables", "missing", "inputs", "zr")
+        values: dict[str, Any] = {
+            name: tuple(value) if name in lists and value is not None else value
+            for name, value in plain.items()
+        }
+        return cls(**values)
+
+    def built_transform(self) -> Transform:
+        """The transform.
+
+        Raises:
+            RunError: it is none of `KINDS`, or cannot be built.
+        """
+        name, arguments = self.transform["kind"], dict(self.transform["arguments"])
+        try:
+            return KINDS[name](**arguments)
+        except (LookupError, TypeError, OptionError) as error:
+            raise RunError(
+                f"a transform must be one of {', '.join(KINDS)} with its arguments; {name} gave '{error}': "
+                "copy the folder again"
+            ) from error
+
+    def relation(self) -> ZR | None:
+        """The Z-R relation, where one was used."""
+        return None if self.zr is None else ZR(*self.zr)
+
+    def lines(self) -> list[str]:
+        """The decisions in five lines."""
+        arguments = {
+            name: value for name, value in self.transform["arguments"].items() if name != "coefficients"
+        }
+        numbers = ", ".join(f"{name} {_short(value)}" for name, value in arguments.items())
+        missing = ", ".join(f"{code:g}" for code in self.missing)
+        height, width = self.grid["shape"]
+        spacing = " x ".join(f"{value:g}" for value in self.grid.get("spacing", []))
+        splits = "; ".join(
+            f"{name} {windows} windows of {frames} frames, {first} to {last}"
+            for name, (frames, windows, first, last) in self.splits.items()
+        )
+        dry = "" if self.dry_value is None else f", dry at {self.dry_value:g}"
+        return [
+            f"values: {', '.join(self.variables)} in {self.units or 'no unit'}{dry}, "
+            f"range {self.data_range:g}" + (f", codes {missing} not measured" if missing else ""),
+            f"scale of the network: {self.transform['kind']} ({numbers})",
+            f"grid: {height} x {width}" + (f", {spacing} {self.grid.get('units', '')}" if spacing else ""),
+            f"time: a frame every {_duration(self.step_s)}, {self.past} in, {self.steps} out"
+            + (f"; extra inputs {', '.join(self.inputs)}" if self.inputs else ""),
+            f"splits: {splits}; statistics of training only, {self.fingerprint}",
+        ]
+
+
+def described(transform: Transform) -> dict[str, Any]:
+    """Kind and arguments of a transform as plain data."""
+    kinds = {kind: name for name, kind in KINDS.items()}
+    arguments = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in transform._convlstm_arguments.items()
+    }
+    return {"kind": kinds[type(transform)], "arguments": arguments}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_short, value)) + "]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size and seconds % size == 0:
+            count = round(seconds / size)
+            return name if count == 1 else f"{count} {name}s"
+    return f"{seconds:g} s"

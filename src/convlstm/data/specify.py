@@ -1,0 +1,204 @@
+"""Decisions about labelled data: transform, data range, grid, and whether frames fit a model."""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.data.base import Split
+from convlstm.data.climatology import fit_anomaly
+from convlstm.data.frame_store import FrameStore
+from convlstm.data.specification import Specification, described
+from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
+from convlstm.data.units import ZR, conversion
+from convlstm.data.windows import fingerprint
+from convlstm.errors import DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Floats = NDArray[np.float32]
+TRANSFORMS = ("auto", "none", "range", "standard", "log", "sqrt", "anomaly")
+_SAMPLED = 256  # frames that statistics are computed from
+_MOST_VALUES = 2**25  # of those that statistics are computed from; of large frames every n-th pixel
+_RAIN = ("rain", "precip", "snowfall")
+_FLOOR_MMH, _TOP_MMH = 0.1, 100.0
+
+
+def specify(
+    frames: "xr.DataArray",
+    store: FrameStore,
+    times: NDArray[np.float64],
+    windows: Mapping[Split, NDArray[np.int64]],
+    *,
+    step_s: float,
+    units: str,
+    transform: str,
+    past: int,
+    missing: tuple[float, ...],
+    inputs: tuple[str, ...],
+    relation: ZR | None,
+) -> Specification:
+    """Decide what is unknown from frames of the training split alone.
+
+    Args:
+        frames: labelled frames.
+        store: their values in the unit.
+        times: (N,), of all frames.
+        windows: (W, K + L) of each split, indices of frames.
+        step_s: seconds between frames.
+        units: the unit.
+        transform: of `TRANSFORMS`.
+        past: K.
+        missing: codes of not measured.
+        inputs: names of the extra inputs.
+        relation: Z-R relation, where the unit was converted by one.
+
+    Raises:
+        DataError: nothing measured in the training split, negative rain, or too little for the transform.
+    """
+    used = np.unique(windows["train"][windows["train"] >= 0])
+    count, stride = _SAMPLED, 1
+    if transform == "anomaly":  # which needs every pixel, and all seasons of many years
+        count = max(_SAMPLED, _MOST_VALUES // max(1, int(np.prod(store.shape))))
+    else:
+        stride = math.ceil(math.sqrt(min(len(used), count) * np.prod(store.shape) / _MOST_VALUES))
+    sampled = used[np.linspace(0, len(used) - 1, min(len(used), count)).round().astype(int)]
+    frames_read = (frame for index in sampled for frame in store.read([int(index)]))
+    values = np.stack([frame[:, ::stride, ::stride] for frame in frames_read if frame is not None])
+    valid = np.isfinite(values)
+    if not valid.any():
+        raise DataError(
+            f"the training split must hold measured values; none of {len(sampled)} frames of it has any: "
+            "check --data.missing and --data.split"
+        )
+    low, high = float(values[valid].min()), float(values[valid].max())
+    dry = frames.attrs.get("dry_value")
+    rain = _is_rain(frames, units)
+    if rain and low < 0:
+        raise DataError(
+            f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"
+        )
+    made = _transform(transform, values, times[sampled], units, step_s, rain, frames, (low, high))
+    limits = frames.attrs.get("valid_range", (low, high))
+    return Specification(
+        variables=variables(frames),
+        units=units,
+        transform=described(made),
+        dry_value=made.dry if made.dry is not None else dry,
+        step_s=step_s,
+        dated=frames["time"].dtype.kind == "M",
+        grid=grid_of(frames),
+        missing=missing,
+        data_range=float(limits[1] - limits[0]) or 1.0,
+        past=past,
+        steps=windows["train"].shape[1] - past,
+        inputs=inputs,
+        zr=None if relation is None else (relation.a, relation.b, relation.dry_dbz),
+        cell_methods=frames.attrs.get("cell_methods", ""),
+        splits={name: _extent(found, times) for name, found in windows.items()},
+        fingerprint=fingerprint(times[sampled]),
+    )
+
+
+def variables(frames: "xr.DataArray") -> tuple[str, ...]:
+    """Names of the channels."""
+    return tuple(str(name) for name in frames["channel"].values)
+
+
+def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
+    """Grid of frames: shape, spacing and unit of its axes, and the grid mapping, where known."""
+    grid: dict[str, Any] = {"shape": [int(frames.sizes["y"]), int(frames.sizes["x"])]}
+    axes = [frames.coords[axis] for axis in ("y", "x") if axis in frames.coords]
+    if len(axes) == 2 and all(axis.ndim == 1 and axis.size > 1 and "units" in axis.attrs for axis in axes):
+        grid["spacing"] = [float(abs(axis[-1] - axis[0])) / (axis.size - 1) for axis in axes]
+        grid["units"] = str(axes[0].attrs["units"])
+    if "crs" in frames.coords:
+        grid["crs"] = {name: _plain(value) for name, value in frames.coords["crs"].attrs.items()}
+    return grid
+
+
+def check_fits(frames: "xr.DataArray", step_s: float, specification: Specification) -> None:
+    """Refuse frames that a model was not trained for.
+
+    Raises:
+        DataError: other channels, another time step, other pixels or another projection; any shape is
+            taken, unless the transform belongs to places.
+    """
+    if frames.shape[1] != len(specification.variables):
+        raise DataError(
+            f"frames must have the channels of the model, {', '.join(specification.variables)}; received "
+            f"{', '.join(variables(frames))}: choose them by --data.variable"
+        )
+    if len(frames) > 1 and abs(step_s - specification.step_s) > 0.1 * specification.step_s:
+        raise DataError(
+            f"frames must be {specification.step_s:g} s apart, as in training; received {step_s:g} s: give "
+            "frames of that time step"
+        )
+    grid, trained = grid_of(frames), specification.grid
+    if "spacing" in grid and "spacing" in trained:
+        apart = [abs(a - b) > 0.01 * b for a, b in zip(grid["spacing"], trained["spacing"], strict=True)]
+        if any(apart) or grid.get("units") != trained.get("units"):
+            raise DataError(
+                f"pixels must be {_size(trained)}, as in training; received {_size(grid)}: bring the frames "
+                "to that grid"
+            )
+
+
+def _transform(
+    name: str,
+    values: Floats,
+    times: NDArray[np.float64],
+    units: str,
+    step_s: float,
+    rain: bool,
+    frames: "xr.DataArray",
+    limits: tuple[float, float],
+) -> Transform:
+    """The transform of a name, fitted to values (T, C, H, W)."""
+    if name == "auto":
+        name = "log" if rain or units == "dBZ" else "range" if "valid_range" in frames.attrs else "standard"
+    low, high = limits
+    if name == "none":
+        return Linear()
+    if name == "range":
+        low, high = frames.attrs.get("valid_range", limits)
+        return Linear(float(low), float(high - low) or 1.0)
+    if name == "anomaly":
+        return fit_anomaly(values, times)
+    if name == "log" and units == "dBZ":
+        return Floored(dry=float(frames.attrs.get("dry_value", -32.0)))
+    if name in ("log", "sqrt"):
+        convert = conversion("mm/h", units, step_s=step_s) if rain and units != "1" else lambda ends: ends
+        floor, top = convert(np.array([_FLOOR_MMH, _TOP_MMH], np.float32)).tolist()
+        return Logarithm(floor, top) if name == "log" else SquareRoot(top)
+    axes = (0, 2, 3)
+    mean, deviation = np.nanmean(values, axes), np.nanstd(values, axes)
+    return Linear(mean.tolist(), np.where(deviation > 0, deviation, 1).tolist())
+
+
+def _is_rain(frames: "xr.DataArray", units: str) -> bool:
+    """True for rain rates and amounts."""
+    words = " ".join(str(frames.attrs.get(name, "")) for name in ("standard_name", "long_name")).lower()
+    words += " ".join(variables(frames)).lower()
+    return units in ("mm/h", "kg m-2 s-1") or (units in ("mm", "m") and any(name in words for name in _RAIN))
+
+
+def _extent(windows: NDArray[np.int64], times: NDArray[np.float64]) -> list[Any]:
+    """Frames and windows of a split, its first and last time."""
+    used = np.unique(windows[windows >= 0])
+    ends = [str(np.datetime64(round(times[index]), "s")) for index in (used[0], used[-1])]
+    return [len(used), len(windows), *ends]
+
+
+def _size(grid: Mapping[str, Any]) -> str:
+    return " x ".join(f"{value:g}" for value in grid["spacing"]) + f" {grid.get('units', '')}"
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as JSON holds it."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,150 @@
+"""Invertible maps between values in their unit and the scale of a network.
+
+Values are (..., T, C, H, W); every transform is finite wherever the values are.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from convlstm.errors import OptionError
+from convlstm.hyperparameters import StoresHyperparameters
+from convlstm.validation import check_number
+
+Channels = float | Sequence[float]
+
+
+class Transform(StoresHyperparameters):
+    """Map from a unit to the scale of a network, elementwise and increasing.
+
+    Attributes:
+        dry: value in the unit that the scale's zero and everything below it are mapped back to, where zero
+            means "measured, nothing there"; None where the scale has no such floor.
+    """
+
+    dry: float | None = None
+
+    @abstractmethod
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """Values in the scale of a network.
+
+        Args:
+            x: (..., T, C, H, W), in the unit.
+            times: (..., T), seconds since 1970-01-01, for transforms that depend on the season.
+        """
+
+    @abstractmethod
+    def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
+        """Values in the unit; arguments as of `forward`."""
+
+
+class Linear(Transform):
+    """``(x - offset) / scale``: a range onto [0, 1], or a standard score.
+
+    Args:
+        offset: one number, or one per channel: the smallest value, or the mean.
+        scale: one number, or one per channel, above 0: largest minus smallest value, or standard deviation.
+    """
+
+    def __init__(self, offset: Channels = 0.0, scale: Channels = 1.0) -> None:
+        self.offset, self.scale = _per_channel(offset, "offset"), _per_channel(scale, "scale")
+        if not bool((self.scale > 0).all()):
+            raise OptionError(
+                f"scale must be above 0; received {scale}: a constant field has no scale, use 1"
+            )
+
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """``(x - offset) / scale``."""
+        return (x - self.offset.to(x)) / self.scale.to(x)
+
+    def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
+        """``y scale + offset``."""
+        return y * self.scale.to(y) + self.offset.to(y)
+
+
+class Floored(Transform):
+    """``max(x - floor, 0) / (top - floor)``: values at or below a floor, such as dry radar pixels, become 0.
+
+    Args:
+        floor: largest value that is taken for nothing there, 7 dBZ (0.1 mm/h) for reflectivity.
+        top: value mapped to 1.
+        dry: value that 0 is mapped back to.
+    """
+
+    def __init__(self, floor: float = 7.0, top: float = 60.0, dry: float = -32.0) -> None:
+        self.floor, self.top = _floor_and_top(floor, top)
+        self.dry = self._dry = check_number(dry, "dry", most=self.floor)
+
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """``max(x - floor, 0) / (top - floor)``."""
+        return (x - self.floor).clamp(min=0) / (self.top - self.floor)
+
+    def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
+        """``y (top - floor) + floor`` above 0, otherwise ``dry``."""
+        return torch.where(y > 0, y * (self.top - self.floor) + self.floor, self._dry)
+
+
+class Logarithm(Transform):
+    """``log(x / floor) / log(top / floor)`` above a floor and 0 below it, for rain rates and amounts.
+
+    Up to two factors this is the reflectivity of the rate by any Z-R relation.
+
+    Args:
+        floor: largest value that is taken for dry, in the unit; 0.1 mm/h for rain rates.
+        top: value mapped to 1.
+    """
+
+    dry = 0.0
+
+    def __init__(self, floor: float = 0.1, top: float = 100.0) -> None:
+        self.floor, self.top = _floor_and_top(floor, top)
+        if self.floor <= 0:
+            raise OptionError(f"floor must be above 0; received {floor}: give the smallest wet value")
+        self._span = math.log(self.top / self.floor)
+
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """``log(x / floor) / log(top / floor)``, at least 0."""
+        return (torch.log(x.clamp(min=self.floor)) - math.log(self.floor)) / self._span
+
+    def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
+        """``floor (top / floor)^y`` above 0, otherwise 0."""
+        # Beyond twice the logarithm of the top a forecast has exploded; without a bound it would be infinite.
+        return torch.where(y > 0, self.floor * torch.exp(y.clamp(max=2) * self._span), 0.0)
+
+
+class SquareRoot(Transform):
+    """``sqrt(x / top)`` for amounts from 0 up.
+
+    Args:
+        top: value mapped to 1.
+    """
+
+    dry = 0.0
+
+    def __init__(self, top: float = 100.0) -> None:
+        self.top = check_number(top, "top", above=0)
+
+    def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
+        """``sqrt(x / top)``, negative values as 0."""
+        return (x.clamp(min=0) / self.top).sqrt()
+
+    def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
+        """``y^2 top``, negative values as 0."""
+        return y.clamp(min=0).square() * self.top
+
+
+def _per_channel(value: Channels, name: str) -> Tensor:
+    """One number per channel as (C, 1, 1); a single number as (1, 1, 1)."""
+    values = [value] if isinstance(value, int | float) else list(value)
+    checked = [check_number(item, name) for item in values]
+    return torch.tensor(checked, dtype=torch.float64).view(-1, 1, 1)
+
+
+def _floor_and_top(floor: float, top: float) -> tuple[float, float]:
+    floor, top = check_number(floor, "floor"), check_number(top, "top")
+    if top <= floor:
+        raise OptionError(f"top must be above floor, {floor:g}; received {top:g}: give the largest value")
+    return floor, top

@@ -1,0 +1,99 @@
+"""Units of frames and the exact conversions between them."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.errors import DataError
+
+Floats = NDArray[np.float32]
+
+#: Spellings of a unit, lower case without blanks, by its name here.
+_SPELLINGS: dict[str, tuple[str, ...]] = {
+    "dBZ": ("dbz", "dbz", "10*log10(mm6m-3)"),
+    "mm/h": ("mm/h", "mm/hr", "mmh-1", "mmh^-1", "mmhr-1", "mm.h-1", "mm/hour", "millimeterperhour"),
+    "mm": ("mm", "millimeter", "millimetre", "kgm-2", "kgm**-2", "kg/m2", "kg/m^2"),
+    "m": ("m", "meter", "metre", "mofwaterequivalent"),
+    "kg m-2 s-1": ("kgm-2s-1", "kgm**-2s**-1", "mm/s", "kg/m2/s"),
+    "K": ("k", "kelvin", "degk"),
+    "degC": ("degc", "c", "celsius", "degree_celsius", "degrees_celsius", "degreec", "°c", "degree_c"),
+    "1": ("1", "", "none", "dimensionless", "-"),
+}
+_NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+
+
+@dataclass(frozen=True)
+class ZR:
+    """Relation of reflectivity and rain rate, Z = a R^b (Marshall and Palmer 1948: 200 and 1.6).
+
+    Attributes:
+        a: Z in mm^6 m^-3 of 1 mm/h.
+        b: exponent.
+        dry_dbz: reflectivity that stands for dry and for rates below the one of this reflectivity.
+    """
+
+    a: float = 200.0
+    b: float = 1.6
+    dry_dbz: float = -32.0
+
+    def rate(self, dbz: Floats) -> Floats:
+        """Rain rate in mm/h; 0 at and below ``dry_dbz``."""
+        rate = np.power(np.power(np.float32(10), dbz / np.float32(10)) / np.float32(self.a), 1 / self.b)
+        return np.where(dbz <= self.dry_dbz, np.float32(0), rate.astype(np.float32))
+
+    def reflectivity(self, rate: Floats) -> Floats:
+        """Reflectivity in dBZ; ``dry_dbz`` where the rate is 0 or less than that of ``dry_dbz``."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            dbz = 10 * np.log10(self.a * np.power(rate, self.b))
+        dbz = np.where(rate <= 0, self.dry_dbz, np.maximum(dbz, self.dry_dbz))
+        return np.where(np.isnan(rate), np.float32(np.nan), dbz.astype(np.float32))
+
+
+def unit_named(text: str) -> str:
+    """The name used here of a unit in any usual spelling; the text itself if it is no unit known here."""
+    return _NAMES.get(re.sub(r"\s", "", text).lower(), text.strip())
+
+
+def conversion(
+    source: str, target: str, *, step_s: float | None = None, zr: ZR | None = None
+) -> Callable[[Floats], Floats]:
+    """The function that converts values from one unit to another, NaN to NaN.
+
+    Args:
+        source: unit of the values, in any usual spelling.
+        target: unit wanted.
+        step_s: seconds that an accumulation covers, for those between accumulations and rates.
+        zr: relation for those between reflectivity and rates; that of Marshall and Palmer if None.
+
+    Raises:
+        DataError: no exact conversion between them is known.
+    """
+    source, target = unit_named(source), unit_named(target)
+    if source == target:
+        return lambda values: values
+    relation = zr or ZR()
+    if source == "dBZ" and (scale := _rate_scale(target, step_s)):
+        return lambda values: relation.rate(values) / np.float32(scale)
+    if target == "dBZ" and (scale := _rate_scale(source, step_s)):
+        return lambda values: relation.reflectivity(values * np.float32(scale))
+    if (first := _rate_scale(source, step_s)) and (second := _rate_scale(target, step_s)):
+        return lambda values: values * np.float32(first / second)
+    if (source, target) in (("K", "degC"), ("degC", "K")):
+        return lambda values: (values + (273.15 if target == "K" else -273.15)).astype(np.float32)
+    lengths = {"mm": 1.0, "m": 1000.0}
+    if source in lengths and target in lengths:
+        return lambda values: values * np.float32(lengths[source] / lengths[target])
+    raise DataError(
+        f"values must be in {target!r} or in a unit that converts to it exactly; received {source!r}: "
+        "convert them, or declare the unit that they have by --data.units"
+    )
+
+
+def _rate_scale(unit: str, step_s: float | None) -> float | None:
+    """Millimetres an hour that 1 of a unit is; None for what is no rain rate."""
+    if unit in ("mm", "m"):
+        return None if step_s is None else 3600 / step_s * (1.0 if unit == "mm" else 1000.0)
+    return {"mm/h": 1.0, "kg m-2 s-1": 3600.0}.get(unit)

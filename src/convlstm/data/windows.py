@@ -1,0 +1,190 @@
+"""Windows of consecutive frames by their times, and their division into splits."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.data.base import SPLITS, Split
+from convlstm.errors import DataError, OptionError
+from convlstm.validation import received
+
+Times = NDArray[np.float64]
+#: Frame of a window that is missing.
+MISSING = -1
+_GAP = -2
+
+
+class Gap(NamedTuple):
+    """Missing frames between two that are there.
+
+    Attributes:
+        after: index of the frame before the gap.
+        frames: number of missing frames.
+    """
+
+    after: int
+    frames: int
+
+
+def time_step(times: Times) -> float:
+    """The time step of frames, the median difference in seconds; 1 for a single frame.
+
+    Raises:
+        DataError: times are not increasing, or frames lie less than half a step apart.
+    """
+    steps = np.diff(times)
+    if not len(steps):
+        return 1.0
+    if (steps <= 0).any():
+        first = int((steps <= 0).argmax())
+        raise DataError(
+            f"times must increase; frame {first + 1} is at {_text(times[first + 1])}, after "
+            f"{_text(times[first])}: sort the frames and leave duplicates out"
+        )
+    step = float(np.median(steps))
+    if (steps < 0.5 * step).any():
+        first = int((steps < 0.5 * step).argmax())
+        raise DataError(
+            f"frames must have one time step, {step:g} s here; {_text(times[first])} and "
+            f"{_text(times[first + 1])} are {steps[first]:g} s apart: open frames of each step apart"
+        )
+    return step
+
+
+def gaps(times: Times) -> list[Gap]:
+    """The gaps between frames: differences of more than one and a half time steps."""
+    step = time_step(times)
+    missing = np.rint(np.diff(times) / step).astype(np.int64) - 1
+    return [Gap(int(k), int(missing[k])) for k in np.flatnonzero(np.diff(times) > 1.5 * step)]
+
+
+def window_frames(times: Times, length: int, *, masked: bool = False) -> NDArray[np.int64]:
+    """The frames of every window of consecutive times.
+
+    Args:
+        times: (N,), increasing.
+        length: frames of a window.
+        masked: also windows with missing frames, but the first and the last frame of each is there.
+
+    Returns:
+        (W, length), indices of frames, `MISSING` for those that are missing, in the order of time.
+    """
+    slots: list[NDArray[np.int64]] = []
+    start = 0
+    for gap in gaps(times):
+        slots.append(np.arange(start, gap.after + 1))
+        # A gap longer than a window cannot lie inside one.
+        fill = MISSING if masked and gap.frames < length else _GAP
+        slots.append(np.full(min(gap.frames, length), fill))
+        start = gap.after + 1
+    line = np.concatenate([*slots, np.arange(start, len(times))])
+    if len(line) < length:
+        return np.empty((0, length), np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(line, length)
+    kept: NDArray[np.bool_] = (windows != _GAP).all(1) & (windows[:, 0] >= 0) & (windows[:, -1] >= 0)
+    found: NDArray[np.int64] = windows[kept]
+    return found
+
+
+def split_frames(
+    times: Times, split: str | Mapping[str, object], length: int, guard: int
+) -> dict[Split, NDArray[np.bool_]]:
+    """The frames of each split.
+
+    Args:
+        times: (N,), seconds since 1970-01-01, increasing.
+        split: ``time``: the last 15 % of the frames (one window at least) for test, as many before them for
+            validation, the rest for training; ``event``: the same, but stretches between gaps stay whole; or
+            a mapping of each split to periods ``start/end`` (both included; a date alone is the whole day),
+            one or a list.
+        length: frames of a window.
+        guard: frames left out between neighbouring splits divided by ``time``.
+
+    Returns:
+        (N,), bool, of each split; a frame is in one split at most.
+
+    Raises:
+        DataError: a split would have no frame.
+        OptionError: another way to split, periods that are none or that overlap.
+    """
+    if isinstance(split, Mapping):
+        found = _given(times, split)
+    elif split in ("time", "event"):
+        found = _fractions(times, length, guard, whole_events=split == "event")
+    else:
+        raise OptionError(
+            f"split must be 'time', 'event' or periods of train, validation and test; "
+            f"received {received(split)}"
+        )
+    for name, frames in found.items():
+        if not frames.any():
+            raise DataError(
+                f"every split needs frames; {name} has none of the {len(times)} from {_text(times[0])} to "
+                f"{_text(times[-1])}: give its periods by --data.split"
+            )
+    return found
+
+
+def fingerprint(times: Times) -> str:
+    """SHA-256, shortened to 16 digits, of the times that statistics were computed from."""
+    return sha256(np.ascontiguousarray(times, "<f8").tobytes()).hexdigest()[:16]
+
+
+def _fractions(
+    times: Times, length: int, guard: int, *, whole_events: bool
+) -> dict[Split, NDArray[np.bool_]]:
+    count = len(times)
+    share = max(round(0.15 * count), length)
+    ends = [count - 2 * (share + guard), count - share - guard, count]
+    if whole_events:
+        # Every stretch goes to the split in which its middle lies.
+        borders = np.array([0, *(gap.after + 1 for gap in gaps(times)), count])
+        middles = (borders[:-1] + borders[1:]) / 2
+        ends = [int(borders[np.searchsorted(middles, end)]) for end in ends[:2]] + [count]
+        guard = 0
+    place = np.arange(count)
+    starts = [0, *(max(end, 0) + guard for end in ends[:2])]
+    return {
+        name: (place >= start) & (place < end) for name, start, end in zip(SPLITS, starts, ends, strict=True)
+    }
+
+
+def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.bool_]]:
+    if set(split) != set(SPLITS):
+        raise OptionError(
+            f"periods must be given of train, validation and test; received {', '.join(map(str, split))}"
+        )
+    found: dict[Split, NDArray[np.bool_]] = {}
+    for name in SPLITS:
+        periods = split[name]
+        inside = np.zeros(len(times), bool)
+        for period in [periods] if isinstance(periods, str) else list(periods):  # type: ignore[call-overload]
+            first, last = _period(period)
+            inside |= (times >= first) & (times <= last)
+        found[name] = inside
+    overlap = np.sum([found[name] for name in SPLITS], axis=0) > 1
+    if overlap.any():
+        raise OptionError(
+            f"splits must share no frame; {_text(times[int(overlap.argmax())])} is in two: change the periods"
+        )
+    return found
+
+
+def _period(text: object) -> tuple[int, int]:
+    """First and last second of ``start/end``."""
+    try:
+        start, _, end = str(text).partition("/")
+        last = np.datetime64(end or start)
+        first, after = np.datetime64(start, "s"), (last + 1).astype("datetime64[s]")
+        return int(first.astype(np.int64)), int(after.astype(np.int64)) - 1
+    except ValueError:
+        raise OptionError(
+            f"a period must be start/end, such as 2009-01-01/2010-12-31; received {text!r}"
+        ) from None
+
+
+def _text(seconds: float) -> str:
+    return str(np.datetime64(round(seconds), "s"))

@@ -1,0 +1,58 @@
+"""Conversions between units, against figures worked out by hand."""
+
+import numpy as np
+import pytest
+
+from convlstm.data.units import ZR, conversion, unit_named
+from convlstm.errors import DataError
+
+
+def converted(value, source, target, **options):
+    return float(conversion(source, target, **options)(np.array([value], np.float32))[0])
+
+
+@pytest.mark.parametrize(
+    ("value", "source", "target", "expected"),
+    [
+        (23.0103, "dBZ", "mm/h", 1.0),  # Z = 200
+        (39.0103, "dBZ", "mm/h", 10.0),
+        (1.0, "mm h-1", "dBZ", 23.0103),
+        (0.25, "mm", "mm/h", 3.0),  # in five minutes
+        (3.0, "mm/hr", "kg m-2", 0.25),
+        (0.001, "m", "mm", 1.0),
+        (1 / 3600, "kg m-2 s-1", "mm/h", 1.0),
+        (273.15, "K", "degC", 0.0),
+        (-273.15, "celsius", "kelvin", 0.0),
+    ],
+)
+def test_converts_exactly(value, source, target, expected):
+    assert converted(value, source, target, step_s=300) == pytest.approx(expected, abs=1e-4)
+
+
+def test_dry_stays_dry_and_missing_stays_missing():
+    zr = ZR(a=300, b=1.5, dry_dbz=-10)
+    rates = conversion("dBZ", "mm/h", zr=zr)(np.array([-10, -32, np.nan, 40], np.float32))
+    np.testing.assert_allclose(rates, [0, 0, np.nan, (10**4 / 300) ** (1 / 1.5)], rtol=1e-5)
+    back = conversion("mm/h", "dBZ", zr=zr)(np.array([0, 1e-9, np.nan, rates[3]], np.float32))
+    np.testing.assert_allclose(back, [-10, -10, np.nan, 40], rtol=1e-5)
+
+
+def test_an_accumulation_needs_its_period():
+    with pytest.raises(
+        DataError, match="must be in 'mm/h' or in a unit that converts to it exactly; received"
+    ):
+        conversion("mm", "mm/h")
+
+
+def test_what_converts_to_nothing_is_refused():
+    with pytest.raises(DataError, match="received 'K': convert them, or declare the unit"):
+        conversion("kelvin", "mm/h")
+
+
+@pytest.mark.parametrize("text", ["mm/h", "mm hr-1", "MM/H", "mm h^-1"])
+def test_spellings(text):
+    assert unit_named(text) == "mm/h"
+
+
+def test_an_unknown_unit_keeps_its_name():
+    assert unit_named(" psu ") == "psu"

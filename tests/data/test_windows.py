@@ -1,0 +1,113 @@
+"""Windows by time stamps, and splits that share nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convlstm.data.windows import MISSING, fingerprint, gaps, split_frames, time_step, window_frames
+from convlstm.errors import DataError, OptionError
+
+MINUTES = np.array([0, 5, 10, 15, 30, 35, 40, 45, 50]) * 60.0
+
+
+def test_a_gap_is_where_frames_lie_more_than_one_and_a_half_steps_apart():
+    assert time_step(MINUTES) == 300
+    assert [tuple(gap) for gap in gaps(MINUTES)] == [(3, 2)]
+    months = np.array(np.arange("2001-01", "2003-01", dtype="M8[M]"), "M8[s]").astype(float)
+    assert gaps(months) == []
+
+
+def test_no_window_lies_across_a_gap():
+    assert window_frames(MINUTES, 4).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [5, 6, 7, 8]]
+    assert window_frames(MINUTES, 6).shape == (0, 6)
+
+
+def test_missing_frames_are_marked_on_request():
+    found = window_frames(MINUTES, 5, masked=True).tolist()
+    assert [1, 2, 3, MISSING, MISSING] not in found  # which ends in the gap
+    assert [2, 3, MISSING, MISSING, 4] in found
+    assert [3, MISSING, MISSING, 4, 5] in found
+    assert [4, 5, 6, 7, 8] in found
+    assert len(found) == 3
+    assert window_frames(MINUTES, 2, masked=True).tolist() == window_frames(MINUTES, 2).tolist()
+
+
+@given(st.lists(st.sampled_from([1, 1, 1, 2, 3, 7]), min_size=3, max_size=40), st.integers(1, 6))
+def test_windows_are_those_that_their_times_say(steps, length):
+    """Against a slow search by time: a window is every run of times one step apart."""
+    times = np.cumsum([0, 1, 1, 1, *steps]) * 60.0
+    if np.median(np.diff(times)) != 60:
+        return
+    there = {time: index for index, time in enumerate(times)}
+    slow = [
+        [there[start + 60 * k] for k in range(length)]
+        for start in times
+        if all(start + 60 * k in there for k in range(length))
+    ]
+    assert window_frames(times, length).tolist() == slow
+    masked = [
+        [there.get(start + 60 * k, MISSING) for k in range(length)]
+        for start in times
+        if start + 60 * (length - 1) in there
+    ]
+    assert window_frames(times, length, masked=True).tolist() == masked
+
+
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        ([0, 300, 300, 600], "times must increase; frame 2 is at 1970-01-01T00:05:00"),
+        ([0, 600, 300], "times must increase"),
+        ([0, 300, 600, 660, 960], "one time step, 300 s here; 1970-01-01T00:10:00 and 1970-01-01T00:11:00"),
+    ],
+)
+def test_disordered_times_are_refused(times, sentence):
+    with pytest.raises(DataError, match=sentence):
+        time_step(np.array(times, float))
+
+
+def test_a_split_by_time_keeps_its_order_and_a_guard():
+    found = split_frames(np.arange(100) * 300.0, "time", 10, guard=4)
+    assert [np.flatnonzero(found[name])[[0, -1]].tolist() for name in found] == [[0, 61], [66, 80], [85, 99]]
+
+
+def test_a_split_by_event_cuts_none():
+    times = np.concatenate([start + np.arange(20) * 300.0 for start in np.arange(10) * 1e6])
+    found = split_frames(times, "event", 5, guard=0)
+    for frames in found.values():
+        assert set(frames.reshape(10, 20).sum(1).tolist()) <= {0, 20}
+    assert sum(frames.sum() for frames in found.values()) == 200
+    assert (found["validation"].sum(), found["test"].sum()) == (20, 40)
+
+
+def test_given_periods():
+    times = np.array(np.arange("2001-01-01", "2001-01-11", dtype="M8[D]"), "M8[s]").astype(float)
+    periods = {
+        "train": ["2001-01-01/2001-01-04", "2001-01-09"],
+        "validation": "2001-01-05/2001-01-06",
+        "test": "2001-01-07",
+    }
+    found = split_frames(times, periods, 2, guard=9)
+    assert np.flatnonzero(found["train"]).tolist() == [0, 1, 2, 3, 8]
+    assert np.flatnonzero(found["validation"]).tolist() == [4, 5]
+    assert np.flatnonzero(found["test"]).tolist() == [6]
+    with pytest.raises(OptionError, match="splits must share no frame; 2001-01-06T00:00:00 is in two"):
+        split_frames(times, periods | {"test": "2001-01-06/2001-01-08"}, 2, guard=0)
+    with pytest.raises(OptionError, match="a period must be start/end"):
+        split_frames(times, periods | {"test": "yesterday"}, 2, guard=0)
+    with pytest.raises(DataError, match="every split needs frames; test has none of the 10"):
+        split_frames(times, periods | {"test": "2005"}, 2, guard=0)
+    with pytest.raises(OptionError, match="periods must be given of train, validation and test; received a"):
+        split_frames(times, {"a": "2001"}, 2, guard=0)
+    with pytest.raises(OptionError, match="split must be 'time', 'event' or periods"):
+        split_frames(times, "random", 2, guard=0)
+
+
+def test_too_few_frames_are_refused():
+    with pytest.raises(DataError, match="every split needs frames; train has none of the 20"):
+        split_frames(np.arange(20) * 300.0, "time", 8, guard=4)
+
+
+def test_a_fingerprint_tells_times_apart():
+    assert fingerprint(MINUTES) == fingerprint(MINUTES.copy()) != fingerprint(MINUTES + 1)
