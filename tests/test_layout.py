@@ -140,6 +140,7 @@ LONG_FILES: set[str] = set()
 LONG_FUNCTIONS = {"convlstm.layers.stack.Stack.__init__"}
 MANY_ARGUMENTS = {
     "convlstm.data.moving_mnist.MovingObjects",
+    "convlstm.data.specification.Specification",
     "convlstm.layers.options.StackOptions",
     "convlstm.layers.stack.Stack",
     "convlstm.engines.plan.Plan",
