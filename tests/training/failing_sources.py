@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from convlstm import MovingObjects
-from convlstm.data import Window, WindowDataset
+from convlstm.data import LabelledWindow, Window, WindowDataset
 from convlstm.errors import DataError
 
 SIZES: dict[str, Any] = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3, "train_size": 16}
@@ -60,7 +60,7 @@ class Failing(MovingObjects):
             def __len__(self) -> int:
                 return len(windows)
 
-            def __getitem__(self, index: int) -> Window:
+            def __getitem__(self, index: int) -> Window | LabelledWindow:
                 if name == "train" and index >= first:
                     HOW.get(how, lambda: shutil.rmtree(Path(how) / "logs", ignore_errors=True))()
                 return windows[index]

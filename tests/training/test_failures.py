@@ -40,6 +40,8 @@ def said(capfd):
         ("asks torch for memory", "a worker gave RuntimeError: [enforce fail at alloc_cpu"),
     ],
 )
+# torch raises the death of a worker wherever the signal finds the program, inside a destructor as well.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_worker_that_fails_is_one_sentence_and_leaves_nothing(tmp_path, capfd, how, sentence):
     words = [*OPTIONS, "--workers=1", f"--data.how={how}", "--out", str(tmp_path / "run")]
     assert main(["train", *words]) == 2

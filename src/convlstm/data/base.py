@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from convlstm.data.specification import Specification
 from convlstm.hyperparameters import StoresHyperparameters
 
 Split = Literal["train", "validation", "test"]
@@ -24,7 +26,37 @@ class Window(NamedTuple):
     future: Tensor
 
 
-class WindowDataset(Dataset[Window], ABC):
+class LabelledWindow(NamedTuple):
+    """Window of labelled data; None stands for what a plain `Window`, of which it can be made, does not say.
+
+    Frames hold no NaN: values that were not measured are filled, and the masks tell which they are.
+
+    Attributes:
+        past: (K, C, *S), float32, in the scale of the network.
+        future: (L, C, *S), float32, directly after the past.
+        past_valid: (K, C, *S), bool, true where measured.
+        future_valid: (L, C, *S), bool.
+        inputs: (K + L, E, *S), float32, extra input channels known for the past and the future.
+        times: (K + L,), float64, seconds since 1970-01-01.
+        weight: (), float32, of the window in the loss.
+    """
+
+    past: Tensor
+    future: Tensor
+    past_valid: Tensor | None = None
+    future_valid: Tensor | None = None
+    inputs: Tensor | None = None
+    times: Tensor | None = None
+    weight: Tensor | None = None
+
+
+def on_device(window: Window | LabelledWindow, device: torch.device) -> LabelledWindow:
+    """The window, or batch of windows, on a device."""
+    fields = (None if field is None else field.to(device) for field in window)
+    return LabelledWindow(*fields)  # type: ignore[arg-type]
+
+
+class WindowDataset(Dataset[Window | LabelledWindow], ABC):
     """Map-style data set of windows; an index always returns the same window, in any process.
 
     Attributes:
@@ -38,7 +70,7 @@ class WindowDataset(Dataset[Window], ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __getitem__(self, index: int) -> Window: ...
+    def __getitem__(self, index: int) -> Window | LabelledWindow: ...
 
 
 class Source(StoresHyperparameters, ABC):
@@ -50,12 +82,17 @@ class Source(StoresHyperparameters, ABC):
         channels: C of every frame.
         data_range: largest minus smallest possible value of the data, for the scores relative to it (PSNR,
             SSIM); None if unknown.
+        extra_channels: E, extra input channels of every window.
+        specification: units, transform, grid, time step and splits of labelled data; None for data whose
+            values are in the scale of the network already.
     """
 
     past: int
     steps: int
     channels: int
     data_range: float | None = None
+    extra_channels: int = 0
+    specification: Specification | None = None
 
     @abstractmethod
     def split(self, name: Split) -> WindowDataset:
@@ -64,3 +101,12 @@ class Source(StoresHyperparameters, ABC):
     @abstractmethod
     def describe(self) -> str:
         """Description of the data in one line, for reports and model folders."""
+
+    def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
+        """Values (..., T, C, *S) in the data's unit; unchanged where there is no specification.
+
+        Args:
+            values: in the scale of the network.
+            times: (..., T), seconds since 1970-01-01.
+        """
+        return values

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import OptionError, ShapeError
@@ -12,7 +13,7 @@ WINDOW = 11
 _SIGMA = 1.5
 
 
-def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
+def ssim(a: Tensor, b: Tensor, *, data_range: float, valid: Tensor | None = None) -> Tensor:
     """Structural similarity of images (Wang et al. 2004, doi:10.1109/TIP.2003.819861, equation 13).
 
     Around every pixel whose 11 x 11 window lies inside the image, with means m, variances v and covariance
@@ -28,9 +29,10 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
         a: (..., C, H, W), H and W at least 11.
         b: as ``a``.
         data_range: largest minus smallest value that the data can take (1 for values in [0, 1]).
+        valid: (..., C, H, W), bool, pixels that were measured; windows with one that was not are left out.
 
     Returns:
-        (...), one value a frame, at most 1; float32 (float64 for float64).
+        (...), one value a frame, at most 1; float32 (float64 for float64). NaN for a frame without a window.
 
     Raises:
         ShapeError: shapes differ or frames are smaller than the window.
@@ -51,6 +53,8 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
     data_range = check_data_range(data_range)
     dtype = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     a, b = a.to(dtype), b.to(dtype)
+    if valid is not None:
+        a, b = torch.where(valid, a, 0), torch.where(valid, b, 0)
     # E[x^2] - E[x]^2 loses its digits where the mean is large; no variance changes with an offset.
     offset = b.detach().mean((-2, -1), keepdim=True)
     a, b = a - offset, b - offset
@@ -59,7 +63,13 @@ def ssim(a: Tensor, b: Tensor, *, data_range: float) -> Tensor:
     m_a, m_b = m_a + offset, m_b + offset
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mean_part = (2 * m_a * m_b + c1) / (m_a * m_a + m_b * m_b + c1)
-    return (mean_part * (2 * v_ab + c2) / (v_a + v_b + c2)).mean((-3, -2, -1))
+    similarity = mean_part * (2 * v_ab + c2) / (v_a + v_b + c2)
+    if valid is None:
+        return similarity.mean((-3, -2, -1))
+    missing = (~valid).to(dtype).flatten(0, -4) if a.ndim > 3 else (~valid).to(dtype)
+    whole = F.max_pool2d(missing, WINDOW, stride=1).view(similarity.shape) == 0
+    total, count = (similarity * whole).sum((-3, -2, -1)), whole.sum((-3, -2, -1))
+    return torch.where(count > 0, total / count.clamp(min=1), torch.nan)
 
 
 def check_data_range(data_range: float) -> float:

@@ -21,7 +21,8 @@ class AutoregressiveForecaster(Forecaster):
     any nested structure of tensors, each with the batch on its first axis; it is passed in and returned,
     never kept on the module and never changed in place. A model whose levels need certain frame sizes
     overrides `pad`: frames are padded once, at the beginning, and forecasts are cropped once, at the end. A
-    model that reads an observed frame in another way than its own forecasts overrides `observe`.
+    model that reads an observed frame in another way than its own forecasts overrides `observe`. A model with
+    ``extra_channels`` is given frames of C + E channels and returns frames of C.
 
     Example:
         >>> import torch
@@ -47,7 +48,7 @@ class AutoregressiveForecaster(Forecaster):
         """The carry after all frames of the past but the last, which the first `step` reads.
 
         Args:
-            past: (B, K, C, *S), K at least 1; with K = 1 the initial carry.
+            past: (B, K, C, *S), K at least 1; with K = 1 the initial carry. C + E channels with extra inputs.
         """
 
     @abstractmethod
@@ -55,7 +56,8 @@ class AutoregressiveForecaster(Forecaster):
         """One step of time.
 
         Args:
-            frame: (B, C, *S), the newest frame: observed, true (teacher forcing) or forecast.
+            frame: (B, C, *S), the newest frame: observed, true (teacher forcing) or forecast; C + E channels
+                with extra inputs.
             carry: of `start` or of the step before.
 
         Returns:
@@ -74,7 +76,13 @@ class AutoregressiveForecaster(Forecaster):
         return frames
 
     def forward(
-        self, past: Tensor, steps: int, *, future: Tensor | None = None, forced: Tensor | None = None
+        self,
+        past: Tensor,
+        steps: int,
+        *,
+        future: Tensor | None = None,
+        forced: Tensor | None = None,
+        inputs: Tensor | None = None,
     ) -> Tensor:
         """Forecast.
 
@@ -82,8 +90,9 @@ class AutoregressiveForecaster(Forecaster):
             past: (B, K, C, *S).
             steps: L, at least 1.
             future: (B, L, C, *S), the true frames, for teacher forcing in training.
-            forced: (B, L) bool; where it is true, the true frame instead of the forecast of that step is the
-                input of the next step.
+            forced: (B, L), or (B, L, C, *S) for single pixels, bool; where it is true, the true frame instead
+                of the forecast of that step is the input of the next step.
+            inputs: (B, K + L, E, *S), the extra input channels; only for a model with ``extra_channels``.
 
         Returns:
             (B, L, C, *S).
@@ -95,9 +104,16 @@ class AutoregressiveForecaster(Forecaster):
         check_past(past, steps, channels=getattr(self, "channels", None))
         check_same_kind(self, past, "past")
         _check_forcing(past, steps, future, forced)
-        size, past = past.shape[3:], self.pad(past)
-        future = None if future is None else self.pad(future)
-        return self._rollout(past[:, -1], self.start(past), steps, size, future, forced)
+        _check_inputs(self, past, steps, inputs)
+        size, length = past.shape[3:], past.shape[1]
+        if inputs is not None:
+            inputs = self.pad(inputs)
+        past, future = self.pad(past), None if future is None else self.pad(future)
+        if forced is not None and forced.ndim > 2:
+            forced = self.pad(forced.to(past)).bool()
+        if inputs is not None:
+            past, inputs = torch.cat([past, inputs[:, :length]], dim=2), inputs[:, length:]
+        return self._rollout(past[:, -1], self.start(past), steps, size, future, forced, inputs)
 
     def _rollout(
         self,
@@ -107,15 +123,23 @@ class AutoregressiveForecaster(Forecaster):
         size: Sequence[int],
         future: Tensor | None = None,
         forced: Tensor | None = None,
+        inputs: Tensor | None = None,
     ) -> Tensor:
-        """Forecasts (B, L, C, *S) of a size, after a padded frame and the carry before it."""
+        """Forecasts (B, L, C, *S) of a size, after a padded frame and the carry before it.
+
+        The frame has its extra inputs; ``inputs`` (B, L, E, *S) are those of the frames after it.
+        """
         forecasts: list[Tensor] = []
         for k in range(steps):
             frame, carry = self.step(frame, carry)
             forecasts.append(frame)
             if future is not None and forced is not None and k + 1 < steps:
-                use_truth = forced[:, k].view(-1, *(1,) * (frame.ndim - 1))
+                use_truth = forced[:, k]
+                if forced.ndim == 2:
+                    use_truth = use_truth.view(-1, *(1,) * (frame.ndim - 1))
                 frame = torch.where(use_truth, future[:, k], frame)
+            if inputs is not None:
+                frame = torch.cat([frame, inputs[:, k]], dim=1)
         inside: Any = (..., *(slice(length) for length in size))
         return torch.stack(forecasts, dim=1)[inside]
 
@@ -147,11 +171,12 @@ class ForecastStream:
         self._carry: Any = None
 
     @torch.no_grad()
-    def update(self, frame: Tensor) -> None:
-        """Read an observed frame (B, C, *S).
+    def update(self, frame: Tensor, inputs: Tensor | None = None) -> None:
+        """Read an observed frame (B, C, *S), with its extra inputs (B, E, *S) if the model reads any.
 
         Raises:
-            ShapeError: another shape than the first frame's, or another dtype or device than the model's.
+            ShapeError: another shape than the first frame's, or another dtype or device than the model's;
+                extra inputs other than the model's.
         """
         check_tensor(frame, "a frame (B, C, *S)")
         if frame.ndim != 4:
@@ -168,6 +193,9 @@ class ForecastStream:
                 f"{tuple(frame.shape)}: make another stream for another batch or size"
             )
         check_same_kind(model, frame, "a frame")
+        _check_inputs(model, sequence, 0, None if inputs is None else inputs.unsqueeze(1))
+        if inputs is not None:
+            sequence = torch.cat([sequence, inputs.unsqueeze(1)], dim=2)
         padded = model.pad(sequence)
         if self._frame is None:
             self._size, self._carry = tuple(frame.shape[2:]), model.start(padded)
@@ -176,21 +204,32 @@ class ForecastStream:
         self._frame = padded[:, 0]
 
     @torch.no_grad()
-    def forecast(self, steps: int) -> Tensor:
+    def forecast(self, steps: int, inputs: Tensor | None = None) -> Tensor:
         """The forecast (B, steps, C, *S) of the frames after the newest one.
+
+        Args:
+            steps: L.
+            inputs: (B, L, E, *S), extra inputs of the frames to forecast, if the model reads any.
 
         Raises:
             OptionError: ``steps`` below 1, or no frame yet.
+            ShapeError: extra inputs other than the model's.
         """
         if self._frame is None:
             raise OptionError("a forecast needs at least one frame; received none: call update(frame) first")
         check_past(self._frame.unsqueeze(1), steps)
-        return self._model._rollout(self._frame, self._carry, steps, self._size)
+        newest = torch.empty(self.shape, device="meta").unsqueeze(1)
+        _check_inputs(self._model, newest, steps - 1, inputs)
+        inputs = None if inputs is None else self._model.pad(inputs)
+        return self._model._rollout(self._frame, self._carry, steps, self._size, inputs=inputs)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the frames, (B, C, *S); empty before the first one."""
-        return () if self._frame is None else (*self._frame.shape[:2], *self._size)
+        if self._frame is None:
+            return ()
+        batch, channels = self._frame.shape[:2]
+        return (batch, channels - self._model.extra_channels, *self._size)
 
     def copy(self) -> "ForecastStream":
         """A second session with the same state, which goes on independently."""
@@ -216,8 +255,20 @@ def _check_forcing(past: Tensor, steps: int, future: Tensor | None, forced: Tens
             f"future must hold the frames of all steps, {expected}; received {tuple(future.shape)}: pass "
             f"{steps} frame(s)"
         )
-    if tuple(forced.shape) != expected[:2] or forced.dtype != torch.bool:
+    if tuple(forced.shape) not in (expected[:2], expected) or forced.dtype != torch.bool:
         raise ShapeError(
             f"forced must be bool (B, L) = {expected[:2]}; received {forced.dtype} {tuple(forced.shape)}: "
-            "one flag per sample and step"
+            "one flag per sample and step, or one per pixel"
+        )
+
+
+def _check_inputs(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None) -> None:
+    """Check the extra input channels."""
+    expected = (past.shape[0], past.shape[1] + steps, model.extra_channels, *past.shape[3:])
+    found = None if inputs is None else tuple(check_tensor(inputs, "inputs (B, K + L, E, *S)").shape)
+    if found != (expected if model.extra_channels else None):
+        raise ShapeError(
+            f"inputs must be {expected if model.extra_channels else 'left out'} for a model with "
+            f"extra_channels={model.extra_channels}; received {found}: give the extra channels of past and "
+            "future frames"
         )

@@ -1,6 +1,7 @@
 """The contract of a forecaster: frames in, frames out."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import Tensor
 
@@ -15,8 +16,15 @@ class Forecaster(Pretrained, ABC):
     A subclass writes ``forward(past, steps)`` and never sees a future frame. One that can be trained by
     scheduled sampling takes, as optional keywords, ``future`` (B, steps, C, *S) and ``forced`` (B, steps),
     bool: where ``forced[b, k]`` is true, frame k of the future takes the place of the forecast of step k as
-    the input of step k + 1. `AutoregressiveForecaster` does all of this for a model written as one step.
+    the input of step k + 1. One that reads extra input channels, known for the past and the future, sets
+    ``extra_channels`` and takes ``inputs`` (B, K + steps, E, *S) as a keyword; `run_forecaster` passes them.
+    `AutoregressiveForecaster` does all of this for a model written as one step.
+
+    Attributes:
+        extra_channels: E, extra input channels; 0 for none.
     """
+
+    extra_channels: int = 0
 
     @abstractmethod
     def forward(self, past: Tensor, steps: int) -> Tensor:
@@ -29,6 +37,32 @@ class Forecaster(Pretrained, ABC):
         Returns:
             (B, L, C, *S), dtype and device of ``past``.
         """
+
+
+def run_forecaster(
+    model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None, **forcing: Any
+) -> Tensor:
+    """Forecast with the extra inputs that a model reads, and without them otherwise.
+
+    Args:
+        model: the forecaster.
+        past: (B, K, C, *S).
+        steps: L.
+        inputs: (B, K + L, E, *S), extra inputs that are there; None for none.
+        forcing: ``future`` and ``forced``, for scheduled sampling.
+
+    Raises:
+        ShapeError: the model reads extra inputs and there are none, or others.
+    """
+    wanted = getattr(model, "extra_channels", 0)
+    there = 0 if inputs is None else inputs.shape[2]
+    if wanted and there != wanted:
+        raise ShapeError(
+            f"{type(model).__name__} reads {wanted} extra input channel(s); received {there}: give windows "
+            f"with as many, or build it with extra_channels={there}"
+        )
+    forecast: Tensor = model(past, steps, **forcing, **({"inputs": inputs} if wanted else {}))
+    return forecast
 
 
 def check_past(past: Tensor, steps: int, *, channels: int | None = None, least: int = 1) -> None:

@@ -75,6 +75,8 @@ class EncoderForecaster(AutoregressiveForecaster):
             at the blank forecast.
         cell: cell of each layer, called with (input_dim, hidden_dim, kernel_size, bias), without a
             spatiotemporal memory. By default a ConvLSTM cell with a forget bias of 1.
+        extra_channels: E, extra input channels that are known for the past and the future, such as the mask
+            of measured pixels, the hour or a land mask.
         engine: of the layers, as for `convlstm.ConvLSTM`.
         transport: earlier name of ``filter_radius``.
 
@@ -96,6 +98,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         output: str = "linear",
         cell: CellFactory = remembering_lstm,
         *,
+        extra_channels: int = 0,
         engine: str = "auto",
         transport: int | None = None,
     ) -> None:
@@ -108,6 +111,7 @@ class EncoderForecaster(AutoregressiveForecaster):
             )
             filter_radius = transport
         self.channels = check_positive(channels, "channels")
+        self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.patch_size = check_positive(patch_size, "patch_size")
         self.filter_radius = check_non_negative(filter_radius, "filter_radius")
         self.skip, self.output = check_bool(skip, "skip"), check_name(output, _OUTPUTS, "output")
@@ -122,7 +126,7 @@ class EncoderForecaster(AutoregressiveForecaster):
                 f"kernel_size must have one entry per level ({len(hidden_dim)}); received {kernels}: give as "
                 "many as hidden_dim has"
             )
-        inputs = [channels * patch_size**2, *hidden_dim[:-1]]
+        inputs = [(channels + extra_channels) * patch_size**2, *hidden_dim[:-1]]
         filter_size = (2 * filter_radius + 1) ** 2 if filter_radius else 0
         _check_size(inputs, hidden_dim, kernels, filter_size * patch_size**2)
         self.encoder = _cells(cell, inputs, hidden_dim, kernels)
@@ -195,6 +199,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         forecast = F.pixel_shuffle(self.head(x), self.patch_size)
         if self.filter_radius:
             weights, forecast = forecast[:, : -self.channels], forecast[:, -self.channels :]
+            frame = frame[:, : self.channels]
             forecast = forecast + dynamic_filter(frame, torch.softmax(weights, dim=1))
         return _OUTPUTS[self.output](forecast), new
 

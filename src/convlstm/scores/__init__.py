@@ -1,19 +1,43 @@
 """Scores of forecasts by lead time and overall, accumulated over batches."""
 
 from convlstm.scores.base import Score, ScoreState
+from convlstm.scores.categorical import CSI, ETS, FAR, HSS, POD, FrequencyBias
 from convlstm.scores.image import SSIM, Sharpness
-from convlstm.scores.pixel import MAE, MSE, PSNR, AbsoluteErrorSum, SquaredErrorSum
-from convlstm.scores.standard import standard_scores
+from convlstm.scores.pixel import (
+    MAE,
+    MSE,
+    PSNR,
+    RMSE,
+    AbsoluteErrorSum,
+    Bias,
+    Correlation,
+    SquaredErrorSum,
+)
+from convlstm.scores.spatial import FSS, SmallScalePower, VarianceRatio
+from convlstm.scores.standard import field_scores, standard_scores
 
 __all__ = [
+    "CSI",
+    "ETS",
+    "FAR",
+    "FSS",
+    "HSS",
     "MAE",
     "MSE",
+    "POD",
     "PSNR",
+    "RMSE",
     "SSIM",
     "AbsoluteErrorSum",
+    "Bias",
+    "Correlation",
+    "FrequencyBias",
     "Score",
     "ScoreState",
     "Sharpness",
+    "SmallScalePower",
     "SquaredErrorSum",
+    "VarianceRatio",
+    "field_scores",
     "standard_scores",
 ]

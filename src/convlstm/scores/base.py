@@ -27,7 +27,7 @@ class Score(ABC):
 
     A subclass defines the terms of every frame (``terms``) and the value of their sums (``value``). The
     results of init / update / merge / compute do not depend on how cases are divided into batches or
-    processes.
+    processes. What is undefined (a ratio without an event) is NaN, never 0.
 
     Attributes:
         name: key in files, in lower case.
@@ -36,6 +36,8 @@ class Score(ABC):
         formula: one line.
         higher_is_better: None if neither direction is and ``unit`` names a target.
         count: N, the number of terms.
+        terms_key: scores with the same key have the same terms, which are then summed once; ``name`` if None.
+        samples_of: what `samples` counts: ``pixels`` or ``frames``.
     """
 
     name: str
@@ -44,30 +46,40 @@ class Score(ABC):
     formula: str
     higher_is_better: bool | None
     count: int = 1
+    terms_key: str | None = None
+    samples_of: str = "pixels"
 
     @abstractmethod
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
+    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
         """Terms of every frame.
 
         Args:
             forecast: (B, L, C, H, W), float32 or better.
             truth: as ``forecast``.
+            weight: as ``forecast``: 0 where the truth was not measured, elsewhere 1, or the share of the area
+                on grids whose pixels differ.
 
         Returns:
             (N, B, L).
         """
 
     @abstractmethod
-    def value(self, sums: Tensor, frames: Tensor) -> Tensor:
+    def value(self, sums: Tensor) -> Tensor:
         """Score from sums of terms.
 
         Args:
             sums: (N, ...), terms summed over frames, float64.
-            frames: (), number of frames.
 
         Returns:
-            (...), the axes of ``sums`` after the first.
+            (...), the axes of ``sums`` after the first; NaN where undefined.
         """
+
+    def samples(self, sums: Tensor) -> Tensor:
+        """Pixels or frames, see ``samples_of``, that a value is made of: (N, ...) -> (...).
+
+        By default the last term.
+        """
+        return sums[-1]
 
     def init(self, steps: int) -> ScoreState:
         """State before the first case, for L = ``steps``."""
@@ -76,13 +88,16 @@ class Score(ABC):
             torch.zeros((), dtype=torch.float64), torch.zeros(self.count, steps, dtype=torch.float64)
         )
 
-    def update(self, state: ScoreState, forecast: Tensor, truth: Tensor) -> ScoreState:
+    def update(
+        self, state: ScoreState, forecast: Tensor, truth: Tensor, weight: Tensor | None = None
+    ) -> ScoreState:
         """Add a batch of cases.
 
         Args:
             state: from ``init``, ``update`` or ``merge``; not modified.
             forecast: (B, L, C, H, W).
-            truth: as ``forecast``.
+            truth: as ``forecast``; where ``weight`` is 0 any finite value.
+            weight: at least 0, of a shape that expands to that of ``truth``; 1 everywhere if None.
 
         Raises:
             ShapeError: shapes differ from each other or from L.
@@ -97,7 +112,9 @@ class Score(ABC):
                 f"{tuple(forecast.shape)} and {tuple(truth.shape)}: forecast every true frame"
             )
         dtype = torch.promote_types(torch.promote_types(forecast.dtype, truth.dtype), torch.float32)
-        terms_NBL = self.terms(forecast.to(dtype), truth.to(dtype)).cpu().double()
+        weight = torch.ones((), device=truth.device) if weight is None else check_tensor(weight, "weight")
+        weight = weight.to(dtype).expand(truth.shape)
+        terms_NBL = self.terms(forecast.to(dtype), truth.to(dtype), weight).cpu().double()
         finite_BL = terms_NBL.isfinite().all(0)
         if not finite_BL.all():
             case, lead = (~finite_BL).nonzero()[0].tolist()
@@ -119,28 +136,63 @@ class Score(ABC):
         Raises:
             DataError: no case so far.
         """
-        check_instance(state, ScoreState, "state", "pass what init or update returned")
-        return self.value(state.sums, self._count_of(state))
+        return self.value(self._sums(state))
 
     def overall(self, state: ScoreState) -> float:
-        """Score over the frames of all lead times.
+        """Score of the sums over all lead times.
 
         Raises:
             DataError: no case so far.
         """
-        return float(self.value(state.sums.sum(1), self._count_of(state) * state.sums.shape[1]))
+        return float(self.value(self._sums(state).sum(1)))
 
-    def _count_of(self, state: ScoreState) -> Tensor:
-        if state.cases == 0:
+    def _sums(self, state: ScoreState) -> Tensor:
+        if check_instance(state, ScoreState, "state", "pass what init or update returned").cases == 0:
             raise DataError(
                 f"{self.name} needs at least one case; received none: update it with a batch first"
             )
-        return state.cases
+        return state.sums
 
 
 class MeanScore(Score):
-    """Score that is the mean over frames of its single term."""
+    """Score that is a weighted mean of its error over pixels."""
 
-    def value(self, sums: Tensor, frames: Tensor) -> Tensor:
-        """Sum divided by the number of frames."""
-        return sums[0] / frames
+    count = 2
+
+    @abstractmethod
+    def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """Error of every pixel: (B, L, C, H, W)."""
+
+    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+        """Weighted sum of the errors, and of the weights."""
+        error = self.error(forecast, truth)
+        return torch.stack([(error * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))])
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Sum of errors divided by that of weights."""
+        return sums[0] / sums[1]
+
+
+class FrameScore(Score):
+    """Score that is the mean over frames of a value of each frame."""
+
+    count = 2
+    samples_of = "frames"
+
+    @abstractmethod
+    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Value of every frame (B, L), and true (B, L) for the frames that have one."""
+
+    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+        """Values of the frames that have one, and 1 for each of these."""
+        value, defined = self.of_frames(forecast, truth, weight)
+        return torch.stack([torch.where(defined, value, 0), defined.to(value)])
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Sum of values divided by the number of frames."""
+        return sums[0] / sums[1]
+
+
+def measured(weight: Tensor) -> Tensor:
+    """True (B, L) for frames (B, L, C, H, W) with a pixel of weight."""
+    return (weight > 0).any(4).any(3).any(2)

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from convlstm.functional.ssim import check_data_range, ssim
-from convlstm.scores.base import MeanScore, Score
+from convlstm.scores.base import FrameScore, Score, measured
 
 
-class SSIM(MeanScore):
+class SSIM(FrameScore):
     """Structural similarity: ``mean over frames of ssim(forecast, truth)`` (``functional.ssim``; at most 1).
 
-    Frames must be at least 11 x 11.
+    Frames must be at least 11 x 11. Windows with a pixel that was not measured are left out.
 
     Args:
         data_range: largest minus smallest possible value of the data.
@@ -28,9 +28,12 @@ class SSIM(MeanScore):
             f"data range {data_range:g}"
         )
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """Structural similarity of each frame."""
-        return ssim(forecast, truth, data_range=self.data_range)[None]
+    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Structural similarity of each frame, over the windows that were measured whole."""
+        valid = weight > 0
+        value = ssim(forecast, truth, data_range=self.data_range, valid=None if valid.all() else valid)
+        blank = torch.where(valid, forecast + truth, 0).isfinite().all(4).all(3).all(2)
+        return value, ~(value.isnan() & blank)
 
 
 class Sharpness(Score):
@@ -46,19 +49,22 @@ class Sharpness(Score):
     unit = "ratio, 1 is the truth's"
     formula = "sum over frames and pixels of |∇forecast| / the same of |∇truth|, |∇| from forward differences"
     higher_is_better = None
-    count = 2
+    count = 3
+    samples_of = "frames"
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """Gradient magnitude of the forecast and of the truth, each frame."""
-        return torch.stack([_gradient(forecast), _gradient(truth)])
+    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+        """Gradient magnitude of the forecast and of the truth, each frame, and 1 for a frame."""
+        inside = weight[..., :-1, :-1] * (weight[..., 1:, :-1] > 0) * (weight[..., :-1, 1:] > 0)
+        sums = [(_gradient(x) * inside).sum((2, 3, 4)) for x in (forecast, truth)]
+        return torch.stack([*sums, measured(weight).to(sums[0])])
 
-    def value(self, sums: Tensor, frames: Tensor) -> Tensor:
+    def value(self, sums: Tensor) -> Tensor:
         """Ratio of the two sums."""
         return torch.where(sums[1] > 0, sums[0] / sums[1], torch.nan)
 
 
 def _gradient(x_BLCHW: Tensor) -> Tensor:
-    """Sum of the gradient magnitude over each frame: (B, L)."""
+    """Gradient magnitude (B, L, C, H - 1, W - 1)."""
     down = x_BLCHW[..., 1:, :-1] - x_BLCHW[..., :-1, :-1]
     right = x_BLCHW[..., :-1, 1:] - x_BLCHW[..., :-1, :-1]
-    return torch.hypot(down, right).sum((2, 3, 4))
+    return torch.hypot(down, right)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from convlstm.functional.ssim import check_data_range
-from convlstm.scores.base import MeanScore
+from convlstm.scores.base import FrameScore, MeanScore, Score, measured
 
 _MAX_DB = 100.0
 
@@ -18,9 +18,22 @@ class MSE(MeanScore):
     formula = "mean over frames, channels and pixels of (forecast - truth)²"
     higher_is_better = False
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """Mean over the pixels of each frame."""
-        return (forecast - truth).square().mean((2, 3, 4))[None]
+    def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """Squared error."""
+        return (forecast - truth).square()
+
+
+class RMSE(MSE):
+    """Root of the mean squared error, in the unit of the data."""
+
+    name = "rmse"
+    title = "RMSE"
+    formula = "√MSE"
+    terms_key = "mse"
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Root of the mean."""
+        return (sums[0] / sums[1]).sqrt()
 
 
 class MAE(MeanScore):
@@ -32,12 +45,52 @@ class MAE(MeanScore):
     formula = "mean over frames, channels and pixels of |forecast - truth|"
     higher_is_better = False
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
-        """Mean over the pixels of each frame."""
-        return (forecast - truth).abs().mean((2, 3, 4))[None]
+    def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """Absolute error."""
+        return (forecast - truth).abs()
 
 
-class SquaredErrorSum(MeanScore):
+class Bias(MeanScore):
+    """Mean error per pixel: ``mean over frames and pixels of forecast - truth``; 0 is unbiased."""
+
+    name = "bias"
+    title = "Bias"
+    unit = "per pixel, 0 is unbiased"
+    formula = "mean over frames, channels and pixels of forecast - truth"
+    higher_is_better = None
+
+    def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """Signed error."""
+        return forecast - truth
+
+
+class Correlation(Score):
+    """Pearson correlation over frames and pixels; undefined where forecast or truth is constant."""
+
+    name = "correlation"
+    title = "Correlation"
+    unit = "at most 1"
+    formula = "covariance of forecast and truth over frames and pixels / product of their deviations"
+    higher_is_better = True
+    count = 6
+
+    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+        """Weighted sums of forecast, truth, their squares and product, and the weights."""
+        # In float64: variances are differences of large sums.
+        x, y, w = forecast.double(), truth.double(), weight.double()
+        sums = [(w * term).sum((2, 3, 4)) for term in (x, y, x * x, y * y, x * y)]
+        return torch.stack([*sums, w.sum((2, 3, 4))])
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Correlation of the sums."""
+        x, y, xx, yy, xy = sums[:5] / sums[5]
+        variances = (xx - x * x).clamp(min=0), (yy - y * y).clamp(min=0)
+        # Below this, a variance is rounding error of its two terms.
+        flat = (variances[0] <= 1e-12 * xx) | (variances[1] <= 1e-12 * yy)
+        return torch.where(flat, torch.nan, (xy - x * y) / (variances[0] * variances[1]).sqrt())
+
+
+class SquaredErrorSum(FrameScore):
     """Moving MNIST's "MSE": ``mean over frames of the sum over pixels of (forecast - truth)^2``.
 
     C H W times ``MSE``.
@@ -49,12 +102,12 @@ class SquaredErrorSum(MeanScore):
     formula = "mean over frames of the sum over channels and pixels of (forecast - truth)²"
     higher_is_better = False
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
+    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the pixels of each frame."""
-        return (forecast - truth).square().sum((2, 3, 4))[None]
+        return ((forecast - truth).square() * weight).sum((2, 3, 4)), measured(weight)
 
 
-class AbsoluteErrorSum(MeanScore):
+class AbsoluteErrorSum(FrameScore):
     """Moving MNIST's "MAE": ``mean over frames of the sum over pixels of |forecast - truth|``.
 
     C H W times ``MAE``.
@@ -66,12 +119,12 @@ class AbsoluteErrorSum(MeanScore):
     formula = "mean over frames of the sum over channels and pixels of |forecast - truth|"
     higher_is_better = False
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
+    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over the pixels of each frame."""
-        return (forecast - truth).abs().sum((2, 3, 4))[None]
+        return ((forecast - truth).abs() * weight).sum((2, 3, 4)), measured(weight)
 
 
-class PSNR(MeanScore):
+class PSNR(FrameScore):
     """Peak signal-to-noise ratio: ``mean over frames of 10 log10(data_range^2 / MSE of the frame)``, in dB.
 
     A frame has at most 100 dB, so that a perfect one (infinite) does not dominate the mean.
@@ -92,7 +145,9 @@ class PSNR(MeanScore):
             f"data range R = {data_range:g}"
         )
 
-    def terms(self, forecast: Tensor, truth: Tensor) -> Tensor:
+    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Decibels of each frame."""
-        ratio = self.data_range**2 / (forecast - truth).square().mean((2, 3, 4))
-        return (10 * torch.log10(ratio)).clamp(max=_MAX_DB)[None]
+        defined = measured(weight)
+        size = torch.where(defined, weight.sum((2, 3, 4)), 1)
+        mse = ((forecast - truth).square() * weight).sum((2, 3, 4)) / size
+        return (10 * torch.log10(self.data_range**2 / mse)).clamp(max=_MAX_DB), defined

@@ -1,16 +1,29 @@
-"""Standard set of scores."""
+"""Standard sets of scores."""
 
 from collections.abc import Sequence
 
 from convlstm.functional.ssim import WINDOW
 from convlstm.scores.base import Score
+from convlstm.scores.categorical import CATEGORICAL
 from convlstm.scores.image import SSIM, Sharpness
-from convlstm.scores.pixel import MAE, MSE, PSNR, AbsoluteErrorSum, SquaredErrorSum
+from convlstm.scores.pixel import (
+    MAE,
+    MSE,
+    PSNR,
+    RMSE,
+    AbsoluteErrorSum,
+    Bias,
+    Correlation,
+    SquaredErrorSum,
+)
+from convlstm.scores.spatial import FSS, SmallScalePower, VarianceRatio
 from convlstm.validation import check_integers
+
+_WINDOWS = (1, 9, 33)
 
 
 def standard_scores(data_range: float | None = None, size: Sequence[int] | None = None) -> tuple[Score, ...]:
-    """Scores of every table, in its order.
+    """Scores of video, in the order of the tables.
 
     Args:
         data_range: largest minus smallest possible value of the data; None, unknown, leaves out PSNR and
@@ -26,3 +39,21 @@ def standard_scores(data_range: float | None = None, size: Sequence[int] | None 
         if size is None or min(check_integers(size, 2, "size")) >= WINDOW:
             relative.append(SSIM(data_range))
     return (MSE(), MAE(), SquaredErrorSum(), AbsoluteErrorSum(), *relative, Sharpness())
+
+
+def field_scores(
+    unit: str = "", thresholds: Sequence[float] = (), size: Sequence[int] | None = None
+) -> tuple[Score, ...]:
+    """Scores of fields with a unit, such as rain or temperature, in the order of the tables.
+
+    Args:
+        unit: of the data, for titles.
+        thresholds: least values of events, in the unit.
+        size: of the frames, (H, W), to leave out windows of the fractions skill score that are wider.
+    """
+    least = min(size) if size is not None else max(_WINDOWS)
+    categorical = [kind(threshold, unit) for threshold in thresholds for kind in CATEGORICAL]
+    windows = [window for window in _WINDOWS if window <= least]
+    spatial = [FSS(threshold, window, unit) for threshold in thresholds for window in windows]
+    scale = (VarianceRatio(), SmallScalePower())
+    return (MSE(), RMSE(), MAE(), Bias(), Correlation(), *categorical, *spatial, *scale)

@@ -19,9 +19,9 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
 from convlstm.atomic_write import write_atomically
+from convlstm.data.base import LabelledWindow
 from convlstm.pictures.frames import film_strip
 from convlstm.training.run_folder import RunFolder
 
@@ -118,7 +118,7 @@ class ValueRange(Callback):
         if self.batches == self._BATCHES:
             return
         self.batches += 1
-        for frames in batch:
+        for frames in batch[:2]:
             if len(finite := frames[frames.isfinite()]):
                 self.low = min(self.low, finite.min().item())
                 self.high = max(self.high, finite.max().item())
@@ -192,12 +192,11 @@ class Samples(Callback):
     """After every validation, a film strip of one forecast for TensorBoard: past, truth, forecast.
 
     Args:
-        past: (1, K, C, H, W), the past of one validation window.
-        future: (1, L, C, H, W), the frames that followed.
+        window: a batch of one validation window.
     """
 
-    def __init__(self, past: Tensor, future: Tensor) -> None:
-        self.past, self.future = past, future
+    def __init__(self, window: LabelledWindow) -> None:
+        self.window = window
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the picture to the logs."""
@@ -205,9 +204,11 @@ class Samples(Callback):
         if logger is None or not trainer.is_global_zero:
             return
         with torch.no_grad():
-            forecast = pl_module(self.past.to(pl_module.device), self.future.shape[1]).float().cpu()
-        rows = {"truth": self.future[0].numpy(), "forecast": forecast[0].numpy()}
-        picture = np.asarray(film_strip(rows, past=self.past[0].numpy()))
+            past, inputs = self.window.past.to(pl_module.device), self.window.inputs
+            inputs = None if inputs is None else inputs.to(pl_module.device)
+            forecast = pl_module(past, self.window.future.shape[1], inputs).float().cpu()
+        rows = {"truth": self.window.future[0].numpy(), "forecast": forecast[0].numpy()}
+        picture = np.asarray(film_strip(rows, past=self.window.past[0].numpy()))
         logger.experiment.add_image("forecast", picture, trainer.global_step, dataformats="HWC")
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from convlstm.data.base import Source, Window
+from convlstm.data.base import LabelledWindow, Source, Window
 from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import (
@@ -87,7 +87,9 @@ def fit(
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
         batch = int(config.batch_size)
         training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
-        validation: DataLoader[Window] = evaluation_loader(data.split("validation"), batch, **shares)
+        validation: DataLoader[Window | LabelledWindow] = evaluation_loader(
+            data.split("validation"), batch, **shares
+        )
         checkpoint = run.checkpoint() if resume else None
         if checkpoint:
             check_checkpoint(checkpoint, module, built_in, checkpoints)
@@ -210,7 +212,7 @@ def check(config: TrainingConfig, data: Source) -> None:
         )
 
 
-def _check_window(window: Window, data: Source, split: str) -> None:
+def _check_window(window: Window | LabelledWindow, data: Source, split: str) -> None:
     lengths = len(window.past), len(window.future)
     if lengths != (data.past, data.steps) or window.past.dtype != torch.float32:
         raise DataError(
@@ -256,7 +258,7 @@ def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Cal
     window = data.split("validation")[0]
     callbacks: list[Callback] = [
         History(run),
-        Samples(window.past[None], window.future[None]),
+        Samples(LabelledWindow(*(field[None] for field in window if field is not None))),
         Progress(),
         Terminable(),
         _checkpoint(run.best, monitor="val_loss"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from convlstm.data.base import Window, WindowDataset
+from convlstm.data.base import LabelledWindow, Window, WindowDataset
 
 
 class EpochSampler(Sampler[int]):
@@ -45,7 +45,7 @@ class EpochSampler(Sampler[int]):
 
 def training_loader(
     dataset: WindowDataset, batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1, workers: int = 0
-) -> DataLoader[Window]:
+) -> DataLoader[Window | LabelledWindow]:
     """Batches of ``batch_size`` windows per process; a last, smaller batch is left out."""
     sampler = EpochSampler(dataset, seed, rank, ranks)
     return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True)
@@ -53,6 +53,6 @@ def training_loader(
 
 def evaluation_loader(
     dataset: WindowDataset, batch_size: int, *, rank: int = 0, ranks: int = 1, workers: int = 0
-) -> DataLoader[Window]:
+) -> DataLoader[Window | LabelledWindow]:
     """All windows in their order, each once; process ``rank`` takes every ``ranks``-th."""
     return DataLoader(dataset, batch_size, sampler=range(rank, len(dataset), ranks), num_workers=workers)

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from convlstm.data.base import Window
+from convlstm.data.base import LabelledWindow
 from convlstm.errors import DataError, OptionError, RunError
-from convlstm.models.base import Forecaster
+from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.losses import LOSSES
 from convlstm.training.scheduled_sampling import Curriculum
@@ -25,7 +25,7 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 _CALLS = {"optimizer": "optimizer(parameters, lr=learning_rate)", "scheduler": "scheduler(optimizer)"}
 
 
-def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> None:
+def _check_finite(loss: Tensor, batch: LabelledWindow, batch_idx: int, split: str) -> None:
     """Check the frames of a batch whose loss is not finite; on a GPU the first batch of an epoch alone.
 
     Raises:
@@ -33,12 +33,20 @@ def _check_finite(loss: Tensor, batch: Window, batch_idx: int, split: str) -> No
     """
     if (batch_idx and loss.device.type != "cpu") or bool(torch.isfinite(loss)):
         return
-    bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch)
+    bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch[:2])
     if bad:
         raise DataError(
             f"frames must be finite; a batch of {split} windows holds {bad} NaN or infinite values: fill "
             "them in the source, or leave such windows out"
         )
+
+
+def loss_weight(batch: LabelledWindow) -> Tensor | None:
+    """Weights of a batch in the loss, which expand to its future: 0 where not measured, else the window's."""
+    if batch.weight is None:
+        return batch.future_valid
+    weight = batch.weight.view(-1, *(1,) * (batch.future.ndim - 1))
+    return weight if batch.future_valid is None else weight * batch.future_valid
 
 
 class ForecastModule(LightningModule):
@@ -98,18 +106,19 @@ class ForecastModule(LightningModule):
         made = _call("scheduler", self.scheduler_factory, optimizer)
         return check_instance(made, LRScheduler, "the result of scheduler")
 
-    def forward(self, past: Tensor, steps: int) -> Tensor:
+    def forward(self, past: Tensor, steps: int, inputs: Tensor | None = None) -> Tensor:
         """Forecast, in free running."""
-        forecast: Tensor = self.model(past, steps)
-        return forecast
+        return run_forecaster(self.model, past, steps, inputs)
 
     def on_train_epoch_start(self) -> None:
         """Seed by epoch, so that a resumed run repeats the random numbers drawn inside a model."""
         torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
 
-    def training_step(self, batch: Window, batch_idx: int) -> Tensor:
+    def training_step(self, batch: LabelledWindow, batch_idx: int) -> Tensor:
         """The loss of one batch."""
-        past, future = batch
+        batch = LabelledWindow(*batch)
+        past, future = batch.past, batch.future
+        forcing = {}
         if self.curriculum.probability(self.global_step) > 0:
             forced = self.curriculum.draw(
                 self.global_step,
@@ -118,11 +127,12 @@ class ForecastModule(LightningModule):
                 seed=self.config.seed,
                 rank=self.global_rank,
                 ranks=self.trainer.world_size,
-            )
-            forecast = self.model(past, future.shape[1], future=future, forced=forced.to(past.device))
-        else:
-            forecast = self.model(past, future.shape[1])
-        loss = self.loss(forecast, future)
+            ).to(past.device)
+            if batch.future_valid is not None:  # where the truth was not measured, the forecast goes on
+                forced = forced.view(*forced.shape, *(1,) * (future.ndim - 2)) & batch.future_valid
+            forcing = {"future": future, "forced": forced}
+        forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs, **forcing)
+        loss = self.loss(forecast, future, loss_weight(batch))
         _check_finite(loss, batch, batch_idx, "training")
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(past), sync_dist=True)
         return loss
@@ -140,15 +150,16 @@ class ForecastModule(LightningModule):
                 "lower learning_rate or gradient_clip, or use precision 32"
             )
 
-    def validation_step(self, batch: Window, batch_idx: int) -> None:
+    def validation_step(self, batch: LabelledWindow, batch_idx: int) -> None:
         """Loss and MSE of one batch, in free running."""
-        past, future = batch
-        forecast = self.model(past, future.shape[1])
+        batch = LabelledWindow(*batch)
+        past, future, weight = batch.past, batch.future, loss_weight(batch)
+        forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs)
         options: dict[str, Any] = {"on_epoch": True, "batch_size": len(past), "sync_dist": True}
-        loss = self.loss(forecast, future)
+        loss = self.loss(forecast, future, weight)
         _check_finite(loss, batch, batch_idx, "validation")
         self.log("val_loss", loss, **options)
-        self.log("val_mse", LOSSES["mse"](forecast, future), **options)
+        self.log("val_mse", LOSSES["mse"](forecast, future, weight), **options)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with OneCycleLR, which warms up and decays to almost nothing (Smith 2018), or as injected.

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch.utils.data import default_collate
 
-from convlstm.data.base import Window, WindowDataset
+from convlstm.data.base import LabelledWindow, WindowDataset, on_device
 from convlstm.errors import OptionError
-from convlstm.models.base import Forecaster
+from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import training_loader
 from convlstm.training.losses import LOSSES
-from convlstm.training.module import ForecastModule
+from convlstm.training.module import ForecastModule, loss_weight
 
 _LARGEST = 1024
 _HEADROOM = 0.8
@@ -113,12 +113,11 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
     return float(rate)
 
 
-def _batch(dataset: WindowDataset, size: int) -> Window:
-    batch: Window = default_collate([dataset[index] for index in range(size)])
-    return batch
+def _batch(dataset: WindowDataset, size: int) -> LabelledWindow:
+    return LabelledWindow(*default_collate([dataset[index] for index in range(size)]))
 
 
-def _bytes_held(model: Forecaster, batch: Window, loss: str, device: torch.device) -> int:
+def _bytes_held(model: Forecaster, batch: LabelledWindow, loss: str, device: torch.device) -> int:
     """Bytes that autograd keeps between forward and backward, each storage counted once."""
     held: dict[int, int] = {}
 
@@ -127,9 +126,10 @@ def _bytes_held(model: Forecaster, batch: Window, loss: str, device: torch.devic
         held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    past, future = batch.past.to(device), batch.future.to(device)
+    batch = on_device(batch, device)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        value = LOSSES[loss](model(past, future.shape[1]), future)
+        forecast = run_forecaster(model, batch.past, batch.future.shape[1], batch.inputs)
+        value = LOSSES[loss](forecast, batch.future, loss_weight(batch))
     torch.autograd.backward(value)
     model.zero_grad(set_to_none=True)
     return sum(held.values())

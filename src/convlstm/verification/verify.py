@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from convlstm.data.base import Window, WindowDataset
+from convlstm.data.base import LabelledWindow, Window, WindowDataset, on_device
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
-from convlstm.models.base import Forecaster
+from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score, ScoreState
 from convlstm.scores.standard import standard_scores
@@ -67,13 +68,14 @@ class Case:
 
 def verify(
     model: Forecaster,
-    batches: Iterable[Window],
+    batches: Iterable[Window | LabelledWindow],
     *,
     name: str = "model",
     data: str = "",
     baselines: Baselines = BASELINES,
     scores: Sequence[Score] | None = None,
     data_range: float | None = None,
+    to_units: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> tuple[Verification, Cases]:
     """Score a forecaster and the baselines on the same cases.
 
@@ -91,6 +93,8 @@ def verify(
         scores: must include `MSE`; None uses those of `standard_scores` that fit the frames.
         data_range: largest minus smallest possible value of the data, for `standard_scores`; without it they
             have no PSNR and no SSIM.
+        to_units: from the scale of the network to the unit that is scored, called with frames (B, T, C, H, W)
+            and their times (B, T) or None, as `Source.to_units`; the scale of the network if None.
 
     Returns:
         The scores, and the best, median and worst case.
@@ -109,7 +113,8 @@ def verify(
     selector = CaseSelector()
     lengths: tuple[int, int] | None = None
     with _evaluating(model):
-        for past, truth in _on_device(batches, model):
+        for window in _on_device(batches, model):
+            past, truth = window.past, in_units(window.future, window, to_units)
             lengths = lengths or (past.shape[1], truth.shape[1])
             scores = standard_scores(data_range, truth.shape[-2:]) if scores is None else scores
             if lengths != (past.shape[1], truth.shape[1]):
@@ -119,10 +124,11 @@ def verify(
                 )
             states = states or {key: [score.init(lengths[1]) for score in scores] for key in forecasters}
             for key, forecaster in forecasters.items():
-                forecast = forecaster(past, lengths[1])
-                states[key] = _updated(key, scores, states[key], forecast, truth)
+                forecast = run_forecaster(forecaster, past, lengths[1], window.inputs)
+                forecast = in_units(forecast, window, to_units)
+                states[key] = _updated(key, scores, states[key], forecast, truth, window.future_valid)
                 if key == name:
-                    selector.add((forecast.float() - truth.float()).square().mean((1, 2, 3, 4)).tolist())
+                    selector.add(_case_errors(forecast, truth, window.future_valid))
     if lengths is None or scores is None:
         raise DataError("verification needs at least one case; received none: check the data and its split")
     verification = Verification(
@@ -168,6 +174,7 @@ def cases_file(
     *,
     name: str = "model",
     baselines: Baselines = BASELINES,
+    to_units: Callable[[Tensor, Tensor | None], Tensor] | None = None,
 ) -> bytes:
     """Forecast the selected cases again and return the content of ``cases.npz``.
 
@@ -180,16 +187,20 @@ def cases_file(
         model: as in `verify`.
         name: as in `verify`.
         baselines: as in `verify`.
+        to_units: as in `verify`.
     """
     windows = [dataset[index] for index in cases.index]
-    window = Window(*(torch.stack(frames) for frames in zip(*windows, strict=True)))
+    batch: Window | LabelledWindow = default_collate(windows)
     arrays: dict[str, Any] = {key: np.array(values) for key, values in asdict(cases).items()}
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     with _evaluating(model):
-        for past, truth in _on_device([window], model):
-            arrays |= {"past": _array(past), "truth": _array(truth)}
+        for window in _on_device([batch], model):
+            steps = window.future.shape[1]
+            past, truth = (in_units(x, window, to_units) for x in (window.past, window.future))
+            arrays |= {"past": _array(past, window.past_valid), "truth": _array(truth, window.future_valid)}
             for key, forecaster in forecasters.items():
-                arrays[f"forecast_{key}"] = _array(forecaster(past, truth.shape[1]))
+                forecast = run_forecaster(forecaster, window.past, steps, window.inputs)
+                arrays[f"forecast_{key}"] = _array(in_units(forecast, window, to_units))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return content.getvalue()
@@ -302,7 +313,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _on_device(batches: Iterable[Window], model: nn.Module) -> Iterator[Window]:
+def _on_device(batches: Iterable[Window | LabelledWindow], model: nn.Module) -> Iterator[LabelledWindow]:
     """Windows on the device of the model's parameters; unchanged if it has none."""
     parameter = next(model.parameters(), None)
     try:
@@ -312,7 +323,7 @@ def _on_device(batches: Iterable[Window], model: nn.Module) -> Iterator[Window]:
             f"batches must be iterable; received {received(batches)}: pass a DataLoader of windows"
         ) from None
     for window in windows:
-        if not (isinstance(window, tuple | list) and len(window) == 2):
+        if not (isinstance(window, tuple | list) and len(window) in (2, len(LabelledWindow._fields))):
             raise ShapeError(
                 f"a batch must be past and future; received {received(window)}: batch windows with a "
                 "DataLoader"
@@ -324,14 +335,21 @@ def _on_device(batches: Iterable[Window], model: nn.Module) -> Iterator[Window]:
                 f"{tuple(past.shape)} and {tuple(future.shape)}: batch windows with a DataLoader"
             )
         device = past.device if parameter is None else parameter.device
-        yield Window(past.to(device), future.to(device))
+        yield on_device(LabelledWindow(*window), device)
 
 
 def _updated(
-    name: str, scores: Sequence[Score], states: list[ScoreState], forecast: Tensor, truth: Tensor
+    name: str,
+    scores: Sequence[Score],
+    states: list[ScoreState],
+    forecast: Tensor,
+    truth: Tensor,
+    weight: Tensor | None,
 ) -> list[ScoreState]:
     try:
-        return [score.update(state, forecast, truth) for score, state in zip(scores, states, strict=True)]
+        return [
+            score.update(state, forecast, truth, weight) for score, state in zip(scores, states, strict=True)
+        ]
     except ConvLSTMError as error:
         raise type(error)(f"{name}: {error}") from None
 
@@ -350,5 +368,27 @@ def _tables(scores: Sequence[Score], states: Mapping[str, list[ScoreState]]) -> 
     }
 
 
-def _array(x: Tensor) -> NDArray[Any]:
-    return x.float().cpu().numpy()
+def in_units(
+    frames: Tensor, window: LabelledWindow, to_units: Callable[[Tensor, Tensor | None], Tensor] | None
+) -> Tensor:
+    """Frames (B, T, C, H, W) of a window's past (T = K) or future (T = L) in the unit that is scored."""
+    if to_units is None:
+        return frames
+    times = window.times
+    if times is not None:
+        past = window.past.shape[1]
+        times = times[:, past:] if frames is not window.past else times[:, :past]
+    return to_units(frames, times)
+
+
+def _case_errors(forecast: Tensor, truth: Tensor, valid: Tensor | None) -> list[float]:
+    """MSE of every case (B,) over what was measured; 0 for a case of which nothing was."""
+    error = (forecast.float() - truth.float()).square()
+    if valid is None:
+        return error.mean((1, 2, 3, 4)).tolist()
+    return ((error * valid).sum((1, 2, 3, 4)) / valid.sum((1, 2, 3, 4)).clamp(min=1)).tolist()
+
+
+def _array(x: Tensor, valid: Tensor | None = None) -> NDArray[Any]:
+    """Values as NumPy holds them, NaN where they were not measured."""
+    return (x.float() if valid is None else torch.where(valid, x.float(), torch.nan)).cpu().numpy()

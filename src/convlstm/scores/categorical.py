@@ -1,0 +1,133 @@
+"""Categorical scores: events of a value of at least a threshold, from counts that are summed before dividing.
+
+With a hits, b false alarms, c misses and d correct negatives of n pixels (Wilks 2011, Statistical Methods in
+the Atmospheric Sciences, section 8.2). A ratio without an event is undefined.
+"""
+
+import torch
+from torch import Tensor
+
+from convlstm.scores.base import Score
+from convlstm.validation import check_number
+
+
+class CategoricalScore(Score):
+    """Score of a contingency table.
+
+    Args:
+        threshold: least value of an event, in the unit of the data.
+        unit: of the threshold, for titles.
+    """
+
+    count = 4
+    stem: str
+    words: str
+    ratio: str
+
+    def __init__(self, threshold: float, unit: str = "") -> None:
+        self.threshold = check_number(threshold, "threshold")
+        self.name = f"{self.stem}_{self.threshold:g}"
+        self.title = f"{self.words} at {self.threshold:g} {unit}".rstrip()
+        self.formula = f"{self.ratio}, counts of pixels over all frames"
+        self.terms_key = f"contingency_{self.threshold:g}"
+
+    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+        """Hits, false alarms, misses and correct negatives, weighted."""
+        finite = forecast - forecast + truth - truth + weight  # NaN where either is, so that it is refused
+        said, happened = forecast >= self.threshold, truth >= self.threshold
+        cells = (said & happened, said & ~happened, ~said & happened, ~said & ~happened)
+        return torch.stack([(finite * cell).sum((2, 3, 4)) for cell in cells])
+
+    def samples(self, sums: Tensor) -> Tensor:
+        """Number of pixels."""
+        return sums.sum(0)
+
+
+class POD(CategoricalScore):
+    """Probability of detection, ``a / (a + c)``."""
+
+    stem, words, ratio = "pod", "Probability of detection", "hits / (hits + misses)"
+    unit = "at most 1"
+    higher_is_better = True
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Share of the events that were forecast."""
+        a, _, c, _ = sums
+        found: Tensor = a / (a + c)
+        return found
+
+
+class FAR(CategoricalScore):
+    """False alarm ratio, ``b / (a + b)``."""
+
+    stem, words, ratio = "far", "False alarm ratio", "false alarms / (hits + false alarms)"
+    unit = "at least 0"
+    higher_is_better = False
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Share of the forecast events that did not happen."""
+        a, b, _, _ = sums
+        found: Tensor = b / (a + b)
+        return found
+
+
+class CSI(CategoricalScore):
+    """Critical success index or threat score, ``a / (a + b + c)``."""
+
+    stem, words, ratio = "csi", "Critical success index", "hits / (hits + false alarms + misses)"
+    unit = "at most 1"
+    higher_is_better = True
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Hits among all that was forecast or happened."""
+        a, b, c, _ = sums
+        found: Tensor = a / (a + b + c)
+        return found
+
+
+class ETS(CategoricalScore):
+    """Equitable threat score, CSI without the hits expected by chance."""
+
+    stem, words = "ets", "Equitable threat score"
+    ratio = "(hits - chance) / (hits + false alarms + misses - chance)"
+    unit = "at most 1, chance 0"
+    higher_is_better = True
+
+    def value(self, sums: Tensor) -> Tensor:
+        """CSI without the hits by chance, ``(a + b) (a + c) / n``."""
+        a, b, c, d = sums
+        chance = (a + b) * (a + c) / (a + b + c + d)
+        events = a + b + c
+        return torch.where(events > 0, (a - chance) / (events - chance), torch.nan)
+
+
+class FrequencyBias(CategoricalScore):
+    """Frequency bias, ``(a + b) / (a + c)``: above 1 an event is forecast too often."""
+
+    stem, words, ratio = "frequency_bias", "Frequency bias", "(hits + false alarms) / (hits + misses)"
+    unit = "ratio, 1 is the truth's"
+    higher_is_better = None
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Forecast events divided by those that happened."""
+        a, b, c, _ = sums
+        return torch.where(a + c > 0, (a + b) / (a + c), torch.nan)
+
+
+class HSS(CategoricalScore):
+    """Heidke skill score, the share of correct pixels beyond chance."""
+
+    stem, words = "hss", "Heidke skill score"
+    ratio = "2 (ad - bc) / ((a + c)(c + d) + (a + b)(b + d))"
+    unit = "at most 1, chance 0"
+    higher_is_better = True
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Accuracy beyond chance, ``2 (a d - b c) / ((a + c) (c + d) + (a + b) (b + d))``."""
+        a, b, c, d = sums
+        found: Tensor = 2 * (a * d - b * c) / ((a + c) * (c + d) + (a + b) * (b + d))
+        return found
+
+
+CATEGORICAL: tuple[type[CategoricalScore], ...] = (CSI, POD, FAR, ETS, FrequencyBias, HSS)
+"""The scores of a contingency table, in the order of the tables."""

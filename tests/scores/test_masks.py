@@ -1,0 +1,77 @@
+"""Scores where pixels were not measured, or differ in area."""
+
+import math
+
+import pytest
+import torch
+
+from convlstm.scores import field_scores, standard_scores
+
+ALL = (*standard_scores(1.0), *field_scores("mm/h", (0.3, 0.6), (40, 40)))
+every_score = pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
+
+
+def frames(seed=0, size=40):
+    draw = torch.Generator().manual_seed(seed)
+    truth = torch.rand(4, 3, 2, size, size, generator=draw)
+    forecast = 0.7 * truth + 0.3 * torch.rand(truth.shape, generator=draw)
+    weight = (torch.rand(truth.shape, generator=draw) > 0.001).float()
+    weight[1, 1] = 0  # a frame of which nothing was measured
+    return forecast, truth, weight
+
+
+def state(score, *frames):
+    return score.update(score.init(frames[1].shape[1]), *frames)
+
+
+@every_score
+def test_what_was_not_measured_changes_nothing(score):
+    forecast, truth, weight = frames()
+    there = state(score, forecast, truth, weight)
+    other = state(score, torch.where(weight > 0, forecast, 7.0), torch.where(weight > 0, truth, -9.0), weight)
+    torch.testing.assert_close(score.compute(there), score.compute(other), rtol=1e-5, atol=1e-6)
+    assert score.compute(there).isfinite().all()
+    assert (score.compute(there) != score.compute(state(score, forecast, truth))).any()
+
+
+@every_score
+def test_nothing_measured_is_undefined(score):
+    forecast, truth, _ = frames()
+    empty = state(score, forecast, truth, torch.zeros(()))
+    assert score.compute(empty).isnan().all()
+    assert math.isnan(score.overall(empty))
+    assert (score.samples(empty.sums) == 0).all()
+
+
+@every_score
+def test_a_frame_without_a_measured_pixel_does_not_count(score):
+    forecast, truth, weight = frames()
+    weight[:] = 1
+    weight[1] = 0
+    kept = [0, 2, 3]
+    with_it, without = state(score, forecast, truth, weight), state(score, forecast[kept], truth[kept])
+    torch.testing.assert_close(score.compute(with_it), score.compute(without), rtol=1e-6, atol=1e-9)
+    assert torch.equal(score.samples(with_it.sums), score.samples(without.sums))
+
+
+@every_score
+def test_samples_are_pixels_or_frames(score):
+    forecast, truth, weight = frames()
+    counted = score.samples(state(score, forecast, truth, weight).sums)
+    if score.samples_of == "pixels":
+        assert counted.tolist() == weight.sum((0, 2, 3, 4)).tolist()
+    elif score.name != "ssim":  # whose windows need all of their pixels
+        assert counted.tolist() == [4, 3, 4]
+
+
+@pytest.mark.parametrize("score", [s for s in ALL if s.samples_of == "pixels"], ids=lambda s: s.name)
+def test_a_pixel_of_twice_the_area_counts_twice(score):
+    if score.name.startswith("fss"):
+        return  # whose windows are of pixels
+    forecast, truth, _ = frames(size=12)
+    rows = torch.arange(12) < 6
+    doubled = torch.where(rows[:, None], 2.0, 1.0)
+    again = [torch.cat([x, x[..., :6, :]], dim=-2) for x in (forecast, truth)]
+    torch.testing.assert_close(
+        score.compute(state(score, forecast, truth, doubled)), score.compute(state(score, *again))
+    )
