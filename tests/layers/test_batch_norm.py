@@ -149,8 +149,26 @@ def test_project_sees_all_frames_at_once_as_on_a_gpu(monkeypatch):
     tracked = int(expected[2][2])
     assert tracked == 1  # one call, not one a frame
     # The GPU's way to run a cell, on a CPU.
-    monkeypatch.setattr(scan_module, "_on_cpu", lambda x: False)
+    monkeypatch.setattr(scan_module, "frame_by_frame_on", set())
     assert_close(trained_once(layer, x, lengths=LENGTHS), expected)
+
+
+def test_project_of_all_frames_at_once_gives_the_numbers_of_each(monkeypatch):
+    """Without statistics of the batch: one call a layer on a GPU, one a frame on a CPU."""
+    torch.manual_seed(0)
+    calls = []
+
+    class Counting(ConvLSTMCell):
+        def project(self, x):
+            calls.append(len(x))
+            return super().project(x)
+
+    layer, x = ConvLSTM(2, 3, 3, batch_first=True, cell=Counting, engine="reference").double(), frames()
+    expected = trained_once(layer, x, lengths=LENGTHS)
+    assert calls == [3] * 5
+    monkeypatch.setattr(scan_module, "frame_by_frame_on", set())
+    assert_close(trained_once(layer, x, lengths=LENGTHS), expected)
+    assert calls == [3] * 5 + [15]
 
 
 def test_with_a_spatiotemporal_memory_padding_is_left_out_at_every_step():
@@ -167,10 +185,30 @@ def test_cells_with_batch_normalisation_pass_the_battery(cell):
     check_cell(cell)
 
 
-def test_the_battery_notices_statistics_over_padding(monkeypatch):
-    monkeypatch.setattr(scan_module, "has_batch_statistics", lambda module: False)
+class ByHand(nn.Module):
+    """Statistics of the batch, which the loop cannot tell from another module's, as it is not torch's."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(channels, 1, 1))
+
+    def forward(self, x):
+        if not self.training:
+            return x - self.running_mean
+        mean = x.mean((0, 2, 3))[:, None, None]
+        self.running_mean = 0.9 * self.running_mean + 0.1 * mean.detach()
+        return x - mean
+
+
+class InStepByHand(InStep):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.batch_norm = ByHand(self.gates * self.hidden_dim)
+
+
+def test_the_battery_notices_statistics_over_padding():
     with pytest.raises(AssertionError, match="padding_does_not_reach_training"):
-        check_cell(InStep)
+        check_cell(InStepByHand)
 
 
 def test_a_forward_put_on_the_instance_runs():

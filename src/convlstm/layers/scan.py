@@ -13,7 +13,7 @@ import convlstm.engines as engines
 from convlstm.cells.base import Cell, check_projection, check_step, check_step_with_memory, map_state
 from convlstm.engines import Call
 from convlstm.errors import OptionError, check_name
-from convlstm.layers.masking import expand_flags, where_samples
+from convlstm.layers.frames import expand_flags, map_frames, where_samples
 from convlstm.layers.norm import has_batch_statistics, preserve_statistics
 from convlstm.layers.state import (
     MemoryState,
@@ -29,6 +29,10 @@ from convlstm.validation import check_bool, check_instance, check_number, check_
 Step = Callable[[Tensor, Any], Any]
 #: A function of frames (B, T, ...), the state before them and the index of the first: outputs and state.
 Run = Callable[[Tensor, Any, int], tuple[Tensor, Any]]
+
+#: Devices on which `Cell.project` is called frame by frame, elsewhere once for all frames: on a CPU the memory
+#: traffic of one large result costs more than many calls. Tests may change it.
+frame_by_frame_on = {"cpu"}
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,9 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
     cell, mask, reset, reverse = call.cell, call.mask, call.reset, call.reverse
     # The fast engine of a layer below returns channels-last tensors, whose format outputs would inherit.
     x = call.x if call.x[:, 0].is_contiguous() else call.x.contiguous()
-    samples = mask if has_batch_statistics(cell) else None
-    x, project, step = _inputs_and_step(cell, x, mask)
+    with_statistics = has_batch_statistics(cell)
+    samples = mask if with_statistics else None
+    x, project, step = _inputs_and_step(cell, x, mask, with_statistics)
     cuts = gradient_cuts(mask, options.detach_every, x.shape[1], reverse)
     zoneout = _zoneout(options.zoneout, random=cell.training) if options.zoneout else None
 
@@ -262,36 +267,22 @@ def _recomputed(run: Run, cell: nn.Module) -> Run:
 
 
 def _inputs_and_step(
-    cell: Any, x: Tensor, mask: Tensor | None
+    cell: Any, x: Tensor, mask: Tensor | None, with_statistics: bool
 ) -> tuple[Tensor, Callable[[Tensor], Tensor] | None, Step]:
     """The inputs of the loop, a projection of those of a segment if one is due, and the step."""
     if has_memory(cell):
         return x, None, partial(_step_with_memory, cell)
     if not isinstance(cell, Cell) or engines.has_own_forward(cell) or engines.has_hooks(cell):
         return x, None, lambda frame, state: of_kind(state, cell(frame, state))
-    if has_batch_statistics(cell):
-        return _projected(cell, x, mask), None, cell.step
-    if _on_cpu(x):  # where the memory traffic of one large result costs more than many calls
-        return x, None, lambda frame, state: cell.step(check_projection(cell, cell.project(frame)), state)
-    return x, partial(_projected, cell), cell.step
 
+    def project(frames: Tensor) -> Tensor:
+        return check_projection(cell, cell.project(frames))
 
-def _on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu"
-
-
-def _projected(cell: Cell, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`Cell.project` of all frames (B, T, C, *S) that are present at once; zeros for the others."""
-    frames = x.flatten(0, 1)
-    present = None if mask is None else mask.flatten().nonzero().squeeze(1)
-    if present is None:
-        p = check_projection(cell, cell.project(frames))
-    elif len(present):
-        some = cell.project(frames[present])
-        p = some.new_zeros(len(frames), *some.shape[1:]).index_copy(0, present, some)
-    else:
-        p = frames  # which no step reads
-    return p.view(*x.shape[:2], *p.shape[1:])
+    if with_statistics:
+        return map_frames(project, x, mask), None, cell.step
+    if x.device.type in frame_by_frame_on:
+        return x, None, lambda frame, state: cell.step(project(frame), state)
+    return x, partial(map_frames, project), cell.step
 
 
 def _step_with_memory(cell: Any, frame: Tensor, state: Any) -> MemoryState:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import map_state
 from convlstm.errors import OptionError
-from convlstm.layers.masking import dropout_mask, fill_forward, where_samples
+from convlstm.layers.frames import dropout_mask, fill_forward, map_frames, where_samples
 from convlstm.layers.norm import has_batch_statistics
 from convlstm.layers.options import StackOptions
-from convlstm.layers.resample import map_frames
 from convlstm.layers.scan import SequenceFlags, gradient_cuts, scan
 from convlstm.layers.state import BothDirections, MemoryState, has_memory, initial_state, of_kind
 
@@ -172,12 +171,7 @@ class LayerRun:
             return map_frames(norm, y)
         if y.shape[1] != mask.shape[1]:  # the output of the last frame alone
             mask, reset = mask.any(dim=1, keepdim=True), None
-        present = mask.flatten().nonzero().squeeze(1)
-        frames = y.flatten(0, 1)
-        normed = norm(frames[present]) if len(present) else frames[present]
-        filled = normed.new_zeros(len(frames), *normed.shape[1:]).index_copy(0, present, normed)
-        filled = filled.view(*y.shape[:2], *normed.shape[1:])
-        return self._filled("norm", layer, filled, SequenceFlags(mask, reset))
+        return self._filled("norm", layer, map_frames(norm, y, mask), SequenceFlags(mask, reset))
 
     def _filled(self, name: str, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
         """Frames of which missing ones repeat those before, of the step before too."""

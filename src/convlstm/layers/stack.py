@@ -15,10 +15,9 @@ from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_s
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
 from convlstm.hub import Pretrained
-from convlstm.layers.masking import expand_flags
+from convlstm.layers.frames import expand_flags, pool, resize
 from convlstm.layers.norm import NormFactory, norm_factory
 from convlstm.layers.options import StackOptions, check_factory, layer_sizes, per_layer
-from convlstm.layers.resample import pool, resize
 from convlstm.layers.scan import ScanOptions
 from convlstm.layers.schedules import LayerRun, Layers, check_memory
 from convlstm.layers.state import BothDirections, StackState, initial_state
