@@ -30,7 +30,7 @@ Step = Callable[[Tensor, Any], Any]
 #: A function of frames (B, T, ...), the state before them and the index of the first: outputs and state.
 Run = Callable[[Tensor, Any, int], tuple[Tensor, Any]]
 
-#: Devices on which `Cell.project` is called frame by frame, elsewhere once for all frames: on a CPU the memory
+#: Devices on which `Cell.project` is called frame by frame, elsewhere once for all: on a CPU the memory
 #: traffic of one large result costs more than many calls. Tests may change it.
 frame_by_frame_on = {"cpu"}
 

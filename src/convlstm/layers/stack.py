@@ -20,7 +20,7 @@ from convlstm.layers.norm import NormFactory, norm_factory
 from convlstm.layers.options import StackOptions, check_factory, layer_sizes, per_layer
 from convlstm.layers.scan import ScanOptions
 from convlstm.layers.schedules import LayerRun, Layers, check_memory
-from convlstm.layers.state import BothDirections, StackState, initial_state
+from convlstm.layers.state import BothDirections, StackState, initial_states
 from convlstm.layers.stream import Stream
 from convlstm.validation import check_bool, check_integers, check_positive, check_tensor
 
@@ -262,12 +262,12 @@ class Stack(OriginalHelpers, Pretrained):
     def _init_hidden(self, batch_size: int, image_size: tuple[int, ...]) -> list[Any]:
         """The states before the first frame, by layer, for subclasses whose own ``forward`` asks for them."""
         options = self._convlstm_options
-        like, size = next(self.parameters()), options.target_size or image_size
-        frames = [like.new_empty(batch_size, width, *size) for width in options.inputs]
-        forward = list(map(initial_state, self.cell_list, frames))
-        if not options.bidirectional:
-            return forward
-        return list(map(BothDirections, forward, map(initial_state, self.reverse_cell_list, frames)))
+        like, size = next(self.parameters()).new_empty(batch_size), options.target_size or image_size
+        directions = [
+            [state for _, state in initial_states(list(cells), options.inputs, like, size)]
+            for cells in [self.cell_list, *([self.reverse_cell_list] if options.bidirectional else [])]
+        ]
+        return list(map(BothDirections, *directions)) if options.bidirectional else directions[0]
 
     @classmethod
     def _check_argument(cls, name: str, known: list[str]) -> None:

@@ -68,6 +68,26 @@ def initial_state(cell: nn.Module, frame: Tensor) -> Any:
     return tuple(like_frame(tensor, frame) for tensor in h_c)
 
 
+def initial_states(
+    cells: Sequence[nn.Module], widths: Sequence[int], x: Tensor, size: Sequence[int]
+) -> list[tuple[Tensor, Any]]:
+    """By layer, a frame of its input (B, C, *S) with arbitrary values, and the state before the first frame.
+
+    Args:
+        cells: one per layer.
+        widths: channels into each layer.
+        x: (B, ...), with the dtype and device of the frames.
+        size: of the frames that reach the first layer; outputs have the size of the state.
+    """
+    layers = []
+    for cell, width in zip(cells, widths, strict=True):
+        frame = x.new_empty(x.shape[0], width, *size)
+        state = initial_state(cell, frame)
+        layers.append((frame, state))
+        size = output_of(state).shape[2:]
+    return layers
+
+
 def initial_memory(cell: Any, frame: Tensor) -> Tensor:
     """The spatiotemporal memory before the first frame, of a cell that has one."""
     memory: Tensor = cell.initial_memory(_widened(frame))

@@ -12,7 +12,7 @@ from convlstm.cells.base import autocast, like_frame
 from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, select
 from convlstm.errors import ShapeError
 from convlstm.layers.schedules import Layers
-from convlstm.layers.state import StackState, initial_state, of_kind
+from convlstm.layers.state import StackState, initial_states, of_kind
 from convlstm.layers.validation import check_input, check_states
 from convlstm.validation import check_tensor
 
@@ -94,8 +94,7 @@ class Stream:
         layers = self._layers()
         size = layers.options.target_size or self.shape[2:]
         frame = next(self._stack.parameters(), torch.empty(())).new_empty(self.shape)
-        sized = frame.new_empty(self.shape[0], 1, self.shape[1], *size)
-        checked, memory = check_states(sized, size, states, layers.cells, layers.options)
+        checked, memory = check_states(frame, size, states, layers.cells, layers.options)
         with torch.no_grad():
             filled = _filled(layers, frame, checked)
             self._state = StackState(filled, layers.shown, memory).map(torch.clone)
@@ -174,19 +173,19 @@ def _engines(layers: Layers, frame: Tensor, training: bool) -> set[str]:
     if between or options.target_size or options.scan.zoneout:
         return {"reference"}
     return {
-        select(options.engine, Call(cell, x.unsqueeze(1), initial_state(cell, x)))
-        for cell, x in zip(layers.cells, _frames(layers, frame), strict=True)
+        select(options.engine, Call(cell, x.unsqueeze(1), state))
+        for cell, (x, state) in zip(layers.cells, _initial(layers, frame), strict=True)
     }
 
 
-def _frames(layers: Layers, frame: Tensor) -> list[Tensor]:
-    """Tensors with the shape, dtype and device of the input of each layer."""
-    size = layers.options.target_size or frame.shape[2:]
-    return [frame.new_empty(frame.shape[0], width, *size) for width in layers.options.inputs]
+def _initial(layers: Layers, frame: Tensor) -> list[tuple[Tensor, Any]]:
+    """A frame of the input and the initial state of each layer."""
+    options = layers.options
+    return initial_states(layers.cells, options.inputs, frame, options.target_size or frame.shape[2:])
 
 
 def _filled(layers: Layers, frame: Tensor, states: list[Any] | None) -> list[Any]:
     """One state per layer, the initial one in place of None."""
-    initial = map(initial_state, layers.cells, _frames(layers, frame))
-    given = [None] * len(layers.cells) if states is None else states
+    initial = [state for _, state in _initial(layers, frame)]
+    given = [None] * len(initial) if states is None else states
     return [i if s is None else of_kind(i, s) for i, s in zip(initial, given, strict=True)]

@@ -16,7 +16,7 @@ from convlstm.layers.state import (
     StackState,
     has_memory,
     initial_memory,
-    initial_state,
+    initial_states,
     output_of,
 )
 from convlstm.validation import check_tensor, received
@@ -80,18 +80,14 @@ def sequence_flags(
             )
     within = None
     if lengths is not None:
+        rule = f"lengths must be integers (B,) = ({shape[0]},); received"
         try:
             lengths = torch.as_tensor(lengths, device=x.device)
         except (TypeError, ValueError, RuntimeError):
-            raise ShapeError(
-                f"lengths must be integers (B,) = ({shape[0]},); received {received(lengths)}: give a list"
-            ) from None
+            raise ShapeError(f"{rule} {received(lengths)}: give a list") from None
         check_tensor(lengths, "lengths (B,)")
         if tuple(lengths.shape) != shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ShapeError(
-                f"lengths must be integers (B,) = ({shape[0]},); received {lengths.dtype} "
-                f"{tuple(lengths.shape)}"
-            )
+            raise ShapeError(f"{rule} {lengths.dtype} {tuple(lengths.shape)}")
         _check_range(lengths, shape[1])
         within = torch.arange(shape[1], device=x.device) < lengths[:, None]
     if within is None:
@@ -113,54 +109,22 @@ def _check_range(lengths: Tensor, steps: int) -> None:
         raise ShapeError(f"lengths must lie between 1 and T = {steps}; received {lengths.tolist()}")
 
 
-def check_is_list(given: Any, x: Tensor, cell: nn.Module, width: int, size: Sequence[int]) -> None:
-    """Check that ``hidden_state`` has one state per layer and is not one state's tensors.
-
-    Args:
-        given: what the caller passed.
-        x: (B, T, C, *S).
-        cell: of the first layer.
-        width: channels into it.
-        size: of the frames that reach it.
-
-    Raises:
-        ShapeError: a tensor, or tensors where states should be.
-    """
-    if not isinstance(given, Iterable):
-        raise ShapeError(
-            f"hidden_state must be a list with one state per layer; received {given!r}: None begins anew"
-        )
-    one = isinstance(given, Tensor)
-    if one or (isinstance(given, tuple | list) and any(isinstance(part, Tensor) for part in given)):
-        fields = getattr(initial_state(cell, x.new_empty(x.shape[0], width, *size)), "_fields", ("h", "c"))
-        state = f"({', '.join(fields)}{',' * (len(fields) == 1)})"
-        what = "a tensor" if one else f"a {type(given).__name__} with tensors in it"
-        raise ShapeError(
-            f"hidden_state must be a list with one state per layer; received {what}: for one layer pass "
-            f"[{state}]"
-        )
-
-
 def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], options: StackOptions) -> None:
     """Check that the cells of a stack with connections around its layers keep the size of the frames.
 
-    Args:
-        x: (B, T, C, *S).
-        size: of the frames that reach the first layer.
-        cells: one per layer.
-        options: of the stack.
+    The arguments are those of `check_states`.
 
     Raises:
         ShapeError: a cell whose state has another size than its input.
     """
-    for layer, (cell, width) in enumerate(zip(cells, options.inputs, strict=True)):
-        if isinstance(cell, ConvCell) and type(cell).initial_state is ConvCell.initial_state:
-            continue
-        found = output_of(initial_state(cell, x.new_empty(x.shape[0], width, *size))).shape[2:]
-        if tuple(found) != tuple(size):
+    if all(isinstance(c, ConvCell) and type(c).initial_state is ConvCell.initial_state for c in cells):
+        return
+    for layer, (_, initial) in enumerate(initial_states(cells, options.inputs, x, size)):
+        found = tuple(output_of(initial).shape[2:])
+        if found != tuple(size):
             raise ShapeError(
                 "residual joins each layer's input and output, which must have one size; received "
-                f"{tuple(size)} in and {tuple(found)} out of layer {layer}: leave residual out"
+                f"{tuple(size)} in and {found} out of layer {layer}: leave residual out"
             )
 
 
@@ -169,31 +133,27 @@ class _Memory(NamedTuple):
 
 
 def check_states(
-    x: Tensor,
-    size: tuple[int, ...],
-    given: Sequence[Any] | None,
-    cells: Sequence[nn.Module],
-    options: StackOptions,
+    x: Tensor, size: Sequence[int], given: Any, cells: Sequence[nn.Module], options: StackOptions
 ) -> tuple[list[Any], Tensor | None]:
     """One state per layer (None for the initial one) and the spatiotemporal memory, checked.
 
     Of the states of a deeper stack, those in the list are taken if it has one entry per layer.
 
     Args:
-        x: (B, T, C, *S).
+        x: (B, ...), with the dtype and device of the frames.
         size: of the frames that reach the first layer.
         given: what the caller passed.
         cells: one per layer.
         options: of the stack.
 
     Raises:
-        ShapeError: another stack's, batch's or size's states, or another dtype or device.
+        ShapeError: no list of states; another stack's, batch's or size's states, or another dtype or device.
     """
     if given is None:
         return [None] * len(cells), None
-    check_is_list(given, x, cells[0], options.inputs[0], size)
-    states, memory, bidirectional = list(given), None, options.bidirectional
-    unchecked = True
+    initial = initial_states(cells, options.inputs, x, size)
+    _check_is_list(given, initial[0][1])
+    states, memory = list(given), None
     if isinstance(given, StackState):
         memory = given.memory
         if len(given.all_layers) == len(cells) or len(given) != len(cells):
@@ -203,23 +163,41 @@ def check_states(
             f"hidden_state must hold one state per layer ({len(cells)}); received {len(states)}: pass the "
             "list that the call returned, which resumes the whole stack"
         )
-    for layer, (state, cell, width) in enumerate(zip(states, cells, options.inputs, strict=True)):
-        frame = x.new_empty(x.shape[0], width, *size)
-        if memory is not None and unchecked and has_memory(cell):
-            check_state((memory,), _Memory(initial_memory(cell, frame)), "the spatiotemporal memory")
-            unchecked = False
-        initial = initial_state(cell, frame)
-        size = tuple(output_of(initial).shape[2:])
-        if state is None:
-            continue
-        what = f"the state of layer {layer}"
-        if bidirectional != isinstance(state, BothDirections) and not (
-            bidirectional and isinstance(state, tuple | list) and len(state) == 2
-        ):
-            raise ShapeError(
-                f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
-                f"received a {type(state).__name__}: pass what a layer of this kind returned"
-            )
-        for half in state if bidirectional else (state,):
-            check_state(half, initial, what)
+    with_memory = [layer for layer, cell in enumerate(cells) if has_memory(cell)]
+    if memory is not None and with_memory:
+        lowest = with_memory[0]
+        expected = _Memory(initial_memory(cells[lowest], initial[lowest][0]))
+        check_state((memory,), expected, "the spatiotemporal memory")
+    for layer, state in enumerate(states):
+        if state is not None:
+            _check_layer_state(state, initial[layer][1], f"the state of layer {layer}", options.bidirectional)
     return states, memory
+
+
+def _check_layer_state(state: Any, initial: Any, what: str, bidirectional: bool) -> None:
+    """Check the state of a layer, of one direction or a pair, against the initial one of a direction."""
+    is_pair = isinstance(state, tuple | list) and len(state) == 2
+    if not is_pair if bidirectional else isinstance(state, BothDirections):
+        raise ShapeError(
+            f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
+            f"received a {type(state).__name__}: pass what a layer of this kind returned"
+        )
+    for direction in state if bidirectional else (state,):
+        check_state(direction, initial, what)
+
+
+def _check_is_list(given: Any, initial: Any) -> None:
+    """Check that ``hidden_state`` has one state per layer, each like ``initial``, and is not one of them."""
+    if not isinstance(given, Iterable):
+        raise ShapeError(
+            f"hidden_state must be a list with one state per layer; received {given!r}: None begins anew"
+        )
+    one = isinstance(given, Tensor)
+    if one or (isinstance(given, tuple | list) and any(isinstance(part, Tensor) for part in given)):
+        fields = getattr(initial, "_fields", ("h", "c"))
+        state = f"({', '.join(fields)}{',' * (len(fields) == 1)})"
+        what = "a tensor" if one else f"a {type(given).__name__} with tensors in it"
+        raise ShapeError(
+            f"hidden_state must be a list with one state per layer; received {what}: for one layer pass "
+            f"[{state}]"
+        )
