@@ -8,11 +8,15 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from operator import ge, gt, le, lt
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from convlstm.errors import OptionError, ShapeError
 from convlstm.errors import check_name as check_name
+
+if TYPE_CHECKING:  # torch takes a second to import, and arguments of the command line are checked without
+    from torch import Tensor, nn
 
 Value = TypeVar("Value")
 
@@ -105,22 +109,19 @@ def check_number(
     Raises:
         OptionError: another kind of value, NaN, infinity, or a number beyond a limit.
     """
-    limits = {"at least": least, "greater than": above, "at most": most, "below": below}
-    rule = " and ".join(f"{words} {limit}" for words, limit in limits.items() if limit is not None)
-    if not is_number(value):
-        raise OptionError(
-            f"{name} must be {rule or 'a finite number'}; received {received(value)}: give a number"
-        )
-    number = float(value)
-    inside = (
-        (least is None or number >= least)
-        and (above is None or number > above)
-        and (most is None or number <= most)
-        and (below is None or number < below)
+    rules = (
+        ("at least", least, ge),
+        ("greater than", above, gt),
+        ("at most", most, le),
+        ("below", below, lt),
     )
-    if not inside:
+    limits = [(words, limit, holds) for words, limit, holds in rules if limit is not None]
+    rule = " and ".join(f"{words} {limit}" for words, limit, _ in limits) or "a finite number"
+    if not is_number(value):
+        raise OptionError(f"{name} must be {rule}; received {received(value)}: give a number")
+    if not all(holds(value, limit) for _, limit, holds in limits):
         raise OptionError(f"{name} must be {rule}; received {received(value)}: give a number in that range")
-    return number
+    return float(value)
 
 
 def check_probability(value: Any, name: str) -> float:
@@ -177,7 +178,7 @@ def check_callable(value: Any, name: str, remedy: str = "pass a function or a cl
     return function
 
 
-def check_tensor(value: Any, name: str) -> Any:
+def check_tensor(value: Any, name: str) -> "Tensor":
     """One dense tensor.
 
     Raises:
@@ -202,6 +203,25 @@ def check_tensor(value: Any, name: str) -> Any:
             f"{name} must be a dense tensor; received {value.layout}: convert it with to_dense()"
         )
     return value
+
+
+def check_same_kind(module: "nn.Module", x: "Tensor", what: str) -> None:
+    """Check that a tensor has the dtype (outside autocast) and device of a module's parameters."""
+    for weight in module.parameters():  # torch.compile of torch 2.7 has no next() with a default
+        mixed = autocast(x) and x.is_floating_point()
+        if weight.device != x.device or not (weight.dtype == x.dtype or mixed):
+            raise ShapeError(
+                f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
+                f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
+            )
+        return
+
+
+def autocast(x: "Tensor") -> bool:
+    """True under autocast for a tensor's device."""
+    import torch
+
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def is_integer(value: object) -> bool:

@@ -10,7 +10,15 @@ from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
 from convlstm.errors import OptionError, ShapeError
-from convlstm.validation import LARGEST, check_positive, check_tensor, is_integer, received
+from convlstm.validation import (
+    LARGEST,
+    autocast,
+    check_positive,
+    check_same_kind,
+    check_tensor,
+    is_integer,
+    received,
+)
 
 #: The convolution for one, two and three space axes.
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -324,30 +332,10 @@ def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
     return tensor.to(frame) if tensor.is_floating_point() else tensor.to(frame.device)
 
 
-def check_same_kind(module: nn.Module, x: Tensor, what: str) -> None:
-    """Check that a tensor has the dtype (outside autocast) and device of a module's parameters."""
-    weight: Tensor | None = None
-    for weight in module.parameters():  # noqa: B007  torch.compile of torch 2.7 has no next() with a default
-        break
-    if weight is None:
-        return
-    mixed = autocast(x) and x.is_floating_point()
-    if weight.device != x.device or not (weight.dtype == x.dtype or mixed):
-        raise ShapeError(
-            f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
-            f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
-        )
-
-
 def has_hooks(module: nn.Module) -> bool:
     """True if a module has forward or backward hooks."""
     hooks = (module._forward_hooks, module._forward_pre_hooks)
     return any(hooks) or bool(module._backward_hooks or module._backward_pre_hooks)
-
-
-def autocast(x: Tensor) -> bool:
-    """True under autocast for a tensor's device."""
-    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def check_frame(cell: Cell, x: Tensor) -> None:

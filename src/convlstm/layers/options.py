@@ -19,21 +19,13 @@ _MOST_LAYERS = 10_000
 
 @dataclass(frozen=True)
 class StackOptions:
-    """Validated options of a stack.
+    """Validated options of a stack, which `convlstm.ConvLSTM` documents under the same names.
 
     Attributes:
-        input_dim: channels of the frames.
         hidden: channels of the cells of each layer.
         kernels: size of each layer's kernel, one integer per space axis.
-        bidirectional: each layer has a backward direction.
-        merge: of both directions: concat, sum or mean.
-        residual: connection around each layer: add (or True), project, dense, or False for none.
+        residual: connection around each layer: add (given as True), project, dense, or False for none.
         normed: outputs of layers are normalised.
-        dropout: probability of dropping a channel between layers.
-        target_size: size to which frames are averaged; None for their own.
-        restore_size: outputs are interpolated back.
-        last_only: the last layer returns the output after its last step only.
-        engine: one of `convlstm.engines.ENGINES`.
         scan: options of the loop over time.
         inputs: channels into each layer.
         outputs: channels out of each layer.
@@ -99,12 +91,8 @@ class StackOptions:
 def layer_sizes(
     input_dim: Any, hidden_dim: Any, kernel_size: Any, num_layers: Any, cell: Any
 ) -> tuple[int, tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The channels of the frames, and the channels and the kernel of each layer.
-
-    Raises:
-        OptionError: an argument of the stack that is out of its range, or lists of different lengths.
-    """
-    layers = number_of_layers(num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell)
+    """The channels of the frames, and the channels and the kernel of each layer, checked."""
+    layers = _number_of_layers(num_layers, hidden_dim=hidden_dim, kernel_size=kernel_size, cell=cell)
     input_dim = check_positive(input_dim, "input_dim")
     hidden = tuple(check_positive(n, "hidden_dim") for n in per_layer(hidden_dim, layers, "hidden_dim"))
     kernels = tuple(kernel_tuple(k) for k in per_layer(kernel_size, layers, "kernel_size"))
@@ -133,12 +121,10 @@ def check_factory(value: Any, name: str) -> Any:
     return value
 
 
-def number_of_layers(num_layers: int | None, **values: Any) -> int:
+def _number_of_layers(num_layers: int | None, **values: Any) -> int:
     """The number of layers, given or read off the lists."""
     if num_layers is not None:
-        if check_positive(num_layers, "num_layers") > _MOST_LAYERS:
-            raise OptionError(f"num_layers must be at most {_MOST_LAYERS}; received {num_layers}")
-        return int(num_layers)
+        return check_positive(num_layers, "num_layers", most=_MOST_LAYERS)
     lengths = {name: len(value) for name, value in values.items() if _is_per_layer(value, name)}
     for name, length in lengths.items():
         if not length:

@@ -42,11 +42,7 @@ def state_by_keyword(forward: Any) -> bool:
 
 
 def check_takes_state(module: Any) -> None:
-    """Check that a module's ``forward`` takes frames and states.
-
-    Raises:
-        OptionError: it takes frames alone.
-    """
+    """Check that a module's ``forward`` takes states besides frames, or raise OptionError."""
     if not (takes_two(module.forward) or state_by_keyword(module.forward)):
         raise OptionError(
             "a stream passes states from call to call, which takes hidden_state; received a "
@@ -57,8 +53,7 @@ def check_takes_state(module: Any) -> None:
 def call_with_state(module: Any, frames: Tensor, state: Any) -> Any:
     """Call a module with an overridden ``forward``, with the state in the place where that takes it.
 
-    Raises:
-        OptionError: it takes none, as the original's, which raises NotImplementedError.
+    One that takes none, as the original's, raises NotImplementedError, which becomes an OptionError.
     """
     try:
         if state_by_keyword(module.forward):
@@ -72,16 +67,10 @@ def call_with_state(module: Any, frames: Tensor, state: Any) -> Any:
 
 
 def single_output(module: nn.Module, result: Any, axis: int, ndim: int) -> Tensor:
-    """The last layer's output of one frame, without the time axis, from the result of a call.
+    """The last layer's output of one frame, without the time axis, from the result of a call of the stack.
 
-    Args:
-        module: the stack called.
-        result: outputs (a list, or the last layer's alone) and states.
-        axis: of time.
-        ndim: of sequences.
-
-    Raises:
-        OptionError: another kind of result.
+    The result is outputs (a list, or the last layer's alone), with ``ndim`` axes and time on ``axis``, and
+    states; anything else raises OptionError.
     """
     outputs = result[0] if isinstance(result, tuple) and len(result) == 2 else None
     last = outputs[-1] if isinstance(outputs, list | tuple) and outputs else outputs

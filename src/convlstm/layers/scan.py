@@ -65,6 +65,9 @@ class ScanOptions:
         zoneout: probability with which an element of the state keeps its old value in training; otherwise
             each gets the expected value.
         save: what a fast engine saves of each step for the backward pass, one of `convlstm.engines.SAVES`.
+
+    Raises:
+        OptionError: one out of its range.
     """
 
     detach_every: int | None = None
@@ -73,21 +76,12 @@ class ScanOptions:
     save: str = "auto"
 
     def __post_init__(self) -> None:
-        """Check the options, under the names that they have in a stack.
-
-        Raises:
-            OptionError: one out of its range.
-        """
-        check_steps(self.detach_every, "detach_every")
-        check_steps(self.checkpoint_every, "checkpoint")
+        """Check the options, under the names that they have in a stack."""
+        for name, steps in (("detach_every", self.detach_every), ("checkpoint", self.checkpoint_every)):
+            if steps is not None and not (is_integer(steps) and steps >= 1):
+                raise OptionError(f"{name} must be at least 1 step, or None for never; received {steps}")
         check_number(self.zoneout, "zoneout", least=0, below=1)
         check_name(self.save, engines.SAVES, "save")
-
-
-def check_steps(value: int | None, name: str) -> None:
-    """Check a number of steps, or None."""
-    if value is not None and not (is_integer(value) and value >= 1):
-        raise OptionError(f"{name} must be at least 1 step, or None for never; received {value}")
 
 
 def scan(
@@ -142,7 +136,9 @@ def scan(
     if reverse and reset is not None:  # in reverse order, a sequence ends where the next one begins
         reset = torch.cat([reset[:, 1:], reset.new_zeros(len(reset), 1)], dim=1)
     checkpoint_every = options.checkpoint_every if torch.is_grad_enabled() else None
-    truncated = options.detach_every and (mask is not None or checkpoint_every)
+    reference_only = ["zoneout"] if options.zoneout else []
+    if options.detach_every and (mask is not None or checkpoint_every):
+        reference_only.append("detach_every together with missing frames or checkpoint")
     initial = _initial(cell, x[:, 0])
     call = Call(
         cell,
@@ -155,7 +151,7 @@ def scan(
         any_layout=any_layout,
         zero_state=state is None,
         save=options.save,
-        reference_only=(*("zoneout",) * bool(options.zoneout), *(_TRUNCATED,) * bool(truncated)),
+        reference_only=tuple(reference_only),
     )
     chosen = engines.select(engine, call)
     if chosen == "reference" or (engine == "auto" and engines.loop_is_faster(call)):
@@ -169,9 +165,6 @@ def scan(
     if not segment:
         return run(x, call.state, 0)
     return _in_segments(run, x, call, segment, detach=not checkpoint_every)
-
-
-_TRUNCATED = "detach_every together with missing frames or checkpoint"
 
 
 def _initial(cell: nn.Module, frame: Tensor) -> Any:
@@ -193,13 +186,7 @@ def _first_state(initial: Any, state: Any) -> Any:
 
 
 def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
-    """The reference: the inputs of the loop over time, and the loop over some of them.
-
-    Args:
-        call: the call.
-        initial: the state that a reset restores.
-        options: of the scan.
-    """
+    """The reference: the inputs of the loop over time, and the loop over some; resets restore ``initial``."""
     cell, mask, reset, reverse = call.cell, call.mask, call.reset, call.reverse
     # The fast engine of a layer below returns channels-last tensors, whose format outputs would inherit.
     x = call.x if call.x[:, 0].is_contiguous() else call.x.contiguous()
@@ -319,13 +306,12 @@ def gradient_cuts(
     present = mask.flip(1) if reverse else mask
     done = present.cumsum(dim=1) - present.long()
     flags = present & (done > 0) & (done % every == 0)
-    return [_detach_samples(flags_B) for flags_B in (flags.flip(1) if reverse else flags).unbind(1)]
+    choices = map(where_samples, (flags.flip(1) if reverse else flags).unbind(1))
+    return [partial(_detach_samples, choose) for choose in choices]
 
 
-def _detach_samples(flags_B: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function that detaches the samples whose flag is set."""
-    choose = where_samples(flags_B)
-    return lambda tensor: choose(tensor.detach(), tensor)
+def _detach_samples(choose: Callable[[Tensor, Tensor], Tensor], tensor: Tensor) -> Tensor:
+    return choose(tensor.detach(), tensor)
 
 
 def _zoneout(probability: float, *, random: bool) -> Callable[[Any, Any], Any]:

@@ -17,14 +17,13 @@ from convlstm.layers.state import BothDirections, MemoryState, has_memory, initi
 
 
 class Layers(NamedTuple):
-    """The modules and options of a stack.
+    """The modules, one per layer, and the options of a stack.
 
     Attributes:
         options: of the stack.
-        cells: one per layer.
-        reverse_cells: one per layer for the backward direction, or None.
-        norms: one per layer, or None.
-        projections: one 1x1 convolution per layer, of the connection around it, or None.
+        cells: recurrences; reverse_cells: those of the backward direction, or None.
+        norms: normalisations of the outputs, or None.
+        projections: 1x1 convolutions of the connections around the layers, or None.
         any_layout: outputs of a layer that is not the last are read by the next cell only.
         shown: number of layers, counted from the last, whose outputs and states are returned.
     """

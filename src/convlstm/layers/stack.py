@@ -34,13 +34,10 @@ class Stack(OriginalHelpers, Pretrained):
     after ``super().__init__()``.
 
     Attributes:
-        input_dim: channels of the input.
-        hidden_dim: channels of each layer.
-        kernel_size: of each layer, one integer per space axis.
-        num_layers: number of layers.
-        batch_first: whether sequences are (B, T, C, *S) rather than (T, B, C, *S); may be set later.
-        bias: whether the gates have a bias.
-        return_all_layers: whether every layer's outputs and state are returned; may be set later.
+        input_dim: as the argument; so are num_layers and bias, and batch_first and return_all_layers, which
+            may be set later.
+        hidden_dim: channels of each layer, a list; kernel_size likewise, tuples with one integer per space
+            axis.
         cell_list: the cells, one per layer; ``reverse_cell_list`` with ``bidirectional``, ``norm_list`` with
             ``norm`` and ``skip_list`` with ``residual="project"`` likewise.
     """
@@ -132,13 +129,10 @@ class Stack(OriginalHelpers, Pretrained):
 
     def extra_repr(self) -> str:
         """The options that are not as they are by default; what `cell` builds is shown by itself."""
-        options = list(inspect.signature(Stack.__init__).parameters.values())[4:]
-        shown = [
-            o
-            for o in options
-            if o.name != "cell" and self._convlstm_arguments.get(o.name, o.default) != o.default
-        ]
-        return ", ".join(f"{o.name}={self._convlstm_arguments[o.name]!r}" for o in shown)
+        given, options = self._convlstm_arguments, list(inspect.signature(Stack.__init__).parameters.values())
+        shown = {o.name: given.get(o.name, o.default) for o in options[4:] if o.name != "cell"}
+        defaults = {o.name: o.default for o in options}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != defaults[name])
 
     def forward(
         self,

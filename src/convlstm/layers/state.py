@@ -10,13 +10,13 @@ from torch.utils import _pytree
 from convlstm.cells.base import (
     Cell,
     allow_loading,
-    autocast,
     check_initial,
     like_frame,
     map_state,
     register_state,
 )
 from convlstm.errors import OptionError
+from convlstm.validation import autocast
 
 
 class BothDirections(NamedTuple):

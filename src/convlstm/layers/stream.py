@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from convlstm.cells.base import autocast, like_frame
+from convlstm.cells.base import like_frame
 from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, select
 from convlstm.errors import ShapeError
 from convlstm.layers.schedules import Layers
 from convlstm.layers.state import StackState, initial_states, of_kind
 from convlstm.layers.validation import check_input, check_states
-from convlstm.validation import check_tensor
+from convlstm.validation import autocast, check_tensor
 
 #: `Stack.step`: a frame (B, C, *S) and the state before it; the output (B, C_out, *S) and the state after it.
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import check_same_kind, check_state
+from convlstm.cells.base import check_state
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.errors import ShapeError
 from convlstm.layers.options import StackOptions
@@ -19,15 +19,11 @@ from convlstm.layers.state import (
     initial_states,
     output_of,
 )
-from convlstm.validation import check_tensor, received
+from convlstm.validation import check_same_kind, check_tensor, received
 
 
 def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first: bool) -> None:
-    """Check the rank, channels, dtype and device of the input of a stack.
-
-    Raises:
-        ShapeError: one of these is wrong.
-    """
+    """Check the rank, channels, dtype and device of the input of a stack, or raise ShapeError."""
     input_dim, axes = options.input_dim, options.axes
     layout = ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
     check_tensor(x, f"input_tensor ({layout})")
@@ -112,10 +108,7 @@ def _check_range(lengths: Tensor, steps: int) -> None:
 def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], options: StackOptions) -> None:
     """Check that the cells of a stack with connections around its layers keep the size of the frames.
 
-    The arguments are those of `check_states`.
-
-    Raises:
-        ShapeError: a cell whose state has another size than its input.
+    The arguments are those of `check_states`; another size raises ShapeError.
     """
     if all(isinstance(c, ConvCell) and type(c).initial_state is ConvCell.initial_state for c in cells):
         return

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from convlstm.cells.base import check_same_kind
 from convlstm.errors import OptionError, ShapeError
 from convlstm.models.base import Forecaster, check_past
-from convlstm.validation import check_tensor
+from convlstm.validation import check_same_kind, check_tensor
 
 
 class AutoregressiveForecaster(Forecaster):
