@@ -119,7 +119,7 @@ def check_number(
     rule = " and ".join(f"{words} {limit}" for words, limit, _ in limits) or "a finite number"
     if not is_number(value):
         raise OptionError(f"{name} must be {rule}; received {received(value)}: give a number")
-    if not all(holds(value, limit) for _, limit, holds in limits):
+    if not all(holds(float(value), limit) for _, limit, holds in limits):
         raise OptionError(f"{name} must be {rule}; received {received(value)}: give a number in that range")
     return float(value)
 

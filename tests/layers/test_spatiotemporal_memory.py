@@ -231,6 +231,35 @@ def test_a_wrapper_has_the_memory_of_its_cell(inner):
     torch.testing.assert_close(result, alone)
 
 
+class Undeclared(Wrapped):
+    """Calls a cell with a memory as one without."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.spatiotemporal_memory = False
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_a_memory_that_is_not_declared_is_named(engine):
+    x = torch.zeros(2, 3, 2, 5, 5)
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=Undeclared, engine=engine)
+    for call in (layer, layer.stream(2, (5, 5)), layer.cell_list[0]):
+        frames = x if call is layer else x[:, 0]
+        with pytest.raises(
+            OptionError, match=r"must declare .* received a Undeclared .*: set spatiotemporal"
+        ):
+            call(frames)
+
+
+def test_an_error_in_a_step_stays_what_it_is():
+    class Broken(ConvLSTMCell):
+        def step(self, p, state):
+            return super().step(p, state + 1)
+
+    with pytest.raises(TypeError, match="can only concatenate"):
+        ConvLSTM(2, 3, 3, batch_first=True, cell=Broken)(torch.zeros(2, 3, 2, 5, 5))
+
+
 class OwnMemory(NamedTuple):
     h: torch.Tensor
     memory: torch.Tensor

@@ -115,7 +115,7 @@ class Cell(nn.Module, ABC):
         state = initial if cur_state is None else check_state(cur_state, initial, "the state")
         projected = check_projection(self, self.project(input_tensor))
         if not self.spatiotemporal_memory:
-            return check_step(self, self.step(projected, state), state)
+            return check_step(self, run_step(self, projected, state), state)
         step_with_memory: Any = self.step
         memory = self.initial_memory(input_tensor) if memory is None else memory
         return check_step_with_memory(self, step_with_memory(projected, state, memory), state)
@@ -265,6 +265,24 @@ def check_projection(cell: nn.Module, projected: Any) -> Tensor:
             "join the parts with torch.cat, and split them in step"
         )
     return projected
+
+
+def run_step(cell: Cell, p: Tensor, state: Any) -> Any:
+    """`Cell.step` of a cell without a spatiotemporal memory.
+
+    Raises:
+        OptionError: there is such a memory after all, in the cell or in one that it calls, and not declared.
+    """
+    try:
+        return cell.step(p, state)
+    except TypeError as error:
+        if "step() missing 1 required positional argument" not in str(error):
+            raise
+        raise OptionError(
+            "a cell must declare its spatiotemporal memory, or that of a cell inside it; received a "
+            f"{type(cell).__name__} that does not ({error}): set spatiotemporal_memory = True and write "
+            "step(p, state, memory) -> (state, memory)"
+        ) from error
 
 
 def check_step(cell: nn.Module, new: Any, state: Any) -> Any:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import convlstm.engines as engines
-from convlstm.cells.base import Cell, check_projection, check_step, check_step_with_memory, map_state
+from convlstm.cells.base import (
+    Cell,
+    check_projection,
+    check_step,
+    check_step_with_memory,
+    map_state,
+    run_step,
+)
 from convlstm.engines import Call
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.frames import expand_flags, map_frames, where_samples
@@ -265,11 +272,12 @@ def _inputs_and_step(
     def project(frames: Tensor) -> Tensor:
         return check_projection(cell, cell.project(frames))
 
+    step = partial(run_step, cell)
     if with_statistics:
-        return map_frames(project, x, mask), None, cell.step
+        return map_frames(project, x, mask), None, step
     if x.device.type in frame_by_frame_on:
-        return x, None, lambda frame, state: cell.step(project(frame), state)
-    return x, partial(map_frames, project), cell.step
+        return x, None, lambda frame, state: step(project(frame), state)
+    return x, partial(map_frames, project), step
 
 
 def _step_with_memory(cell: Any, frame: Tensor, state: Any) -> MemoryState:
