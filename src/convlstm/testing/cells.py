@@ -11,19 +11,18 @@ from torch.testing import assert_close
 
 from convlstm.cells.base import CellFactory, check_initial, check_projection, check_step
 from convlstm.layers import ConvLSTM
-from convlstm.testing.layers import check_layer, judge
+from convlstm.testing.layers import built, check_layer, judge, normal
 from convlstm.trust import packages_in
 
 _SIZES: tuple[int, int, tuple[int, ...], bool] = (2, 3, (3, 3), True)
 
 
 def _cell(make: CellFactory) -> Any:
-    torch.manual_seed(0)
-    return make(*_SIZES).double().eval()
+    return built(make, *_SIZES)
 
 
 def _frame(batch: int = 2, size: tuple[int, int] = (5, 4)) -> Tensor:
-    return torch.randn(batch, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    return normal(batch, 2, *size)
 
 
 def state_is_named_and_fits(make: CellFactory) -> None:

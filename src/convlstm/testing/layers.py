@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 from convlstm.errors import ConvLSTMError
 
@@ -17,18 +18,28 @@ LayerFactory = Callable[[int], nn.Module]
 _INPUTS = 2
 
 
-def _layer(make: LayerFactory) -> Any:
+def built(make: Callable[..., Any], *sizes: Any, dtype: torch.dtype = torch.float64) -> Any:
+    """A module in evaluation mode, with the same weights at every call."""
     torch.manual_seed(0)
-    return make(_INPUTS).double().eval()
+    return make(*sizes).to(dtype).eval()
+
+
+def normal(*shape: int) -> Tensor:
+    """Normal random numbers, float64, the same at every call."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def tensors(states: Any) -> list[Tensor]:
+    """All tensors of a nested structure, in order."""
+    return [leaf for leaf in tree_leaves(states) if isinstance(leaf, Tensor)]
+
+
+def _layer(make: LayerFactory) -> Any:
+    return built(make, _INPUTS)
 
 
 def _frames(batch: int = 3, length: int = 5, size: tuple[int, ...] = (6, 5)) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(batch, length, _INPUTS, *size, dtype=torch.float64, generator=generator)
-
-
-def _flat(states: Any) -> list[Tensor]:
-    return [states] if isinstance(states, Tensor) else [t for part in states for t in _flat(part)]
+    return normal(batch, length, _INPUTS, *size)
 
 
 def _is_causal(layer: Any) -> bool:
@@ -44,9 +55,8 @@ def shapes_follow_the_input(make: LayerFactory) -> None:
     for batch, length, size in ((1, 1, (4, 4)), (3, 7, (5, 9)), (2, 2, (8, 3))):
         outputs, _ = layer(_frames(batch, length, size))
         shape = outputs[-1].shape
-        assert (*shape[:2], *shape[3:]) == (batch, length, *size), (
-            f"{tuple(shape)} for {(batch, length, *size)}"
-        )
+        given = (batch, length, *size)
+        assert (*shape[:2], *shape[3:]) == given, f"{tuple(shape)} for {given}"
 
 
 def samples_do_not_touch_each_other(make: LayerFactory) -> None:
@@ -65,7 +75,7 @@ def a_state_resumes_the_sequence(make: LayerFactory) -> None:
         outputs, state = layer(x[:, t : t + 1], state)
         pieces.append(outputs[-1])
     assert_close(torch.cat(pieces, dim=1), whole[-1])
-    assert_close(_flat(state), _flat(end))
+    assert_close(tensors(state), tensors(end))
 
 
 def nothing_is_remembered_between_calls(make: LayerFactory) -> None:
@@ -101,7 +111,7 @@ def each_length_is_its_own_sequence(make: LayerFactory) -> None:
     for b, n in enumerate(lengths.tolist()):
         alone, end = layer(x[b : b + 1, :n])
         assert_close(together[-1][b : b + 1, :n], alone[-1])
-        assert_close([t[b : b + 1] for t in _flat(states)], _flat(end))
+        assert_close([t[b : b + 1] for t in tensors(states)], tensors(end))
 
 
 def a_reset_starts_afresh(make: LayerFactory) -> None:
@@ -155,10 +165,9 @@ def every_parameter_learns(make: LayerFactory) -> None:
 def gradients_are_right(make: LayerFactory) -> None:
     """Gradients agree with finite differences, first and second order."""
     layer = make(_INPUTS).double().eval()
-    x = 0.5 * _frames(1, 2, (3, 2))
-    x.requires_grad_()
-    torch.autograd.gradcheck(lambda x: layer(x)[0][-1], (x,), fast_mode=True)
-    torch.autograd.gradgradcheck(lambda x: layer(x)[0][-1], (x,), fast_mode=True)
+    x = (0.5 * _frames(1, 2, (3, 2))).requires_grad_()
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        check(lambda x: layer(x)[0][-1], (x,), fast_mode=True)
 
 
 def copies_are_equal(make: LayerFactory) -> None:
@@ -180,13 +189,13 @@ def every_dtype_runs(make: LayerFactory) -> None:
     twenty may then differ under autocast. With complex numbers among them only float64 and float32 are tried,
     without autocast, as torch has no others that it computes with.
     """
-    kinds = [t.dtype for t in _flat(_layer(make)(_frames())[1])]
+    kinds = [t.dtype for t in tensors(_layer(make)(_frames())[1])]
     has_complex = any(kind.is_complex for kind in kinds)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)[: 2 if has_complex else 4]:
         layer = _layer(make).to(dtype)
         outputs, states = layer(_frames().to(dtype))
         expected = [dtype, *(_in_precision_of(dtype, kind) for kind in kinds)]
-        found = [t.dtype for t in (outputs[-1], *_flat(states))]
+        found = [t.dtype for t in (outputs[-1], *tensors(states))]
         assert found == expected, f"{dtype} is not kept: output and states are {found}, not {expected}"
     if has_complex:
         return
@@ -220,7 +229,7 @@ def it_can_be_exported(make: LayerFactory) -> None:
     free = torch.export.Dim.AUTO
     program = torch.export.export(layer, (_frames(),), dynamic_shapes=({0: free, 3: free, 4: free},))
     x = _frames(2, 5, (9, 7))
-    assert_close(_flat(program.module()(x)), _flat(layer(x)))
+    assert_close(tensors(program.module()(x)), tensors(layer(x)))
 
 
 LAYER_CHECKS: tuple[Callable[[LayerFactory], None], ...] = (
