@@ -17,10 +17,6 @@ from convlstm.trust import packages_in
 _SIZES: tuple[int, int, tuple[int, ...], bool] = (2, 3, (3, 3), True)
 
 
-def _cell(make: CellFactory) -> Any:
-    return built(make, *_SIZES)
-
-
 def _frame(batch: int = 2, size: tuple[int, int] = (5, 4)) -> Tensor:
     return normal(batch, 2, *size)
 
@@ -30,7 +26,7 @@ def state_is_named_and_fits(make: CellFactory) -> None:
 
     ``h`` has the batch, size and dtype of the frame; other tensors may have any dtype.
     """
-    cell, x = _cell(make), _frame()
+    cell, x = built(make, *_SIZES), _frame()
     initial = check_initial(cell, cell.initial_state(x))
     new = check_step(cell, cell.step(check_projection(cell, cell.project(x)), initial), initial)
     for state in (initial, new):
@@ -42,7 +38,7 @@ def state_is_named_and_fits(make: CellFactory) -> None:
 
 def projection_is_frame_by_frame(make: CellFactory) -> None:
     """`project` of many frames at once is that of each, and a call is a `step` of it."""
-    cell, x = _cell(make), _frame(4)
+    cell, x = built(make, *_SIZES), _frame(4)
     together = cell.project(x)
     assert_close(together, torch.cat([cell.project(frame[None]) for frame in x]))
     assert_close(tuple(cell.step(together, cell.initial_state(x))), tuple(cell(x)))
@@ -54,7 +50,7 @@ def output_depends_on_input_and_state(make: CellFactory) -> None:
     Real and complex tensors are drawn at random and show it by a gradient. Others may only have some values:
     those that the cell gives them in its first steps are put in each other's place.
     """
-    cell, x = _cell(make), _frame().requires_grad_()
+    cell, x = built(make, *_SIZES), _frame().requires_grad_()
     reached = [cell.initial_state(x.detach())]
     for _ in range(3):
         reached.append(cell(x.detach(), reached[-1]))
@@ -83,7 +79,7 @@ def output_depends_on_input_and_state(make: CellFactory) -> None:
 
 def any_size_without_new_parameters(make: CellFactory) -> None:
     """One cell takes frames of any size."""
-    cell = _cell(make)
+    cell = built(make, *_SIZES)
     for size in ((1, 1), (3, 8), (10, 6)):
         assert cell(_frame(size=size)).h.shape[2:] == size
 
@@ -150,7 +146,7 @@ def check_cell(make: CellFactory, options: Mapping[str, Any] | None = None) -> N
 
 def _differs(make: CellFactory, other: CellFactory) -> bool:
     """True if two cells built from one seed have other parameters or give other states after two steps."""
-    cells, x = (_cell(make), _cell(other)), _frame(size=(9, 8))
+    cells, x = (built(make, *_SIZES), built(other, *_SIZES)), _frame(size=(9, 8))
     weights = [{name: t.shape for name, t in cell.state_dict().items()} for cell in cells]
     if weights[0] != weights[1]:
         return True

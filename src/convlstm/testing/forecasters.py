@@ -4,7 +4,6 @@ import copy
 import inspect
 import tempfile
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +13,10 @@ from torch.testing import assert_close
 from convlstm.errors import RunError
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.base import Forecaster
-from convlstm.testing.layers import built, judge, tensors
+from convlstm.testing.layers import CHANNELS, built, judge, tensors
 from convlstm.trust import packages_in
 
 ForecasterFactory = Callable[[int], Forecaster]
-
-_CHANNELS = 2
-
-
-def _model(make: ForecasterFactory, dtype: torch.dtype = torch.float64) -> Any:
-    return built(make, _CHANNELS, dtype=dtype)
 
 
 def _frames(*shape: int, seed: int = 1) -> Tensor:
@@ -31,7 +24,7 @@ def _frames(*shape: int, seed: int = 1) -> Tensor:
 
 
 def _past(batch: int = 2, length: int = 4, size: tuple[int, int] = (16, 12)) -> Tensor:
-    return _frames(batch, length, _CHANNELS, *size)
+    return _frames(batch, length, CHANNELS, *size)
 
 
 def _takes_truth(model: Forecaster) -> bool:
@@ -40,11 +33,11 @@ def _takes_truth(model: Forecaster) -> bool:
 
 def any_number_of_frames_and_any_size(make: ForecasterFactory) -> None:
     """Forecasts are (B, L, C, H, W) for any K, L, H and W, and finite."""
-    model = _model(make)
+    model = built(make, CHANNELS)
     for length, steps, size in ((1, 1, (16, 16)), (3, 5, (17, 30)), (6, 2, (8, 9)), (2, 9, (12, 5))):
         forecast = model(_past(1, length, size), steps)
-        assert forecast.shape == (1, steps, _CHANNELS, *size), (
-            f"{steps} steps after {length} frames of {size} must be (1, {steps}, {_CHANNELS}, *{size}), not "
+        assert forecast.shape == (1, steps, CHANNELS, *size), (
+            f"{steps} steps after {length} frames of {size} must be (1, {steps}, {CHANNELS}, *{size}), not "
             f"{tuple(forecast.shape)}"
         )
         assert forecast.isfinite().all(), "a forecast of finite frames must be finite"
@@ -52,10 +45,10 @@ def any_number_of_frames_and_any_size(make: ForecasterFactory) -> None:
 
 def dtype_and_device_are_those_of_the_past(make: ForecasterFactory) -> None:
     """In float64, float32 and bfloat16, on the CPU and on a GPU if there is one, with like numbers."""
-    expected = _model(make)(_past(), 2)
+    expected = built(make, CHANNELS)(_past(), 2)
     for device in ["cpu", "cuda"][: 1 + torch.cuda.is_available()]:
         for dtype, tolerance in ((torch.float64, 1e-6), (torch.float32, 1e-3), (torch.bfloat16, 0.2)):
-            forecast = _model(make, dtype).to(device)(_past().to(device, dtype), 2)
+            forecast = built(make, CHANNELS, dtype=dtype).to(device)(_past().to(device, dtype), 2)
             found = forecast.device.type, forecast.dtype
             assert found == (device, dtype), f"a forecast must be {dtype} on {device}, not {found}"
             assert_close(forecast.cpu().double(), expected, rtol=tolerance, atol=tolerance)
@@ -63,19 +56,19 @@ def dtype_and_device_are_those_of_the_past(make: ForecasterFactory) -> None:
 
 def more_steps_continue_fewer(make: ForecasterFactory) -> None:
     """The first frames of a forecast do not depend on how many are asked for."""
-    model, past = _model(make), _past()
+    model, past = built(make, CHANNELS), _past()
     assert_close(model(past, 6)[:, :3], model(past, 3))
 
 
 def sequences_are_independent(make: ForecasterFactory) -> None:
     """In evaluation mode a sequence has the same forecast alone as in a batch."""
-    model, past = _model(make), _past(3)
+    model, past = built(make, CHANNELS), _past(3)
     assert_close(model(past, 3), torch.cat([model(one[None], 3) for one in past]))
 
 
 def calls_are_independent(make: ForecasterFactory) -> None:
     """A call leaves nothing behind that changes the next one, and does not change the past."""
-    model, past = _model(make), _past()
+    model, past = built(make, CHANNELS), _past()
     before, held = past.clone(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = model(past, 4)
     assert torch.equal(past, before), "a call must leave the past as it is"
@@ -88,7 +81,7 @@ def calls_are_independent(make: ForecasterFactory) -> None:
 
 def every_frame_of_the_past_is_in_its_place(make: ForecasterFactory) -> None:
     """Reversing the past changes the forecast, unless the model is a constant or a mean."""
-    model, past = _model(make), _past()
+    model, past = built(make, CHANNELS), _past()
     if any(parameter.requires_grad for parameter in model.parameters()):
         same = torch.allclose(model(past.flip(1), 3), model(past, 3))
         assert not same, "the order of the past has no effect"
@@ -96,7 +89,7 @@ def every_frame_of_the_past_is_in_its_place(make: ForecasterFactory) -> None:
 
 def every_parameter_has_a_gradient(make: ForecasterFactory) -> None:
     """In training mode the loss of a forecast reaches every parameter, with a finite gradient."""
-    model = _model(make).train()
+    model = built(make, CHANNELS).train()
     parameters = dict(model.named_parameters())
     if not parameters:
         return
@@ -109,15 +102,15 @@ def every_parameter_has_a_gradient(make: ForecasterFactory) -> None:
 
 def no_frame_is_read_before_its_time(make: ForecasterFactory) -> None:
     """With teacher forcing at all steps, forecast k depends on the true frames before it and on no other."""
-    model, past = _model(make), _past()
+    model, past = built(make, CHANNELS), _past()
     if not _takes_truth(model):
         return
     everywhere = torch.ones(2, 4, dtype=torch.bool)
 
-    def sums(future: Tensor) -> Tensor:
-        return model(past, 4, future=future, forced=everywhere).sum((0, 2, 3, 4))
-
-    gradients = jacobian(sums, _frames(2, 4, _CHANNELS, 16, 12, seed=2))
+    gradients = jacobian(  # type: ignore[no-untyped-call]
+        lambda future: model(past, 4, future=future, forced=everywhere).sum((0, 2, 3, 4)),
+        _frames(2, 4, CHANNELS, 16, 12, seed=2),
+    )
     for k, reached in enumerate(gradients.abs().sum((1, 3, 4, 5)) > 0):
         late = [j for j in range(k, 4) if reached[j]]
         assert not late, f"forecast {k} depends on the true frame {late[0]}"
@@ -126,7 +119,7 @@ def no_frame_is_read_before_its_time(make: ForecasterFactory) -> None:
 
 def scheduled_sampling_has_an_effect(make: ForecasterFactory) -> None:
     """A forced true frame changes the later forecasts of its sequence alone; the forecast itself none."""
-    model, past = _model(make), _past()
+    model, past = built(make, CHANNELS), _past()
     if not _takes_truth(model):
         return
     free = model(past, 4)
@@ -144,7 +137,7 @@ def scheduled_sampling_has_an_effect(make: ForecasterFactory) -> None:
 
 def steps_one_by_one_are_one_call(make: ForecasterFactory) -> None:
     """`start` and L times `step`, also in a stream of observed frames, are one call of L steps."""
-    model = _model(make)
+    model = built(make, CHANNELS)
     if not isinstance(model, AutoregressiveForecaster):
         return
     past = _past(2, 5, (13, 10))
@@ -168,7 +161,7 @@ def steps_one_by_one_are_one_call(make: ForecasterFactory) -> None:
 
 def it_is_saved_and_loaded(make: ForecasterFactory) -> None:
     """A model folder gives the same forecasts; a copy is independent."""
-    model, past = _model(make), _past()
+    model, past = built(make, CHANNELS), _past()
     forecast = model(past, 3)
     assert_close(copy.deepcopy(model)(past, 3), forecast, rtol=0, atol=0)
     try:

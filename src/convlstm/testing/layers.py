@@ -15,7 +15,8 @@ from convlstm.errors import ConvLSTMError
 #: Builds a layer with ``batch_first=True`` and ``return_all_layers=True`` from its number of input channels.
 LayerFactory = Callable[[int], nn.Module]
 
-_INPUTS = 2
+#: Channels of all frames.
+CHANNELS = 2
 
 
 def built(make: Callable[..., Any], *sizes: Any, dtype: torch.dtype = torch.float64) -> Any:
@@ -34,12 +35,8 @@ def tensors(states: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(states) if isinstance(leaf, Tensor)]
 
 
-def _layer(make: LayerFactory) -> Any:
-    return built(make, _INPUTS)
-
-
 def _frames(batch: int = 3, length: int = 5, size: tuple[int, ...] = (6, 5)) -> Tensor:
-    return normal(batch, length, _INPUTS, *size)
+    return normal(batch, length, CHANNELS, *size)
 
 
 def _is_causal(layer: Any) -> bool:
@@ -51,7 +48,7 @@ def _is_causal(layer: Any) -> bool:
 
 def shapes_follow_the_input(make: LayerFactory) -> None:
     """Outputs have the batch, length and size of the input, for several of each."""
-    layer = _layer(make)
+    layer = built(make, CHANNELS)
     for batch, length, size in ((1, 1, (4, 4)), (3, 7, (5, 9)), (2, 2, (8, 3))):
         outputs, _ = layer(_frames(batch, length, size))
         shape = outputs[-1].shape
@@ -61,14 +58,14 @@ def shapes_follow_the_input(make: LayerFactory) -> None:
 
 def samples_do_not_touch_each_other(make: LayerFactory) -> None:
     """A batch gives what its samples give alone, in their order."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     together = layer(x)[0][-1]
     assert_close(together, torch.cat([layer(x[b : b + 1])[0][-1] for b in range(len(x))]))
 
 
 def a_state_resumes_the_sequence(make: LayerFactory) -> None:
     """T calls of one frame, each with the state of the one before, are one call of T frames."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     whole, end = layer(x)
     state, pieces = None, []
     for t in range(x.shape[1]):
@@ -80,7 +77,7 @@ def a_state_resumes_the_sequence(make: LayerFactory) -> None:
 
 def nothing_is_remembered_between_calls(make: LayerFactory) -> None:
     """The same input gives the same output, whatever was seen in between."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     before = layer(x)[0][-1]
     layer(_frames(2, 3))
     assert_close(layer(x)[0][-1], before, rtol=0, atol=0)
@@ -88,7 +85,7 @@ def nothing_is_remembered_between_calls(make: LayerFactory) -> None:
 
 def a_missing_frame_is_not_read(make: LayerFactory) -> None:
     """A masked frame may hold NaN: neither outputs nor gradients change, and the state is carried through."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     mask = torch.ones(x.shape[:2], dtype=torch.bool)
     mask[0, 2] = mask[1, 0] = mask[2, 4] = False
     results = []
@@ -105,7 +102,7 @@ def a_missing_frame_is_not_read(make: LayerFactory) -> None:
 
 def each_length_is_its_own_sequence(make: LayerFactory) -> None:
     """With lengths, each sample gives what it gives alone at that length."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     lengths = torch.tensor([2, 5, 3])
     together, states = layer(x, lengths=lengths)
     for b, n in enumerate(lengths.tolist()):
@@ -116,7 +113,7 @@ def each_length_is_its_own_sequence(make: LayerFactory) -> None:
 
 def a_reset_starts_afresh(make: LayerFactory) -> None:
     """A frame marked by reset begins a sequence that depends on nothing before it."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     reset = torch.zeros(x.shape[:2], dtype=torch.bool)
     reset[:, 3] = True
     outputs = layer(x, reset=reset)[0][-1]
@@ -130,7 +127,7 @@ def padding_does_not_reach_training(make: LayerFactory) -> None:
     """
     x, lengths, results = _frames(length=7), torch.tensor([2, 5, 3]), []
     for steps in (5, 7):
-        layer = _layer(make).train()
+        layer = built(make, CHANNELS).train()
         torch.manual_seed(1)  # for dropout
         outputs, _ = layer(x[:, :steps], lengths=lengths)
         there = outputs[-1][:, :5]
@@ -140,7 +137,7 @@ def padding_does_not_reach_training(make: LayerFactory) -> None:
     try:
         assert_close(*results)
     except AssertionError:
-        layer = _layer(make).train()
+        layer = built(make, CHANNELS).train()
         drawn = [layer(x[:, :5], lengths=lengths)[0][-1] for _ in range(2)]
         if torch.equal(*drawn):
             raise
@@ -151,7 +148,7 @@ def every_parameter_learns(make: LayerFactory) -> None:
     learns: set[str] = set()
     # Drawn anew, as a weight that starts at zero or a unit that is off hides those behind it.
     for seed in range(8):
-        layer = _layer(make)
+        layer = built(make, CHANNELS)
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in layer.parameters():
@@ -164,7 +161,7 @@ def every_parameter_learns(make: LayerFactory) -> None:
 
 def gradients_are_right(make: LayerFactory) -> None:
     """Gradients agree with finite differences, first and second order."""
-    layer = make(_INPUTS).double().eval()
+    layer = make(CHANNELS).double().eval()
     x = (0.5 * _frames(1, 2, (3, 2))).requires_grad_()
     for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         check(lambda x: layer(x)[0][-1], (x,), fast_mode=True)
@@ -172,12 +169,12 @@ def gradients_are_right(make: LayerFactory) -> None:
 
 def copies_are_equal(make: LayerFactory) -> None:
     """deepcopy, pickle and a state dict give the same function again."""
-    layer, x = _layer(make), _frames()
+    layer, x = built(make, CHANNELS), _frames()
     expected = layer(x)[0][-1]
     assert_close(copy.deepcopy(layer)(x)[0][-1], expected, rtol=0, atol=0)
     assert_close(pickle.loads(pickle.dumps(layer))(x)[0][-1], expected, rtol=0, atol=0)
     torch.manual_seed(99)
-    other = make(_INPUTS).double().eval()
+    other = make(CHANNELS).double().eval()
     other.load_state_dict(layer.state_dict())
     assert_close(other(x)[0][-1], expected, rtol=0, atol=0)
 
@@ -189,17 +186,17 @@ def every_dtype_runs(make: LayerFactory) -> None:
     twenty may then differ under autocast. With complex numbers among them only float64 and float32 are tried,
     without autocast, as torch has no others that it computes with.
     """
-    kinds = [t.dtype for t in tensors(_layer(make)(_frames())[1])]
+    kinds = [t.dtype for t in tensors(built(make, CHANNELS)(_frames())[1])]
     has_complex = any(kind.is_complex for kind in kinds)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)[: 2 if has_complex else 4]:
-        layer = _layer(make).to(dtype)
+        layer = built(make, CHANNELS).to(dtype)
         outputs, states = layer(_frames().to(dtype))
         expected = [dtype, *(_in_precision_of(dtype, kind) for kind in kinds)]
         found = [t.dtype for t in (outputs[-1], *tensors(states))]
         assert found == expected, f"{dtype} is not kept: output and states are {found}, not {expected}"
     if has_complex:
         return
-    layer, x = _layer(make).float(), _frames().float()
+    layer, x = built(make, CHANNELS).float(), _frames().float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = layer(x)[0][-1]
     share = torch.isclose(mixed.float(), layer(x)[0][-1], rtol=0.05, atol=0.05).float().mean().item()
@@ -217,15 +214,15 @@ def _in_precision_of(dtype: torch.dtype, kind: torch.dtype) -> torch.dtype:
 def it_can_be_built_without_memory(make: LayerFactory) -> None:
     """On the meta device the layer has shapes and no values."""
     with torch.device("meta"):
-        layer = make(_INPUTS)
-        outputs, _ = layer(torch.empty(2, 3, _INPUTS, 4, 4))
+        layer = make(CHANNELS)
+        outputs, _ = layer(torch.empty(2, 3, CHANNELS, 4, 4))
     assert outputs[-1].device.type == "meta"
     assert all(parameter.is_meta for parameter in layer.parameters())
 
 
 def it_can_be_exported(make: LayerFactory) -> None:
     """torch.export gives the same numbers at another batch and another size."""
-    layer = _layer(make)
+    layer = built(make, CHANNELS)
     free = torch.export.Dim.AUTO
     program = torch.export.export(layer, (_frames(),), dynamic_shapes=({0: free, 3: free, 4: free},))
     x = _frames(2, 5, (9, 7))
