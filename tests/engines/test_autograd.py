@@ -422,7 +422,7 @@ def test_streams_of_small_frames_run_by_the_fast_engines_too(monkeypatch):
     monkeypatch.setattr(config, "small_on_cpu", 1 << 16)
     session = ConvLSTM(1, [4, 4], 3).stream(1, (8, 8))
     session(torch.rand(1, 1, 8, 8))
-    assert session._buffered is not None
+    assert session._stepper is not None
 
 
 class Doubled(ConvLSTMCell):

@@ -25,9 +25,10 @@ class Stream:
 
     It gives the numbers of the stack on the whole sequence, without gradients; in training mode dropout is
     drawn anew for each frame. Each frame is a `Stack.step`, or the same step in preallocated buffers
-    (`BufferedStep`) where cells and options have a fast engine and neither a subclass, a hook nor the
-    instance changes the call. Buffers are made at the first frame, and again when weights, buffers, dtype,
-    autocast or modes have changed (changes through ``.data`` go unnoticed).
+    (`Stepper`) where cells and options have a fast engine and neither a subclass, a hook nor the instance
+    changes the call. Buffers are made at the first frame, and again when weights, buffers, dtype, autocast or
+    modes have changed (changes through ``.data`` go unnoticed). On CUDA a graph is replayed from the next
+    frame on.
 
     Args:
         stack: the module whose weights and modes are watched.
@@ -47,9 +48,10 @@ class Stream:
     ) -> None:
         self.shape = shape
         self._stack, self._step, self._layers, self._customised = stack, step, layers, customised
-        self._buffered: BufferedStep | None = None
+        self._stepper: Stepper | None = None
+        self._graph: GraphedFunction | None = None
         self._made_for: Any = None
-        self._state: Any = None
+        self._state: Any = None  # the stepper itself while its buffers hold the state
 
     def __call__(self, frame: Tensor) -> Tensor:
         """The last layer's output (B, hidden_dim, *S) at the next frame (B, input_dim, *S).
@@ -69,11 +71,21 @@ class Stream:
             )
         with torch.no_grad():
             conditions = self._conditions(frame)
-            if conditions != self._made_for:
+            changed = conditions != self._made_for
+            if changed:
                 self._prepare(frame)
                 self._made_for = conditions
-            output, self._state = (self._buffered or self._step)(frame, self._state)
-            return output
+            if self._stepper is None:
+                output, self._state = self._step(frame, self._state)
+                return output
+            if self._state is not self._stepper:
+                self._stepper.load(_filled(self._layers(), frame, self._state))
+                self._state = self._stepper
+            if changed or not frame.is_cuda:
+                return self._stepper(frame)
+            self._graph = self._graph or GraphedFunction(self._stepper, [frame], warm=True)
+            replayed: Tensor = self._graph.replay([frame])
+            return replayed
 
     @property
     def state(self) -> Any:
@@ -82,7 +94,7 @@ class Stream:
         Assign the states that a stream or the stack returned, or None for the initial ones, to continue from
         there.
         """
-        if isinstance(self._state, BufferedStep):
+        if isinstance(self._state, Stepper):
             return StackState(self._state.states, self._layers().shown)
         return tree_map_only(Tensor, torch.clone, self._state)
 
@@ -96,12 +108,12 @@ class Stream:
         frame = next(self._stack.parameters(), torch.empty(())).new_empty(self.shape)
         checked, memory = check_states(frame, size, states, layers.cells, layers.options)
         with torch.no_grad():
-            filled = _filled(layers, frame, checked)
+            filled = _filled(layers, frame, StackState(checked, layers.shown))
             self._state = StackState(filled, layers.shown, memory).map(torch.clone)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickle: without buffers, which the next frame makes anew."""
-        return self.__dict__ | {"_buffered": None, "_made_for": None, "_state": self.state}
+        return self.__dict__ | {"_stepper": None, "_graph": None, "_made_for": None, "_state": self.state}
 
     def _conditions(self, frame: Tensor) -> Any:
         """All that buffers depend on, compared from frame to frame."""
@@ -123,47 +135,11 @@ class Stream:
         check_input(self._stack, frame.unsqueeze(1), layers.options, batch_first=True)
         if not autocast(frame):
             state = tree_map_only(Tensor, partial(like_frame, frame=frame), state)
-        self._state, self._buffered = state, None
+        self._state, self._stepper, self._graph = state, None, None
         engines = {"reference"} if self._customised() else _engines(layers, frame, self._stack.training)
         if "reference" not in engines:
-            self._state = self._buffered = BufferedStep(layers, frame, state, "compiled" in engines)
-
-
-class BufferedStep:
-    """`Stack.step` in preallocated buffers, without gradients, for layers that the fast engines support.
-
-    The state that it returns is the object itself, whose buffers hold it; another state is loaded. On CUDA,
-    frames from the second on replay a graph.
-
-    Args:
-        layers: of the stack.
-        frame: (B, C, *S), of the shape, dtype and device of all frames.
-        state: the states before the first frame, or None.
-        compiled: use compiled kernels where there are any.
-    """
-
-    def __init__(self, layers: Layers, frame: Tensor, state: StackState | None, compiled: bool) -> None:
-        self._layers = layers
-        given = None if state is None else state.all_layers
-        self._stepper = Stepper(list(layers.cells), frame, _filled(layers, frame, given), compiled)
-        self._graph: GraphedFunction | None = None
-        self._calls = 0
-
-    def __call__(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """The output, which the next call overwrites, and the state."""
-        if state is not self:
-            self._stepper.load(_filled(self._layers, frame, None if state is None else state.all_layers))
-        self._calls += 1
-        if not frame.is_cuda or self._calls == 1:
-            return self._stepper(frame), self
-        if self._graph is None:
-            self._graph = GraphedFunction(self._stepper, [frame], warm=True)
-        return self._graph.replay([frame]), self
-
-    @property
-    def states(self) -> list[Any]:
-        """One state per layer, in new tensors."""
-        return self._stepper.states
+            filled = _filled(layers, frame, state)
+            self._state = self._stepper = Stepper(list(layers.cells), frame, filled, "compiled" in engines)
 
 
 def _engines(layers: Layers, frame: Tensor, training: bool) -> set[str]:
@@ -184,8 +160,8 @@ def _initial(layers: Layers, frame: Tensor) -> list[tuple[Tensor, Any]]:
     return initial_states(layers.cells, options.inputs, frame, options.target_size or frame.shape[2:])
 
 
-def _filled(layers: Layers, frame: Tensor, states: list[Any] | None) -> list[Any]:
+def _filled(layers: Layers, frame: Tensor, states: StackState | None) -> list[Any]:
     """One state per layer, the initial one in place of None."""
     initial = [state for _, state in _initial(layers, frame)]
-    given = [None] * len(initial) if states is None else states
+    given = [None] * len(initial) if states is None else states.all_layers
     return [i if s is None else of_kind(i, s) for i, s in zip(initial, given, strict=True)]
