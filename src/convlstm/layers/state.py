@@ -168,9 +168,7 @@ class StackState(list[Any]):
 
     def tensors(self) -> list[Tensor]:
         """All of them, in a fixed order."""
-        found: list[Tensor] = []
-        self.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-        return found
+        return _pytree.tree_leaves(self)
 
 
 def _parts(state: StackState) -> list[Any]:

@@ -240,12 +240,12 @@ class ForecastStream:
 
 def _check_forcing(past: Tensor, steps: int, future: Tensor | None, forced: Tensor | None) -> None:
     """Check the true frames and the flags of teacher forcing."""
-    if (future is None) != (forced is None):
+    if future is None and forced is None:
+        return
+    if future is None or forced is None:
         raise ShapeError(
             "future and forced must be given together; received only one of them: pass both or none"
         )
-    if future is None or forced is None:
-        return
     check_tensor(future, "future (B, L, C, *S)")
     check_tensor(forced, "forced (B, L)")
     expected = (past.shape[0], steps, *past.shape[2:])

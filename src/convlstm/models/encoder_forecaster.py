@@ -13,6 +13,8 @@ from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import dynamic_filter
 from convlstm.layers import scan
+from convlstm.layers.frames import map_frames
+from convlstm.layers.state import has_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.validation import check_bool, check_callable, check_non_negative, check_positive, is_integer
 
@@ -170,8 +172,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         bottom, right = (-frames.shape[-2] % unit, -frames.shape[-1] % unit)
         if not bottom and not right:
             return frames
-        flat = F.pad(frames.flatten(0, 1), (0, right, 0, bottom), mode="replicate")
-        return flat.view(*frames.shape[:2], *flat.shape[1:])
+        return map_frames(lambda x: F.pad(x, (0, right, 0, bottom), mode="replicate"), frames)
 
     def _read(self, frames: Tensor, states: States) -> States:
         """The encoder's states after more frames (B, T, C, H, W); T may be 0."""
@@ -182,8 +183,7 @@ class EncoderForecaster(AutoregressiveForecaster):
             x, state = scan(cell, x, states[level], engine=self.engine)
             new.append(state)
             if level < len(self.down):
-                x = F.leaky_relu(self.down[level](x.flatten(0, 1)), 0.2)
-                x = x.view(*frames.shape[:2], *x.shape[1:])
+                x = F.leaky_relu(map_frames(self.down[level], x), 0.2)
         return new
 
     def _write(self, frame: Tensor, features: list[Tensor], states: States) -> tuple[Tensor, States]:
@@ -207,14 +207,10 @@ class EncoderForecaster(AutoregressiveForecaster):
 def _cells(
     cell: CellFactory, inputs: Sequence[int], hidden_dim: Sequence[int], kernels: Sequence[int]
 ) -> nn.ModuleList:
-    """One cell per level.
-
-    Raises:
-        OptionError: no factory, or cells with a spatiotemporal memory.
-    """
+    """One cell per level; OptionError for no factory, or cells with a spatiotemporal memory."""
     check_callable(cell, "cell", "pass a class of cells, or a functools.partial of it")
     built = [cell(n, h, (k, k), True) for n, h, k in zip(inputs, hidden_dim, kernels, strict=True)]
-    if any(getattr(one, "spatiotemporal_memory", False) for one in built):
+    if any(map(has_memory, built)):
         raise OptionError(
             "a cell at levels of several resolutions must have no spatiotemporal memory, which passes from "
             "layer to layer; received one that has: use it in the layers of a ConvLSTM"
