@@ -1,7 +1,7 @@
 """Checks of single arguments for every folder: each returns the value or raises rule, value and remedy.
 
-Public functions and constructors call them before any work. Checks of several arguments together stay with
-the function that takes these.
+Public functions and constructors call them before any work, with the argument's ``value`` and its ``name``,
+which opens the message. Checks of several arguments together stay with the function that takes these.
 """
 
 import math
@@ -38,17 +38,7 @@ def received(value: object) -> str:
 
 
 def check_integer(value: Any, name: str, *, least: int | None = None, most: int | None = None) -> int:
-    """An integer, of Python or numpy, between two limits; no bool.
-
-    Args:
-        value: the argument.
-        name: its name, which opens the message.
-        least: smallest value allowed; None for no limit.
-        most: largest value allowed; None for no limit.
-
-    Raises:
-        OptionError: another kind of value, or one beyond a limit.
-    """
+    """An integer, of Python or numpy, between two limits (None for none) that are allowed; no bool."""
     if not is_integer(value):
         rule = "an integer" if least is None else f"an integer of at least {least}"
         raise OptionError(f"{name} must be {rule}; received {received(value)}: give a whole number")
@@ -96,19 +86,7 @@ def check_number(
     most: float | None = None,
     below: float | None = None,
 ) -> float:
-    """A finite real number within limits; no bool.
-
-    Args:
-        value: the argument.
-        name: its name, which opens the message.
-        least: smallest value allowed.
-        above: what the value must exceed.
-        most: largest value allowed.
-        below: what must exceed the value.
-
-    Raises:
-        OptionError: another kind of value, NaN, infinity, or a number beyond a limit.
-    """
+    """A finite real number within limits, of which ``least`` and ``most`` are allowed; no bool."""
     rules = (
         ("at least", least, ge),
         ("greater than", above, gt),
@@ -137,11 +115,7 @@ def check_bool(value: Any, name: str) -> bool:
 
 
 def check_path(value: Any, name: str) -> Path:
-    """The path of a file or folder, from text or a path; not empty.
-
-    Raises:
-        OptionError: anything else, such as None, a number or bytes.
-    """
+    """The path of a file or folder, from text or a path; not empty."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise OptionError(f"{name} must be a path; received {received(value)}: give text or a pathlib.Path")
     return Path(value)
@@ -150,16 +124,9 @@ def check_path(value: Any, name: str) -> Path:
 def check_instance(
     value: Any, kind: type[Value] | tuple[type[Value], ...], name: str, remedy: str = ""
 ) -> Value:
-    """An object of a class.
+    """An object of a class or of one of several, not the class itself.
 
-    Args:
-        value: the argument.
-        kind: a class, or several.
-        name: the argument's name, which opens the message.
-        remedy: what to do with a value of another class, such as a path that can be loaded.
-
-    Raises:
-        OptionError: an object of another class, or the class itself.
+    The remedy says what to do with a value of another class, such as a path that can be loaded.
     """
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if isinstance(value, kinds):
@@ -179,11 +146,7 @@ def check_callable(value: Any, name: str, remedy: str = "pass a function or a cl
 
 
 def check_tensor(value: Any, name: str) -> "Tensor":
-    """One dense tensor.
-
-    Raises:
-        ShapeError: an array, a packed, nested or sparse tensor, or no tensor at all.
-    """
+    """One dense tensor: ShapeError for an array or a packed, nested or sparse tensor."""
     import torch
 
     if not isinstance(value, torch.Tensor):

@@ -201,7 +201,6 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
     samples = mask if with_statistics else None
     x, project, step = _inputs_and_step(cell, x, mask, with_statistics)
     cuts = gradient_cuts(mask, options.detach_every, x.shape[1], reverse)
-    zoneout = _zoneout(options.zoneout, random=cell.training) if options.zoneout else None
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
         frames = list((x if project is None else project(x)).unbind(1))
@@ -215,8 +214,8 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
             new = _step_samples(step, frames[k], state, None if samples is None else samples[:, t])
             if not done and not isinstance(new, MemoryState):
                 new = check_step(cell, new, state)
-            if zoneout is not None:
-                new = zoneout(new, state)
+            if options.zoneout:
+                new = _zoneout(new, state, options.zoneout, random=cell.training)
             state = new if mask is None else map_state(where_samples(mask[:, t]), new, state)
             frames[k] = output_of(state)
         return torch.stack([output_of(state)] if call.last_only else frames, dim=1), state
@@ -322,11 +321,13 @@ def _detach_samples(choose: Callable[[Tensor, Tensor], Tensor], tensor: Tensor) 
     return choose(tensor.detach(), tensor)
 
 
-def _zoneout(probability: float, *, random: bool) -> Callable[[Any, Any], Any]:
-    """A function of the new and the old state: elements keep their old value at random, or in expectation.
+def _zoneout(new: Any, old: Any, probability: float, *, random: bool) -> Any:
+    """The new state, whose elements keep their old value at random or in expectation.
 
     Integers, flags and a spatiotemporal memory are always new.
     """
+    if isinstance(new, MemoryState):
+        return MemoryState(_zoneout(new.state, old.state, probability, random=random), new.memory)
 
     def mix(new: Tensor, old: Tensor) -> Tensor:
         if not (new.is_floating_point() or new.is_complex()):
@@ -335,9 +336,4 @@ def _zoneout(probability: float, *, random: bool) -> Callable[[Any, Any], Any]:
             return torch.where(torch.rand_like(new.real) < probability, old, new)
         return new.lerp(old.to(new), probability)
 
-    def mixed(new: Any, old: Any) -> Any:
-        if isinstance(new, MemoryState):
-            return MemoryState(map_state(mix, new.state, old.state), new.memory)
-        return map_state(mix, new, old)
-
-    return mixed
+    return map_state(mix, new, old)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,7 +22,7 @@ from convlstm.layers.options import StackOptions, check_factory, layer_sizes, pe
 from convlstm.layers.scan import ScanOptions
 from convlstm.layers.schedules import LayerRun, Layers, check_memory
 from convlstm.layers.state import BothDirections, StackState, initial_states
-from convlstm.layers.stream import Stream
+from convlstm.layers.stream import Step, Stream
 from convlstm.validation import check_bool, check_integers, check_positive, check_tensor
 
 Kernel = int | tuple[int, ...]
@@ -231,17 +232,14 @@ class Stack(OriginalHelpers, Pretrained):
             result = overrides.call_with_state(self, frames, state)
         return overrides.single_output(self, result, axis, frames.ndim), result[1]
 
-    def _convlstm_is_customised(self) -> bool:
-        """True if a subclass, the instance or a hook changes what a call does."""
-        own = overrides.is_overridden(self, Stack, ["__call__", "forward"])
-        return own or self._convlstm_has_own_step() or overrides.has_forward_hooks(self)
+    def _convlstm_step(self) -> tuple[Step, bool]:
+        """The step of a stream, and True if a subclass, the instance or a hook changes what a call does.
 
-    def _convlstm_has_own_step(self) -> bool:
-        """True if `step` is overridden; something else of that name, such as a counter, is the user's."""
-        return overrides.is_overridden(self, Stack, ["step"]) and overrides.takes_two(self.step)
-
-    def _convlstm_step(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.step(frame, state) if self._convlstm_has_own_step() else Stack.step(self, frame, state)
+        Anything else of the name ``step``, such as a counter, is the user's.
+        """
+        own = overrides.is_overridden(self, Stack, ["step"]) and overrides.takes_two(self.step)
+        changed = own or overrides.is_overridden(self, Stack, ["__call__", "forward"])
+        return self.step if own else partial(Stack.step, self), changed or overrides.has_forward_hooks(self)
 
     def set_engine(self, engine: str) -> Self:
         """Choose the engine of the calls that follow, and return the stack.
@@ -304,4 +302,4 @@ class Stack(OriginalHelpers, Pretrained):
         known = check_integers(size, options.axes, "size")
         validation.check_sizes(list(self.cell_list), options.target_size or known)
         shape = (check_positive(batch_size, "batch_size"), options.inputs[0], *known)
-        return Stream(self, self._convlstm_step, self._convlstm_layers, self._convlstm_is_customised, shape)
+        return Stream(self, self._convlstm_step, self._convlstm_layers, shape)

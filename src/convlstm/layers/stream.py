@@ -32,22 +32,21 @@ class Stream:
 
     Args:
         stack: the module whose weights and modes are watched.
-        step: one frame through all layers.
+        step: returns the step through all layers, and True while a subclass, a hook or the instance changes
+            what a call does.
         layers: returns the layers as they are at the moment.
-        customised: returns True while a subclass, a hook or the instance changes what a call does.
         shape: of the frames, (B, C, *S).
     """
 
     def __init__(
         self,
         stack: nn.Module,
-        step: Step,
+        step: Callable[[], tuple[Step, bool]],
         layers: Callable[[], Layers],
-        customised: Callable[[], bool],
         shape: tuple[int, ...],
     ) -> None:
         self.shape = shape
-        self._stack, self._step, self._layers, self._customised = stack, step, layers, customised
+        self._stack, self._step, self._layers = stack, step, layers
         self._stepper: Stepper | None = None
         self._graph: GraphedFunction | None = None
         self._made_for: Any = None
@@ -70,13 +69,14 @@ class Stream:
                 f"{tuple(frame.shape)}: for another batch or size make another stream"
             )
         with torch.no_grad():
-            conditions = self._conditions(frame)
+            step, customised = self._step()
+            conditions = self._conditions(frame, customised)
             changed = conditions != self._made_for
             if changed:
-                self._prepare(frame)
+                self._prepare(frame, customised)
                 self._made_for = conditions
             if self._stepper is None:
-                output, self._state = self._step(frame, self._state)
+                output, self._state = step(frame, self._state)
                 return output
             if self._state is not self._stepper:
                 self._stepper.load(_filled(self._layers(), frame, self._state))
@@ -100,7 +100,7 @@ class Stream:
 
     @state.setter
     def state(self, states: Any) -> None:
-        if states is None or self._customised():  # such a call may have states of any kind
+        if states is None or self._step()[1]:  # such a call may have states of any kind
             self._state = tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), states)
             return
         layers = self._layers()
@@ -115,7 +115,7 @@ class Stream:
         """For copies and pickle: without buffers, which the next frame makes anew."""
         return self.__dict__ | {"_stepper": None, "_graph": None, "_made_for": None, "_state": self.state}
 
-    def _conditions(self, frame: Tensor) -> Any:
+    def _conditions(self, frame: Tensor, customised: bool) -> Any:
         """All that buffers depend on, compared from frame to frame."""
         stack, layers, kind = self._stack, self._layers(), frame.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -126,17 +126,17 @@ class Stream:
         ]
         versions = [0 if t.is_inference() else t._version for t in tensors]
         changed = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in layers.cells]
-        changed.append(self._customised())
+        changed.append(customised)
         return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], changed
 
-    def _prepare(self, frame: Tensor) -> None:
+    def _prepare(self, frame: Tensor, customised: bool) -> None:
         """Choose how the frames that follow are run, and make buffers for them."""
         layers, state = self._layers(), self.state
         check_input(self._stack, frame.unsqueeze(1), layers.options, batch_first=True)
         if not autocast(frame):
             state = tree_map_only(Tensor, partial(like_frame, frame=frame), state)
         self._state, self._stepper, self._graph = state, None, None
-        engines = {"reference"} if self._customised() else _engines(layers, frame, self._stack.training)
+        engines = {"reference"} if customised else _engines(layers, frame, self._stack.training)
         if "reference" not in engines:
             filled = _filled(layers, frame, state)
             self._state = self._stepper = Stepper(list(layers.cells), frame, filled, "compiled" in engines)
