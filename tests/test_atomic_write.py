@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from convlstm.atomic_write import Changes, given_path, remove_leftovers, write_atomically, write_together
+from convlstm.atomic_write import Changes, remove_leftovers, write_atomically, write_together
 from convlstm.errors import OptionError, RunError
+from convlstm.validation import check_path
 
 
 def content(folder):
@@ -133,8 +134,8 @@ def test_a_folder_cannot_stand_where_a_file_is(tmp_path):
 
 def test_an_empty_path_is_not_the_current_folder():
     with pytest.raises(OptionError, match="--out must be a path; received an empty one, as an unset shell"):
-        given_path("--out", "")
-    assert str(given_path("--out", ".")) == "."
+        check_path("", "--out")
+    assert str(check_path(".", "--out")) == "."
 
 
 def mode(path):

@@ -308,7 +308,7 @@ class Renamed(ConvLSTMCell):
     [
         ({"folder_or_repo": None}, "a model must be a path; received None"),
         ({"folder_or_repo": 3}, "a model must be a path; received 3"),
-        ({"folder_or_repo": ""}, "a model must be a path; received ''"),
+        ({"folder_or_repo": ""}, "a model must be a path; received an empty one"),
         (
             {"folder_or_repo": ".", "revision": "main"},
             "revision must be that of a repository of the hub; . i",

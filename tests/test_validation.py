@@ -83,7 +83,11 @@ def test_sizes_and_objects():
         (check_bool, 2, "it must be True or False; received 2: give one of these"),
         (check_bool, "no", "it must be True or False; received 'no': give one of these"),
         (check_path, None, "it must be a path; received None: give text or a pathlib.Path"),
-        (check_path, "", "it must be a path; received '': give text or a pathlib.Path"),
+        (
+            check_path,
+            "",
+            "it must be a path; received an empty one, as an unset shell variable gives",
+        ),
         (check_path, b"a", "it must be a path; received b'a': give text or a pathlib.Path"),
         (check_callable, 3, "it must be callable; received 3: pass a function or a class"),
     ],

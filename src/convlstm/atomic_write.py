@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from convlstm.errors import OptionError, RunError
-from convlstm.validation import check_path
+from convlstm.errors import RunError
 
 
 @contextmanager
@@ -98,22 +97,6 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
         leftover = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}", path.name)  # as `_beside` names them
         if leftover and leftover[1] in names and path.is_file() and not path.is_symlink():
             path.unlink(missing_ok=True)
-
-
-def given_path(name: str, value: str | os.PathLike[str]) -> Path:
-    """Return the path that an argument holds.
-
-    Raises:
-        OptionError: something that is no path; an empty text, which would mean the current folder.
-    """
-    if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"{name} must be a path; received {value!r}: give text or a pathlib.Path")
-    if isinstance(value, str | os.PathLike) and os.fspath(value) == "":
-        raise OptionError(
-            f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "
-            "the current folder"
-        )
-    return check_path(value, name)
 
 
 class Changes:

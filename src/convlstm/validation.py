@@ -115,9 +115,14 @@ def check_bool(value: Any, name: str) -> bool:
 
 
 def check_path(value: Any, name: str) -> Path:
-    """The path of a file or folder, from text or a path; not empty."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+    """The path of a file or folder, from text or a path; not empty, which would mean the current folder."""
+    if not isinstance(value, str | os.PathLike):
         raise OptionError(f"{name} must be a path; received {received(value)}: give text or a pathlib.Path")
+    if not os.fspath(value):
+        raise OptionError(
+            f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "
+            "the current folder"
+        )
     return Path(value)
 
 

@@ -17,12 +17,12 @@ import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, set_parsing_settings
 
-from convlstm.atomic_write import given_path
 from convlstm.cli.messages import HelpFormatter, sentence
 from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, run_of
+from convlstm.validation import check_path
 from convlstm.workflows.classes import import_named, kind_of
 from convlstm.workflows.configuration import Settings, argument_types, configuration, is_path, read_yaml
 from convlstm.workflows.parts import (
@@ -130,7 +130,7 @@ class Command:
             settings = run_settings(RunFolder(Path(resumed)), trust)[0]
         for name, value in options:
             if name == "config":
-                settings |= read_configuration(given_path("--config", value or ""), trust)
+                settings |= read_configuration(check_path(value or "", "--config"), trust)
         return settings
 
     def parse(
@@ -153,7 +153,7 @@ class Command:
                 raise OptionError(f"--{n} needs a value; received none: see convlstm {self.name} --help")
             filled[k] = (n, "true" if v is None else v)
             if v is not None and is_path(self.types.get(n)):
-                given_path(n.upper() if n in self.arguments else f"--{n}", v)
+                check_path(v, n.upper() if n in self.arguments else f"--{n}")
         # A class before its arguments; those of a callback follow it.
         filled.sort(key=lambda option: option[0].count(".") * (option[0][:9] != "callbacks"))
         words = [f"--{n}={v}" for n, v in filled if n not in (*chosen, "config", "print_config")]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convlstm.atomic_write import given_path
 from convlstm.errors import RunError
+from convlstm.validation import check_path
 from convlstm.verification.results import Verification
 from convlstm.workflows.evaluate import evaluate
 from convlstm.workflows.forecast import forecast
@@ -74,7 +74,7 @@ def demo(out: str | os.PathLike[str] | None = None) -> Demonstration:
     from convlstm.models import EncoderForecaster
     from convlstm.training.config import TrainingConfig
 
-    folder = given_path("--out", out) if out is not None else free_folder(Path("runs/demo"))
+    folder = check_path(out, "--out") if out is not None else free_folder(Path("runs/demo"))
     for name in _PICTURES:
         if os.path.lexists(folder / name):
             raise RunError(f"the demo must not replace files; {folder} holds {name}: choose another --out")

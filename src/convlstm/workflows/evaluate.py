@@ -9,7 +9,7 @@ from types import NoneType
 
 import torch
 
-from convlstm.atomic_write import Changes, check_writable, given_path, write_together
+from convlstm.atomic_write import Changes, check_writable, write_together
 from convlstm.data.base import Source, Window
 from convlstm.errors import OptionError, RunError
 from convlstm.functional.ssim import check_data_range
@@ -18,7 +18,7 @@ from convlstm.models.base import Forecaster
 from convlstm.training.loaders import evaluation_loader
 from convlstm.training.run_folder import RunFolder, check_free, run_of
 from convlstm.trust import packages
-from convlstm.validation import check_instance, check_positive
+from convlstm.validation import check_instance, check_path, check_positive
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import cases_file, scores_files, verify
 from convlstm.workflows.configuration import described
@@ -59,7 +59,7 @@ def evaluate(
     Returns:
         The `Verification`.
     """
-    place = None if isinstance(model, Forecaster) else given_path("MODEL", model)
+    place = None if isinstance(model, Forecaster) else check_path(model, "MODEL")
     run = None if place is None else run_of(place)
     forecaster = model if isinstance(model, Forecaster) else load_model(model, trust)
     if data is None and run is None:
@@ -111,7 +111,7 @@ def _folder(
         OptionError: a folder is needed.
         RunError: the folder holds scores or another run.
     """
-    folder = None if out is None else given_path("--out", out)
+    folder = None if out is None else check_path(out, "--out")
     if run is not None and (folder is None or folder.resolve() == run.path.resolve()):
         if other:
             raise OptionError(

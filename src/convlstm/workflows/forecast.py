@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convlstm.atomic_write import given_path
 from convlstm.data.files import Frames, check_finite, from_unit, read_frames, to_unit
 from convlstm.errors import DataError, RunError
 from convlstm.forecasting.files import check_output, write_frames
 from convlstm.hub import read_config
 from convlstm.models.base import Forecaster
 from convlstm.training.run_folder import run_of
-from convlstm.validation import check_positive
+from convlstm.validation import check_path, check_positive
 from convlstm.workflows.evaluate import load_model
 
 _log = logging.getLogger("convlstm")
@@ -68,12 +67,12 @@ def forecast(
         The `Forecast`.
     """
     check_positive(steps, "steps")
-    out = None if out is None else given_path("--out", out)
+    out = None if out is None else check_path(out, "--out")
     if out is not None:
         check_output(out, overwrite=overwrite)
     notes: dict[str, Any] = {}
     if not isinstance(model, Forecaster):
-        folder = given_path("MODEL", model)
+        folder = check_path(model, "MODEL")
         model = load_model(folder, trust)
         run = run_of(folder)
         notes = read_config(folder if run is None else run.model)
@@ -99,7 +98,7 @@ def forecast(
 def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frames, str]:
     """Frames in the scale of a forecaster, and the name of where they come from."""
     if isinstance(past, str | os.PathLike):
-        path = given_path("PAST", past)
+        path = check_path(past, "PAST")
         return read_frames(path), str(path)
     array = np.asarray(past)
     if array.ndim != 4 or 0 in array.shape:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from convlstm.atomic_write import given_path
+from convlstm.validation import check_path
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,4 @@ def report(run: str | os.PathLike[str]) -> Report:
     """
     from convlstm.plots.report import write_report
 
-    return Report(write_report(given_path("RUN", run)))
+    return Report(write_report(check_path(run, "RUN")))

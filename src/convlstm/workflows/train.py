@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from convlstm.atomic_write import given_path
 from convlstm.data import MovingObjects
 from convlstm.data.base import Source
 from convlstm.errors import OptionError, RunError
@@ -25,7 +24,7 @@ from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, command_line, environment, read_metrics
 from convlstm.trust import packages, packages_in
-from convlstm.validation import check_callable, check_instance
+from convlstm.validation import check_callable, check_instance, check_path
 from convlstm.workflows.configuration import Parts, UnknownCallback, configuration, read_settings
 from convlstm.workflows.parts import check_channels, load
 
@@ -119,13 +118,13 @@ def train(
         check_callable(given[name], name, "give its class, or a functools.partial of it")
     given |= {"callbacks": tuple(callbacks)} if callbacks else {}
     if resume is not None:
-        run = RunFolder(given_path("--resume", resume))
+        run = RunFolder(check_path(resume, "--resume"))
         if out is not None:
             raise OptionError(
                 "--resume goes on in the run's own folder; received --out as well: leave it out"
             )
         return _resume(run, given, trust)
-    folder = None if out is None else given_path("--out", out)
+    folder = None if out is None else check_path(out, "--out")
     config = given.setdefault("config", TrainingConfig())
     data = given.setdefault("data", MovingObjects())
     check(config, data)
