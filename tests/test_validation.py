@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from convlstm.errors import OptionError, ShapeError
+from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.validation import (
     check_bool,
     check_callable,
     check_instance,
     check_integer,
     check_integers,
-    check_name,
     check_non_negative,
     check_number,
     check_path,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from convlstm.errors import OptionError, ShapeError
-from convlstm.errors import check_name as check_name
 
 if TYPE_CHECKING:  # torch takes a second to import, and arguments of the command line are checked without
     from torch import Tensor, nn

@@ -20,9 +20,9 @@ from torch.nn.functional import interpolate
 from convlstm.atomic_write import write_atomically, writing
 from convlstm.data.base import Split
 from convlstm.data.files import check_finite, read_array
-from convlstm.errors import DataError, OptionError
+from convlstm.errors import DataError, OptionError, check_name
 from convlstm.extras import install_hint
-from convlstm.validation import check_instance, check_name, check_path, check_positive
+from convlstm.validation import check_instance, check_path, check_positive
 
 Images = NDArray[np.uint8]
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from convlstm.data.base import Source, Split, Window, WindowDataset
 from convlstm.data.files import read_array
 from convlstm.data.mnist import MNIST_ADDRESSES, Images, download_mnist, load_images
-from convlstm.errors import DataError, OptionError
+from convlstm.errors import DataError, OptionError, check_name
 from convlstm.validation import (
     check_bool,
     check_integers,
-    check_name,
     check_path,
     check_positive,
     check_probability,

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.files import check_finite, from_unit
-from convlstm.errors import RunError, ShapeError
+from convlstm.errors import RunError, ShapeError, check_name
 from convlstm.pictures.colours import UNIT, Scale, channel_scales
 from convlstm.pictures.frames import animation, film_strip
-from convlstm.validation import check_bool, check_instance, check_name, check_path
+from convlstm.validation import check_bool, check_instance, check_path
 
 ENDINGS = (".gif", ".npy", ".npz", ".png")
 

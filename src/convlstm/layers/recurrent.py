@@ -17,13 +17,13 @@ class ConvLSTM(Stack):
         kernel_size: one for all layers or a list with one per layer; each an integer (square, two space
             axes) or a tuple with one integer per space axis, one to three.
         num_layers: number of layers; may be left to the lists.
-        batch_first: whether sequences are (B, T, C, *S) rather than (T, B, C, *S).
-        bias: whether the gates have a bias.
-        return_all_layers: whether to return every layer's outputs and state, or the last layer's only.
+        batch_first: sequences are (B, T, C, *S), not (T, B, C, *S).
+        bias: add a bias to the gates.
+        return_all_layers: return every layer's outputs and state, not the last layer's only.
         cell: what each layer runs: a cell class, a `functools.partial` of one (for its options, see
             `ConvLSTMCell`), or a list with one per layer; called with (input_dim, hidden_dim, kernel_size,
             bias).
-        bidirectional: whether a second cell per layer, with weights of its own, reads the sequence from its
+        bidirectional: add a second cell per layer, with weights of its own, that reads the sequence from its
             end; its outputs stand at the place of their frames. With ``last_only`` see there.
         merge: of both directions: ``concat`` (hidden_dim doubles), ``sum`` or ``mean``.
         residual: connection around each layer: True (adds its input, at a missing frame the last one that was
@@ -38,9 +38,8 @@ class ConvLSTM(Stack):
             arXiv:1606.01305) in training; otherwise old and new are mixed in that proportion. Only the
             reference engine has it.
         target_size: size to which frames are averaged before the first layer, whatever size they have.
-        restore_size: whether outputs are interpolated back to the size of the input.
-        last_only: whether the last layer returns its output after the last step only, as T = 1. The last step
-            of the backward direction is the first frame: with ``bidirectional`` the result joins the forward
+        restore_size: interpolate outputs back to the size of the input.
+        last_only: return the last layer's output after the last step only, as T = 1. The last step of the backward direction is the first frame: with ``bidirectional`` the result joins the forward
             output at the last frame and the backward output at the first, as in Keras, and is not
             ``outputs[:, -1:]``.
         detach_every: steps after which gradients are cut (truncated back-propagation through time). Frames
