@@ -39,8 +39,9 @@ class ConvLSTM(Stack):
             reference engine has it.
         target_size: size to which frames are averaged before the first layer, whatever size they have.
         restore_size: interpolate outputs back to the size of the input.
-        last_only: return the last layer's output after the last step only, as T = 1. The last step of the backward direction is the first frame: with ``bidirectional`` the result joins the forward
-            output at the last frame and the backward output at the first, as in Keras, and is not
+        last_only: return the last layer's output after the last step only, as T = 1. The last step of the
+            backward direction is the first frame: with ``bidirectional`` the result joins the forward output
+            at the last frame and the backward output at the first, as in Keras, and is not
             ``outputs[:, -1:]``.
         detach_every: steps after which gradients are cut (truncated back-propagation through time). Frames
             that a sequence has are counted: one that has ended (``lengths``) is not cut again.
