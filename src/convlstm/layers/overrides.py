@@ -34,10 +34,9 @@ def takes_two(function: Any) -> bool:
 
 def state_by_keyword(forward: Any) -> bool:
     """True if a ``forward`` takes ``hidden_state`` elsewhere than in second place."""
-    parameters = inspect.signature(forward).parameters
-    found = parameters.get("hidden_state")
-    return found is not None and (
-        found.kind is found.KEYWORD_ONLY or list(parameters).index("hidden_state") != 1
+    return any(
+        p.name == "hidden_state" and (place != 1 or p.kind is p.KEYWORD_ONLY)
+        for place, p in enumerate(inspect.signature(forward).parameters.values())
     )
 
 

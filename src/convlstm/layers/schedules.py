@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -125,18 +126,20 @@ class LayerRun:
         if has_memory(cell):
             return self._recurrence_with_memory(layer, x, flags)
         last = layer + 1 == len(layers.cells)
-        how: dict[str, Any] = {
-            "last_only": last and options.last_only and not self.by_frame,
-            "options": self.scan_options,
-            "engine": options.engine,
-            "any_layout": layers.any_layout and not last,
-        }
+        run = partial(
+            scan,
+            flags=flags,
+            last_only=last and options.last_only and not self.by_frame,
+            options=self.scan_options,
+            engine=options.engine,
+            any_layout=layers.any_layout and not last,
+        )
         if layers.reverse_cells is None:
-            y, self.states[layer] = scan(cell, x, state, flags, **how)
+            y, self.states[layer] = run(cell, x, state)
             return y
         forward, backward = (None, None) if state is None else state
-        y, forward = scan(cell, x, forward, flags, **how)
-        z, backward = scan(layers.reverse_cells[layer], x, backward, flags, reverse=True, **how)
+        y, forward = run(cell, x, forward)
+        z, backward = run(layers.reverse_cells[layer], x, backward, reverse=True)
         self.states[layer] = BothDirections(forward, backward)
         if options.merge == "concat":
             return torch.cat([y, z], dim=2)
