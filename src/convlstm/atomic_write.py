@@ -58,10 +58,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
                 beside = _beside(path)
-                # The system applies the umask; reading it would change it for a moment, for every thread.
-                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-                handle, scratch[path] = os.open(beside, flags, 0o666), beside
-                with os.fdopen(handle, "wb") as file:
+                with beside.open("xb") as file:  # with the permissions of the umask, unlike tempfile
+                    scratch[path] = beside
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
@@ -103,8 +101,8 @@ class Changes:
     """Files and folders that one call makes or replaces, so that exactly these can be put back."""
 
     def __init__(self) -> None:
-        self._made: list[Path] = []
-        self._replaced: dict[Path, Path] = {}  # and where the file before it is held
+        self._made: dict[Path, None] = {}  # in this order
+        self._replaced: dict[Path, Path] = {}  # and the name that holds the file before it
 
     def folder(self, path: Path) -> None:
         """Make a folder, and those above it, where there is none.
@@ -119,7 +117,7 @@ class Changes:
                 if os.path.lexists(place):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
                 place.mkdir(exist_ok=True)  # another process may just have made it
-                self._made.append(place)
+                self.made(place)
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file by `write_atomically`.
@@ -127,19 +125,17 @@ class Changes:
         Raises:
             RunError: as `write_atomically`.
         """
-        if not os.path.lexists(path):
-            write_atomically(path, content)
-            self.made(path)
-            return
-        if path not in self._made and path not in self._replaced:
+        new = not os.path.lexists(path)
+        if not new and path not in self._made and path not in self._replaced:
             with writing(path):
                 self._replaced[path] = _held(path)
         write_atomically(path, content)
+        if new:
+            self.made(path)
 
     def made(self, path: Path) -> None:
         """Record a file that this call made by other means."""
-        if path not in self._made:
-            self._made.append(path)
+        self._made.setdefault(path)
 
     def keep(self) -> None:
         """Leave everything so far as it is; `undo` will not change it."""
@@ -157,7 +153,7 @@ class Changes:
         for path, held in self._replaced.items():
             with suppress(OSError):
                 os.replace(held, path)
-        self._replaced.clear()
+        self._replaced.clear()  # those that could not be put back stay held
         for path in reversed(self._made):
             with suppress(OSError):
                 if path.is_dir() and not path.is_symlink():

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.errors import OptionError, RunError
@@ -115,6 +115,27 @@ def test_callbacks_are_called_and_their_states_resumed(tmp_path):
     states = read_checkpoint(run.last)["callbacks"]
     folders = {key: state["dirpath"] for key, state in states.items() if "ModelCheckpoint" in key}
     assert sorted(folders.values()) == sorted([str(tmp_path / "checkpoints"), *2 * [str(run.checkpoints)]])
+
+
+class Slows(LRScheduler):
+    """A schedule whose state has the names of the built-in one's."""
+
+    def __init__(self, optimizer):
+        self.total_steps, self._schedule_phases = 0, "mine"
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        self.total_steps += 1
+        return [1e-2 / self.total_steps for _ in self.optimizer.param_groups]
+
+
+def test_an_injected_schedule_has_its_whole_state_back(tmp_path):
+    whole = train(tmp_path / "whole", injected={"scheduler": Slows})
+    train(tmp_path / "run", epochs=2, injected={"scheduler": Slows})
+    run = train(tmp_path / "run", resume=True, injected={"scheduler": Slows})
+    assert rates(run) == rates(whole)
+    (state,) = read_checkpoint(run.last)["lr_schedulers"]
+    assert state["total_steps"] == 17  # one for the start, sixteen steps
 
 
 def not_an_optimizer(parameters, lr):

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from convlstm.atomic_write import write_atomically
@@ -56,12 +56,11 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
     Args:
         run: the folder of the run; files made in it until a checkpoint is written stay with it.
-        own: state keys of the callbacks that write into `RunFolder.checkpoints`.
     """
 
-    def __init__(self, run: RunFolder, own: Collection[str]) -> None:
+    def __init__(self, run: RunFolder) -> None:
         super().__init__()
-        self.run, self.own = run, own
+        self.run = run
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write and flush a file beside ``path``, then move it there."""
@@ -71,23 +70,43 @@ class AtomicCheckpoints(TorchCheckpointIO):
         write_atomically(Path(path), buffer.getvalue())
         self.run.changes.keep()
 
-    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, the paths in it changed to the run's present folder.
+
+class RunCheckpoint(ModelCheckpoint):
+    """Writes a checkpoint of the run after each epoch, or after each that was the best by a loss.
+
+    Args:
+        path: the file.
+        monitor: name of the loss; None for every epoch.
+    """
+
+    def __init__(self, path: Path, monitor: str | None = None) -> None:
+        super().__init__(
+            path.parent,
+            filename=path.stem,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+
+    @property
+    def state_key(self) -> str:
+        """The key of Lightning's own class, which earlier versions used."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state with its paths changed to the run's present folder.
 
         Lightning drops the best score where a folder has another name than before.
         """
-        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
-        folder = os.path.realpath(self.run.checkpoints)
-        for key in checkpoint["callbacks"].keys() & self.own:
-            state = checkpoint["callbacks"][key]
-            state["dirpath"] = folder
-            for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                state[name] = state[name] and os.path.join(folder, os.path.basename(state[name]))
-            state["best_k_models"] = {
-                os.path.join(folder, os.path.basename(place)): score
-                for place, score in state["best_k_models"].items()
-            }
-        return checkpoint
+
+        def moved(path: str) -> str:
+            return path and os.path.join(str(self.dirpath), os.path.basename(path))
+
+        state: dict[str, Any] = state_dict | {"dirpath": self.dirpath}
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = moved(state[name])
+        state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
+        super().load_state_dict(state)
 
 
 class Terminable(Callback):

@@ -2,25 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal
 
 from convlstm.errors import OptionError, check_name
+from convlstm.validation import is_integer, is_number
 
 #: Lightning's name of each precision.
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 SCHEDULES = ("onecycle", "constant")
-# Nothing is served by more, and far more overflows somewhere below.
-_MOST = {
-    "epochs": 10**6,
-    "batch_size": 10**6,
-    "curriculum_steps": 10**9,
-    "devices": 10**4,
-    "nodes": 10**4,
-    "patience": 10**6,
-    "workers": 1024,
-    "seed": 2**32 - 1,
-}
+CURRICULA = ("free", "teacher", "linear", "exponential", "sigmoid")
+# Greatest value of each: nothing is served by more, and far more overflows somewhere below.
+_POSITIVE = {"epochs": 10**6, "batch_size": 10**6, "learning_rate": math.inf, "curriculum_steps": 10**9}
+_POSITIVE |= {"devices": 10**4, "nodes": 10**4}
+_NOT_NEGATIVE = {"gradient_clip": math.inf, "patience": 10**6, "workers": 1024, "seed": 2**32 - 1}
+_FRACTIONS = ("learning_rate", "gradient_clip")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -68,35 +63,20 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        from convlstm.training.scheduled_sampling import CURRICULA
-
         check_name(self.loss, ("mse", "mae", "mse+mae", "ssim"), "loss")
         check_name(self.schedule, SCHEDULES, "schedule")
         check_name(self.curriculum, CURRICULA, "curriculum")
         check_name(self.precision, PRECISIONS, "precision")
         check_name(self.accelerator, ("auto", "cpu", "gpu"), "accelerator")
-        for name in ("epochs", "batch_size", "learning_rate", "curriculum_steps", "devices", "nodes"):
-            value, fraction = getattr(self, name), name == "learning_rate"
+        for name, most in (_POSITIVE | _NOT_NEGATIVE).items():
+            value, positive = getattr(self, name), name in _POSITIVE
             if isinstance(value, str) and value == "auto" and name in ("batch_size", "learning_rate"):
                 continue
-            if not (_is_number(value, fraction) and value > 0):
-                raise OptionError(f"{name} must be greater than 0; received {value!r}: {_give(fraction)}")
-        for name in ("gradient_clip", "patience", "workers", "seed"):
-            value, fraction = getattr(self, name), name == "gradient_clip"
-            if not (_is_number(value, fraction) and value >= 0):
-                raise OptionError(f"{name} must be at least 0; received {value!r}: {_give(fraction)}")
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if value != "auto" and value > most:
+            is_kind, kind = (is_number, "number") if name in _FRACTIONS else (is_integer, "whole number")
+            if not is_kind(value) or value < 0 or (positive and value == 0):
+                rule = "greater than 0" if positive else "at least 0"
+                raise OptionError(f"{name} must be {rule}; received {value!r}: give a {kind}")
+            if value > most:
                 raise OptionError(f"{name} must be at most {most}; received {value}: lower it")
-        if not (_is_number(self.ema, True) and 0 <= self.ema < 1):
-            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema!r}: {_give(True)}")
-
-
-def _is_number(value: Any, fraction: bool) -> bool:
-    kind = Real if fraction else Integral
-    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _give(fraction: bool) -> str:
-    return "give a number" if fraction else "give a whole number"
+        if not (is_number(self.ema) and 0 <= self.ema < 1):
+            raise OptionError(f"ema must be at least 0 and below 1; received {self.ema!r}: give a number")

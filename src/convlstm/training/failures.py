@@ -12,8 +12,8 @@ from typing import Any
 from convlstm.errors import ConvLSTMError, DataError, RunError
 from convlstm.training.run_folder import RunFolder
 
-# Tells the processes that Lightning starts for further devices who started them.
-_LEADER = "CONVLSTM_LEADER"
+# Environment variable with the process id of rank 0, for the processes that Lightning starts for other ranks.
+_RANK_ZERO = "CONVLSTM_RANK_ZERO"
 _GRACE_S = 5.0
 _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process")
 # How it ended is not always known: torch says "killed by signal" or "exited", whichever it notices first.
@@ -37,16 +37,17 @@ def in_one_sentence(run: RunFolder, ranks: int = 1) -> Iterator[None]:
             yield
     except Exception as error:
         for cause in _chain(error):
-            told = _told(cause, run, ranks)
-            if told is error:
+            found = _translated(cause, run, ranks)
+            if found is error:
                 raise
-            if told is not None:
+            if found is not None:
                 # What closes down after an error may raise another, which says less.
-                raise told from (None if told is cause else error)
+                raise found from (None if found is cause else error)
         raise
 
 
-def _told(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | None:
+def _translated(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | None:
+    """The error of this library that an error stands for; None for a defect of the code."""
     text = str(error)
     if raised := _RAISED.match(text):
         message = _message(text, raised[1])
@@ -87,7 +88,7 @@ def _watching(sentence: str) -> Iterator[None]:
     """End this process with a sentence if another rank has ended and nothing else has noticed.
 
     It may hang in a call that waits for the other one, out of reach of an exception. Lightning's own thread
-    would kill it without a word.
+    would kill it without a message.
     """
     from lightning.pytorch.strategies.launchers import subprocess_script
 
@@ -111,15 +112,15 @@ def _watching(sentence: str) -> Iterator[None]:
     before = launchers._launch_process_observer
     launchers._launch_process_observer = observe
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[_LEADER] = str(os.getpid())
+        os.environ[_RANK_ZERO] = str(os.getpid())
     else:
-        leader = int(os.environ.get(_LEADER, os.getppid()))
-        watch(lambda: os.getppid() != leader)
+        parent = int(os.environ.get(_RANK_ZERO, os.getppid()))
+        watch(lambda: os.getppid() != parent)
     try:
         yield
     finally:
         over.set()
-        os.environ.pop(_LEADER, None)
+        os.environ.pop(_RANK_ZERO, None)
         launchers._launch_process_observer = before
 
 

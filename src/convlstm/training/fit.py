@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 from convlstm.data.base import LabelledWindow, Source, Window
@@ -18,6 +18,7 @@ from convlstm.training.callbacks import (
     AtomicCheckpoints,
     History,
     Progress,
+    RunCheckpoint,
     RunLogger,
     Samples,
     Terminable,
@@ -76,14 +77,30 @@ def fit(
     if not model.training:  # as from_pretrained gives it; parts set to evaluation mode alone stay so
         model.train()
     values = ValueRange()
+
+    def save_best() -> None:
+        restore(model, run.best)
+        if trainer.is_global_zero:
+            model.save_pretrained(run.model, **(notes | values.note()))
+
     with quiet(), interruptible():
         module = ForecastModule(model, config, optimizer=optimizer, scheduler=scheduler)
         built_in = [*_callbacks(config, run, data), values]
         _check_callbacks(callbacks, built_in)
-        checkpoints = AtomicCheckpoints(
-            run, [c.state_key for c in built_in if isinstance(c, ModelCheckpoint)]
+        seed_everything(config.seed, workers=True, verbose=False)
+        trainer = new_trainer(
+            config,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+            max_epochs=config.epochs,
+            logger=RunLogger(run),
+            callbacks=[*built_in, *callbacks],
+            plugins=[AtomicCheckpoints(run)],
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            default_root_dir=run.path,
         )
-        trainer = _trainer(config, run, [*built_in, *callbacks], checkpoints)
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
         batch = int(config.batch_size)
         training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
@@ -92,7 +109,7 @@ def fit(
         )
         checkpoint = run.checkpoint() if resume else None
         if checkpoint:
-            check_checkpoint(checkpoint, module, built_in, checkpoints)
+            check_checkpoint(checkpoint, module, built_in)
         if trainer.is_global_zero:
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
@@ -101,12 +118,9 @@ def fit(
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
-                restore(model, run.best)
-                model.save_pretrained(run.model, **(notes | values.note()))
+                save_best()
             raise
-    restore(model, run.best)
-    if trainer.is_global_zero:
-        model.save_pretrained(run.model, **(notes | values.note()))
+    save_best()
     return model.cpu().eval()
 
 
@@ -141,9 +155,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_checkpoint(
-    path: Path, module: ForecastModule, callbacks: Sequence[Callback], checkpoints: AtomicCheckpoints
-) -> None:
+def check_checkpoint(path: Path, module: ForecastModule, callbacks: Sequence[Callback]) -> None:
     """Check that a checkpoint can be resumed by this module and the callbacks of every run.
 
     Raises:
@@ -175,9 +187,8 @@ def check_checkpoint(
         # The states are loaded into objects of their own first, as Lightning changes some before it fails.
         (state,) = content["optimizer_states"]
         module.new_optimizer().load_state_dict(copy.deepcopy(state))
-        states = checkpoints.load_checkpoint(path, weights_only=True)["callbacks"]
         for callback in callbacks:
-            if (state := states.get(callback.state_key)) is not None:
+            if (state := content["callbacks"].get(callback.state_key)) is not None:
                 copy.deepcopy(callback).load_state_dict(state)
     except Exception as error:  # anything may stand in a damaged file
         raise RunError(
@@ -196,6 +207,7 @@ def check(config: TrainingConfig, data: Source) -> None:
         DataError: a split without windows, or windows of another length or dtype than the source says.
     """
     _check_machine(config)
+    source_says = (data.past, data.steps, torch.float32)
     for split in ("train", "validation"):
         windows = data.split(split)
         if not len(windows):
@@ -203,7 +215,13 @@ def check(config: TrainingConfig, data: Source) -> None:
                 f"each split must hold windows of {data.past} + {data.steps} frames; {split} of "
                 f"{data.describe()} holds none: give more frames or shorter windows"
             )
-        _check_window(windows[0], data, split)
+        window: Window = windows[0]
+        if (received := (len(window.past), len(window.future), window.past.dtype)) != source_says:
+            raise DataError(
+                f"a window must hold float32 frames, {data.past} in the past and {data.steps} in the future, "
+                f"as its source says; the first of {split} holds {received[0]} and {received[1]} of "
+                f"{received[2]}: correct the source"
+            )
     share = len(data.split("train")) // (config.devices * config.nodes)
     if (1 if config.batch_size == "auto" else config.batch_size) > share:
         raise OptionError(
@@ -212,27 +230,15 @@ def check(config: TrainingConfig, data: Source) -> None:
         )
 
 
-def _check_window(window: Window | LabelledWindow, data: Source, split: str) -> None:
-    lengths = len(window.past), len(window.future)
-    if lengths != (data.past, data.steps) or window.past.dtype != torch.float32:
-        raise DataError(
-            f"a window must hold float32 frames, {data.past} in the past and {data.steps} in the future, as "
-            f"its source says; the first of {split} holds {lengths[0]} and {lengths[1]} of "
-            f"{window.past.dtype}: correct the source"
-        )
-
-
 def _check_machine(config: TrainingConfig) -> None:
     gpus = torch.cuda.device_count()
     on_gpu = config.accelerator == "gpu" or (config.accelerator == "auto" and gpus > 0)
     if config.accelerator == "gpu" and not gpus:
         raise OptionError("accelerator=gpu needs a GPU; none was found: use --accelerator cpu")
-    if on_gpu and config.devices > gpus:
-        raise OptionError(f"devices must be at most the number of GPUs ({gpus}); received {config.devices}")
-    cores = _cores()
-    if not on_gpu and config.devices > cores:
+    kind, number = ("GPUs", gpus) if on_gpu else ("CPU cores", _cores())
+    if config.devices > number:
         raise OptionError(
-            f"devices must be at most the number of CPU cores ({cores}); received {config.devices}"
+            f"devices must be at most the number of {kind} ({number}); received {config.devices}"
         )
     if not on_gpu and config.precision == "16-mixed":
         raise OptionError("precision=16-mixed needs a GPU; this run is on the CPU: use bf16-mixed or 32")
@@ -240,17 +246,6 @@ def _check_machine(config: TrainingConfig) -> None:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _checkpoint(path: Path, monitor: str | None = None) -> ModelCheckpoint:
-    """Callback that writes a checkpoint after each epoch, or after each that was the best by a loss."""
-    return ModelCheckpoint(
-        path.parent,
-        filename=path.stem,
-        monitor=monitor,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
 
 
 def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Callback]:
@@ -261,8 +256,8 @@ def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Cal
         Samples(LabelledWindow(*(field[None] for field in window if field is not None))),
         Progress(),
         Terminable(),
-        _checkpoint(run.best, monitor="val_loss"),
-        _checkpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement
+        RunCheckpoint(run.best, monitor="val_loss"),
+        RunCheckpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement
     ]
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
@@ -290,25 +285,14 @@ def _check_callbacks(callbacks: Sequence[Callback], built_in: Sequence[Callback]
         keys.add(key)
 
 
-def _trainer(
-    config: TrainingConfig, run: RunFolder, callbacks: list[Callback], checkpoints: AtomicCheckpoints
-) -> Trainer:
-    seed_everything(config.seed, workers=True, verbose=False)
+def new_trainer(config: TrainingConfig, **options: Any) -> Trainer:
+    """A trainer of Lightning for a configuration, without bars, summaries and samplers of its own."""
     return Trainer(
         accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
         precision=PRECISIONS[config.precision],
-        max_epochs=config.epochs,
         gradient_clip_val=config.gradient_clip or None,
-        logger=RunLogger(run),
-        callbacks=callbacks,
-        plugins=[checkpoints],
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=run.path,
+        **options,
     )

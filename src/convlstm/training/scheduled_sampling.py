@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from convlstm.errors import OptionError, check_name
-
-CURRICULA = ("free", "teacher", "linear", "exponential", "sigmoid")
+from convlstm.training.config import CURRICULA
 
 
 class Curriculum:

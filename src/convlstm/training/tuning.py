@@ -10,12 +10,14 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
+from lightning.pytorch.tuner.tuning import Tuner
 from torch.utils.data import default_collate
 
 from convlstm.data.base import LabelledWindow, WindowDataset, on_device
 from convlstm.errors import OptionError
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.training.config import TrainingConfig
+from convlstm.training.fit import new_trainer
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import training_loader
 from convlstm.training.losses import LOSSES
@@ -74,27 +76,18 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
     Raises:
         OptionError: the loss never falls.
     """
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.tuner.tuning import Tuner
-
-    from convlstm.training.config import PRECISIONS
-
     trial = dataclasses.replace(config, learning_rate=1e-5, schedule="constant", curriculum="free")
     loader = training_loader(dataset, int(config.batch_size), seed=config.seed)
     # The search shows a bar of its own, which belongs on a screen only.
     screen = sys.stderr if sys.stderr.isatty() else io.StringIO()
     with quiet(), interruptible(), redirect_stderr(screen), tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            accelerator=config.accelerator,
+        trainer = new_trainer(
+            config,
             devices=1,
-            precision=PRECISIONS[config.precision],
             max_epochs=-1,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             limit_val_batches=0,
-            gradient_clip_val=config.gradient_clip or None,
             default_root_dir=scratch,
         )
         finder = Tuner(trainer).lr_find(
