@@ -1,7 +1,8 @@
 """Result of a verification: scores of a model and of the baselines, as plain data and as tables."""
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,22 +98,13 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in ``scores.json``; undefined values are None."""
-        plain: dict[str, Any] = _finite_or_none(
-            {
-                "schema": SCHEMA,
-                "model": self.model,
-                "cases": self.cases,
-                "past": self.past,
-                "steps": self.steps,
-                "data": self.data,
-                "weights": self.weights,
-                "best_baseline": self.best_baseline,
-                "forecasters": list(self.forecasters),
-                "scores": {key: asdict(table) for key, table in self.scores.items()},
-                "skill": {name: skill._asdict() for name, skill in self.skill.items()},
-            }
-        )
-        return plain
+        names = ("model", "cases", "past", "steps", "data", "weights", "best_baseline", "forecasters")
+        plain = {"schema": SCHEMA} | {name: getattr(self, name) for name in names}
+        plain["scores"] = {key: asdict(table) for key, table in self.scores.items()}
+        plain["skill"] = {name: skill._asdict() for name, skill in self.skill.items()}
+        # NaN and infinity, which JSON does not have, become None.
+        finite: dict[str, Any] = json.loads(json.dumps(plain), parse_constant=lambda _: None)
+        return finite
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Verification":
@@ -137,9 +129,9 @@ class Verification:
                 forecasters=tuple(names),
                 scores={key: _read_table(key, table, names) for key, table in plain["scores"].items()},
             )
+        except RunError:
+            raise
         except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            if isinstance(error, RunError):
-                raise
             raise RunError(
                 f"scores must be as a verification writes them; {error} is missing or wrong: evaluate again"
             ) from None
@@ -162,11 +154,15 @@ class Verification:
 
         The skill of the model over a baseline is the score ``skill_over_<baseline>``.
         """
-        named = [(name, key, table) for key, table in self.scores.items() for name in self.forecasters]
-        for name, key, table in named:
-            yield from _long(name, key, table.by_lead[name], table.overall[name])
-        for baseline, skill in self.skill.items():
-            yield from _long(self.model, f"skill_over_{baseline}", skill.by_lead, skill.overall)
+        lines = [
+            (name, key, table.by_lead[name], table.overall[name])
+            for key, table in self.scores.items()
+            for name in self.forecasters
+        ]
+        lines += [(self.model, f"skill_over_{name}", *skill) for name, skill in self.skill.items()]
+        for name, key, by_lead, overall in lines:
+            for lead, value in [*enumerate(by_lead, start=1), ("overall", overall)]:
+                yield name, key, str(lead), value
 
     def to_markdown(self, *scores: str) -> str:
         """Tables in Markdown with every lead time, aligned as plain text; the best values are marked with *.
@@ -189,7 +185,10 @@ class Verification:
 
     def _grids(self, scores: Iterable[str]) -> list["_Grid"]:
         shown = [check_name(name, self.scores, "score") for name in scores] or list(self.scores)
-        return [self._overall(), *(self._by_lead(self.scores[key]) for key in shown), self._skill()]
+        title = f"Skill of {self.model} over each baseline"
+        formula = "1 - MSE of the model / MSE of the baseline; 1 is perfect, 0 is no better"
+        skill = _by_lead(title, formula, self.skill)
+        return [self._overall(), *(self._score(self.scores[key]) for key in shown), skill]
 
     def _overall(self) -> "_Grid":
         columns = {
@@ -199,38 +198,26 @@ class Verification:
         skill = self.skill
         columns["skill"] = [four_digits(skill[n].overall) if n in skill else "" for n in self.forecasters]
         title = f"Overall: {self.cases} cases, {self.past} frames in, {self.steps} out; * is the best"
-        return _Grid(title, self.data, "forecaster", list(self.forecasters), columns, leads=False)
+        return _Grid(title, self.data, "forecaster", list(self.forecasters), columns)
 
-    def _by_lead(self, table: ScoreTable) -> "_Grid":
+    def _score(self, table: ScoreTable) -> "_Grid":
         direction = {True: "; higher is better", False: "; lower is better", None: ""}[table.higher_is_better]
-        names = self.forecasters
-        columns = {
-            str(lead + 1): _starred([table.by_lead[name][lead] for name in names], table.higher_is_better)
-            for lead in range(self.steps)
-        }
-        columns["overall"] = _starred([table.overall[name] for name in names], table.higher_is_better)
-        return _Grid(f"{table.title} ({table.unit}{direction})", table.formula, "lead", list(names), columns)
-
-    def _skill(self) -> "_Grid":
-        skills = self.skill
-        columns = {
-            str(lead + 1): [four_digits(skill.by_lead[lead]) for skill in skills.values()]
-            for lead in range(self.steps)
-        }
-        columns["overall"] = [four_digits(skill.overall) for skill in skills.values()]
-        formula = "1 - MSE of the model / MSE of the baseline; 1 is perfect, 0 is no better"
-        return _Grid(f"Skill of {self.model} over each baseline", formula, "lead", list(skills), columns)
+        values = {name: (table.by_lead[name], table.overall[name]) for name in self.forecasters}
+        title = f"{table.title} ({table.unit}{direction})"
+        return _by_lead(title, table.formula, values, table.higher_is_better)
 
 
 class _Grid(NamedTuple):
-    """Table of text: a row per forecaster, a column per score or lead time (the last one is overall)."""
+    """Table of text: a row per forecaster, a column per score or lead time (the last one is overall).
+
+    ``corner`` is the heading of the first column: "lead" if the columns are lead times.
+    """
 
     title: str
     note: str
     corner: str
     names: list[str]
     columns: dict[str, list[str]]
-    leads: bool = True
 
 
 class _Screen:
@@ -244,9 +231,10 @@ class _Screen:
         # Long names are wrapped, so that three numbers fit beside them.
         names = min(names, max(options.max_width - 3 * 12, 8))
         width = options.max_width - names
-        leads = _leads([grid for grid in self.grids if grid.leads], width)
+        leads = _leads([grid for grid in self.grids if grid.corner == "lead"], width)
         for grid in self.grids:
-            yield from _rich(grid, _parts(grid, leads if grid.leads else list(grid.columns), width), names)
+            columns = leads if grid.corner == "lead" else list(grid.columns)
+            yield from _rich(grid, _parts(grid, columns, width), names)
 
 
 def _leads(grids: list[_Grid], available: int) -> list[str]:
@@ -299,23 +287,36 @@ def _rich(grid: _Grid, parts: list[list[str]], name_width: int) -> Iterator["Tex
     yield Text(grid.title, style="bold")
     yield from [Text(grid.note, style="dim")] if grid.note else []
     for part in parts:
-        columns = [aligned(grid.columns[key]) for key in part]
-        widths = [_width(key, grid.columns[key]) for key in part]
-        header = grid.corner.ljust(name_width) + "".join(
-            k.rjust(w) for k, w in zip(part, widths, strict=True)
-        )
+        columns = [
+            [cell.rjust(_width(key, grid.columns[key])) for cell in [key, *aligned(grid.columns[key])]]
+            for key in part
+        ]
+        header = grid.corner.ljust(name_width) + "".join(column.pop(0) for column in columns)
         yield Text(header, style="bold")
         yield Text("─" * len(header), style="dim")
         for name, *cells in zip(grid.names, *columns, strict=True):
             line = Text(name[:name_width].ljust(name_width))
-            for cell, width in zip(cells, widths, strict=True):
-                line.append(cell.rjust(width), style="bold green" if "*" in cell else "")
+            for cell in cells:
+                line.append(cell, style="bold green" if "*" in cell else "")
             yield line
             yield from (Text(name[k : k + name_width]) for k in range(name_width, len(name), name_width))
         yield Text("")
 
 
-def _starred(values: list[float], higher_is_better: bool | None) -> list[str]:
+def _by_lead(
+    title: str,
+    note: str,
+    values: Mapping[str, tuple[list[float], float]],
+    higher_is_better: bool | None = None,
+) -> _Grid:
+    """Table of the values by lead time, and of the overall one, that each forecaster has."""
+    leads = zip(*([*by_lead, overall] for by_lead, overall in values.values()), strict=True)
+    texts = [_starred(column, higher_is_better) for column in leads]
+    columns = {str(lead): column for lead, column in enumerate(texts[:-1], start=1)}
+    return _Grid(title, note, "lead", list(values), columns | {"overall": texts[-1]})
+
+
+def _starred(values: Sequence[float], higher_is_better: bool | None) -> list[str]:
     """Numbers as text, the best marked with *."""
     known = [value for value in values if not math.isnan(value)]
     best = math.nan if higher_is_better is None or not known else (max if higher_is_better else min)(known)
@@ -345,9 +346,7 @@ def _read_table(key: str, table: Mapping[str, Any], names: list[str]) -> ScoreTa
     owner = f" of {key}"
     known = table["higher_is_better"] is not None
     return ScoreTable(
-        title=_typed(table, "title", str, owner),
-        unit=_typed(table, "unit", str, owner),
-        formula=_typed(table, "formula", str, owner),
+        **{name: _typed(table, name, str, owner) for name in ("title", "unit", "formula")},
         higher_is_better=_typed(table, "higher_is_better", bool, owner) if known else None,
         by_lead={name: values(_typed(table["by_lead"], name, list, owner)) for name in names},
         overall={name: values([table["overall"][name]])[0] for name in names},
@@ -356,18 +355,3 @@ def _read_table(key: str, table: Mapping[str, Any], names: list[str]) -> ScoreTa
 
 def _skill(model: float, baseline: float) -> float:
     return 1 - model / baseline if baseline > 0 else math.nan
-
-
-def _long(name: str, key: str, by_lead: list[float], overall: float) -> Iterator[tuple[str, str, str, float]]:
-    for lead, value in enumerate(by_lead, start=1):
-        yield name, key, str(lead), value
-    yield name, key, "overall", overall
-
-
-def _finite_or_none(value: Any) -> Any:
-    """Plain data with None for every float that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: _finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite_or_none(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
