@@ -3,6 +3,10 @@
 The table, the extras of ``pyproject.toml`` and the imports are compared by ``tests/test_layout.py``.
 """
 
+from importlib import import_module
+
+from convlstm.errors import OptionError
+
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
     "data": ("sklearn", "xarray", "dask", "pyproj"),
@@ -18,3 +22,19 @@ def install_hint(module: str) -> str | None:
     """
     top = module.partition(".")[0]
     return next((f"pip install 'convlstm[{extra}]'" for extra, names in EXTRAS.items() if top in names), None)
+
+
+def check_installed(module: str, what: str) -> None:
+    """Check that an optional module can be imported.
+
+    Args:
+        module: its name.
+        what: needs it, to open the message: "pictures need Pillow".
+
+    Raises:
+        OptionError: with the command that installs it.
+    """
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise OptionError(f"{what}, which is not installed: {install_hint(module)}") from error

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from convlstm.errors import DataError, OptionError
-from convlstm.extras import install_hint
+from convlstm.errors import DataError
+from convlstm.extras import check_installed
 from convlstm.validation import check_path, received
 
 if TYPE_CHECKING:
@@ -253,12 +253,9 @@ def _read_folder(folder: Path, files: list[Path]) -> NDArray[Any]:
 
 def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
     """Every frame of an image file as (H, W) or (H, W, 3), with True if its colours came from a palette."""
-    try:
-        from PIL import Image, ImageOps, ImageSequence
-    except ImportError as error:
-        raise OptionError(
-            f"images need Pillow, which is not installed; received {path}: {install_hint('PIL')}"
-        ) from error
+    check_installed("PIL", f"{path} needs Pillow")
+    from PIL import Image, ImageOps, ImageSequence
+
     try:
         with Image.open(path) as image:
             # Pillow reads an animation that was cut between two frames as a shorter one.

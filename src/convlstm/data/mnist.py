@@ -21,7 +21,7 @@ from convlstm.atomic_write import write_atomically, writing
 from convlstm.data.base import Split
 from convlstm.data.files import check_finite, read_array
 from convlstm.errors import DataError, OptionError, check_name
-from convlstm.extras import install_hint
+from convlstm.extras import check_installed
 from convlstm.validation import check_instance, check_path, check_positive
 
 Images = NDArray[np.uint8]
@@ -143,12 +143,9 @@ def _md5(content: bytes) -> str:
 
 def _digits() -> Images:
     """Digits of scikit-learn with a margin of a pixel, so that enlarged strokes fade out."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise OptionError(
-            f"images 'digits' need scikit-learn, which is not installed: {install_hint('sklearn')}"
-        ) from error
+    check_installed("sklearn", "images 'digits' need scikit-learn")
+    from sklearn.datasets import load_digits
+
     grey_NHW = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
     return np.pad(grey_NHW, ((0, 0), (1, 1), (1, 1)))
 
@@ -224,21 +221,19 @@ def _digest(image: Images) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def _distinct(images: Images, without: Images | None = None) -> Images:
-    """Unique images in the order given, except those in ``without``."""
-    seen = set() if without is None else {_digest(image) for image in without}
-    keep = []
-    for k, image in enumerate(images):
-        if (digest := _digest(image)) not in seen:
-            seen.add(digest)
-            keep.append(k)
-    return images[keep]
+def _first(images: Images) -> dict[bytes, int]:
+    """Index of the first image of each content, by digest."""
+    return {_digest(image): k for k, image in reversed(list(enumerate(images)))}
+
+
+def _distinct(images: Images) -> Images:
+    """Unique images in the order given."""
+    return images[sorted(_first(images).values())]
 
 
 def _by_content(images: Images) -> Images:
     """Unique images sorted by their digests, as arrays are often sorted by class."""
-    first = {_digest(image): k for k, image in reversed(list(enumerate(images)))}
-    return images[[first[digest] for digest in sorted(first)]]
+    return images[[k for _, k in sorted(_first(images).items())]]
 
 
 def _divide(images: Images) -> dict[Split, Images]:
@@ -254,8 +249,9 @@ def _divide(images: Images) -> dict[Split, Images]:
 
 def _divide_mnist(train: Images, test: Images) -> dict[Split, Images]:
     """Splits: the test file is the test split; the last tenth of the other file is for validation."""
-    test = _distinct(test)
-    train = _distinct(train, without=test)
+    tested = _first(test)
+    test = test[sorted(tested.values())]
+    train = train[sorted(k for digest, k in _first(train).items() if digest not in tested)]
     if len(train) < 2:
         raise DataError(
             f"{TRAIN_FILE} must include at least 2 images that are not in {TEST_FILE}; "

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convlstm.atomic_write import write_atomically
 from convlstm.errors import OptionError, ShapeError
-from convlstm.extras import install_hint
+from convlstm.extras import check_installed
 from convlstm.pictures.colours import (
     DIVERGING,
     Pixels,
@@ -34,17 +34,7 @@ Limits = tuple[float, float] | list[Scale] | None
 _MIN_SIDE = 64  # pixels of the longer side of a frame; frames of more than three times as many are averaged
 _MAX_COLUMNS = 10
 _GAP, _HEAD, _LINE = 4, 24, 18  # between frames; height of labels above frames; of a line of the legend
-
-
-class _Theme(NamedTuple):
-    ink: tuple[int, int, int]
-    muted: tuple[int, int, int]
-    edge: tuple[int, int, int]
-    paper: tuple[int, int, int]
-
-
-_LIGHT = _Theme((28, 31, 36), (98, 104, 115), (208, 212, 218), (255, 255, 255))
-_DARK = _Theme((232, 234, 237), (154, 160, 171), (58, 63, 72), (22, 24, 28))
+_INK, _MUTED, _EDGE, _PAPER = (28, 31, 36), (98, 104, 115), (208, 212, 218), (255, 255, 255)
 
 
 def film_strip(
@@ -54,7 +44,6 @@ def film_strip(
     signed: Collection[str] = ("error",),
     limits: Limits = None,
     scale: int | None = None,
-    dark: bool = False,
 ) -> "Image":
     """Draw a row of frames per name, with the names at the left and the lead times +1, +2 ... on top.
 
@@ -70,7 +59,6 @@ def film_strip(
             rest. Limits other than 0 and 1 or 255 are written below the frames.
         scale: pixels of the picture per pixel of a frame. None enlarges small frames to at least 64 pixels
             and averages large ones to at most 192.
-        dark: light text on a dark background.
 
     Returns:
         an RGB picture.
@@ -86,7 +74,7 @@ def film_strip(
     if past is not None:
         blocks += list(divide({"past": painted.pop("")}, past=True))
     blocks += list(divide(painted))
-    return _draw_strip(blocks, lines, times, _DARK if dark else _LIGHT)
+    return _draw_strip(blocks, lines, times)
 
 
 def animation(
@@ -98,7 +86,6 @@ def animation(
     limits: Limits = None,
     scale: int | None = None,
     frame_ms: int = 180,
-    dark: bool = False,
 ) -> Path:
     """Write a GIF that plays the rows side by side, the past first.
 
@@ -112,7 +99,6 @@ def animation(
         limits: as in `film_strip`.
         scale: pixels of the picture per pixel of a frame; None makes frames at least 128 pixels long.
         frame_ms: duration of a frame in milliseconds; the last one stays five times as long.
-        dark: light text on a dark background.
 
     Returns:
         ``path``.
@@ -134,7 +120,7 @@ def animation(
     frames, times = resize(frames, scale, 2 * _MIN_SIDE)
     painted, lines = _paint_rows(frames, signed, limits)
     panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
-    pictures = _draw_panels(panels, signed, lines, _DARK if dark else _LIGHT)
+    pictures = _draw_panels(panels, signed, lines)
     file = io.BytesIO()
     durations = [frame_ms] * (len(pictures) - 1) + [5 * frame_ms]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
@@ -228,16 +214,10 @@ def _check_rows(
         check_positive(scale, "scale")
     frames = {} if past is None else {"": check_frames(past, "past")}
     frames |= {name: check_frames(row, f"row {name!r}") for name, row in rows.items()}
-    sizes = {name or "past": row.shape[2:] for name, row in frames.items()}
-    if len(set(sizes.values())) > 1:
-        raise ShapeError(
-            "all rows must hold frames of one size H, W; received "
-            + ", ".join(f"{n} {s}" for n, s in sizes.items())
-        )
-    try:
-        import PIL  # noqa: F401
-    except ImportError as error:
-        raise OptionError(f"pictures need Pillow, which is not installed: {install_hint('PIL')}") from error
+    if len({row.shape[2:] for row in frames.values()}) > 1:
+        sizes = ", ".join(f"{name or 'past'} {row.shape[2:]}" for name, row in frames.items())
+        raise ShapeError(f"all rows must hold frames of one size H, W; received {sizes}")
+    check_installed("PIL", "pictures need Pillow")
     return frames
 
 
@@ -296,7 +276,7 @@ def _row_name(row: Row) -> str:
     return clip_text(f"{row.name}, {row.channel}" if row.channel else row.name)
 
 
-def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int, theme: _Theme) -> "Image":
+def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int) -> "Image":
     from PIL import Image, ImageDraw
 
     height, width = (times * side for side in blocks[0].rows[0].pixels.shape[1:3])
@@ -305,33 +285,31 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int, theme
     total = sum(_HEAD + len(block.rows) * (height + _GAP) + 8 for block in blocks)
     columns = max(len(block.labels) for block in blocks)
     right = max([columns * (width + _GAP), *(math.ceil(labels.getlength(line)) for line in lines)])
-    picture = Image.new("RGB", (left + right + 8, total + 4 + _LINE * len(lines)), theme.paper)
+    picture = Image.new("RGB", (left + right + 8, total + 4 + _LINE * len(lines)), _PAPER)
     pen = ImageDraw.Draw(picture)
     top = 4
     for block in blocks:
         for k, label in enumerate(block.labels):
             centre = (left + k * (width + _GAP) + width // 2, top + _HEAD // 2)
-            pen.text(centre, label, fill=theme.muted, font=labels, anchor="mm")
+            pen.text(centre, label, fill=_MUTED, font=labels, anchor="mm")
         top += _HEAD
         for row in block.rows:
             middle = (left - 12, top + height // 2)
-            pen.text(middle, _row_name(row), fill=theme.ink, font=names, anchor="rm")
+            pen.text(middle, _row_name(row), fill=_INK, font=names, anchor="rm")
             for k, frame in enumerate(enlarge(row.pixels, times)):
                 x = left + k * (width + _GAP)
                 picture.paste(Image.fromarray(frame), (x, top))
                 # Without an edge, white frames cannot be told from a white page.
-                pen.rectangle((x - 1, top - 1, x + width, top + height), outline=theme.edge)
+                pen.rectangle((x - 1, top - 1, x + width, top + height), outline=_EDGE)
             top += height + _GAP
         top += 8
     for k, line in enumerate(lines):
         place = (left, top + _LINE * k + _LINE // 2)
-        pen.text(place, line, fill=theme.muted, font=labels, anchor="lm")
+        pen.text(place, line, fill=_MUTED, font=labels, anchor="lm")
     return picture
 
 
-def _draw_panels(
-    panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[str], theme: _Theme
-) -> list["Image"]:
+def _draw_panels(panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[str]) -> list["Image"]:
     """One picture per time, the past (under an empty name) first."""
     from PIL import Image, ImageDraw
 
@@ -347,13 +325,13 @@ def _draw_panels(
     grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
     pictures = []
     for time in range(-known, steps):
-        picture = Image.new("RGB", size, theme.paper)
+        picture = Image.new("RGB", size, _PAPER)
         pen = ImageDraw.Draw(picture)
         for k, (name, panel) in enumerate(panels.items()):
             x = edge + k * (width + gap)
             if not single:
                 middle = (x + width // 2, head // 2)
-                pen.text(middle, clip_text(name), fill=theme.ink, font=_font(14), anchor="mm")
+                pen.text(middle, clip_text(name), fill=_INK, font=_font(14), anchor="mm")
             box = (x - 1, head - 1, x + width, head + panel.shape[1])
             if time < 0 and name in signed:
                 pen.rectangle(box, fill=DIVERGING[2][1])  # no difference yet
@@ -361,13 +339,13 @@ def _draw_panels(
                 picture.paste(Image.fromarray(past[time + known]), (x, head))
             else:
                 picture.paste(Image.fromarray(panel[time]), (x, head))
-            pen.rectangle(box, outline=theme.edge)
+            pen.rectangle(box, outline=_EDGE)
         label = f"past {past_label(time + known, known)}" if time < 0 else f"{clip_text(single)} +{time + 1}"
         under = head + height + foot
         middle = (edge + across // 2, under - foot // 2)
-        pen.text(middle, label.strip(), fill=theme.muted, font=_font(13), anchor="mm")
+        pen.text(middle, label.strip(), fill=_MUTED, font=_font(13), anchor="mm")
         for k, line in enumerate(lines):
-            pen.text((edge, under + _LINE * k), line, fill=theme.muted, font=_font(12), anchor="la")
+            pen.text((edge, under + _LINE * k), line, fill=_MUTED, font=_font(12), anchor="la")
         # A palette holds every grey, but not every colour.
         pictures.append(picture.convert("L") if grey else picture)
     return pictures

@@ -87,20 +87,7 @@ def fit(
         module = ForecastModule(model, config, optimizer=optimizer, scheduler=scheduler)
         built_in = [*_callbacks(config, run, data), values]
         _check_callbacks(callbacks, built_in)
-        seed_everything(config.seed, workers=True, verbose=False)
-        trainer = new_trainer(
-            config,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            strategy="ddp" if config.devices * config.nodes > 1 else "auto",
-            max_epochs=config.epochs,
-            logger=RunLogger(run),
-            callbacks=[*built_in, *callbacks],
-            plugins=[AtomicCheckpoints(run)],
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-            default_root_dir=run.path,
-        )
+        trainer = _trainer(config, run, [*built_in, *callbacks])
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
         batch = int(config.batch_size)
         training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
@@ -215,7 +202,7 @@ def check(config: TrainingConfig, data: Source) -> None:
                 f"each split must hold windows of {data.past} + {data.steps} frames; {split} of "
                 f"{data.describe()} holds none: give more frames or shorter windows"
             )
-        window: Window = windows[0]
+        window = windows[0]
         if (received := (len(window.past), len(window.future), window.past.dtype)) != source_says:
             raise DataError(
                 f"a window must hold float32 frames, {data.past} in the past and {data.steps} in the future, "
@@ -283,6 +270,23 @@ def _check_callbacks(callbacks: Sequence[Callback], built_in: Sequence[Callback]
                 f"second {key}: leave it out, or override its state_key"
             )
         keys.add(key)
+
+
+def _trainer(config: TrainingConfig, run: RunFolder, callbacks: list[Callback]) -> Trainer:
+    seed_everything(config.seed, workers=True, verbose=False)
+    return new_trainer(
+        config,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy="ddp" if config.devices * config.nodes > 1 else "auto",
+        max_epochs=config.epochs,
+        logger=RunLogger(run),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpoints(run)],
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        default_root_dir=run.path,
+    )
 
 
 def new_trainer(config: TrainingConfig, **options: Any) -> Trainer:
