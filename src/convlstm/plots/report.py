@@ -44,27 +44,21 @@ class Cell(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Heading of a column."""
+    """Column of a table: its heading and a cell for each row."""
 
     name: str
+    cells: list[Cell]
     unit: str = ""
     formula: str = ""
 
 
-class Row(NamedTuple):
-    """Row of a table."""
-
-    name: str
-    cells: list[Cell]
-    is_model: bool = False
-
-
 class Table(NamedTuple):
-    """Table of the report."""
+    """Table of the report; ``rows`` are their names, ``model`` that of the emphasised one."""
 
     title: str
+    rows: list[str]
     columns: list[Column]
-    rows: list[Row]
+    model: str = ""
 
 
 class Chart(NamedTuple):
@@ -118,17 +112,9 @@ def render(record: RunRecord) -> str:
         folder=shlex.quote(str(record.path)),
         outdated=record.outdated,
         epochs=len(metrics or ()),
-        model=display_name(scores.model) if scores else None,
-        data=scores.data if scores else None,
-        verdict=_capitalized(verdict(scores)) if scores else None,
-        drawbacks=list(drawbacks(scores)) if scores else [],
-        tiles=tiles(scores) if scores else [],
+        scores=_scores(scores) if scores else None,
         strips=film_strips(record) if record.cases else None,
-        overall=_overall(scores) if scores else None,
-        charts=_score_charts(scores) if scores else [],
-        lead_tables=[_lead_table(scores, table) for table in _ordered(scores)] if scores else [],
-        training=_training_charts(metrics) if metrics else [],
-        summary=_training_summary(metrics) if metrics else "",
+        training=_training(metrics) if metrics else None,
         config=record.config,
         command=record.command,
         environment=_flat(record.environment) if record.environment is not None else None,
@@ -150,58 +136,52 @@ def _template() -> "Template":
     return templates.get_template("report.html.j2")
 
 
-def _capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _scores(scores: Verification) -> dict[str, Any]:
+    """The headline, tables and charts; scores with MSE and sharpness, which belong together, first."""
+    order = sorted(scores.scores, key=lambda key: {"mse": 0, "sharpness": 1}.get(key, 2))
+    tables = [scores.scores[key] for key in order]
+    charts = [_skill_chart(scores)] if scores.best_baseline else []
+    return {
+        "model": display_name(scores.model),
+        "data": scores.data,
+        "verdict": verdict(scores),
+        "drawbacks": list(drawbacks(scores)),
+        "tiles": tiles(scores),
+        "overall": _overall(scores),
+        "charts": charts + [_score_chart(scores, table) for table in tables],
+        "lead_tables": [_lead_table(scores, table) for table in tables],
+    }
 
 
 def _overall(scores: Verification) -> Table:
     """All lead times together: a row per forecaster, a column per score."""
     arrow = {True: "\u202f↑", False: "\u202f↓", None: ""}
-    columns = [
-        Column(table.title + arrow[table.higher_is_better], table.unit, table.formula)
-        for table in scores.scores.values()
-    ]
-    cells = [_cells(table.overall, table.higher_is_better) for table in scores.scores.values()]
-    skill = scores.skill
-    cells.append(_cells({n: skill[n].overall if n in skill else None for n in scores.forecasters}))
-    columns.append(Column("Skill", "of the model over it"))
-    rows = [
-        Row(display_name(name), [column[name] for column in cells], name == scores.model)
-        for name in scores.forecasters
-    ]
-    return Table("Scores of all forecasters, overall", columns, rows)
+    names, columns = scores.forecasters, []
+    for table in scores.scores.values():
+        cells = _cells([table.overall[name] for name in names], table.higher_is_better)
+        columns.append(Column(table.title + arrow[table.higher_is_better], cells, table.unit, table.formula))
+    skill = [scores.skill[name].overall if name in scores.skill else None for name in names]
+    columns.append(Column("Skill", _cells(skill), "of the model over it"))
+    title = "Scores of all forecasters, overall"
+    return Table(title, [*map(display_name, names)], columns, display_name(scores.model))
 
 
 def _lead_table(scores: Verification, table: ScoreTable) -> Table:
     """A row per lead time and a column per forecaster, so that any number of lead times fits a page."""
-    leads = [f"+{k}" for k in range(1, scores.steps + 1)]
-    cells = [_cells(dict(zip(leads, table.by_lead[name], strict=True))) for name in scores.forecasters]
-    columns = [Column(display_name(name)) for name in scores.forecasters]
-    rows = [Row(lead, [column[lead] for column in cells]) for lead in leads]
-    return Table(f"{table.title}, {table.unit}", columns, rows)
+    columns = [Column(display_name(name), _cells(table.by_lead[name])) for name in scores.forecasters]
+    return Table(f"{table.title}, {table.unit}", [f"+{k + 1}" for k in range(scores.steps)], columns)
 
 
-def _cells(values: Mapping[str, float | None], higher_is_better: bool | None = None) -> dict[str, Cell]:
+def _cells(values: Sequence[float | None], higher_is_better: bool | None = None) -> list[Cell]:
     """Cells of a column; None is a cell that does not apply."""
-    known = [v for v in values.values() if v is not None and math.isfinite(v)]
+    known = [v for v in values if v is not None and math.isfinite(v)]
     best = None if higher_is_better is None or not known else (max if higher_is_better else min)(known)
-    texts = ["–" if v is None else in_text(v) for v in values.values()]
+    texts = ["–" if v is None else in_text(v) for v in values]
     padded = aligned(texts, digit="\u2007", point="\u2008")  # spaces as wide as a digit and as a point
-    return {
-        name: Cell(text, wide[len(text) :], value is not None and value == best)
-        for (name, value), text, wide in zip(values.items(), texts, padded, strict=True)
-    }
-
-
-def _ordered(scores: Verification) -> list[ScoreTable]:
-    """Scores with MSE and sharpness, which belong together, first."""
-    order = sorted(scores.scores, key=lambda key: {"mse": 0, "sharpness": 1}.get(key, 2))
-    return [scores.scores[key] for key in order]
-
-
-def _score_charts(scores: Verification) -> list[Chart]:
-    charts = [_score_chart(scores, table) for table in _ordered(scores)]
-    return [_skill_chart(scores), *charts] if scores.best_baseline else charts
+    return [
+        Cell(text, wide[len(text) :], value is not None and value == best)
+        for value, text, wide in zip(values, texts, padded, strict=True)
+    ]
 
 
 def _slots(scores: Verification) -> dict[str, int]:
@@ -266,7 +246,8 @@ def _skill_chart(scores: Verification) -> Chart:
     )
 
 
-def _training_charts(rows: list[dict[str, float]]) -> list[Chart]:
+def _training(rows: list[dict[str, float]]) -> dict[str, Any]:
+    """The charts of a training and a sentence on it."""
     epochs = [row["epoch"] for row in rows]
     charts = []
     for title, direction, note, unit, columns in _TRAINING:
@@ -279,7 +260,7 @@ def _training_charts(rows: list[dict[str, float]]) -> list[Chart]:
             for (name, y), slot in zip(values.items(), (0, 1), strict=False)
         ]
         charts.append(_chart(title, direction, note, epochs, lines, "epoch", unit, log=unit == "loss"))
-    return charts
+    return {"charts": charts, "summary": _training_summary(rows)}
 
 
 def _chart(

@@ -3,8 +3,8 @@
 import base64
 import io
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,12 @@ from convlstm.pictures.colours import (
     GREY,
     UNIT,
     Pixels,
-    Scale,
-    Stops,
     channel_names,
     channel_scales,
     error_scales,
     paint,
 )
-from convlstm.pictures.frames import Block, divide, enlarge, resize
+from convlstm.pictures.frames import divide, enlarge, resize
 from convlstm.plots.curves import display_name
 from convlstm.plots.run_record import RunRecord
 from convlstm.scores.digits import in_text, short
@@ -34,6 +32,16 @@ _MARGIN = 2
 def film_strips(record: RunRecord) -> dict[str, Any]:
     """Values of the template's section of forecasts; ``record`` has at least one case."""
     return _FilmStrips(record).values()
+
+
+class _Strip(NamedTuple):
+    """Frames (T, C, H, W), differences if signed, with the texts beside and in place of their picture."""
+
+    name: str
+    alt: str
+    frames: NDArray[Any]
+    note: str = ""
+    signed: bool = False
 
 
 class _FilmStrips:
@@ -49,9 +57,8 @@ class _FilmStrips:
             (name for name in names if name != self.model),
             key=lambda name: value if math.isfinite(value := mse.get(name, math.nan)) else math.inf,
         )
-        constant = {name: all(_is_constant(case.forecasts[name]) for case in cases) for name in baselines}
-        self.constant = [name for name in baselines if constant[name]]
-        self.baselines = [name for name in baselines if not constant[name]]
+        self.constant = [n for n in baselines if all(_is_constant(case.forecasts[n]) for case in cases)]
+        self.baselines = [name for name in baselines if name not in self.constant]
         values = [frames for case in cases for frames in (case.past, case.truth)]
         errors = [case.forecasts[self.model].astype(np.float64) - case.truth for case in cases]
         self.scales = channel_scales(*values)
@@ -63,7 +70,7 @@ class _FilmStrips:
         reduced = shown[""].shape[3]
         return {
             "notes": self._notes(math.ceil(self.cases[0].truth.shape[3] / reduced)),
-            "bars": [*self._bars(signed=False), *self._bars(signed=True)],
+            "bars": list(self._bars()),
             "cell": reduced * times + 2 * _MARGIN,
             "enlarged": times > 1,
             "cases": [self._case(case) for case in self.cases],
@@ -71,54 +78,46 @@ class _FilmStrips:
 
     def _case(self, case: Case) -> dict[str, Any]:
         model = case.forecasts[self.model]
-        best, others = self.baselines[:1], self.baselines[1:]
-        future = {"truth": case.truth, "forecast": model, "error": model.astype(np.float64) - case.truth}
-        # The prefix, as in cases.npz, separates baselines from the rows above whatever their names.
-        future |= {f"forecast_{name}": case.forecasts[name] for name in best}
-        past = [self._block(case, block) for block in divide(self._paint({"past": case.past}), past=True)]
-        columns = max(len(block["labels"]) for block in past)
-        blocks = past + [self._block(case, block) for block in divide(self._paint(future))]
-        more = {f"forecast_{name}": case.forecasts[name] for name in others}
+        error = model.astype(np.float64) - case.truth
+        baselines = [_baseline(case, name) for name in self.baselines]
+        past = [_Strip("past", f"Past: the {len(case.past)} frames given, {case.label} case", case.past)]
+        future = [
+            _Strip("truth", "Truth", case.truth),
+            _Strip("forecast", f"Forecast of {display_name(self.model)}", model),
+            _Strip("error", "Error, forecast minus truth", error, signed=True),
+            *baselines[:1],
+        ]
+        blocks = self._blocks(case, past, past=True) + self._blocks(case, future)
         return {
             "title": f"{case.label.capitalize()} case",
             "facts": f"test case {case.index:,} · MSE {in_text(case.mse)}",
             "blocks": blocks,
-            "more": [self._block(case, block) for block in divide(self._paint(more))] if more else [],
-            "columns": max(columns, *(len(block["labels"]) for block in blocks)),
+            "more": self._blocks(case, baselines[1:]),
+            "columns": max(len(block["labels"]) for block in blocks),
         }
 
-    def _paint(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, list[Pixels]]:
-        shown, times = resize(rows)
+    def _blocks(self, case: Case, strips: Sequence[_Strip], *, past: bool = False) -> list[dict[str, Any]]:
+        """Pictures and texts of rows, divided into blocks of columns."""
+        if not strips:
+            return []
+        shown, times = resize({str(k): strip.frames for k, strip in enumerate(strips)})
         painted = {}
-        for name, frames in shown.items():
-            scales = self.error_scales if name == "error" else self.scales
-            channels = paint(frames, scales, signed=name == "error")
-            painted[name] = [enlarge(pixels, times) for pixels in channels]
-        return painted
-
-    def _block(self, case: Case, block: Block) -> dict[str, Any]:
-        rows = []
-        for name, channel, pixels in block.rows:
-            notes = [channel] if channel else []
-            baseline = name.removeprefix("forecast_")
-            if baseline != name and channel in ("", "channel 1"):
-                mse = np.mean((case.forecasts[baseline].astype(np.float64) - case.truth) ** 2)
-                notes.append(f"MSE {in_text(float(mse))}")
-            alt = self._alt(name, case, block.start + 1, block.start + len(block.labels))
-            alt = f"{alt}, {channel}" if channel else alt
-            rows.append({"name": display_name(baseline), "notes": notes, "alt": alt} | _png(pixels))
-        return {"labels": [label.replace("-", "−") for label in block.labels], "rows": rows}
-
-    def _alt(self, name: str, case: Case, first: int, last: int) -> str:
-        """Text that stands for a picture."""
-        if name == "past":
-            return f"Past: the {len(case.past)} frames given, {case.label} case"
-        title = {
-            "truth": "Truth",
-            "forecast": f"Forecast of {display_name(self.model)}",
-            "error": "Error, forecast minus truth",
-        }.get(name, f"Forecast of {name.removeprefix('forecast_')}")
-        return f"{title}: frames +{first} to +{last} of the {case.label} case"
+        for (key, frames), strip in zip(shown.items(), strips, strict=True):
+            channels = paint(frames, self.error_scales if strip.signed else self.scales, signed=strip.signed)
+            painted[key] = [enlarge(pixels, times) for pixels in channels]
+        blocks = []
+        for block in divide(painted, past=past):
+            first, last = block.start + 1, block.start + len(block.labels)
+            place = "" if past else f": frames +{first} to +{last} of the {case.label} case"
+            rows = []
+            for key, channel, pixels in block.rows:
+                strip = strips[int(key)]
+                notes = [channel, strip.note if channel in ("", "channel 1") else ""]
+                alt = ", ".join(filter(None, (strip.alt + place, channel)))
+                texts = {"name": strip.name, "notes": list(filter(None, notes)), "alt": alt}
+                rows.append(texts | _png(pixels))
+            blocks.append({"labels": [label.replace("-", "−") for label in block.labels], "rows": rows})
+        return blocks
 
     def _notes(self, reduction: int) -> str:
         """Sentences on the colours and on rows that are left out."""
@@ -146,25 +145,23 @@ class _FilmStrips:
             notes.append(f"Not shown: {listed}, the same frame at every lead time.")
         return " ".join(notes)
 
-    def _bars(self, *, signed: bool) -> list[dict[str, str]]:
-        scales = self.error_scales if signed else self.scales
-        if not signed and len(scales) == 1 and self.cases[0].truth.shape[1] == 3:
-            return []  # red, green and blue need no explanation
-        names = channel_names("error" if signed else "value", len(scales))
-        return [
-            _bar(name, DIVERGING if signed else GREY, scale)
-            for name, scale in zip(names, scales, strict=True)
-        ]
+    def _bars(self) -> Iterator[dict[str, str]]:
+        coloured = len(self.scales) == 1 and self.cases[0].truth.shape[1] == 3
+        scales = [] if coloured else self.scales  # red, green and blue need no explanation
+        for kind, stops, ends in (("value", GREY, scales), ("error", DIVERGING, self.error_scales)):
+            for name, scale in zip(channel_names(kind, len(ends)), ends, strict=True):
+                yield {
+                    "name": name,
+                    "low": short(scale.low),
+                    "high": short(scale.high),
+                    "colours": ", ".join(f"rgb{colour}" for _, colour in stops),
+                    "note": "square-root scale" if scale.root else "",
+                }
 
 
-def _bar(name: str, stops: Stops, scale: Scale) -> dict[str, str]:
-    return {
-        "name": name,
-        "low": short(scale.low),
-        "high": short(scale.high),
-        "colours": ", ".join(f"rgb{colour}" for _, colour in stops),
-        "note": "square-root scale" if scale.root else "",
-    }
+def _baseline(case: Case, name: str) -> _Strip:
+    mse = float(np.mean((case.forecasts[name].astype(np.float64) - case.truth) ** 2))
+    return _Strip(display_name(name), f"Forecast of {name}", case.forecasts[name], f"MSE {in_text(mse)}")
 
 
 def _is_constant(frames: NDArray[np.floating]) -> bool:
