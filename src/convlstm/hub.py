@@ -1,6 +1,5 @@
 """Saving and loading of modules: model folders without pickled code, on disk and on the Hugging Face hub."""
 
-import inspect
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +80,7 @@ class Pretrained(StoresHyperparameters, nn.Module):
         content = {folder / WEIGHTS: save(weights, metadata={"format": "pt"})}
         if card is not False:
             if not (folder / CARD).exists():
-                content[folder / CARD] = self._card(text, folder.name, fields).encode()
+                content[folder / CARD] = model_card(self, text, folder.name, fields).encode()
             elif fields:
                 raise _card_exists(folder)
         with writing(folder):
@@ -130,20 +129,14 @@ class Pretrained(StoresHyperparameters, nn.Module):
                 api.create_branch(repo, branch=revision, exist_ok=True)
             if card is not False:
                 if not api.file_exists(repo, CARD, revision=revision):
-                    config = (folder / CONFIG).read_text(encoding="utf-8")
-                    (folder / CARD).write_text(self._card(config, repo, fields), encoding="utf-8")
+                    text = (folder / CONFIG).read_text(encoding="utf-8")
+                    (folder / CARD).write_text(model_card(self, text, repo, fields), encoding="utf-8")
                 elif fields:
                     raise _card_exists(repo)
             commit = api.upload_folder(
                 repo_id=repo, folder_path=folder, commit_message=commit_message, revision=revision
             )
         return str(commit.commit_url)
-
-    def _card(self, config: str, repository: str, fields: Mapping[str, Any]) -> str:
-        parameters = inspect.signature(self.forward).parameters.values()
-        required = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        weights = sum(parameter.numel() for parameter in self.parameters())
-        return model_card(json.loads(config), repository, call=required, weights=weights, **fields)
 
     def check_saved(self, **notes: Any) -> tuple[str, dict[str, Tensor]]:
         """Check that `save_pretrained` can write the module, and return what it writes.

@@ -1,8 +1,11 @@
 """The model card of the Hugging Face hub: what a model is, its data, its scores, how to load it."""
 
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from torch import nn
 
 from convlstm.errors import OptionError, check_name
 from convlstm.trust import packages_in
@@ -55,52 +58,47 @@ def check_card(card: bool | Mapping[str, Any]) -> dict[str, Any]:
     return dict(card)
 
 
-def model_card(
-    config: Mapping[str, Any],
-    repository: str,
-    *,
-    call: Sequence[str],
-    weights: int,
-    license: str | None = None,  # noqa: A002
-    data: str | None = None,
-    scores: str | Mapping[str, float] | None = None,
-) -> str:
+def model_card(model: nn.Module, text: str, repository: str, fields: Mapping[str, Any]) -> str:
     """Return the text of a model card.
 
     Args:
-        config: content of the model's ``config.json``; its notes are the data if ``data`` is None.
+        model: whose weights are counted and whose ``forward`` the card's example calls.
+        text: content of its ``config.json``; its notes are the data if ``fields`` has none.
         repository: name from which the card's example loads the model.
-        call: names of the required arguments of the model's ``forward``.
-        weights: their number.
-        license: identifier of the hub, such as ``mit``.
-        data: what the model was trained on.
-        scores: text, or a number by name.
+        fields: any of ``license`` (an identifier of the hub, such as ``mit``), ``data`` (what the model was
+            trained on) and ``scores`` (text, or a number by name).
     """
     from huggingface_hub import ModelCardData
 
+    config = json.loads(text)
     module, _, kind = config["class"].rpartition(".")
-    trusted = sorted(packages_in(dict(config)))
+    trusted = sorted(packages_in(config))
+    parameters = inspect.signature(model.forward).parameters.values()
+    call = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
     notes = [
         f"- {name}: {value if isinstance(value, str) else json.dumps(value)}"
         for name, value in config.items()
         if name not in ("schema", "class", "hyperparameters")
     ]
+    license_, scores = fields.get("license"), fields.get("scores")
     if isinstance(scores, Mapping):
         rows = [f"| {name} | {value:.6g} |" for name, value in scores.items()]
         scores = "\n".join(["| score | value |", "|---|---|", *rows])
     metadata = ModelCardData(
-        license=license or "unknown", library_name="convlstm", tags=["convlstm", "spatiotemporal-forecasting"]
+        license=license_ or "unknown",
+        library_name="convlstm",
+        tags=["convlstm", "spatiotemporal-forecasting"],
     )
     return _TEMPLATE.format(
         metadata=metadata.to_yaml(),
         repository=repository,
         kind=kind,
         module=module,
-        weights=weights,
+        weights=sum(parameter.numel() for parameter in model.parameters()),
         trust=f", trust={tuple(trusted)}" if trusted else "",
         call=", ".join(call),
         hyperparameters=json.dumps(config["hyperparameters"], indent=2),
-        data=data or "\n".join(notes) or "Not stated.",
+        data=fields.get("data") or "\n".join(notes) or "Not stated.",
         scores=scores or "Not stated.",
-        license=license or "Not stated.",
+        license=license_ or "Not stated.",
     )

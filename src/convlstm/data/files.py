@@ -204,12 +204,7 @@ def _by_number(stems: Sequence[str]) -> list[list[str | int]]:
     """
     stems = [stem.lower() for stem in stems]
     numbers = [list(re.finditer(r"(?<!\d)([+-]?)(\d+)", stem)) for stem in stems]
-    before = [[stem[: number.start()] for number in row] for stem, row in zip(stems, numbers, strict=True)]
-    found = [
-        (number[1], text)
-        for row, texts in zip(numbers, before, strict=True)
-        for number, text in zip(row, texts, strict=True)
-    ]
+    found = [(number[1], number.string[: number.start()]) for row in numbers for number in row]
     others = {text for sign, text in found if sign != "-"}
     signed = {
         text
@@ -217,11 +212,11 @@ def _by_number(stems: Sequence[str]) -> list[list[str | int]]:
         if sign == "+" or (sign == "-" and (text in others or re.search(r"(^|[\W_]|(?<![^\W_])t)$", text)))
     }
     keys: list[list[str | int]] = []
-    for stem, row, texts in zip(stems, numbers, before, strict=True):
+    for stem, row in zip(stems, numbers, strict=True):
         key: list[str | int] = []
         end = 0
-        for number, text in zip(row, texts, strict=True):
-            sign = number[1] if text in signed else ""
+        for number in row:
+            sign = number[1] if stem[: number.start()] in signed else ""
             key += [stem[end : number.start() if sign else number.start(2)], int(sign + number[2])]
             end = number.end()
         keys.append([*key, stem[end:], *([0] if stem in signed else [])])

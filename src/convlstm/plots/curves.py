@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convlstm.pictures.frames import clip_text
 from convlstm.scores.digits import short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Values = NDArray[np.float64]
+Reference = tuple[float, str] | None  # value and name of a horizontal line
 
 SLOTS = 8
 _WIDTH, _HEIGHT = 5.0, 3.2  # inches of 72 units each
@@ -78,7 +85,7 @@ def line_chart(
     *,
     x_label: str,
     y_label: str,
-    reference: tuple[float, str] | None = None,
+    reference: Reference = None,
     floor: float | None = None,
     log: bool = False,
 ) -> str:
@@ -99,15 +106,19 @@ def line_chart(
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
+    values, finite = _values(lines)
+    logarithmic = bool(log and finite.size and finite.min() > 0 and finite.max() > 25 * finite.min())
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT))
         axes = figure.add_axes(_AXES)
-        values = np.array([line.values for line in lines], dtype=np.float64).reshape(len(lines), len(x))
-        near = _near(lines, values)
-        finite = values[near][np.isfinite(values[near])]
-        logarithmic = bool(log and finite.size and finite.min() > 0 and finite.max() > 25 * finite.min())
-        _label(axes, x, x_label, y_label + (" (log scale)" if logarithmic else ""))
+        axes.set_xlabel(x_label)
+        figure.text(0, 0.975, clip_text(y_label + " (log scale)" * logarithmic, 58), va="top")
+        pad = (x[-1] - x[0]) * 0.03 or 0.5
+        axes.set_xlim(x[0] - pad, x[-1] + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=11, integer=True, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:.0f}")
         if finite.size:
             _range(axes, finite, logarithmic, reference, floor)
             _lines(axes, x, lines, values)
@@ -123,41 +134,28 @@ def line_chart(
 
 def outside(lines: Sequence[Line]) -> list[Line]:
     """Lines with ``far`` that leave the range of the others."""
-    values = np.array([line.values for line in lines], dtype=np.float64)
-    near = _near(lines, values)
-    finite = values[near][np.isfinite(values[near])]
+    values, finite = _values(lines)
     if not finite.size:
         return []
     low, high = _from_zero(finite.min(), finite.max()), finite.max()
     pad = 0.06 * (high - low)
     left = ((values > high + pad) | (values < low - pad)).any(axis=1)
-    return [line for line, leaves, close in zip(lines, left, near, strict=True) if leaves and not close]
+    return [line for line, leaves in zip(lines, left, strict=True) if leaves and line.far]
 
 
-def _near(lines: Sequence[Line], values: Any) -> Any:
-    """Mask of the lines that choose the range: those that are not far, or all if none of these is finite."""
-    near = np.array([not line.far for line in lines])
-    return near if np.isfinite(values[near]).any() else np.ones_like(near)
+def _values(lines: Sequence[Line]) -> tuple[Values, Values]:
+    """All values, (lines, x), and the finite ones that choose the range: without far lines, if others are."""
+    values = np.array([line.values for line in lines], dtype=np.float64)
+    near = values[[not line.far for line in lines]]
+    chosen = near if np.isfinite(near).any() else values
+    return values, chosen[np.isfinite(chosen)]
 
 
-def _label(axes: Any, x: Sequence[float], x_label: str, y_label: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel(x_label)
-    axes.figure.text(0, 0.975, clip_text(y_label, 58), va="top")
-    pad = (x[-1] - x[0]) * 0.03 or 0.5
-    axes.set_xlim(x[0] - pad, x[-1] + pad)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=11, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter("{x:.0f}")
-
-
-def _range(
-    axes: Any, finite: Any, logarithmic: bool, reference: tuple[float, str] | None, floor: float | None
-) -> None:
+def _range(axes: "Axes", finite: Values, log: bool, reference: Reference, floor: float | None) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = float(finite.min()), float(finite.max())
-    if logarithmic:
+    if log:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.25, high * 1.25)
         subs = (1, 2, 5) if high / low < 200 else (1, 3) if high / low < 2000 else (1,)
@@ -182,7 +180,7 @@ def _from_zero(low: float, high: float) -> float:
     return 0.0 if 0 < low < 0.6 * high else low
 
 
-def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) -> None:
+def _lines(axes: "Axes", x: Sequence[float], lines: Sequence[Line], values: Values) -> None:
     low, high = axes.get_ylim()
     # Points far beyond an axis are clipped anyway: clip their coordinates too, which may overflow otherwise.
     with np.errstate(over="ignore", under="ignore"):
@@ -206,7 +204,7 @@ def _lines(axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any) ->
 
 
 def _names(
-    axes: Any, x: Sequence[float], lines: Sequence[Line], values: Any, reference: tuple[float, str] | None
+    axes: "Axes", x: Sequence[float], lines: Sequence[Line], values: Values, reference: Reference
 ) -> None:
     """Write each name beside the end of its line, without overlaps."""
     places: list[tuple[float, str, str, str]] = []  # end of the line, name, colour, weight
@@ -215,8 +213,8 @@ def _names(
         if ends.size and line.name:
             low, high = axes.get_ylim()
             last = y[ends[-1]]
-            end = axes.transScale.transform((x[ends[-1]], min(max(last, low), high)))
-            height = float(axes.transLimits.transform(end)[1])
+            shown = axes.transScale.transform((x[ends[-1]], min(max(last, low), high)))
+            height = float(axes.transLimits.transform(shown)[1])
             arrow = " ↑" if last > high else " ↓" if last < low else ""
             name = "\n".join(wrap(line.name, 14, max_lines=2, placeholder="…")) + arrow
             places.append((height, name, _colour(line.slot), "bold" if line.slot == 0 else "normal"))
@@ -227,10 +225,9 @@ def _names(
     places.sort(key=lambda place: place[0])
     placed = _spread([place[0] for place in places], [0.078 * (1 + p[1].count("\n")) for p in places])
     for middle, (end, name, colour, weight) in zip(placed, places, strict=True):
-        options = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot([1.005, 1.035], [end, middle], color=colour, linewidth=0.8, **options)
-        style = {"color": colour, "va": "center_baseline", "weight": weight, "linespacing": 1.0}
-        axes.text(1.05, middle, name, **style, **options)
+        options: dict[str, Any] = {"color": colour, "transform": axes.transAxes, "clip_on": False}
+        axes.plot([1.005, 1.035], [end, middle], linewidth=0.8, **options)
+        axes.text(1.05, middle, name, va="center_baseline", weight=weight, linespacing=1.0, **options)
 
 
 def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
