@@ -27,7 +27,6 @@ from convlstm.model_folder import (
     separate,
     size_limit,
 )
-from convlstm.model_folder import weights_digest as weights_digest
 from convlstm.trust import Trust, packages, packages_in
 from convlstm.validation import check_path
 

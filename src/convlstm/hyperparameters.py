@@ -3,6 +3,7 @@
 import inspect
 import sys
 from functools import partial
+from itertools import accumulate
 from typing import Any, Self
 
 import numpy as np
@@ -158,9 +159,7 @@ def path_of(thing: Any) -> str:
     home, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
     if isinstance(home, str) and isinstance(name, str):
         name = name.removeprefix("_VariableFunctionsClass.")  # as torch's own functions are called
-        parts = home.split(".")
-        homes = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
-        for module in homes:
+        for module in accumulate(home.split("."), "{}.{}".format):
             if getattr(sys.modules.get(module), name, None) is thing:
                 return f"{module}.{name}"
         newer = getattr(sys.modules.get(home), name, None)

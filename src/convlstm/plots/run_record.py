@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from convlstm.errors import RunError
-from convlstm.hub import weights_digest
+from convlstm.model_folder import weights_digest
 from convlstm.training.run_folder import RunFolder, read_metrics
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import Case, read_cases, read_scores

@@ -1,1 +1,1 @@
-"""Training: the only place that knows Lightning."""
+"""Training by Lightning, which no other folder imports."""

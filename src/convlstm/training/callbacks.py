@@ -19,6 +19,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich import progress
+from rich.console import Console
+from torch import Tensor
 
 from convlstm.atomic_write import write_atomically
 from convlstm.data.base import LabelledWindow
@@ -62,7 +65,9 @@ class AtomicCheckpoints(TorchCheckpointIO):
         super().__init__()
         self.run = run
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
         """Write and flush a file beside ``path``, then move it there."""
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -131,7 +136,7 @@ class ValueRange(Callback):
         self.batches, self.low, self.high = 0, math.inf, -math.inf
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: Window, batch_idx: int
     ) -> None:
         """Update the range by a batch."""
         if self.batches == self._BATCHES:
@@ -219,8 +224,7 @@ class Samples(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the picture to the logs."""
-        logger: Any = trainer.logger
-        if logger is None or not trainer.is_global_zero:
+        if not (isinstance(trainer.logger, RunLogger) and trainer.is_global_zero):
             return
         with torch.no_grad():
             past, inputs = self.window.past.to(pl_module.device), self.window.inputs
@@ -228,7 +232,7 @@ class Samples(Callback):
             forecast = pl_module(past, self.window.future.shape[1], inputs).float().cpu()
         rows = {"truth": self.window.future[0].numpy(), "forecast": forecast[0].numpy()}
         picture = np.asarray(film_strip(rows, past=self.window.past[0].numpy()))
-        logger.experiment.add_image("forecast", picture, trainer.global_step, dataformats="HWC")
+        trainer.logger.experiment.add_image("forecast", picture, trainer.global_step, dataformats="HWC")
 
 
 class Progress(Callback):
@@ -238,26 +242,23 @@ class Progress(Callback):
     """
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: progress.Progress | None = None
+        self._task = progress.TaskID(0)
         self._start = 0.0
         self._first_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._start, self._first_step = time.monotonic(), trainer.global_step
         console = Console(stderr=True)
         if not (trainer.is_global_zero and console.is_terminal):
             return
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=None),  # as wide as the rest leaves it
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(compact=True),
+        self._bar = progress.Progress(
+            progress.TextColumn("epoch {task.fields[epoch]}"),
+            progress.BarColumn(bar_width=None),  # as wide as the rest leaves it
+            progress.TextColumn("{task.completed}/{task.total}"),
+            progress.TextColumn("{task.fields[losses]}"),
+            progress.TimeRemainingColumn(compact=True),
             console=console,
         )
         self._task = self._bar.add_task(

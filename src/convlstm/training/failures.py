@@ -16,7 +16,7 @@ from convlstm.training.run_folder import RunFolder
 _RANK_ZERO = "CONVLSTM_RANK_ZERO"
 _GRACE_S = 5.0
 _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process")
-# How it ended is not always known: torch says "killed by signal" or "exited", whichever it notices first.
+# The cause is not always in the text: torch reports a signal or an exit, whichever it notices first.
 _DIED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
 
 

@@ -1,4 +1,4 @@
-"""Keeping Lightning from talking about itself, and from ending the process."""
+"""Lightning's messages and its handlers of signals, switched off."""
 
 import logging
 import signal
@@ -6,17 +6,16 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence tips, hardware that was not found, workers nobody asked for, and TensorBoard's thread."""
+    """Silence Lightning's tips, its warnings on hardware and workers, and the thread of TensorBoard."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     hook = threading.excepthook
 
-    def all_but_tensorboard(failed: Any) -> None:
+    def all_but_tensorboard(failed: threading.ExceptHookArgs) -> None:
         # Its error is raised again in the thread that logs.
         if type(failed.thread).__name__ != "_AsyncWriterThread" or not issubclass(failed.exc_type, OSError):
             hook(failed)

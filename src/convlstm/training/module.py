@@ -118,20 +118,16 @@ class ForecastModule(LightningModule):
         """The loss of one batch."""
         batch = LabelledWindow(*batch)
         past, future = batch.past, batch.future
-        forcing = {}
+        truth: dict[str, Tensor] = {}
         if self.curriculum.probability(self.global_step) > 0:
-            forced = self.curriculum.draw(
-                self.global_step,
-                past.shape[0],
-                future.shape[1],
-                seed=self.config.seed,
-                rank=self.global_rank,
-                ranks=self.trainer.world_size,
-            ).to(past.device)
+            ranks = {"rank": self.global_rank, "ranks": self.trainer.world_size}
+            sizes = past.shape[0], future.shape[1]
+            forced = self.curriculum.draw(self.global_step, *sizes, seed=self.config.seed, **ranks)
+            forced = forced.to(past.device)
             if batch.future_valid is not None:  # where the truth was not measured, the forecast goes on
-                forced = forced.view(*forced.shape, *(1,) * (future.ndim - 2)) & batch.future_valid
-            forcing = {"future": future, "forced": forced}
-        forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs, **forcing)
+                forced = forced.view(*sizes, *(1,) * (future.ndim - 2)) & batch.future_valid
+            truth = {"future": future, "forced": forced}
+        forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs, **truth)
         loss = self.loss(forecast, future, loss_weight(batch))
         _check_finite(loss, batch, batch_idx, "training")
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(past), sync_dist=True)
@@ -171,13 +167,12 @@ class ForecastModule(LightningModule):
         optimizer = self.new_optimizer()
         if self.scheduler_factory is not None:
             schedule = self._new_scheduler(optimizer)
-            plateau = isinstance(schedule, ReduceLROnPlateau)
         elif self.config.schedule == "constant":
             return optimizer
         else:
             rate, steps = float(self.config.learning_rate), int(self.trainer.estimated_stepping_batches)
-            schedule, plateau = OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.15), False
-        interval = "epoch" if plateau else "step"
+            schedule = OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.15)
+        interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
         scheduled = {"scheduler": schedule, "interval": interval, "monitor": "val_loss"}
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": scheduled})
 

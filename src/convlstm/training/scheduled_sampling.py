@@ -45,7 +45,7 @@ class Curriculum:
         return 1.0 if self.kind == "teacher" else 0.0
 
     def draw(self, step: int, batch: int, steps: int, *, seed: int, rank: int = 0, ranks: int = 1) -> Tensor:
-        """Which forecast steps are forced, (batch, steps) bool on the CPU.
+        """Mask of the forecast steps that are forced, (batch, steps) bool on the CPU.
 
         The draw depends on the seed and the step alone, so that a resumed run repeats it, and is made for the
         whole batch of all ``ranks`` processes, of which process ``rank`` takes its rows.

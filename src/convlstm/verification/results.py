@@ -65,7 +65,7 @@ class Verification:
         data: description of the data in one line.
         forecasters: the model, then the baselines.
         scores: tables by the name of the score; ``mse`` is always present.
-        weights: digest of the weights that were scored, see `convlstm.hub.weights_digest`; None if unknown.
+        weights: digest of the weights that were scored, see `model_folder.weights_digest`; None if unknown.
     """
 
     model: str
