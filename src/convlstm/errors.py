@@ -1,7 +1,9 @@
 """Errors caused by arguments or files: each message states the rule, the value received and the remedy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ConvLSTMError(ValueError):
@@ -43,3 +45,27 @@ def check_name(value: str, allowed: Iterable[str], what: str) -> str:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     shown = repr(value)[:80].partition("\n")[0]
     raise OptionError(f"{what} must be one of {', '.join(names)}; received {shown}{hint}")
+
+
+def first_line(error: BaseException) -> str:
+    """Message of an error, its first line alone; the name of its class if there is none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+@contextmanager
+def reading(path: Path, rule: str, remedy: str, kind: type[ConvLSTMError] = RunError) -> Iterator[None]:
+    """Translate whatever reading a file raises, as damaged files make libraries raise almost anything.
+
+    Args:
+        path: the file, which opens the message.
+        rule: such as "be a readable JSON file".
+        remedy: what to do.
+        kind: of the error.
+
+    Raises:
+        ConvLSTMError: of that kind.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise kind(f"{path} must {rule}; reading gave '{first_line(error)}': {remedy}") from error

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from convlstm.atomic_write import write_together, writing
-from convlstm.errors import OptionError, RunError
+from convlstm.errors import OptionError, RunError, first_line, reading
 from convlstm.hyperparameters import StoresHyperparameters, path_of, resolve
 from convlstm.model_card import check_card, model_card
 from convlstm.model_folder import (
@@ -23,7 +23,6 @@ from convlstm.model_folder import (
     WEIGHTS,
     check_plain,
     load_config,
-    load_weights,
     separate,
     size_limit,
 )
@@ -230,19 +229,15 @@ class Pretrained(StoresHyperparameters, nn.Module):
             raise RunError(
                 f"{folder} must hold a {cls.__name__}; it holds a {config['class']}: read it with that class"
             )
-        weights = load_weights(folder / WEIGHTS)
+        with reading(folder / WEIGHTS, "be a whole safetensors file", "copy it again"):
+            weights = load_file(folder / WEIGHTS)
         try:
             arguments = _resolved(config["hyperparameters"], known)
         except RecursionError as error:
             raise RunError(f"{folder / CONFIG} must hold plain data; its nesting is too deep") from error
-        try:
-            with size_limit(weights):
-                model: Self = found.rebuild(arguments)
-        except Exception as error:  # a constructor may raise anything
-            raise RunError(
-                f"the hyperparameters in {folder / CONFIG} must build a {found.__name__}; "
-                f"{type(error).__name__} says '{_first_line(error)}': copy the folder again"
-            ) from error
+        rule = f"hold hyperparameters that build a {found.__name__}"
+        with reading(folder / CONFIG, rule, "copy the folder again"), size_limit(weights):
+            model: Self = found.rebuild(arguments)
         kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
         if len(kinds) == 1:
             model.to(kinds.pop())
@@ -259,11 +254,6 @@ class Pretrained(StoresHyperparameters, nn.Module):
 
 def _resolved(hyperparameters: Mapping[str, Any], trust: Trust) -> dict[str, Any]:
     return {name: resolve(value, trust) for name, value in hyperparameters.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return lines[0][:300]
 
 
 def _parts(model: nn.Module) -> dict[str, Any]:
@@ -334,7 +324,7 @@ def _local(
             reason += (
                 ", and the hub must not be asked (HF_HUB_OFFLINE is set) for what is not in its cache"
                 if offline
-                else f", and asking the hub gave '{_first_line(cause)}': check the connection, or download it"
+                else f", and asking the hub gave '{first_line(cause)}': check the connection, or download it"
             )
     raise RunError(
         f"a model must be an existing folder or a repository of the Hugging Face hub; received {folder}: "
@@ -359,7 +349,7 @@ def _uploading(repo: str) -> Iterator[None]:
         yield
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
         raise RunError(
-            f"a model is uploaded to a repository that you may write to; {repo} gave '{_first_line(error)}': "
+            f"a model is uploaded to a repository that you may write to; {repo} gave '{first_line(error)}': "
             "log in by hf auth login, or give another repo or token"
         ) from error
 

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from convlstm.errors import RunError
+from convlstm.errors import RunError, reading
 
 SCHEMA = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -28,14 +26,10 @@ def load_config(folder: Path) -> dict[str, Any]:
         RunError: no such file, not one of ours, or written by a newer version.
     """
     path = folder / CONFIG
-    try:
+    if not path.exists():
+        raise RunError(f"a model folder must hold {CONFIG} and {WEIGHTS}; {folder} has no {CONFIG}")
+    with reading(path, "be readable JSON", "copy the folder again"):
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"a model folder must hold {CONFIG} and {WEIGHTS}; {folder} has no {CONFIG}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path} must be readable JSON; reading gave '{error}': copy the folder again"
-        ) from error
     if not isinstance(config, dict) or not config.keys() >= RESERVED:
         raise RunError(
             f"{path} must name a schema, a class and hyperparameters; it was not written by convlstm"
@@ -52,20 +46,6 @@ def load_config(folder: Path) -> dict[str, Any]:
             "folder again"
         )
     return config
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read a file of weights.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{path} must be a whole safetensors file; reading gave '{error}': copy it again"
-        ) from error
 
 
 @contextmanager

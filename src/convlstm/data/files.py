@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
-from convlstm.errors import DataError
+from convlstm.errors import DataError, reading
 from convlstm.extras import check_installed
 from convlstm.validation import check_path, received
 
@@ -152,7 +153,9 @@ def read_array(path: str | Path, *, mapped: bool = False) -> NDArray[Any]:
         DataError: missing, damaged, or an archive of several arrays none of which is called ``frames``.
     """
     path = check_path(path, "path of an array")
-    try:
+    if not path.exists():
+        raise DataError(f"an array must come from an existing file; {path} does not exist: check it")
+    with _whole(path):
         if mapped:
             return np.lib.format.open_memmap(path, mode="r")
         with path.open("rb") as file:
@@ -162,23 +165,14 @@ def read_array(path: str | Path, *, mapped: bool = False) -> NDArray[Any]:
             names = content.files
             if "frames" in names or len(names) == 1:
                 return np.asarray(content["frames" if "frames" in names else names[0]])
-    except FileNotFoundError:
-        raise DataError(
-            f"an array must come from an existing file; {path} does not exist: check it"
-        ) from None
-    except Exception as error:  # damaged files make NumPy raise almost anything
-        raise _unreadable(path, error) from error
     raise DataError(
         "an .npz file must hold one array or one called 'frames'; "
         f"{path} holds {', '.join(names) or 'none'}: save the frames alone"
     )
 
 
-def _unreadable(path: Path, error: BaseException) -> DataError:
-    return DataError(
-        f"{path} must be a whole, readable {path.suffix or 'file'}; "
-        f"reading gave '{error or type(error).__name__}': copy or save it again"
-    )
+def _whole(path: Path) -> AbstractContextManager[None]:
+    return reading(path, f"be a whole, readable {path.suffix or 'file'}", "copy or save it again", DataError)
 
 
 def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
@@ -251,14 +245,11 @@ def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
     check_installed("PIL", f"{path} needs Pillow")
     from PIL import Image, ImageOps, ImageSequence
 
-    try:
-        with Image.open(path) as image:
-            # Pillow reads an animation that was cut between two frames as a shorter one.
-            if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
-                raise EOFError("the end of the file is missing")
-            return [_pixels(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
-    except Exception as error:  # damaged files make Pillow raise almost anything
-        raise _unreadable(path, error) from error
+    with _whole(path), Image.open(path) as image:
+        # Pillow reads an animation that was cut between two frames as a shorter one.
+        if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
+            raise EOFError("the end of the file is missing")
+        return [_pixels(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
 
 
 def _pixels(image: "Image") -> tuple[NDArray[Any], bool]:

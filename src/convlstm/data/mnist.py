@@ -5,7 +5,6 @@ import hashlib
 import os
 import struct
 import urllib.request
-import zlib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from http.client import HTTPException
@@ -20,7 +19,7 @@ from torch.nn.functional import interpolate
 from convlstm.atomic_write import write_atomically, writing
 from convlstm.data.base import Split
 from convlstm.data.files import check_finite, read_array
-from convlstm.errors import DataError, OptionError, check_name
+from convlstm.errors import DataError, OptionError, check_name, reading
 from convlstm.extras import check_installed
 from convlstm.validation import check_instance, check_path, check_positive
 
@@ -158,12 +157,8 @@ def _read_idx(folder: Path, name: str) -> Images:
             f"a folder with MNIST images must hold {TRAIN_FILE} and {TEST_FILE}, plain or .gz; "
             f"{folder} has no {name}: copy it there, or fetch both with download_mnist"
         )
-    try:
+    with reading(path, "be a whole, readable file", "copy or download it again", DataError):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise DataError(
-            f"{path} must be a whole, readable file; reading gave '{error}': copy or download it again"
-        ) from error
     if len(content) < 16 or content[:4] != b"\0\0\x08\x03":
         raise DataError(
             f"{path} must be an idx file of images (it starts with the bytes 00 00 08 03); received "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convlstm.errors import RunError
+from convlstm.errors import RunError, reading
 from convlstm.model_folder import weights_digest
 from convlstm.training.run_folder import RunFolder, read_metrics
 from convlstm.verification.results import Verification
@@ -76,22 +76,16 @@ def read_run(path: Path) -> RunRecord:
 def _read_text(path: Path) -> str | None:
     if not path.exists():
         return None
-    try:
+    with reading(path, "be readable text in UTF-8", "remove or correct it"):
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{path} must be readable text in UTF-8; received {error}: remove or correct it"
-        ) from error
 
 
 def _read_environment(path: Path) -> dict[str, Any] | None:
     text = _read_text(path)
     if text is None:
         return None
-    try:
+    with reading(path, "be JSON", "remove or correct it"):
         plain = json.loads(text)
-    except ValueError as error:
-        raise RunError(f"{path} must be JSON; received {error}: remove or correct it") from error
     if not isinstance(plain, dict):
         raise RunError(
             f"{path} must hold names and values; received a {type(plain).__name__}: remove or correct it"

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 from convlstm.data.base import LabelledWindow, Source, Window
-from convlstm.errors import DataError, OptionError, RunError
+from convlstm.errors import DataError, OptionError, RunError, reading
 from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import (
     AtomicCheckpoints,
@@ -31,6 +31,8 @@ from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_instance, received
+
+_AGAIN = "copy it again, or move it out of the run to go on from the other one there"
 
 
 def fit(
@@ -123,16 +125,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RunError: missing, truncated, or not a checkpoint of a forecaster.
     """
-    try:
+    if not path.exists():
+        raise RunError(f"a checkpoint must exist; there is no {path}: train first")
+    with reading(path, "be a whole file written by convlstm train", _AGAIN):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise RunError(f"a checkpoint must exist; there is no {path}: train first") from None
-    except Exception as error:
-        raise RunError(
-            f"a checkpoint must be a whole file written by convlstm train; reading {path} gave "
-            f"'{(str(error) or type(error).__name__).splitlines()[0]}': copy it again, or move it out of the "
-            "run to go on from the other one there"
-        ) from error
     kinds = {"state_dict": dict, "loops": dict, "callbacks": dict, "epoch": int}
     kinds |= {"optimizer_states": list, "lr_schedulers": list}
     if not isinstance(content, dict) or not all(
@@ -170,19 +166,13 @@ def check_checkpoint(path: Path, module: ForecastModule, callbacks: Sequence[Cal
             f"a run goes on with its own optimizer and scheduler, {names[0]}; received {names[1]}: give the "
             "same again"
         )
-    try:
-        # The states are loaded into objects of their own first, as Lightning changes some before it fails.
+    # The states are loaded into objects of their own first, as Lightning changes some before it fails.
+    with reading(path, "hold the states of optimizer and callbacks as they wrote them", _AGAIN):
         (state,) = content["optimizer_states"]
         module.new_optimizer().load_state_dict(copy.deepcopy(state))
         for callback in callbacks:
             if (state := content["callbacks"].get(callback.state_key)) is not None:
                 copy.deepcopy(callback).load_state_dict(state)
-    except Exception as error:  # anything may stand in a damaged file
-        raise RunError(
-            f"a checkpoint must hold the states of optimizer and callbacks as they wrote them; {path} gave "
-            f"{type(error).__name__} '{error}': copy it again, or move it out of the run to go on from the "
-            "other one there"
-        ) from error
 
 
 def check(config: TrainingConfig, data: Source) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from convlstm.data.base import LabelledWindow, Window, WindowDataset, on_device
-from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
+from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError, reading
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score, ScoreState
@@ -160,10 +160,8 @@ def read_scores(folder: str | Path) -> Verification:
         RunError: missing, unreadable, of a newer schema, or not as `scores_files` writes it.
     """
     path = check_path(folder, "folder") / "scores.json"
-    try:
+    with reading(path, "be a readable JSON file", "evaluate the run first"):
         plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} must be a readable JSON file; {error}: evaluate the run first") from None
     return Verification.from_dict(plain)
 
 
@@ -214,11 +212,8 @@ def read_cases(folder: str | Path) -> list[Case]:
     """
     path = check_path(folder, "folder") / "cases.npz"
     again = f"run convlstm evaluate {folder} again"
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except Exception as error:  # damaged files make NumPy raise almost anything
-        raise RunError(f"{path} must be a readable .npz file; received {error}: {again}") from error
+    with reading(path, "be a readable .npz file", again), path.open("rb") as content:
+        arrays = dict(np.load(content, allow_pickle=False).items())
     forecasts = [name for name in arrays if name.startswith("forecast_")]
     missing = {"label", "index", "mse", "past", "truth"} - arrays.keys()
     if missing or not forecasts:
