@@ -313,7 +313,7 @@ def _draw_panels(panels: dict[str, Pixels], signed: Collection[str], lines: Sequ
     """One picture per time, the past (under an empty name) first."""
     from PIL import Image, ImageDraw
 
-    past = panels.pop("", None)
+    past = panels.pop("", np.zeros((0, 1, 1, 3), np.uint8))
     steps, _, width = next(iter(panels.values())).shape[:3]
     height = max(panel.shape[1] for panel in panels.values())
     single = next(iter(panels)) if len(panels) == 1 else ""  # named in the label below
@@ -321,7 +321,7 @@ def _draw_panels(panels: dict[str, Pixels], signed: Collection[str], lines: Sequ
     across = len(panels) * (width + gap) - gap
     right = max([across, *(math.ceil(_font(12).getlength(text)) for text in (single, *lines))])
     size = (2 * edge + right, head + height + foot + _LINE * len(lines))
-    known = 0 if past is None else len(past)
+    known = len(past)
     grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
     pictures = []
     for time in range(-known, steps):
@@ -335,7 +335,7 @@ def _draw_panels(panels: dict[str, Pixels], signed: Collection[str], lines: Sequ
             box = (x - 1, head - 1, x + width, head + panel.shape[1])
             if time < 0 and name in signed:
                 pen.rectangle(box, fill=DIVERGING[2][1])  # no difference yet
-            elif time < 0 and past is not None:
+            elif time < 0:
                 picture.paste(Image.fromarray(past[time + known]), (x, head))
             else:
                 picture.paste(Image.fromarray(panel[time]), (x, head))
