@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -236,14 +237,12 @@ def _spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
         return []
     # Isotonic regression (pool adjacent violators) of the heights minus the sizes of the names below.
     below = np.cumsum([0.0, *((low + high) / 2 for low, high in pairwise(sizes))])
-    pools: list[tuple[float, int]] = []
-    for height, offset in zip(wanted, below, strict=True):
-        total, count = float(height - offset), 1
-        while pools and pools[-1][0] / pools[-1][1] >= total / count:
-            total, count = total + pools[-1][0], count + pools[-1][1]
-            pools.pop()
-        pools.append((total, count))
-    free = np.repeat([total / count for total, count in pools], [count for _, count in pools])
+    pools: list[list[float]] = []
+    for height in np.asarray(wanted) - below:
+        pools.append([height])
+        while len(pools) > 1 and fmean(pools[-2]) >= fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    free = np.array([fmean(pool) for pool in pools for _ in pool])
     free = np.maximum(np.minimum(free, _NAMES[1] - below[-1]), _NAMES[0])
     return [float(height) for height in free + below]
 
