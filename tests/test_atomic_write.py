@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from convlstm.atomic_write import Changes, remove_leftovers, write_atomically, write_together
-from convlstm.errors import OptionError, RunError
-from convlstm.validation import check_path
+from convlstm.errors import RunError
 
 
 def content(folder):
@@ -130,12 +129,6 @@ def test_a_folder_cannot_stand_where_a_file_is(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="the system says 'Not a directory'"):
         Changes().folder(tmp_path / "file" / "a")
-
-
-def test_an_empty_path_is_not_the_current_folder():
-    with pytest.raises(OptionError, match="--out must be a path; received an empty one, as an unset shell"):
-        check_path("", "--out")
-    assert str(check_path(".", "--out")) == "."
 
 
 def mode(path):

@@ -43,6 +43,7 @@ RATE = partial(check_number, above=0)
         (check_bool, 0, False),
         (check_path, "a/b", Path("a/b")),
         (check_path, Path("c"), Path("c")),
+        (check_path, ".", Path()),
         (check_callable, len, len),
     ],
 )
@@ -82,10 +83,26 @@ def test_sizes_and_objects():
         (check_bool, 2, "it must be True or False; received 2: give one of these"),
         (check_bool, "no", "it must be True or False; received 'no': give one of these"),
         (check_path, None, "it must be a path; received None: give text or a pathlib.Path"),
+        (check_path, "", "it must be a path; received an empty one, as an unset shell variable gives: write"),
         (
             check_path,
-            "",
-            "it must be a path; received an empty one, as an unset shell variable gives",
+            "a\0b",
+            r"it must be a path that the system takes: .* received 'a\\x00b': shorten or corr",
+        ),
+        (
+            check_path,
+            "x" * 256,
+            "it must be a path that the system takes: at most 500 folders, names of at mo",
+        ),
+        (
+            check_path,
+            "a/" * 500,
+            "it must be a path that the system takes: at most 500 folders, names of at m",
+        ),
+        (
+            check_path,
+            "\ud800",
+            "it must be a path that the system takes: at most 500 folders, names of at mos",
         ),
         (check_path, b"a", "it must be a path; received b'a': give text or a pathlib.Path"),
         (check_callable, 3, "it must be callable; received 3: pass a function or a class"),

@@ -19,6 +19,8 @@ from convlstm.model_folder import (
     CARD,
     CONFIG,
     RESERVED,
+    RUN_CONFIG,
+    RUN_MODEL,
     SCHEMA,
     WEIGHTS,
     check_plain,
@@ -222,8 +224,8 @@ class Pretrained(StoresHyperparameters, nn.Module):
         trusted = packages(trust)
         folder = _local(folder_or_repo, revision, token, cache_dir)
         config = load_config(folder)
-        run = folder.parent if (folder.parent / "config.yaml").exists() and folder.name == "model" else folder
-        known = Trust(trusted, inside=run, module=cls.__module__)
+        of_run = folder.name == RUN_MODEL and (folder.parent / RUN_CONFIG).exists()
+        known = Trust(trusted, inside=folder.parent if of_run else folder, module=cls.__module__)
         found = known.find(config["class"], nn.Module, functions=False)
         if not issubclass(found, cls):
             raise RunError(

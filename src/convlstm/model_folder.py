@@ -15,6 +15,8 @@ from convlstm.errors import RunError, reading
 
 SCHEMA = 1
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+#: The configuration of the run around a model folder, and the name of that folder.
+RUN_CONFIG, RUN_MODEL = "config.yaml", "model"
 #: The keys of a configuration that belong to the model; the others are notes.
 RESERVED = {"schema", "class", "hyperparameters"}
 
@@ -27,7 +29,10 @@ def load_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.exists():
-        raise RunError(f"a model folder must hold {CONFIG} and {WEIGHTS}; {folder} has no {CONFIG}")
+        raise RunError(
+            f"a model folder must hold {CONFIG} and {WEIGHTS}; {folder} has no {CONFIG}: "
+            "give the folder of a run or of a model"
+        )
     with reading(path, "be readable JSON", "copy the folder again"):
         config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not config.keys() >= RESERVED:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from convlstm.errors import OptionError, RunError
+from convlstm.validation import received
 
 #: Packages of this library whose classes a file may name, and those whose functions it may name.
 _OURS = tuple(f"convlstm.{folder}" for folder in ("cells", "data", "functional", "layers", "models"))
@@ -53,14 +54,14 @@ def packages(trust: str | Sequence[str]) -> tuple[str, ...]:
         OptionError: anything but dotted names.
     """
     names = trust.split(",") if isinstance(trust, str) else trust
-    try:
+    if isinstance(names, list | tuple | set | frozenset) and all(isinstance(name, str) for name in names):
         names = tuple(name.strip() for name in names if name)
-    except (TypeError, AttributeError):
+    else:
         names = ("",)
     if not all(is_dotted(name) for name in names):
         raise OptionError(
-            f"trust must name packages, such as my_package or my_package.cells; received {trust!r}: give the "
-            "names that are imported, not files"
+            f"trust must name packages, such as my_package or my_package.cells; received {received(trust)}: "
+            "give the names that are imported, not files"
         )
     return names
 

@@ -114,13 +114,27 @@ def check_bool(value: Any, name: str) -> bool:
 
 
 def check_path(value: Any, name: str) -> Path:
-    """The path of a file or folder, from text or a path; not empty, which would mean the current folder."""
-    if not isinstance(value, str | os.PathLike):
-        raise OptionError(f"{name} must be a path; received {received(value)}: give text or a pathlib.Path")
-    if not os.fspath(value):
+    """The path of a file or folder, from text or a path.
+
+    Raises:
+        OptionError: anything else, such as None, a number or bytes; an empty text, which would mean the
+            current folder; a name that no system takes.
+    """
+    if isinstance(value, str | os.PathLike) and not os.fspath(value):
         raise OptionError(
             f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "
             "the current folder"
+        )
+    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise OptionError(f"{name} must be a path; received {received(value)}: give text or a pathlib.Path")
+    try:
+        parts = os.fsencode(value).split(os.fsencode(os.sep))
+    except UnicodeEncodeError:
+        parts = [b"\0"]
+    if any(b"\0" in part or len(part) > 255 for part in parts) or len(parts) > 500:
+        raise OptionError(
+            f"{name} must be a path that the system takes: at most 500 folders, names of at most 255 "
+            f"bytes, no null characters; received {received(os.fspath(value))}: shorten or correct it"
         )
     return Path(value)
 

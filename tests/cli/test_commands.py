@@ -433,7 +433,7 @@ def test_a_report_replaces_reports_only(run, tmp_path, capsys):
 def test_the_demonstration_replaces_no_picture_of_the_users(tmp_path, capsys):
     (tmp_path / "strip.png").write_text("mine")
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert f"{tmp_path} holds strip.png: choose another --out" in capsys.readouterr().err
+    assert f"{tmp_path} holds strip.png already: choose another --out" in capsys.readouterr().err
     assert held(tmp_path) == {"strip.png": b"mine"}
 
 

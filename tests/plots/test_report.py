@@ -89,7 +89,7 @@ def test_a_report_has_every_section_and_needs_no_network(make_run: MakeRun):
     assert len(ids) == len(set(ids))
     images = [(a["alt"], a["src"].partition(",")[2]) for tag, a in page.tags if tag == "img"]
     assert images == [(row["alt"], row["data"]) for row in pictures(run)]
-    scores = read_scores(run)
+    scores = read_scores(run / "scores.json")
     assert verdict(scores)[1:].replace("\u202f", " ") in page.text
     assert all(f"{name} {value} {note}" in page.text for name, value, note in tiles(scores))
 
@@ -115,7 +115,7 @@ def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
         }
 
     change(run, update)
-    scores = read_scores(run)
+    scores = read_scores(run / "scores.json")
     less = "makes 70\u202f% less squared error (MSE) than mean frame, the best baseline"
     assert verdict(scores) == f"encoder forecaster {less}"
     skill, mse, _, cases = tiles(scores)
@@ -143,7 +143,7 @@ def test_a_model_that_is_no_better_is_not_praised(make_run: MakeRun, mse, senten
         overall |= dict.fromkeys(overall, 0.04) | {"encoder_forecaster": mse}
 
     change(run, update)
-    assert sentence in verdict(read_scores(run))
+    assert sentence in verdict(read_scores(run / "scores.json"))
 
 
 def test_a_baseline_without_any_error_cannot_be_bettered(make_run: MakeRun):
@@ -155,7 +155,7 @@ def test_a_baseline_without_any_error_cannot_be_bettered(make_run: MakeRun):
 
     change(run, update)
     sentence = "encoder forecaster cannot be better than persistence, a baseline that makes no error here"
-    assert verdict(read_scores(run)) == sentence
+    assert verdict(read_scores(run / "scores.json")) == sentence
 
 
 def test_every_score_stands_in_the_tables(make_run: MakeRun):
@@ -207,7 +207,7 @@ def test_decimal_points_of_a_column_stand_below_each_other(make_run: MakeRun):
 
 
 def worse(run: Path) -> str:
-    return "; ".join(drawbacks(read_scores(run)))
+    return "; ".join(drawbacks(read_scores(run / "scores.json")))
 
 
 def test_the_headline_says_what_is_worse(make_run: MakeRun):

@@ -143,7 +143,7 @@ def test_refuses_scores_that_are_no_finite_numbers(tmp_path, value):
         json.dumps(plain)
     )  # Infinity and NaN are no JSON, but Python reads them
     with pytest.raises(RunError, match="missing or wrong|readable JSON"):
-        read_scores(tmp_path)
+        read_scores(tmp_path / "scores.json")
 
 
 def test_a_wide_table_is_divided_evenly():

@@ -265,12 +265,10 @@ def test_files(tmp_path):
     model = Scaled(0.5)
     result, cases = verify(model, batched(dataset), name="mine", baselines=baselines)
     (tmp_path / "cases.npz").write_bytes(cases_file(cases, dataset, model, name="mine", baselines=baselines))
-    files = scores_files(result)
-    assert sorted(files) == ["scores.csv", "scores.json"]
-    for name, content in files.items():
+    for name, content in zip(("scores.json", "scores.csv"), scores_files(result), strict=True):
         (tmp_path / name).write_bytes(content)
 
-    assert read_scores(tmp_path) == result
+    assert read_scores(tmp_path / "scores.json") == result
     assert json.loads((tmp_path / "scores.json").read_text()) == result.to_dict()
     with (tmp_path / "scores.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -303,13 +301,13 @@ def test_bad_folders(tmp_path):
     with pytest.raises(
         RunError, match=r"scores.json must be a readable JSON file; .*: evaluate the run first"
     ):
-        read_scores(tmp_path)
+        read_scores(tmp_path / "scores.json")
     (tmp_path / "scores.json").write_text('{"schema": 1, ')
     with pytest.raises(RunError, match="must be a readable JSON file"):
-        read_scores(tmp_path)
+        read_scores(tmp_path / "scores.json")
     (tmp_path / "scores.json").write_text("[]")
     with pytest.raises(RunError, match="as a verification writes them"):
-        read_scores(tmp_path)
+        read_scores(tmp_path / "scores.json")
 
 
 @pytest.mark.parametrize(("size", "scored"), [((10, 32), False), ((11, 11), True)])

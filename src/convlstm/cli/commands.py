@@ -6,16 +6,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import convlstm
 from convlstm.data.base import Window
+from convlstm.training.run_folder import RunFolder, run_of
 from convlstm.verification.results import Verification
 
 
 def train(**options: Any) -> None:
     """Train, and print the commands that follow."""
     from convlstm.training.processes import is_worker_rank
-    from convlstm.workflows.train import train
 
-    run = train(**options)
+    run = convlstm.train(**options)
     if not is_worker_rank():
         path, names = shlex.quote(os.fspath(run)), ",".join(run.packages)
         print(f"next: convlstm evaluate {path}{names and f' --trust {names}'}\n      convlstm report {path}")
@@ -23,36 +24,27 @@ def train(**options: Any) -> None:
 
 def evaluate(**options: Any) -> None:
     """Evaluate, and print the tables."""
-    from convlstm.training.run_folder import run_of
-    from convlstm.workflows.evaluate import evaluate
-
-    _show(evaluate(**options, watch=_watched))
+    _show(convlstm.evaluate(**options, watch=_watched))
     run = run_of(options["model"])
-    folder = options["out"] if run is None or "out" in options else run.path
-    print(f"scores in {folder}/scores.json, scores.csv; cases in cases.npz")
-    print(f"next: convlstm report {shlex.quote(str(folder))}")
+    files = run if run is not None and "out" not in options else RunFolder(options["out"])
+    print(f"scores in {files.scores}, {files.scores_table.name}; cases in {files.cases.name}")
+    print(f"next: convlstm report {shlex.quote(str(files.path))}")
 
 
 def forecast(**options: Any) -> None:
     """Forecast, and print where it is."""
-    from convlstm.workflows.forecast import forecast
-
-    forecast(**options)
+    convlstm.forecast(**options)
     print(f"{options['steps']} frames after the last of {options['past']} are in {options['out']}")
 
 
 def report(**options: Any) -> None:
     """Write a report, and print where it is."""
-    from convlstm.workflows.report import report
-
-    print(f"the report is {os.fspath(report(**options))}")
+    print(f"the report is {os.fspath(convlstm.report(**options))}")
 
 
 def demo(**options: Any) -> None:
     """Run the demonstration, and print its tables."""
-    from convlstm.workflows.demo import demo
-
-    done = demo(**options)
+    done = convlstm.demo(**options)
     _show(done.verification)
     print(f"the report is {os.fspath(done.report)}")
 

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    debug, log, printer = "--debug" in words, logging.getLogger("convlstm"), _Printer()
+    log, printer = logging.getLogger("convlstm"), _Printer()
     log.addHandler(printer)
     log.setLevel(logging.INFO)
     try:
@@ -61,20 +61,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if end.code:
             raise
         return 0  # after the help of a class, --model.cell.help ConvLSTMCell
-    except KeyboardInterrupt as stop:
-        return _stopped(stop)
     except BrokenPipeError:
         # The reader of a pipe has exited, as in `convlstm evaluate RUN | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt as stop:
+        return _stopped(str(stop))
     except Exception as error:
         # An extension module that is interrupted while it is imported raises an ImportError.
         if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            return _stopped(KeyboardInterrupt())
+            return _stopped("")
         sentence = _sentence(error)
         if sentence is None:
             raise
-        if debug:
+        if "--debug" in words:
             traceback.print_exc()
         line = " ".join(sentence.split()).encode(errors="backslashreplace").decode()  # names may be any bytes
         print(f"convlstm: error: {line}", file=sys.stderr)
@@ -93,9 +93,9 @@ class _Printer(logging.Handler):
         print(f"{prefix}{record.getMessage()}", file=stream, flush=True)
 
 
-def _stopped(stop: KeyboardInterrupt) -> int:
+def _stopped(reason: str) -> int:
     after_echo = "\n" if sys.stderr.isatty() else ""
-    print(f"{after_echo}convlstm: {str(stop) or 'stopped'}", file=sys.stderr)
+    print(f"{after_echo}convlstm: {reason or 'stopped'}", file=sys.stderr)
     return 130
 
 
@@ -127,9 +127,8 @@ def _run(words: list[str]) -> int:
         raise RunError(
             "the current folder must exist; it was deleted or moved: change to another one (cd)"
         ) from None
-    # The user's own models and cells may lie where the command is given.
     if here not in sys.path:
-        sys.path.append(here)
+        sys.path.append(here)  # the user's own models and cells may lie where the command is given
     from convlstm.cli import commands
     from convlstm.cli.options import Command
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 
-from convlstm.workflows.classes import import_named
+from convlstm.workflows.parts import import_named
 
 _LIST = "a list such as [8,16]"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}

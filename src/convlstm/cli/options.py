@@ -1,9 +1,10 @@
 """The options of a command, read by jsonargparse from the signature of its workflow.
 
-What is typed and what a configuration file holds become one set of settings, from which
-`convlstm.workflows.parts` makes objects.
+What a file holds and what is typed become classes with arguments by `convlstm.workflows.parts`. No text of a
+file reaches jsonargparse, which is given the classes alone, once they are allowed.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,25 +17,26 @@ from typing import Any, get_args, get_type_hints
 import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, set_parsing_settings
+from jsonargparse.typing import register_type
 
 from convlstm.cli.messages import HelpFormatter, sentence
 from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
 from convlstm.training.config import TrainingConfig
-from convlstm.training.run_folder import RunFolder, run_of
+from convlstm.training.run_folder import RunFolder, import_path, run_of
 from convlstm.validation import check_path
-from convlstm.workflows.classes import import_named, kind_of
 from convlstm.workflows.configuration import Settings, argument_types, configuration, is_path, read_yaml
 from convlstm.workflows.parts import (
     DEFAULTS,
     FIELDS,
     PARTS,
     build,
-    chosen_classes,
+    import_named,
+    kind_of,
     merged,
-    read_configuration,
+    of_file,
+    of_run,
     resolve,
-    run_settings,
     unbuilt,
 )
 
@@ -49,9 +51,8 @@ def _read_value(text: str) -> Any:
 
 
 set_loader("typed", _read_value, (yaml.YAMLError,))
-set_parsing_settings(
-    import_path_denylist=[]
-)  # jsonargparse's own list of what no option may name is in force
+register_type(os.PathLike, str, os.fspath, fail_already_registered=False)  # its own reads null as text
+set_parsing_settings(import_path_denylist=[])  # its own list of what no option may name stays in force
 
 
 class Command:
@@ -62,37 +63,47 @@ class Command:
     """
 
     def __init__(self, name: str) -> None:
-        self.workflow = getattr(import_module(f"convlstm.workflows.{name}"), name)
-        self.name, hints = name, get_type_hints(self.workflow)
-        parameters = {n: p for n, p in signature(self.workflow).parameters.items() if n != "watch"}
-        self.types = {n: _type(n, hints[n]) for n in parameters}
-        self.arguments = [n for n, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and n != "out"]
-        self.required = [n for n, p in parameters.items() if p.default is Parameter.empty]
-        self.required += ["out"] if name == "forecast" else []
-        self.defaults = {
-            n: p.default for n, p in parameters.items() if p.default not in (Parameter.empty, ())
-        }
+        self.name, self.workflow = name, getattr(import_module(f"convlstm.workflows.{name}"), name)
+        self.hint, hints = f"see convlstm {name} --help", get_type_hints(self.workflow)
+        self.parameters = {n: p for n, p in signature(self.workflow).parameters.items() if n != "watch"}
+        self.types = {n: _type(n, hints[n]) for n in self.parameters}
+        self.arguments = [
+            n for n, p in self.parameters.items() if p.kind is not p.KEYWORD_ONLY and n != "out"
+        ]
         #: The parts that have a class by default, and every option that a configuration may hold.
-        self.classes = [n for n in DEFAULTS if self.types.get(n) not in (None, Path)]
-        self.settings = (*FIELDS, *PARTS) if "config" in parameters else tuple(self.classes)
+        self.parts = [n for n in DEFAULTS if self.types.get(n) not in (None, Path)]
+        self.settings = (*FIELDS, *PARTS) if "config" in self.types else tuple(self.parts)
 
+    @import_path()
     def call(self, command: Callable[..., None], words: list[str]) -> None:
         """Call the command with what was typed, or print its help or its configuration."""
         arguments, options = self.split(words)
         typed = dict(options)
-        if typed.keys() & {"help", "h"}:
-            print(self.parser(chosen_classes({}, self.classes, typed), flat=True).format_help(), end="")
+        helps = typed.keys() & {"help", "h"}
+        filed = {} if helps else self.filed(arguments, options)
+        resolved = resolve({n: DEFAULTS[n] for n in self.parts}, import_named) | filed
+        for n in typed.keys() & {*self.parts}:
+            kind = import_named(typed[n] or "", kind_of(n), option=f"--{n}", functions=False)
+            resolved = merged(resolved, {n: partial(kind)})
+        chosen = {n: resolved[n].func for n in self.parts}
+        parser = self.parser(chosen, bool(helps))
+        if helps:
+            print(parser.format_help(), end="")
             return
-        values, settings = self.parse(arguments, options, self.filed(arguments, options))
-        if "print_config" in typed and "config" in self.types:
-            print(configuration(unbuilt(resolve(DEFAULTS | settings, import_named))), end="")
-            return
+        values = self.parse(parser, self.words(arguments, options, chosen), resolved, chosen)
         # Parts that are not mentioned are left to the run, or to the defaults of the workflow.
-        mentioned = {re.split("[.+]", name)[0] for name in typed}
-        of_run = "resume" in typed or self.name == "evaluate"
-        mentioned |= {*settings} if "config" in typed or not of_run else set()
-        only = [*mentioned, *(["config"] if "config" in self.types and mentioned & {*FIELDS} else [])]
-        command(**values | build(resolve(settings, import_named), only))
+        mentioned = {re.split("[.+]", n)[0] for n in typed}
+        changes = {n: v for n, v in values.items() if n in self.settings and n in mentioned}
+        resolved = merged(resolved, resolve(changes, import_named))
+        if "print_config" in typed and "config" in self.types:
+            print(configuration(unbuilt(resolved)), end="")
+            return
+        if "config" in typed or not ("resume" in typed or self.name == "evaluate"):
+            mentioned |= {*filed}
+        if "config" in self.types and mentioned & {*FIELDS}:
+            mentioned.add("config")
+        own = {n: v for n, v in values.items() if n in self.types and n not in self.settings}
+        command(**own | build(resolved, mentioned))
 
     def split(self, words: list[str]) -> tuple[list[str], Options]:
         """Arguments, and options with their values; hyphens in names become underscores."""
@@ -114,75 +125,71 @@ class Command:
             options.append((name, value if equals else rest.pop(0) if follows else default))
         if extra := arguments[len(self.arguments) :]:
             usage = " ".join(map(str.upper, self.arguments)) or "options only"
-            hint = f"see convlstm {self.name} --help"
-            raise OptionError(f"convlstm {self.name} takes {usage}; received {extra[0]!r} as well: {hint}")
+            raise OptionError(
+                f"convlstm {self.name} takes {usage}; received {extra[0]!r} as well: {self.hint}"
+            )
         return arguments, options
 
     def filed(self, arguments: list[str], options: Options) -> Settings:
-        """Settings that typed ones start from: of the run that is resumed or evaluated, and of files."""
+        """Resolved settings of the run that is resumed or evaluated, and of files; typed ones change them."""
         typed = dict(options)
-        trust, resumed = typed.get("trust") or "", typed.get("resume")
+        trust, resumed = typed.get("trust") or "", RunFolder(Path(typed.get("resume") or ""))
         if self.name == "evaluate":
-            run = run_of(Path(arguments[0])) if arguments and arguments[0] else None
-            return {} if run is None else {"data": run_settings(run, trust, ())[0]["data"]}
-        settings: Settings = {}
-        if resumed and RunFolder(Path(resumed)).config.exists():
-            settings = run_settings(RunFolder(Path(resumed)), trust)[0]
+            run = run_of(check_path(arguments[0], "MODEL")) if arguments else None
+            return {} if run is None else {"data": of_run(run, trust, ())["data"]}
+        filed = of_run(resumed, trust) if typed.get("resume") and resumed.config.exists() else {}
         for name, value in options:
             if name == "config":
-                settings |= read_configuration(check_path(value or "", "--config"), trust)
-        return settings
+                filed |= of_file(check_path(value or "", "--config"), trust)
+        return filed
 
-    def parse(
-        self, arguments: list[str], options: Options, settings: Settings
-    ) -> tuple[dict[str, Any], Settings]:
-        """Typed values of the workflow's own parameters, and the settings with the typed ones in place.
-
-        Raises:
-            OptionError: an unknown option or class, a value of another type, an argument missing.
-        """
-        chosen = chosen_classes(settings, self.classes, dict(options))
-        filed = chosen_classes(settings, self.classes, {})
-        for part in chosen.keys() & dict(options).keys():
-            if chosen[part] is not filed[part] or part not in settings:
-                settings = settings | {part: {"class_path": path_of(chosen[part])}}
+    def words(self, arguments: list[str], options: Options, chosen: Mapping[str, type]) -> list[str]:
+        """Words for jsonargparse: each option with its value, a class before its arguments."""
         filled: Options = [*zip(self.arguments, arguments, strict=False), *options]
         for k, (n, v) in enumerate(filled):
             part, _, argument = n.partition(".")
             if v is None and argument_types(chosen.get(part, dict)).get(argument) is not bool:
-                raise OptionError(f"--{n} needs a value; received none: see convlstm {self.name} --help")
-            filled[k] = (n, "true" if v is None else v)
+                raise OptionError(f"--{n} needs a value; received none: {self.hint}")
             if v is not None and is_path(self.types.get(n)):
                 check_path(v, n.upper() if n in self.arguments else f"--{n}")
-        # A class before its arguments; those of a callback follow it.
+            filled[k] = (n, "true" if v is None else v)
         filled.sort(key=lambda option: option[0].count(".") * (option[0][:9] != "callbacks"))
-        words = [f"--{n}={v}" for n, v in filled if n not in (*chosen, "config", "print_config")]
-        outlines = {n: _outline(made) for n, made in resolve(settings, import_named).items() if n in PARTS}
-        start = Namespace({n: outline for n, outline in outlines.items() if outline})  # type: ignore[no-untyped-call]
-        parser = self.parser(chosen)
+        return [f"--{n}={v}" for n, v in filled if n not in (*chosen, "config", "print_config")]
+
+    def parse(
+        self, parser: ArgumentParser, words: list[str], resolved: Settings, chosen: Mapping[str, type]
+    ) -> dict[str, Any]:
+        """Typed values, those of a part under ``class_path`` and ``init_args``.
+
+        Raises:
+            OptionError: an unknown option or class, a value of another type, an argument missing.
+        """
+        outlines = {n: outline for n, made in resolved.items() if n in PARTS and (outline := _outline(made))}
+        outlines |= {n: outlines[n].init_args for n in chosen}
         try:
-            values = parser.parse_args(
-                words, namespace=start, defaults=False, _skip_validation=True
-            ).as_dict()
+            start = Namespace(outlines)  # type: ignore[no-untyped-call]
+            parsed = parser.parse_args(words, namespace=start, defaults=False, _skip_validation=True)
         except ArgumentError as error:
             known = [f"{part}.{key}" for part, kind in chosen.items() for key in signature(kind).parameters]
             known += [n for n in (*self.types, *self.settings) if n not in (*self.arguments, *chosen)]
             raise OptionError(sentence(str(error), parser.prog, known)) from error
-        if missing := [n for n in self.required if values.get(n) is None]:
-            shown = missing[0].upper() if missing[0] in self.arguments else f"--{missing[0]}"
-            raise OptionError(
-                f"convlstm {self.name} needs {shown}; received none: see convlstm {self.name} --help"
-            )
-        typed = {n: v for n, v in values.items() if n in self.settings}
-        own = {n: v for n, v in values.items() if n in self.types and n not in typed}
-        return own, merged(settings, typed)
+        values: dict[str, Any] = parsed.as_dict()
+        needed = [n for n, p in self.parameters.items() if p.default is p.empty]
+        needed += ["out"] if self.name == "forecast" else []
+        for n in needed:
+            if values.get(n) is None:
+                shown = n.upper() if n in self.arguments else f"--{n}"
+                raise OptionError(f"convlstm {self.name} needs {shown}; received none: {self.hint}")
+        for n, kind in chosen.items():
+            values[n] = {"class_path": path_of(kind), "init_args": values.get(n)}
+        return values
 
-    def parser(self, chosen: Mapping[str, type], *, flat: bool = False) -> ArgumentParser:
-        """A parser with an option for everything.
+    def parser(self, chosen: Mapping[str, type], page: bool) -> ArgumentParser:
+        """A parser with an option for everything, for the arguments of the chosen data and model too.
 
         Args:
             chosen: classes of data and model.
-            flat: list the arguments of these classes and what is read before, for a help page.
+            page: True for a help page, which needs no class of Lightning and shows arguments without names.
         """
         doc = docstring_parser.parse(self.workflow.__doc__)
         texts = {p.arg_name: p.description for p in doc.params}
@@ -197,18 +204,18 @@ class Command:
             formatter_class=HelpFormatter,
         )
         for name, kind in self.types.items():
+            kind = list[kind_of(name)] if name == "callbacks" and not page else kind  # type: ignore[misc]
+            default = self.parameters[name].default
             if name == "config":
                 parser.add_class_arguments(TrainingConfig, None)
-            elif name in chosen and flat:
+            elif name in chosen:
                 parser.add_class_arguments(chosen[name], name, fail_untyped=False)
+            elif page and name in self.arguments:
+                parser.add_argument(name.upper(), type=kind, help=texts.get(name))
             else:
-                default = {"class_path": path_of(chosen[name])} if name in chosen else self.defaults.get(name)
-                kind = list[kind_of(name)] if name == "callbacks" and not flat else kind  # type: ignore[misc]
-                flag = name.upper() if flat and name in self.arguments else f"--{name}"
-                extra: dict[str, Any] = {"default": default} if flag[0] == "-" else {}
-                extra |= {"required": True} if extra and flat and name in self.required else {}
-                parser.add_argument(flag, type=kind, help=texts.get(name), **extra)
-        if flat and "config" in self.types:
+                given = {} if default in (Parameter.empty, ()) else {"default": default}
+                parser.add_argument(f"--{name}", type=kind, help=texts.get(name), **given)
+        if "config" in self.types:
             parser.add_argument("--config", help="a YAML file of options, such as a run's; typed ones count")
             parser.add_argument("--print_config", action="store_true", help="print all, as --config takes it")
         return parser

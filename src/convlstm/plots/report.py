@@ -16,6 +16,7 @@ from convlstm.plots.headline import drawbacks, tiles, verdict
 from convlstm.plots.report_frames import film_strips
 from convlstm.plots.run_record import RunRecord, read_run
 from convlstm.scores.digits import aligned, in_text
+from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_path
 from convlstm.verification.results import ScoreTable, Verification
 
@@ -88,7 +89,7 @@ def write_report(run: Path | str) -> Path:
             that is not a report, or a folder that cannot be written; no report is written or replaced then.
     """
     record = read_run(check_path(run, "run"))
-    target = record.path / "report.html"
+    target = RunFolder(record.path).report
     if os.path.lexists(target) and _GENERATOR not in _start_of(target):
         raise RunError(
             f"a report must not replace another file; {target} was not written by convlstm report: move it "
@@ -109,6 +110,7 @@ def render(record: RunRecord) -> str:
     return _template().render(
         generator=_GENERATOR,
         name=record.path.resolve().name,
+        run=RunFolder(record.path),
         folder=shlex.quote(str(record.path)),
         outdated=record.outdated,
         epochs=len(metrics or ()),

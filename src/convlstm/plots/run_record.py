@@ -44,20 +44,20 @@ def read_run(path: Path) -> RunRecord:
         RunError: no such folder, neither metrics.csv nor scores.json in it, or a malformed file.
     """
     run = RunFolder(path)
-    has_scores = (path / "scores.json").exists()
     if not path.is_dir():
         raise RunError(
             f"a report needs the folder of a run; {path} is not a folder: give the --out of a training"
         )
-    if not (run.metrics.exists() or has_scores):
+    if not (run.metrics.exists() or run.scores.exists()):
         raise RunError(
-            f"a report needs metrics.csv or scores.json; {path} holds neither: train or evaluate first"
+            f"a report needs {run.metrics.name} or {run.scores.name}; {path} holds neither: train or "
+            "evaluate first"
         )
-    scores = read_scores(path) if has_scores else None
-    cases = read_cases(path) if (path / "cases.npz").exists() else []
+    scores = read_scores(run.scores) if run.scores.exists() else None
+    cases = read_cases(run.cases) if run.cases.exists() else []
     if scores and cases and scores.model not in cases[0].forecasts:
         raise RunError(
-            f"{path / 'cases.npz'} must hold a forecast of {scores.model}, as scores.json does; received "
+            f"{run.cases} must hold a forecast of {scores.model}, as {run.scores.name} does; received "
             f"{', '.join(cases[0].forecasts)}: run convlstm evaluate {path} again"
         )
     scored, now = scores and scores.weights, weights_digest(run.model)

@@ -21,7 +21,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich import progress
 from rich.console import Console
-from torch import Tensor
 
 from convlstm.atomic_write import write_atomically
 from convlstm.data.base import LabelledWindow
@@ -136,7 +135,7 @@ class ValueRange(Callback):
         self.batches, self.low, self.high = 0, math.inf, -math.inf
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Window, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, batch: LabelledWindow, batch_idx: int
     ) -> None:
         """Update the range by a batch."""
         if self.batches == self._BATCHES:

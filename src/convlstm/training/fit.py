@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from torch.utils.data import DataLoader
 
-from convlstm.data.base import LabelledWindow, Source, Window
+from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset
 from convlstm.errors import DataError, OptionError, RunError, reading
 from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import (
@@ -186,13 +186,18 @@ def check(config: TrainingConfig, data: Source) -> None:
     _check_machine(config)
     source_says = (data.past, data.steps, torch.float32)
     for split in ("train", "validation"):
-        windows = data.split(split)
+        windows = check_instance(
+            data.split(split), WindowDataset, f"the {split} split of data", "derive it from that class"
+        )
         if not len(windows):
             raise DataError(
                 f"each split must hold windows of {data.past} + {data.steps} frames; {split} of "
                 f"{data.describe()} holds none: give more frames or shorter windows"
             )
         window = windows[0]
+        check_instance(
+            window, (Window, LabelledWindow), f"a window of {split}", "return Window(past, future)"
+        )
         if (received := (len(window.past), len(window.future), window.past.dtype)) != source_says:
             raise DataError(
                 f"a window must hold float32 frames, {data.past} in the past and {data.steps} in the future, "

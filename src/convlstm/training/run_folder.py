@@ -1,13 +1,16 @@
-"""The folder of a run: where each thing lies, and what makes a folder a run."""
+"""The folder of a run: the names of its files, and the rules for a folder that becomes one."""
 
 import csv
 import json
+import logging
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -16,73 +19,65 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convlstm.atomic_write import Changes, remove_leftovers
-from convlstm.errors import RunError
+from convlstm.errors import ConvLSTMError, RunError
+from convlstm.model_folder import CONFIG, RUN_CONFIG, RUN_MODEL, WEIGHTS
+
+_ENVIRONMENT = "environment.json"
+_added: list[tuple[str, str]] = []  # modules and their folders on the import path, of the calls in progress
+_log = logging.getLogger("convlstm")
+
+
+@dataclass(frozen=True)
+class _Name:
+    """The name of a file or a folder in a run; read from a `RunFolder` it is the path."""
+
+    name: str
+
+    def __get__(self, run: "RunFolder", kind: type) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """The files of a run: their names, and what a command may make, replace or remove of them.
 
-    A folder is a run once it holds ``config.yaml``, which is the first file to be written.
+    A folder is a run once it holds ``config``, which is the first file to be written.
 
     Args:
         path: the folder.
         changes: what this process makes in it.
     """
 
-    #: Everything that `train`, `evaluate` and `report` write.
-    NAMES: ClassVar[tuple[str, ...]] = (
-        *("config.yaml", "command.txt", "environment.json", "metrics.csv", "checkpoints", "logs", "model"),
-        *("scores.json", "scores.csv", "cases.npz", "report.html"),
-    )
+    config = _Name(RUN_CONFIG)  #: Every option of the run, as ``--config`` takes it.
+    commands = _Name("command.txt")  #: The commands that trained the run, one a line.
+    environment = _Name(_ENVIRONMENT)  #: Versions, machine, folders of the user's own modules.
+    metrics = _Name("metrics.csv")  #: Losses by epoch.
+    logs = _Name("logs")  #: Folder of TensorBoard's event files.
+    checkpoints = _Name("checkpoints")  #: Folder of the two checkpoints.
+    last = _Name("checkpoints/last.ckpt")  #: Checkpoint of the last complete epoch.
+    best = _Name("checkpoints/best.ckpt")  #: Checkpoint of the epoch with the lowest validation loss.
+    model = _Name(RUN_MODEL)  #: Model folder with the best weights.
+    scores = _Name("scores.json")  #: Scores over the test windows.
+    scores_table = _Name("scores.csv")  #: The same, one value a row.
+    cases = _Name("cases.npz")  #: Best, median and worst case.
+    report = _Name("report.html")
+    past = _Name("past.npy")  #: Frames that the demonstration forecasts from, and its pictures.
+    strip = _Name("strip.png")
+    animation = _Name("forecast.gif")
+    picture = _Name("forecast.png")
 
     path: Path
     changes: Changes = field(default_factory=Changes, compare=False, repr=False)
 
-    @property
-    def config(self) -> Path:
-        """Every option of the run, as ``--config`` takes it."""
-        return self.path / "config.yaml"
-
-    @property
-    def commands(self) -> Path:
-        """The commands that trained the run, one a line."""
-        return self.path / "command.txt"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, machine, and where the user's own modules lay."""
-        return self.path / "environment.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Losses by epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of TensorBoard's event files."""
-        return self.path / "logs"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of ``best.ckpt`` and ``last.ckpt``."""
-        return self.path / "checkpoints"
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint of the last complete epoch."""
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """Checkpoint of the epoch with the lowest validation loss."""
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def model(self) -> Path:
-        """Model folder with the best weights."""
-        return self.path / "model"
+    #: Everything that `train`, `evaluate` and `report` write, and what `demo` adds.
+    NAMES: ClassVar[tuple[str, ...]] = tuple(
+        file.name
+        for file in (
+            *(config, commands, environment, metrics, checkpoints, logs, model),
+            *(scores, scores_table, cases, report),
+        )
+    )
+    PICTURES: ClassVar[tuple[str, ...]] = tuple(file.name for file in (past, strip, animation, picture))
 
     def start(self) -> None:
         """Make the folder for a new run, or take one that holds none of a run's files.
@@ -107,11 +102,11 @@ class RunFolder:
         """
         if not self.config.exists():
             raise RunError(
-                f"a run to go on with must hold a config.yaml; {self.path} holds none: give an earlier --out"
+                f"a run to go on with must hold a {RUN_CONFIG}; {self.path} holds none: give an earlier --out"
             )
         remove_leftovers(self.path, self.NAMES)
         remove_leftovers(self.checkpoints, (self.last.name, self.best.name))
-        remove_leftovers(self.model, ("config.json", "model.safetensors"))
+        remove_leftovers(self.model, (CONFIG, WEIGHTS))
 
     def checkpoint(self) -> Path | None:
         """The checkpoint to go on from; None before the first epoch is complete.
@@ -155,6 +150,8 @@ class RunFolder:
     def find_modules(self, trust: Iterable[str] = ()) -> None:
         """Put the folders of the user's own modules on the import path, where a module is not found without.
 
+        They stay there until the end of `import_path`.
+
         Args:
             trust: packages whose code may run; the folder of any other is not used, nor one inside the run.
 
@@ -167,12 +164,38 @@ class RunFolder:
                 continue
             inside = folder.resolve().is_relative_to(self.path.resolve())
             if name in trusted and folder.is_absolute() and folder.is_dir() and not inside:
+                _log.warning("%s is imported from %s, as %s says", name, folder, self.environment)
                 sys.path.append(str(folder))
+                _added.append((name, str(folder)))
                 continue
+            hint = "" if name in trusted else f", or add --trust {name} to take it from there"
             raise RunError(
                 f"the run {self.path} is made of classes of {name}, which is not found; it lay in {folder}: "
-                f"make it importable (PYTHONPATH), or add --trust {name} to take it from there"
+                f"make it importable (PYTHONPATH){hint}"
             )
+
+
+@contextmanager
+def import_path() -> Iterator[None]:
+    """Take the folders that `RunFolder.find_modules` adds to the import path off again, at the end of a call.
+
+    Raises:
+        ConvLSTMError: one that is raised inside; one about a module from these folders names its folder.
+    """
+    before = len(_added)
+    try:
+        yield
+    except ConvLSTMError as error:
+        for name, folder in _added[before:]:
+            if f"{name}." in str(error):
+                raise type(error)(
+                    f"{error}; {name} is that of {folder}, as the run's {_ENVIRONMENT} says"
+                ) from error
+        raise
+    finally:
+        while len(_added) > before:
+            with suppress(ValueError):
+                sys.path.remove(_added.pop()[1])
 
 
 def run_of(path: Path) -> RunFolder | None:
@@ -185,17 +208,18 @@ def run_of(path: Path) -> RunFolder | None:
     return None
 
 
-def check_free(folder: Path, what: str) -> None:
-    """Check that a folder holds none of a run's files, whoever made them; others may lie in it.
+def check_free(folder: Path, what: str, names: Iterable[str] = RunFolder.NAMES) -> None:
+    """Check that a folder holds no files of these names, whoever made them; others may lie in it.
 
     Args:
         folder: existing or not.
         what: is to be written into it, to open the message.
+        names: of the files, those of a run unless given.
 
     Raises:
         RunError: it holds some.
     """
-    held = [name for name in RunFolder.NAMES if os.path.lexists(folder / name)]
+    held = [name for name in names if os.path.lexists(folder / name)]
     if held:
         raise RunError(
             f"{what} must not replace files; {folder} holds {', '.join(held)} already: choose another --out"
@@ -299,9 +323,5 @@ def _version(name: str) -> str | None:
 
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = (
-        [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*: (.*)", info.read_text() if info.exists() else "", re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()

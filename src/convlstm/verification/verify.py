@@ -143,23 +143,23 @@ def verify(
     return verification, selector.cases()
 
 
-def scores_files(verification: Verification) -> dict[str, bytes]:
-    """Contents of ``scores.json`` and ``scores.csv`` (a row per forecaster, score and lead time), by name."""
+def scores_files(verification: Verification) -> tuple[bytes, bytes]:
+    """Scores as JSON, and as CSV with a row per forecaster, score and lead time."""
     text = json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n"
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(("forecaster", "score", "lead", "value"))
     writer.writerows(verification.rows())
-    return {"scores.json": text.encode(), "scores.csv": lines.getvalue().encode()}
+    return text.encode(), lines.getvalue().encode()
 
 
-def read_scores(folder: str | Path) -> Verification:
-    """Read ``scores.json`` of a folder.
+def read_scores(path: str | Path) -> Verification:
+    """Read a file of scores, ``scores.json``.
 
     Raises:
         RunError: missing, unreadable, of a newer schema, or not as `scores_files` writes it.
     """
-    path = check_path(folder, "folder") / "scores.json"
+    path = check_path(path, "path of scores")
     with reading(path, "be a readable JSON file", "evaluate the run first"):
         plain = json.loads(path.read_text(encoding="utf-8"))
     return Verification.from_dict(plain)
@@ -204,14 +204,14 @@ def cases_file(
     return content.getvalue()
 
 
-def read_cases(folder: str | Path) -> list[Case]:
-    """Read ``cases.npz`` of a folder.
+def read_cases(path: str | Path) -> list[Case]:
+    """Read a file of cases, ``cases.npz``.
 
     Raises:
         RunError: missing, unreadable, or not as `cases_file` writes it.
     """
-    path = check_path(folder, "folder") / "cases.npz"
-    again = f"run convlstm evaluate {folder} again"
+    path = check_path(path, "path of cases")
+    again = f"run convlstm evaluate {path.parent} again"
     with reading(path, "be a readable .npz file", again), path.open("rb") as content:
         arrays = dict(np.load(content, allow_pickle=False).items())
     forecasts = [name for name in arrays if name.startswith("forecast_")]

@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -87,14 +88,11 @@ def read_settings(path: Path) -> Settings:
     """
     try:
         settings = read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(
-            f"a configuration must be a readable YAML file; {path} gave '{error.strerror}': "
-            "--print_config shows one"
-        ) from error
     except Exception as error:  # whatever the YAML reader raises
+        system = error.strerror if isinstance(error, OSError) else None
         raise OptionError(
-            f"a configuration must be valid YAML; {path} gave '{error}': --print_config shows one"
+            f"a configuration must be {'a readable YAML file' if system else 'valid YAML'}; {path} gave "
+            f"'{system or error}': --print_config shows one"
         ) from error
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise OptionError(
@@ -105,24 +103,28 @@ def read_settings(path: Path) -> Settings:
 
 
 def configuration(parts: Parts) -> str:
-    """The text of a run's configuration file, which ``--config`` reads.
+    """The text of a run's configuration file, which ``--config`` reads."""
+    return yaml_of(plain_settings(parts))
+
+
+def yaml_of(settings: Settings) -> str:
+    """Settings as the text of a file."""
+    return str(yaml.dump(settings, Dumper=_Dumper, sort_keys=False))
+
+
+def plain_settings(parts: Parts) -> Settings:
+    """Options of a run as plain data.
 
     Raises:
         RunError: an argument that does not fit into a file.
     """
     settings = dataclasses.asdict(parts.config)
     settings |= {"data": described(parts.data), "model": described(parts.model)}
-    for name in ("optimizer", "scheduler"):
-        if (factory := getattr(parts, name)) is not None:
-            settings[name] = _plain(describe(factory))
+    factories = {"optimizer": parts.optimizer, "scheduler": parts.scheduler}
+    settings |= {name: _plain(describe(made)) for name, made in factories.items() if made is not None}
     if parts.callbacks:
         settings["callbacks"] = [_described_callback(callback) for callback in parts.callbacks]
-    return yaml_of(settings)
-
-
-def yaml_of(settings: Settings) -> str:
-    """Settings as the text of a file."""
-    return str(yaml.dump(settings, Dumper=_Dumper, sort_keys=False))
+    return settings
 
 
 def described(thing: Source | Forecaster) -> dict[str, Any]:
@@ -162,11 +164,10 @@ class UnknownCallback:
 
 def _described_callback(callback: Any) -> Any:
     """A class or a partial with its arguments; an object, whose arguments are unknown, by its class alone."""
-    if isinstance(callback, UnknownCallback):
-        return {"class_path": callback.path, "init_args": None}
     if isinstance(callback, type | partial):
         return _plain(describe(callback if isinstance(callback, partial) else partial(callback)))
-    return {"class_path": path_of(type(callback)), "init_args": None}
+    path = callback.path if isinstance(callback, UnknownCallback) else path_of(type(callback))
+    return {"class_path": path, "init_args": None}
 
 
 def _absolute(value: Any, *, text_is_path: bool) -> Any:
@@ -179,42 +180,35 @@ def _absolute(value: Any, *, text_is_path: bool) -> Any:
     """
     if isinstance(value, list):
         return [_absolute(item, text_is_path=text_is_path) for item in value]
-    if not isinstance(value, str) or not (text_is_path or os.sep in value or Path(value).suffix):
-        return value
-    return os.path.abspath(value) if _exists(value) else value
-
-
-def _exists(text: str) -> bool:
-    try:
-        return os.path.exists(text)
-    except ValueError:  # a null character
-        return False
+    if isinstance(value, str) and (text_is_path or os.sep in value or Path(value).suffix):
+        with suppress(ValueError):  # a null character
+            return os.path.abspath(value) if os.path.exists(value) else value
+    return value
 
 
 def _plain(value: Any) -> Any:
     """Values as YAML holds them; classes as jsonargparse reads them."""
-    if isinstance(value, dict) and set(value) <= {"class", "arguments"} and "class" in value:
-        if "arguments" not in value:
-            return value["class"]
-        return {
-            "class_path": value["class"],
-            "init_args": {k: _plain(v) for k, v in value["arguments"].items()},
-        }
-    if isinstance(value, dict) and value.keys() == {"tuple"}:
-        return _plain(value["tuple"])
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, os.PathLike):
-        return str(value)
-    if value is None or isinstance(value, bool):
-        return value
-    for kind in (int, float):
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, str):  # of a class of its own, such as a member of an enumeration, too
-        return "".join(value)
+    match value:
+        case {"class": path, **others} if not others:
+            return path
+        case {"class": path, "arguments": arguments, **others} if not others:
+            return {"class_path": path, "init_args": _plain(arguments)}
+        case {"tuple": items, **others} if not others:
+            return _plain(items)
+        case dict():
+            return {name: _plain(item) for name, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case os.PathLike():
+            return str(value)
+        case None | bool():
+            return value
+        case int():  # numbers and text of a class of its own, such as an enumeration, as plain ones
+            return int(value)
+        case float():
+            return float(value)
+        case str():
+            return "".join(value)
     raise RunError(
         "what a run is made of must fit into a file; received an argument that is a "
         f"{type(value).__name__}: save it and give its path"

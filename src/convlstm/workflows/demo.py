@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convlstm.errors import RunError
+from convlstm.training.run_folder import RunFolder, check_free
 from convlstm.validation import check_path
 from convlstm.verification.results import Verification
+from convlstm.verification.verify import read_cases
 from convlstm.workflows.evaluate import evaluate
 from convlstm.workflows.forecast import forecast
 from convlstm.workflows.report import Report, report
@@ -32,8 +33,6 @@ TRAINING: dict[str, Any] = {
     "curriculum_steps": 400,
     "accelerator": "cpu",
 }
-# Files that the demonstration adds to those of a run.
-_PICTURES = ("past.npy", "strip.png", "forecast.gif", "forecast.png")
 _log = logging.getLogger("convlstm")
 
 
@@ -72,31 +71,20 @@ def demo(out: str | os.PathLike[str] | None = None) -> Demonstration:
 
     from convlstm.data import MovingObjects
     from convlstm.models import EncoderForecaster
+    from convlstm.pictures import film_strip
     from convlstm.training.config import TrainingConfig
 
-    folder = check_path(out, "--out") if out is not None else free_folder(Path("runs/demo"))
-    for name in _PICTURES:
-        if os.path.lexists(folder / name):
-            raise RunError(f"the demo must not replace files; {folder} holds {name}: choose another --out")
+    folder = RunFolder(free_folder(Path("runs/demo")) if out is None else check_path(out, "--out"))
+    check_free(folder.path, "the demo", RunFolder.PICTURES)
     config, data = TrainingConfig(**TRAINING), MovingObjects(**DATA)
     _log.info("learning %s", data.describe())
     torch.manual_seed(config.seed)
-    run = train(data=data, model=EncoderForecaster(**MODEL), config=config, out=folder)
+    run = train(data=data, model=EncoderForecaster(**MODEL), config=config, out=folder.path)
     verification = evaluate(run)
-    _strip(folder)
-    np.save(folder / "past.npy", data.split("test")[0].past.numpy())
-    for name in ("forecast.gif", "forecast.png"):
-        forecast(run, folder / "past.npy", steps=2 * data.steps, out=folder / name)
+    _, median, _ = read_cases(folder.cases)
+    rows = {"truth": median.truth, "forecast": median.forecasts[verification.model]}
+    film_strip(rows, past=median.past).save(folder.strip)
+    np.save(folder.past, data.split("test")[0].past.numpy())
+    for path in (folder.animation, folder.picture):
+        forecast(run, folder.past, steps=2 * data.steps, out=path)
     return Demonstration(run, verification, report(run))
-
-
-def _strip(run: Path) -> None:
-    """Write the past, the future and the forecast of the median test case as one picture."""
-    import numpy as np
-
-    from convlstm.pictures import film_strip
-
-    with np.load(run / "cases.npz") as cases:
-        median = list(cases["label"]).index("median")
-        rows = {"truth": cases["truth"][median], "forecast": cases["forecast_encoder_forecaster"][median]}
-        film_strip(rows, past=cases["past"][median]).save(run / "strip.png")

@@ -5,29 +5,29 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import NoneType
 
 import torch
 
 from convlstm.atomic_write import Changes, check_writable, write_together
-from convlstm.data.base import Source, Window
+from convlstm.data.base import Source, Window, WindowDataset
 from convlstm.errors import OptionError, RunError
 from convlstm.functional.ssim import check_data_range
 from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
 from convlstm.training.loaders import evaluation_loader
-from convlstm.training.run_folder import RunFolder, check_free, run_of
+from convlstm.training.run_folder import RunFolder, check_free, import_path, run_of
 from convlstm.trust import packages
-from convlstm.validation import check_instance, check_path, check_positive
+from convlstm.validation import check_callable, check_instance, check_path, check_positive
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import cases_file, scores_files, verify
 from convlstm.workflows.configuration import described
-from convlstm.workflows.parts import check_channels, load, resolve, run_settings, unbuilt
+from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
 
 #: Wraps the batches of an evaluation of so many cases, to show its progress.
 Watch = Callable[[Iterable[Window], int], Iterable[Window]]
 
 
+@import_path()
 def evaluate(
     model: Forecaster | str | os.PathLike[str],
     *,
@@ -59,25 +59,32 @@ def evaluate(
     Returns:
         The `Verification`.
     """
+    check_parts(data, model if isinstance(model, Forecaster) else None)
+    check_positive(batch_size, "batch_size")
+    trust = packages(trust)
+    if watch is not None:
+        check_callable(watch, "watch", "pass a function of the batches and the number of cases")
+    if data_range is not None:
+        check_data_range(data_range)
     place = None if isinstance(model, Forecaster) else check_path(model, "MODEL")
     run = None if place is None else run_of(place)
     forecaster = model if isinstance(model, Forecaster) else load_model(model, trust)
     if data is None and run is None:
         raise OptionError(f"a model needs data to be evaluated on; {place or 'it'} is no run: add --data")
-    check_positive(batch_size, "batch_size")
-    check_instance(data, (Source, NoneType), "data")
     other = data is not None and run is not None and not _is_own(data, run, trust)
     folder = _folder(run, place, out, other=other)
     source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data  # type: ignore[assignment]
-    check_channels(forecaster, source.channels, "give data with those of the model, by --data")
-    data_range = source.data_range if data_range is None else check_data_range(data_range)
+    check_parts(source, forecaster)
+    data_range = source.data_range if data_range is None else data_range
     changes = Changes()
     try:
         if folder is not None:
             changes.folder(folder)
             check_writable(folder)
         forecaster = forecaster.to("cuda" if torch.cuda.is_available() else "cpu")
-        dataset = source.split("test")
+        dataset = check_instance(
+            source.split("test"), WindowDataset, "the test split of data", "derive it from that class"
+        )
         batches: Iterable[Window] = evaluation_loader(dataset, batch_size)
         batches = batches if watch is None else watch(batches, len(dataset))
         name = spoken_name(forecaster)
@@ -87,9 +94,10 @@ def evaluate(
         if run is not None:
             verification = replace(verification, weights=weights_digest(run.model))
         if folder is not None:
-            files = {"cases.npz": cases_file(cases, dataset, forecaster, name=name)}
-            files |= scores_files(verification)
-            write_together({folder / name: content for name, content in files.items()})
+            files = RunFolder(folder)
+            scores, table = scores_files(verification)
+            content = cases_file(cases, dataset, forecaster, name=name)
+            write_together({files.cases: content, files.scores: scores, files.scores_table: table})
     except BaseException:
         changes.undo()
         raise
@@ -128,7 +136,7 @@ def _folder(
 
 def _is_own(data: Source, run: RunFolder, trust: str | Sequence[str]) -> bool:
     """True if a source is that of the run."""
-    own = described(unbuilt(resolve(*run_settings(run, trust, ()))).data)
+    own = described(unbuilt(of_run(run, trust, ())).data)
     try:
         return described(data) == own
     except RunError:  # it does not fit into a file, as that of a run does

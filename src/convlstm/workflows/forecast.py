@@ -17,10 +17,19 @@ from convlstm.errors import DataError, RunError
 from convlstm.forecasting.files import check_output, write_frames
 from convlstm.hub import read_config
 from convlstm.models.base import Forecaster
-from convlstm.training.run_folder import run_of
-from convlstm.validation import check_path, check_positive
+from convlstm.training.run_folder import import_path, run_of
+from convlstm.trust import packages
+from convlstm.validation import (
+    check_bool,
+    check_path,
+    check_positive,
+    check_tensor,
+    received,
+)
 from convlstm.workflows.evaluate import load_model
+from convlstm.workflows.parts import check_parts
 
+_MOST_STEPS = 10**6
 _log = logging.getLogger("convlstm")
 
 
@@ -39,6 +48,7 @@ class Forecast:
     path: Path | None = None
 
 
+@import_path()
 def forecast(
     model: Forecaster | str | os.PathLike[str],
     past: Tensor | NDArray[Any] | str | os.PathLike[str],
@@ -66,12 +76,14 @@ def forecast(
     Returns:
         The `Forecast`.
     """
-    check_positive(steps, "steps")
-    out = None if out is None else check_path(out, "--out")
-    if out is not None:
-        check_output(out, overwrite=overwrite)
+    check_positive(steps, "steps", most=_MOST_STEPS)
+    check_bool(overwrite, "overwrite")
+    trust = packages(trust)
+    path = None if out is None else check_output(check_path(out, "--out"), overwrite=overwrite)
     notes: dict[str, Any] = {}
-    if not isinstance(model, Forecaster):
+    if isinstance(model, Forecaster):
+        check_parts(None, model)
+    else:
         folder = check_path(model, "MODEL")
         model = load_model(folder, trust)
         run = run_of(folder)
@@ -90,9 +102,9 @@ def forecast(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.inference_mode():
         future = model.to(device)(known[None].to(device), steps)[0].cpu()
-    if out is not None:
-        write_frames(out, future, dtype=frames.dtype, past=known, overwrite=overwrite)
-    return Forecast(from_unit(future.numpy(), frames.dtype), known, out)
+    if path is not None:
+        write_frames(path, future, dtype=frames.dtype, past=known, overwrite=overwrite)
+    return Forecast(from_unit(future.numpy(), frames.dtype), known, path)
 
 
 def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frames, str]:
@@ -100,7 +112,16 @@ def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frame
     if isinstance(past, str | os.PathLike):
         path = check_path(past, "PAST")
         return read_frames(path), str(path)
-    array = np.asarray(past)
+    given: Any = check_tensor(past, "past").detach() if isinstance(past, Tensor) else past
+    try:
+        if isinstance(given, Tensor):
+            given = (given.float() if given.dtype == torch.bfloat16 else given).cpu()
+        array = np.ma.filled(given, np.nan) if isinstance(given, np.ma.MaskedArray) else np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"the past must be an array of numbers; received {received(past)}, which gave '{error}': convert "
+            "it"
+        ) from error
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(
             f"frames must be (T, C, H, W) with no empty axis; received shape {array.shape}: bring them to it"

@@ -1,15 +1,19 @@
-"""The parts of a run, from settings to objects.
+"""The parts of a run, from names and arguments to classes, and from classes to objects.
 
-Two steps: `resolve` replaces every name by the class or function that the caller allows, and builds nothing;
-`build` calls the classes.
+`resolve` replaces every name by the class or function that the caller allows and builds nothing: each part
+becomes a `functools.partial` of its class. `merged` puts other arguments in place; `build` calls the classes.
 """
 
 import dataclasses
 import inspect
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -22,8 +26,8 @@ from convlstm.hyperparameters import path_of
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, run_of
-from convlstm.trust import Trust, packages
-from convlstm.workflows.classes import Find, import_named, is_importable, kind_of, our_class, takes_class
+from convlstm.trust import Trust, is_dotted, packages
+from convlstm.validation import check_instance, check_positive
 from convlstm.workflows.configuration import (
     Parts,
     Settings,
@@ -39,15 +43,19 @@ DEFAULTS = {"data": "convlstm.MovingObjects", "model": "convlstm.EncoderForecast
 PARTS = (*DEFAULTS, "optimizer", "scheduler", "callbacks")
 #: The options of a `TrainingConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
+#: Gives the class or function under a dotted path, called as `Trust.find`.
+Find = Callable[..., Any]
 
 _KINDS = (nn.Module, Source)  # of the classes that arguments may be
+_FRAMES = (".npy", ".npz", ".gif", ".png", ".jpg", ".tif", ".tiff", ".mp4", ".nc", ".h5", ".hdf5", ".zarr")
+_HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
 
 
 def resolve(settings: Settings, find: Find) -> Settings:
     """Settings with classes and partials in place of their names; nothing is built.
 
     Args:
-        settings: as `read_settings` gives them; values may be objects already.
+        settings: as `read_settings` gives them.
         find: gives the class or function under a dotted path.
 
     Raises:
@@ -55,20 +63,36 @@ def resolve(settings: Settings, find: Find) -> Settings:
         ConvLSTMError: whatever ``find`` raises.
     """
     resolved: Settings = {}
-    for name, value in settings.items():
-        if name == "callbacks":
-            sections = value if isinstance(value, list | tuple) else [value]
-            resolved[name] = tuple(_part(name, section, find) for section in sections if section)
-        elif name in DEFAULTS or (name in PARTS and value is not None):
-            resolved[name] = _part(name, value, find)
-        elif name in FIELDS:
-            resolved[name] = value
-        elif name not in PARTS:
-            _check_key(name)
-            near = get_close_matches(name, (*FIELDS, *PARTS), n=1)
-            hint = f"did you mean {near[0]}?" if near else "--print_config shows all"
-            raise OptionError(f"there is no option {name} in the configuration; {hint}")
+    try:
+        for name, value in settings.items():
+            if name == "callbacks":
+                sections = value if isinstance(value, list | tuple) else [value]
+                resolved[name] = tuple(_part(name, section, find) for section in sections if section)
+            elif name in DEFAULTS or (name in PARTS and value is not None):
+                resolved[name] = _part(name, value, find)
+            elif name in FIELDS:
+                resolved[name] = value
+            elif name not in PARTS:
+                _check_key(name)
+                near = get_close_matches(name, (*FIELDS, *PARTS), n=1)
+                hint = f"did you mean {near[0]}?" if near else "--print_config shows all"
+                raise OptionError(f"there is no option {name} in the configuration; {hint}")
+    except RecursionError:
+        raise RunError(
+            "a configuration must hold plain data; its nesting is too deep: put back the one written"
+        ) from None
     return resolved
+
+
+def merged(resolved: Settings, changes: Settings) -> Settings:
+    """Resolved settings with others in place; arguments of a class that is replaced are dropped."""
+    result = dict(resolved)
+    for name, new in changes.items():
+        old, kind = resolved.get(name), getattr(new, "func", new)
+        if isinstance(old, partial) and old.func is kind:
+            new = partial(kind, **merged(old.keywords, getattr(new, "keywords", {})))
+        result[name] = new
+    return result
 
 
 def build(resolved: Settings, only: Iterable[str] = (*PARTS, "config")) -> Settings:
@@ -80,40 +104,35 @@ def build(resolved: Settings, only: Iterable[str] = (*PARTS, "config")) -> Setti
         resolved: by `resolve`.
         only: names of the parts to build.
     """
-    only = set(only)
-    config = TrainingConfig(**{name: resolved[name] for name in FIELDS if name in resolved})
+    only, config = set(only), _config(resolved)
     built: Settings = {"config": config} if "config" in only else {}
     for name in PARTS:
-        if name not in only or name not in resolved:
-            continue
-        made = resolved[name]
-        if name == "model":
-            torch.manual_seed(config.seed)
-        built[name] = _built(name, made) if name in DEFAULTS else made
+        if name in only and name in resolved:
+            if name == "model":
+                torch.manual_seed(config.seed)
+            built[name] = _built(name, resolved[name]) if name in DEFAULTS else resolved[name]
     return built
+
+
+def unbuilt(resolved: Settings) -> Parts:
+    """Parts for `configuration` alone: their arguments are there, their constructors have not run."""
+    parts = {name: resolved[name] for name in PARTS[2:] if name in resolved}
+    for name in DEFAULTS:
+        kind: Any = _complete(name, resolved[name]).func
+        parts[name] = kind.__new__(kind, **resolved[name].keywords)
+    return Parts(config=_config(resolved), **parts)
 
 
 def load(
     run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] = (*PARTS, "config")
 ) -> Settings:
-    """The parts of a run by name, with fresh weights.
-
-    Args:
-        run: whose configuration is read.
-        trust: names of packages whose classes may be loaded.
-        only: names of the parts to build.
-
-    Raises:
-        ConvLSTMError: as `run_settings` and `build`.
-    """
+    """The parts of a run by name, with fresh weights; arguments and errors as those of `of_run`."""
     only = tuple(only)
-    return build(resolve(*run_settings(run, trust, only)), only)
+    return build(of_run(run, trust, only), only)
 
 
-def run_settings(
-    run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] = PARTS
-) -> tuple[Settings, Find]:
-    """The settings of a run, once their classes are allowed, and the function that gives these classes.
+def of_run(run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] = PARTS) -> Settings:
+    """The resolved settings of a run, whose classes are checked before any is imported.
 
     Args:
         run: whose configuration is read.
@@ -121,7 +140,7 @@ def run_settings(
         only: parts that are wanted; data and model are always there.
 
     Raises:
-        OptionError: as `read_settings`.
+        OptionError: as `read_settings` and `resolve`.
         RunError: it does not say what the run is made of, a module is not found, or a class is of a package
             that is not trusted.
     """
@@ -134,87 +153,132 @@ def run_settings(
             )
     settings = {k: v for k, v in settings.items() if k not in PARTS or k in DEFAULTS or k in only}
     run.find_modules(packages(trust))
-    find = Trust(packages(trust), inside=run.path).find
-    check_classes(settings, run.path, find)
-    return settings, find
+    return resolve(settings, Trust(packages(trust), inside=run.path).find)
 
 
-def read_configuration(path: Path, trust: str | Sequence[str] = ()) -> Settings:
-    """The settings of a file given by ``--config``.
+def of_file(path: Path, trust: str | Sequence[str] = ()) -> Settings:
+    """The resolved settings of a file given by ``--config``.
 
     A file in the current folder may name any class, unless that folder is a run; the classes that a file in
     another folder names are checked as those of a run are.
     """
     settings, run = read_settings(path), run_of(path.parent)
-    of_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
-    if of_run or path.parent.resolve() != Path.cwd():
-        check_classes(settings, path.parent, Trust(packages(trust), inside=path.parent).find)
-    return settings
+    is_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
+    strange = is_run or path.parent.resolve() != Path.cwd()
+    return resolve(settings, Trust(packages(trust), inside=path.parent).find if strange else import_named)
 
 
-def check_classes(settings: Settings, folder: Path, find: Find) -> None:
-    """Check every class that settings name, without importing what is not allowed.
-
-    Raises:
-        RunError: a class that may not be loaded; nesting that is too deep.
-    """
-    try:
-        resolve(settings, find)
-    except RecursionError:
-        raise RunError(
-            f"the configuration in {folder} must hold plain data; its nesting is too deep: put back the file "
-            "as train wrote it"
-        ) from None
-
-
-def chosen_classes(settings: Settings, names: Iterable[str], typed: Mapping[str, Any]) -> dict[str, type]:
-    """The class of each part that has one by default: as typed, as in the settings, or the default."""
-    chosen = {}
-    for name in names:
-        section = settings.get(name) or DEFAULTS[name]
-        path = section.get("class_path") or DEFAULTS[name] if isinstance(section, Mapping) else section
-        path = typed.get(name, path)
-        chosen[name] = import_named(path, kind_of(name), option=f"--{name}", functions=False)
-    return chosen
-
-
-def merged(settings: Settings, typed: Settings) -> Settings:
-    """Settings with those typed in place; arguments of a class that was replaced are dropped."""
-    result = dict(settings)
-    for name, value in typed.items():
-        old = {"class_path": settings[name]} if isinstance(settings.get(name), str) else settings.get(name)
-        if isinstance(value, dict) and isinstance(old, dict) and "class_path" in old.keys() & value.keys():
-            same = import_named(old["class_path"]) is import_named(value["class_path"])
-            arguments = merged((same and old.get("init_args")) or {}, value.get("init_args") or {})
-            value = {"class_path": value["class_path"], "init_args": arguments}
-        result[name] = value
-    return result
-
-
-def unbuilt(resolved: Settings) -> Parts:
-    """Parts for `configuration` alone: their arguments are there, their constructors have not run."""
-    parts = {}
-    for name in DEFAULTS:
-        _check_complete(name, resolved[name])
-        kind = resolved[name].func
-        parts[name] = kind.__new__(kind, **resolved[name].keywords)
-    config = TrainingConfig(**{name: resolved[name] for name in FIELDS if name in resolved})
-    others = {name: resolved[name] for name in PARTS[2:] if name in resolved}
-    return Parts(config=config, **parts, **others)
-
-
-def check_channels(model: Forecaster, channels: int, remedy: str) -> None:
-    """Check that a model takes frames with so many channels, or else say what to do.
+def check_parts(data: Source | None, model: Forecaster | None) -> None:
+    """Check the data and the model that a workflow is given, where it is.
 
     Raises:
-        OptionError: it was built for another number.
+        OptionError: an object of another class, or one whose constructor left out what every such object has;
+            frames of another number of channels than the model was built for.
     """
-    built_for = getattr(model, "channels", channels)
-    if built_for != channels:
+    if data is not None:
+        check_instance(data, Source, "data", "pass an object of a class of data, such as MovingObjects()")
+        for name in ("past", "steps", "channels"):
+            check_positive(getattr(data, name, None), f"{name} of {type(data).__name__}")
+    if model is not None:
+        check_instance(model, Forecaster, "model", "pass one, such as EncoderForecaster()")
+        if "_modules" not in vars(model):
+            raise OptionError(
+                f"a model must be a whole module; received a {type(model).__name__} without parameters: call "
+                "super().__init__() first in its constructor"
+            )
+    built_for = None if data is None else getattr(model, "channels", data.channels)
+    if data is not None and model is not None and built_for != data.channels:
         raise OptionError(
-            f"the channels of the model must be those of the frames, {channels}; received {built_for}: "
-            f"{remedy}"
+            f"the channels of the model must be those of the frames, {data.channels}; received {built_for}: "
+            f"use --model.channels {data.channels}, or data with those of the model"
         )
+
+
+def import_named(path: Any, kind: Any = object, *, functions: bool = True, option: str = "") -> Any:
+    """The class under a dotted path that the user wrote, or of a short name of ours.
+
+    Args:
+        path: such as ``my_package.MyModel``.
+        kind: the class that it must be a subclass of.
+        functions: True if it may also be a function.
+        option: name of the option, to open messages.
+
+    Raises:
+        OptionError: it cannot be imported, or is something else.
+    """
+    path, wanted = str(path), kind.__name__ if kind in (Source, Forecaster) else "class"
+    rule = f"{option or 'a class in the configuration'} must be the dotted path of a {wanted}"
+    module, _, name = path.rpartition(".")
+    if os.path.exists(path) or path.lower().endswith(_FRAMES):
+        raise OptionError(
+            f"{rule}; received {path!r}, which is a file of frames: write a class that reads it "
+            f"(docs/guide.md, Your own frames) and give {option} my_module.MyClass {option}.path {path}; "
+            f"images of objects that move are given by {option}.images"
+        )
+    if not is_dotted(path):
+        raise OptionError(f"{rule}; received {path[:100]!r}: write module.Name")
+    if not module:
+        if found := our_class(name, kind):
+            return found
+        names = {name for home in _HOMES for name in dir(import_module(home)) if our_class(name, kind)}
+        near = get_close_matches(name, names, n=1)
+        raise OptionError(
+            f"{rule}; received {path!r}: {f'did you mean {near[0]}?' if near else 'write module.Name'}"
+        )
+    try:
+        ours = f"{module}.".startswith("convlstm.")  # which may have another name today
+        found = Trust().find(path, _KINDS) if ours else getattr(import_module(module), name)
+    except Exception as error:  # the user's module may raise anything
+        raise OptionError(
+            f"{rule}; importing {path!r} gave '{type(error).__name__}: {error}': check the spelling, or run "
+            "where it can be found"
+        ) from error
+    if isinstance(found, type):
+        if issubclass(found, kind) and not inspect.isabstract(found):
+            return found
+        hint = "abstract: give a class derived from it" if issubclass(found, kind) else "none: derive it"
+        raise OptionError(f"{rule}; received {path!r}, which is {hint} from {wanted}")
+    # A function of the interpreter's makes none of our objects, whatever it would do when called.
+    if not functions or not inspect.isroutine(found) or inspect.isbuiltin(found):
+        raise OptionError(f"{rule}; received {path!r}, which holds {found!r:.80}: name a class")
+    return found
+
+
+def our_class(name: str, kind: Any = object) -> Any:
+    """The class of this package of a name without dots; None if there is none."""
+    for home in _HOMES:
+        found = getattr(import_module(home), name, None)
+        if isinstance(found, type) and issubclass(found, kind):
+            return found
+    return None
+
+
+def kind_of(part: str) -> type:
+    """The base class of a part of a run."""
+    if part == "callbacks":
+        from convlstm.training.processes import Callback
+
+        return Callback
+    kinds = {"data": Source, "model": Forecaster, "optimizer": torch.optim.Optimizer}
+    return kinds.get(part, torch.optim.lr_scheduler.LRScheduler)
+
+
+def takes_class(hint: Any) -> bool:
+    """True if an argument of this type may be a class, a function or an object of a class."""
+    if get_origin(hint) in (Callable, type):
+        return True
+    plain = ("builtins", "pathlib", "os", "types", "typing", "collections.abc")
+    return any(map(takes_class, get_args(hint))) or (isinstance(hint, type) and hint.__module__ not in plain)
+
+
+def _is_importable(path: str) -> bool:
+    """True for the path of something in a module; a file's name, such as weights.npy, is none."""
+    root, dot, _ = path.partition(".")
+    return bool(dot) and is_dotted(path) and (root in sys.modules or find_spec(root) is not None)
+
+
+def _config(resolved: Settings) -> TrainingConfig:
+    return TrainingConfig(**{name: resolved[name] for name in FIELDS if name in resolved})
 
 
 def _check_key(name: Any, place: str = "") -> None:
@@ -227,42 +291,43 @@ def _check_key(name: Any, place: str = "") -> None:
 
 def _part(name: str, section: Any, find: Find) -> Any:
     """A part as a partial of its class."""
-    if callable(section):
-        return section
     if not section:
         raise OptionError(
             f"{name} in the configuration must hold a class_path; it is empty: leave it out for the default"
         )
     spec = {"class_path": section} if isinstance(section, str) else section
-    path = isinstance(spec, Mapping) and spec.get("class_path", DEFAULTS.get(name))
-    if name == "callbacks" and path and spec.get("init_args", {}) is None:
-        return UnknownCallback(str(path))
-    made = _class_with_arguments(spec, path, find, name, kind_of(name))
+    if name in DEFAULTS and isinstance(spec, Mapping):
+        spec = {"class_path": DEFAULTS[name], **spec}
+    if name == "callbacks" and isinstance(spec, Mapping) and spec.get("init_args", {}) is None:
+        return UnknownCallback(str(spec.get("class_path")))
+    made = _class_with_arguments(spec, find, name, kind_of(name))
     return made if isinstance(made, partial) else partial(made)
 
 
-def _class_with_arguments(spec: Any, path: Any, find: Find, name: str, kind: Any) -> Any:
+def _class_with_arguments(spec: Any, find: Find, name: str, kind: Any) -> Any:
     """A class, or a partial of it with the arguments that stand beside it."""
-    arguments = spec.get("init_args") or {} if isinstance(spec, Mapping) else None
+    path, arguments = (
+        (spec.get("class_path"), spec.get("init_args") or {}) if isinstance(spec, Mapping) else (0, 0)
+    )
     if not path or not isinstance(arguments, Mapping) or set(spec) - {"class_path", "init_args"}:
         raise OptionError(
             f"{name} in the configuration must hold class_path and init_args; received {str(spec)[:200]}: "
             "--print_config shows how"
         )
     found = our_class(path, kind) if isinstance(path, str) and "." not in path else None
-    found = found or find(path, kind, functions=name not in ("data", "model", "callbacks"))
-    types = argument_types(found)
+    found = found or find(path, kind, functions=name not in (*DEFAULTS, "callbacks"))
     for key in arguments:
         _check_key(key, f"{name}.")
+    types = argument_types(found)
     made = {key: _argument(value, types.get(key), find, f"{name}.{key}") for key, value in arguments.items()}
     return partial(found, **made) if made else found
 
 
 def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     """An argument with classes in place of their names, and of the type that files have no form for."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        return _class_with_arguments(value, value["class_path"], find, name, _KINDS)
     if isinstance(value, Mapping):
+        if "class_path" in value:
+            return _class_with_arguments(value, find, name, _KINDS)
         return {key: _argument(item, None, find, f"{name}.{key}") for key, item in value.items()}
     options = (hint, *get_args(hint))
     kinds = [get_origin(option) or option for option in options]
@@ -275,7 +340,7 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     if takes_class(hint):
         # A class inside quotes or YAML is checked too, although text is not parsed as YAML here.
         names = re.findall(r"[^\W\d][\w.]*", value) if value[:1] in ("{", "[", "'", '"') else [value]
-        found = [find(path, _KINDS) for path in names if is_importable(path)]
+        found = [find(path, _KINDS) for path in names if _is_importable(path)]
         return found[0] if found and names == [value] else our_class(value, _KINDS) or value
     return Path(value) if any(map(is_path, kinds)) and str not in kinds and value else value
 
@@ -286,21 +351,21 @@ def _items(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if isinstance(origin, type) and issubclass(origin, Sequence) else ()
 
 
-def _check_complete(name: str, made: partial[Any]) -> None:
-    """Check that a class has all arguments that it needs.
+def _complete(name: str, made: partial[Any]) -> partial[Any]:
+    """A class that has all arguments that it needs.
 
     Raises:
         OptionError: one is missing.
     """
-    kind = made.func
     try:
-        inspect.signature(kind).bind(**made.keywords)
+        inspect.signature(made.func).bind(**made.keywords)
     except TypeError as error:
         if missing := re.search("missing a required.*argument: '(.*)'", str(error)):
             raise OptionError(
-                f"{kind.__name__} needs --{name}.{missing[1]}; received none: convlstm train --{name} "
-                f"{path_of(kind)} --help lists its options"
+                f"{made.func.__name__} needs --{name}.{missing[1]}; received none: convlstm train --{name} "
+                f"{path_of(made.func)} --help lists its options"
             ) from error
+    return made
 
 
 def _built(name: str, made: partial[Any]) -> Any:
@@ -309,15 +374,13 @@ def _built(name: str, made: partial[Any]) -> Any:
     Raises:
         OptionError: an argument that is missing, or that the constructor refuses.
     """
-    kind = made.func
-    _check_complete(name, made)
     try:
-        return made()
+        return _complete(name, made)()
     except ConvLSTMError:
         raise
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise OptionError(
-            f"--{name} must be a class that its options can build; {path_of(kind)} gave '{reason}': "
+            f"--{name} must be a class that its options can build; {path_of(made.func)} gave '{reason}': "
             "mend it or its options; --debug shows where"
         ) from error

@@ -22,16 +22,28 @@ from convlstm.hyperparameters import describe, path_of
 from convlstm.models import EncoderForecaster
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.run_folder import RunFolder, command_line, environment, read_metrics
+from convlstm.training.run_folder import (
+    RunFolder,
+    command_line,
+    environment,
+    import_path,
+    read_metrics,
+)
 from convlstm.trust import packages, packages_in
 from convlstm.validation import check_callable, check_instance, check_path
-from convlstm.workflows.configuration import Parts, UnknownCallback, configuration, read_settings
-from convlstm.workflows.parts import check_channels, load
+from convlstm.workflows.configuration import (
+    Parts,
+    Settings,
+    UnknownCallback,
+    configuration,
+    plain_settings,
+    read_settings,
+)
+from convlstm.workflows.parts import check_parts, load
 
 # Set for the processes that Lightning starts for further devices: the run folder.
 _RUN = "CONVLSTM_RUN"
 _TIMEOUT_S = 600
-_OWN = "--resume takes every option but --epochs from the run itself; received another {}: leave it out"
 _log = logging.getLogger("convlstm")
 
 
@@ -62,6 +74,7 @@ class TrainedRun(os.PathLike[str]):
         return read_metrics(RunFolder(self.path).metrics)
 
 
+@import_path()
 def train(
     *,
     data: Source | None = None,
@@ -101,49 +114,31 @@ def train(
     Raises:
         ConvLSTMError: options that do not fit each other, the machine or the folder; nothing is left behind.
     """
-    from convlstm.training.fit import check
     from convlstm.training.processes import is_worker_rank
 
-    given: dict[str, Any] = {
-        "data": data,
-        "model": model,
-        "config": config,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, kind in {"data": Source, "model": Forecaster, "config": TrainingConfig}.items():
-        check_instance(given.get(name), (kind, NoneType), name)
-    for name in given.keys() & {"optimizer", "scheduler"}:
-        check_callable(given[name], name, "give its class, or a functools.partial of it")
+    check_parts(data, model)
+    check_instance(config, (TrainingConfig, NoneType), "config", "pass a TrainingConfig(...)")
+    check_instance(callbacks, (list, tuple), "callbacks", "pass a list of callbacks")
+    for name, factory in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if factory is not None:
+            check_callable(factory, name, "give its class, or a functools.partial of it")
+    parts = {"data": data, "model": model, "config": config, "optimizer": optimizer, "scheduler": scheduler}
+    given: Settings = {name: part for name, part in parts.items() if part is not None}
     given |= {"callbacks": tuple(callbacks)} if callbacks else {}
-    if resume is not None:
-        run = RunFolder(check_path(resume, "--resume"))
-        if out is not None:
-            raise OptionError(
-                "--resume goes on in the run's own folder; received --out as well: leave it out"
-            )
-        return _resume(run, given, trust)
+    trusted = (*packages(trust), *_packages_of(data, model))
     folder = None if out is None else check_path(out, "--out")
-    config = given.setdefault("config", TrainingConfig())
-    data = given.setdefault("data", MovingObjects())
-    check(config, data)
-    if model is None:
-        torch.manual_seed(config.seed)
-        given["model"] = EncoderForecaster()
-    parts = Parts(**given)
-    check_channels(parts.model, data.channels, f"use --model.channels {data.channels}")
-    if is_worker_rank():
-        run = _rank_zero_run(folder)
-        parts = dataclasses.replace(parts, config=_resolved_by_rank_zero(run, config))
-        return TrainedRun(run.path, _fit(run, parts))
-    run = RunFolder(free_folder(Path("runs/train")) if folder is None else folder)
-    text = configuration(parts)
-    with _changing(run):
-        run.start()
-        # Written first, so that a run that is killed can be resumed.
-        run.write(run.config, text)
-        return _train(run, parts)
+    worker = is_worker_rank()
+    if resume is None:
+        run, whole = _new(folder, given, worker)
+    elif folder is None:
+        run = RunFolder(check_path(resume, "--resume"))
+        whole = _resumed(run, given, trusted, worker)
+    else:
+        raise OptionError("--resume goes on in the run's own folder; received --out as well: leave it out")
+    if worker:
+        config = _resolved_by_rank_zero(run, whole.config)
+        return TrainedRun(run.path, _fit(run, dataclasses.replace(whole, config=config), resume is not None))
+    return _train(run, whole, resume is not None)
 
 
 def free_folder(path: Path) -> Path:
@@ -156,56 +151,62 @@ def free_folder(path: Path) -> Path:
     return free
 
 
-def _resume(run: RunFolder, given: dict[str, Any], trust: str | Sequence[str]) -> TrainedRun:
-    """Go on with a run; what is given must be as in its configuration, but for the number of epochs."""
-    from convlstm.training.processes import is_worker_rank
+def _new(folder: Path | None, given: Settings, worker: bool) -> tuple[RunFolder, Parts]:
+    """Folder and parts of a new run, with defaults for what is not given."""
+    from convlstm.training.fit import check
 
-    trust = (*packages(trust), *_packages_of(*(given[n] for n in ("data", "model") if n in given)))
-    if is_worker_rank():
-        own = Parts(**load(run, trust))
-        parts = dataclasses.replace(own, config=_resolved_by_rank_zero(run, own.config))
-        return TrainedRun(run.path, _fit(run, parts, resume=True))
-    run.reopen()
+    config, data = given.get("config", TrainingConfig()), given.get("data") or MovingObjects()
+    check(config, data)
+    torch.manual_seed(config.seed)
+    model = given.get("model") or EncoderForecaster()
+    check_parts(data, model)
+    if worker and (named := os.environ.get(_RUN)):  # by the process of rank 0
+        folder = Path(named)
+    elif worker and folder is None:
+        raise OptionError("processes that start on their own need to know the run; received no --out: add it")
+    run = RunFolder(folder or free_folder(Path("runs/train")))
+    return run, Parts(**given | {"data": data, "model": model, "config": config})
+
+
+def _resumed(run: RunFolder, given: Settings, trust: Sequence[str], worker: bool) -> Parts:
+    """Parts of a run to go on with; what is given must be as in its configuration, but for the epochs."""
+    if not worker:
+        run.reopen()
     own = Parts(**load(run, trust))
-    config = own.config
-    if "config" in given:
-        config = dataclasses.replace(config, epochs=given["config"].epochs)
     # Objects that a script gives may have weights of their own, which a run without a checkpoint starts from.
-    parts = dataclasses.replace(own, **given | {"config": config})
-    if other := [
-        field.name
-        for field in dataclasses.fields(config)
-        if getattr(given.get("config", config), field.name) != getattr(config, field.name)
-    ]:
-        raise OptionError(_OWN.format(", ".join(other)))
-    for name in given.keys() - {"config"}:
-        if configuration(dataclasses.replace(own, **{name: given[name]})) != configuration(own):
-            raise OptionError(_OWN.format(name))
-    checkpoint = run.checkpoint()
+    parts = dataclasses.replace(own, **given)
+    asked, stored = plain_settings(parts), plain_settings(own)
+    if other := [name for name in asked if name != "epochs" and asked[name] != stored.get(name)]:
+        raise OptionError(
+            "--resume takes every option but --epochs from the run itself; received another "
+            f"{', '.join(other)}: leave it out"
+        )
+    return parts
+
+
+def _train(run: RunFolder, parts: Parts, resume: bool) -> TrainedRun:
+    """Write the configuration, the command and the machine, put numbers in place of ``auto``, train."""
+    text = configuration(parts)
     with _changing(run):
-        if config != own.config:
-            run.write(run.config, configuration(parts))
-        if checkpoint is None:
+        if not resume:
+            run.start()
+        elif (checkpoint := run.checkpoint()) is None:
             _log.info("%s has no checkpoint yet: training starts at the first epoch", run.path)
         elif checkpoint == run.best:
             _log.info("%s is missing: training goes on from %s", run.last, run.best)
             run.changes.write(run.last, run.best.read_bytes())
-        return _train(run, parts, resume=True)
-
-
-def _train(run: RunFolder, parts: Parts, *, resume: bool = False) -> TrainedRun:
-    """Record the command and the machine, put numbers in place of ``auto``, train."""
-    commands = run.commands.read_text() if run.commands.exists() else ""
-    run.write(run.commands, f"{commands}{command_line()}\n")
-    if not run.environment.exists():
-        described = _as_plain(parts.data, parts.model)
-        described += [{"": describe(part)} for part in (parts.optimizer, parts.scheduler) if part]
-        run.write(run.environment, json.dumps(environment(*described), indent=2) + "\n")
-    resolved = dataclasses.replace(parts, config=_resolve_auto(parts))
-    if resolved != parts:
-        run.write(run.config, configuration(resolved))
-    model = _fit(run, resolved, resume=resume)
-    trained = TrainedRun(run.path, model, _packages_of(parts.data, parts.model))
+        if not resume or read_settings(run.config).get("epochs") != parts.config.epochs:
+            run.write(run.config, text)  # first, so that a run that is killed can be resumed
+        commands = run.commands.read_text() if run.commands.exists() else ""
+        run.write(run.commands, f"{commands}{command_line()}\n")
+        if not run.environment.exists():
+            described = _as_plain(parts.data, parts.model)
+            described += [{"": describe(part)} for part in (parts.optimizer, parts.scheduler) if part]
+            run.write(run.environment, json.dumps(environment(*described), indent=2) + "\n")
+        resolved = dataclasses.replace(parts, config=_resolve_auto(parts))
+        if resolved != parts:
+            run.write(run.config, configuration(resolved))
+        trained = TrainedRun(run.path, _fit(run, resolved, resume), _packages_of(parts.data, parts.model))
     best = min(trained.metrics, key=lambda row: row["val_loss"])
     _log.info(
         "trained %d of %d epochs into %s; best validation loss %.4g in epoch %d",
@@ -214,15 +215,13 @@ def _train(run: RunFolder, parts: Parts, *, resume: bool = False) -> TrainedRun:
     return trained
 
 
-def _fit(run: RunFolder, parts: Parts, *, resume: bool = False) -> Forecaster:
+def _fit(run: RunFolder, parts: Parts, resume: bool) -> Forecaster:
     from convlstm.training.fit import fit
 
-    callbacks = [
+    injected: dict[str, Any] = {"optimizer": parts.optimizer, "scheduler": parts.scheduler}
+    injected["callbacks"] = [
         made() if isinstance(made, type | partial | UnknownCallback) else made for made in parts.callbacks
     ]
-    injected: dict[str, Any] = {"optimizer": parts.optimizer, "scheduler": parts.scheduler}
-    injected = {name: made for name, made in injected.items() if made is not None}
-    injected |= {"callbacks": callbacks} if callbacks else {}
     return fit(parts.model, parts.data, parts.config, run, resume=resume, **injected)
 
 
@@ -246,39 +245,19 @@ def _resolve_auto(parts: Parts) -> TrainingConfig:
     return config
 
 
-def _rank_zero_run(out: Path | None) -> RunFolder:
-    """The run of the process of rank 0, once its configuration is written."""
-    folder = os.environ.get(_RUN) or out
-    if folder is None:
-        raise OptionError("processes that start on their own need to know the run; received no --out: add it")
-    run = RunFolder(Path(folder))
-    _wait_until(run.config.exists, run)
-    return run
-
-
 def _resolved_by_rank_zero(run: RunFolder, config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the numbers that the process of rank 0 puts in place of ``auto``."""
-    automatic = [name for name in ("batch_size", "learning_rate") if getattr(config, name) == "auto"]
-    found: dict[str, Any] = {}
-
-    def is_found() -> bool:
-        settings = read_settings(run.config)
-        found.update({name: settings[name] for name in automatic})
-        return "auto" not in found.values()
-
-    _wait_until(is_found, run)
-    return dataclasses.replace(config, **found)
-
-
-def _wait_until(done: Callable[[], bool], run: RunFolder) -> None:
+    """The configuration with the numbers that the process of rank 0 writes in place of ``auto``."""
     deadline = time.monotonic() + _TIMEOUT_S
-    while not done():
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"the first process must write {run.config}; it did not within {_TIMEOUT_S} s: "
-                "the folder must be one that all machines share"
-            )
+    while time.monotonic() < deadline:
+        settings = read_settings(run.config) if run.config.exists() else {}
+        found = {name: settings.get(name, "auto") for name in ("batch_size", "learning_rate")}
+        if "auto" not in found.values():
+            return dataclasses.replace(config, **found)
         time.sleep(0.2)
+    raise RunError(
+        f"the first process must write {run.config}; it did not within {_TIMEOUT_S} s: "
+        "the folder must be one that all machines share"
+    )
 
 
 @contextmanager
