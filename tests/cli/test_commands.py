@@ -541,7 +541,8 @@ def test_a_run_of_ones_own_classes_says_where_they_lie(project, tmp_path):
 
 
 def test_folders_of_modules_are_used_with_trust_only_and_never_inside_the_run(tmp_path, monkeypatch):
-    from convlstm.training.run_folder import RunFolder
+    from convlstm.training.run_folder import RunFolder, import_path
+    from convlstm.trust import Trust
 
     monkeypatch.setattr(sys, "path", list(sys.path))
     run, folder = RunFolder(tmp_path / "run"), tmp_path / "code"
@@ -562,8 +563,17 @@ def test_folders_of_modules_are_used_with_trust_only_and_never_inside_the_run(tm
             run.find_modules(("noted_module",))
     assert sys.path == before
     note({"noted_module": str(folder)})
-    run.find_modules(("noted_module.models",))
-    assert sys.path == [*before, str(folder)]
+    (folder / "noted_module.py").write_text("1 / 0")
+
+    @import_path()
+    def use():
+        run.find_modules(("noted_module.models",))
+        assert sys.path == [*before, str(folder)]
+        Trust(("noted_module",)).find("noted_module.Model")
+
+    with pytest.raises(RunError, match=f"noted_module is that of {folder}, as the run's environment.json"):
+        use()
+    assert sys.path == before
     for damaged in ("{", "[]", '{"modules": 3}', '{"modules": {"a.b": "/"}}', '{"modules": {"a": 3}}'):
         run.environment.write_text(damaged)
         run.find_modules()

@@ -1,7 +1,9 @@
 """Run folders: what makes one, what a start may touch, what a run is trained further from."""
 
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 from functools import partial
@@ -11,6 +13,7 @@ import processes
 import pytest
 import torch
 
+import convlstm
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.cli.main import main
 from convlstm.data import Window, WindowDataset
@@ -76,6 +79,20 @@ def run(finished, tmp_path):
     """A copy of it, to be changed."""
     subprocess.run(["cp", "-r", finished, tmp_path / "run"], check=True)
     return tmp_path / "run"
+
+
+def test_no_other_file_of_the_source_names_the_files_of_a_run():
+    source = Path(convlstm.__file__).parent
+    names = {
+        name for name in (*RunFolder.NAMES, *RunFolder.PICTURES, "last.ckpt", "best.ckpt") if "." in name
+    }
+    assert len(names) == 14
+    for path in source.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docs]
+        held = {word for node in texts for word in re.split(r"[^\w.]+", str(node.value))} & names
+        assert not held or path.name in ("run_folder.py", "model_folder.py"), (path, held)
 
 
 @pytest.mark.parametrize("name", RunFolder.NAMES)

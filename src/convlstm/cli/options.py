@@ -180,16 +180,14 @@ class Command:
             if values.get(n) is None:
                 shown = n.upper() if n in self.arguments else f"--{n}"
                 raise OptionError(f"convlstm {self.name} needs {shown}; received none: {self.hint}")
-        for n, kind in chosen.items():
-            values[n] = {"class_path": path_of(kind), "init_args": values.get(n)}
-        return values
+        return values | {
+            n: {"class_path": path_of(kind), "init_args": values.get(n)} for n, kind in chosen.items()
+        }
 
     def parser(self, chosen: Mapping[str, type], page: bool) -> ArgumentParser:
         """A parser with an option for everything, for the arguments of the chosen data and model too.
 
-        Args:
-            chosen: classes of data and model.
-            page: True for a help page, which needs no class of Lightning and shows arguments without names.
+        That of a help page needs no class of Lightning and shows arguments without names.
         """
         doc = docstring_parser.parse(self.workflow.__doc__)
         texts = {p.arg_name: p.description for p in doc.params}

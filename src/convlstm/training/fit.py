@@ -152,7 +152,7 @@ def check_checkpoint(path: Path, module: ForecastModule, callbacks: Sequence[Cal
         name = sorted(set(shapes.items()) ^ set(expected.items()))[0][0]
         raise RunError(
             f"a checkpoint must fit the model it resumes; {path} differs at {name} "
-            f"({shapes.get(name)} stored, {expected.get(name)} expected): use the run's own config.yaml"
+            f"({shapes.get(name)} stored, {expected.get(name)} expected): use the run's own configuration"
         )
     if content["epoch"] >= module.config.epochs:
         raise RunError(

@@ -262,7 +262,7 @@ def environment(*parts: dict[str, Any]) -> dict[str, Any]:
     """Versions, machine and time, as plain data, and the folders of the user's own modules.
 
     Args:
-        parts: what the run is made of, as `arguments.describe` gives it.
+        parts: what the run is made of, as `hyperparameters.describe` gives it.
     """
     import torch
 
@@ -281,7 +281,7 @@ def environment(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _modules(described: Any) -> Iterator[tuple[str, str]]:
-    """Module and folder of every class of the user's own in what `arguments.describe` gives."""
+    """Module and folder of every class of the user's own in what `hyperparameters.describe` gives."""
     if isinstance(described, list):
         for item in described:
             yield from _modules(item)

@@ -133,14 +133,13 @@ def described(thing: Source | Forecaster) -> dict[str, Any]:
     Raises:
         RunError: an argument that does not fit into a file.
     """
-    kind = type(thing)
-    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
-    types = argument_types(kind)
-    arguments = {}
+    kind, arguments = type(thing), {}
+    types, parameters = argument_types(kind), inspect.signature(kind).parameters
     for name, value in thing.hyperparameters.items():
-        plain = _plain(value)
-        given = value is not defaults.get(name) and plain != defaults.get(name)
-        arguments[name] = _absolute(plain, text_is_path=is_path(types.get(name))) if given else plain
+        plain, default = _plain(value), parameters[name].default if name in parameters else None
+        is_default = value is default or plain == default
+        path = is_path(types.get(name))
+        arguments[name] = plain if is_default else _absolute(plain, text_is_path=path)
     return {"class_path": path_of(kind), "init_args": arguments}
 
 
@@ -171,12 +170,9 @@ def _described_callback(callback: Any) -> Any:
 
 
 def _absolute(value: Any, *, text_is_path: bool) -> Any:
-    """Text that names a file or folder that exists as an absolute path; lists are walked, the rest stays.
+    """Text that names something that exists as an absolute path; lists are walked, the rest stays.
 
-    Args:
-        value: plain data.
-        text_is_path: True if the argument's type is a path; other text is taken for one if it has a separator
-            or a file extension.
+    Text is taken for a path if the argument's type is one, or if it has a separator or a file extension.
     """
     if isinstance(value, list):
         return [_absolute(item, text_is_path=text_is_path) for item in value]

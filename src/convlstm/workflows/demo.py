@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from convlstm.data import MovingObjects
+from convlstm.models import EncoderForecaster
+from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, check_free
 from convlstm.validation import check_path
 from convlstm.verification.results import Verification
@@ -16,23 +22,11 @@ from convlstm.workflows.report import Report, report
 from convlstm.workflows.train import TrainedRun, free_folder, train
 
 # The demonstration is smaller than the benchmark (canvas 64, two digits) so that it takes minutes on a CPU.
-DATA: dict[str, Any] = {
-    "canvas": 32,
-    "object_size": 16,
-    "count": 1,
-    "train_size": 1600,
-    "validation_size": 100,
-    "test_size": 500,
-}
+DATA: dict[str, Any] = {"canvas": 32, "object_size": 16, "count": 1}
+DATA |= {"train_size": 1600, "validation_size": 100, "test_size": 500}
 MODEL: dict[str, Any] = {"hidden_dim": (24, 32), "patch_size": 4}
-TRAINING: dict[str, Any] = {
-    "epochs": 6,
-    "batch_size": 8,
-    "learning_rate": 6e-3,
-    "curriculum": "linear",
-    "curriculum_steps": 400,
-    "accelerator": "cpu",
-}
+TRAINING: dict[str, Any] = {"epochs": 6, "batch_size": 8, "learning_rate": 6e-3, "accelerator": "cpu"}
+TRAINING |= {"curriculum": "linear", "curriculum_steps": 400}
 _log = logging.getLogger("convlstm")
 
 
@@ -66,13 +60,7 @@ def demo(out: str | os.PathLike[str] | None = None) -> Demonstration:
     Returns:
         The `Demonstration`.
     """
-    import numpy as np
-    import torch
-
-    from convlstm.data import MovingObjects
-    from convlstm.models import EncoderForecaster
     from convlstm.pictures import film_strip
-    from convlstm.training.config import TrainingConfig
 
     folder = RunFolder(free_folder(Path("runs/demo")) if out is None else check_path(out, "--out"))
     check_free(folder.path, "the demo", RunFolder.PICTURES)

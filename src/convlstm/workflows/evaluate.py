@@ -107,18 +107,7 @@ def evaluate(
 def _folder(
     run: RunFolder | None, model: Path | None, out: str | os.PathLike[str] | None, *, other: bool
 ) -> Path | None:
-    """The folder that scores go to.
-
-    Args:
-        run: that is evaluated, if it is one.
-        model: the folder that was given; None for a model in memory.
-        out: the folder that was asked for.
-        other: whether the data are others than the run's own.
-
-    Raises:
-        OptionError: a folder is needed.
-        RunError: the folder holds scores or another run.
-    """
+    """The folder that scores go to, that of the run unless another is given; ``other`` data need another."""
     folder = None if out is None else check_path(out, "--out")
     if run is not None and (folder is None or folder.resolve() == run.path.resolve()):
         if other:

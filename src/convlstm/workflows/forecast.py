@@ -132,11 +132,7 @@ def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frame
 
 
 def _check_past(values: Tensor, name: str, model: Forecaster, notes: dict[str, Any]) -> None:
-    """Check the channels and the number of frames.
-
-    Raises:
-        DataError: others than those of the model, or too few.
-    """
+    """Check that the frames have the channels of the model and are as many as it was trained with."""
     channels, needed = values.shape[1], notes.get("past", 1)
     if getattr(model, "channels", channels) != channels:
         raise DataError(
@@ -152,9 +148,7 @@ def _check_past(values: Tensor, name: str, model: Forecaster, notes: dict[str, A
 
 def _far_outside(values: Tensor, name: str, trained: Any) -> list[str]:
     """A sentence if values lie more than twice the width of the training's range beyond it."""
-    if not (
-        isinstance(trained, list) and len(trained) == 2 and all(type(end) in (int, float) for end in trained)
-    ):
+    if not (isinstance(trained, list) and [type(end) in (int, float) for end in trained] == [True, True]):
         return []
     (low, high), least, greatest = trained, float(values.min()), float(values.max())
     margin = 2 * (high - low or 1)

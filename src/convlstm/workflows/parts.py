@@ -352,11 +352,7 @@ def _items(kind: Any) -> tuple[Any, ...]:
 
 
 def _complete(name: str, made: partial[Any]) -> partial[Any]:
-    """A class that has all arguments that it needs.
-
-    Raises:
-        OptionError: one is missing.
-    """
+    """A class with its arguments, once none that it needs is missing."""
     try:
         inspect.signature(made.func).bind(**made.keywords)
     except TypeError as error:
@@ -369,11 +365,7 @@ def _complete(name: str, made: partial[Any]) -> partial[Any]:
 
 
 def _built(name: str, made: partial[Any]) -> Any:
-    """An object from its class and arguments.
-
-    Raises:
-        OptionError: an argument that is missing, or that the constructor refuses.
-    """
+    """An object from its class and arguments; what the constructor raises in one sentence."""
     try:
         return _complete(name, made)()
     except ConvLSTMError:
