@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from convlstm.engines import config
 from convlstm.engines.convolution import SameConv
+from convlstm.engines.recurrences import StepBuffers, StepGradients
 from convlstm.engines.recurrences.gru import GRU
 from convlstm.engines.recurrences.lstm import LSTM
 from convlstm.engines.recurrences.rnn import RNN
@@ -87,14 +88,17 @@ def check(kinds, activations, method, saved=None, **tensors):
         given = {
             name.removesuffix("_"): t.fill_(torch.nan) if name[-1] == "_" else t for name, t in given.items()
         }
-        for name, other in (("b", "a"), ("d_b", "d_a")):
-            if given.get(name, 0) is None:  # only added
-                given[name] = given[other]
+        if given.get("d_b", 0) is None:  # only added
+            given["d_b"] = given["d_a"]
         if method == "forward":
             given["saved"] = None if saved is None else torch.full_like(saved, torch.nan)
         else:
             given["saved"] = planes(saved, gates) if by_gate else saved
-        getattr(kind(activations), method)(**given)
+        if method == "recompute":
+            kind(activations).recompute(**given)
+        else:
+            bundle = {"forward": StepBuffers, "backward": StepGradients}[method]
+            getattr(kind(activations), method)(bundle(**given))
         if by_gate and saved is not None:
             given["saved"] = by_pixel(given["saved"], gates)
         found.append([t for name, t in given.items() if t is not None and name != "b"])
@@ -131,12 +135,14 @@ def test_a_recurrence(maker, dtype, activations, name, peepholes, save):
 
     parameter, state = maker.peepholes(peepholes), maker.rows(0, exact=True)
     if name == "gru":
-        parameter = maker.rows(0)[0].float()  # which the torch form rounds to the dtype of pre-activations
-    given = {"cell_state": state, "parameter": parameter}
+        parameter = maker.rows(0)[:1].float()  # which the torch form rounds to the dtype of pre-activations
+    given = {"parameter": parameter}
     parts = {"a": packed(gates), "b": None if only_added else maker.rows(gates).flatten(1)}
     saved = packed(saved_gates)
-    check(kinds, activations, "forward", saved if save else None, **parts, **given, h_=maker.rows(0))
-    check(kinds, activations, "recompute", saved, **given, new_cell_state_=state)
+    outputs = {"cell_state": state, "h_": maker.rows(0)}
+    check(kinds, activations, "forward", saved if save else None, **parts, **given, **outputs)
+    check(kinds, activations, "recompute", saved, **given, before=state, after_=state)
+    given["cell_state"] = state
     gradients = {"d_output": maker.rows(0), "d_h": maker.rows(0), "d_cell_state": maker.rows(0, exact=True)}
     written = {"d_a_": packed(gates)} | ({"d_b": None} if only_added else {"d_b_": packed(gates)})
     check(kinds, activations, "backward", saved, **given, **gradients, **written)
@@ -152,9 +158,9 @@ def test_recompute_finds_what_the_forward_pass_had(name, dtype):
     saved = torch.empty(FRAME, kernels.saved_gates * 16, dtype=dtype, device=DEVICE)
     after, recomputed = state.clone(), torch.empty_like(state)
     a = maker.sums(kernels.gates).flatten(1)
-    b = a if kernels.only_added else maker.rows(kernels.gates).flatten(1)
-    parameter = maker.rows(0, exact=True)[0] if name == "gru" else None
-    kernels.forward(a, b, after, h, saved, parameter)
+    b = None if kernels.only_added else maker.rows(kernels.gates).flatten(1)
+    parameter = maker.rows(0, exact=True)[:1] if name == "gru" else None
+    kernels.forward(StepBuffers(a, b, after, h, saved, parameter))
     kernels.recompute(saved, state, recomputed, parameter)
     assert_close(recomputed, after, **error)
 
@@ -165,9 +171,9 @@ def test_the_kernel_adds_the_two_parts():
         maker, kernels = Maker(torch.float16, FRAME, 8), pair(name)[0](CHOICES[0])
         a, b = (maker.rows(kernels.gates).flatten(1) for _ in range(2))
         state, found = maker.rows(0, exact=True), []
-        for parts in ((a, b), (both := a + b, both)):
+        for parts in ((a, b), (a + b, None)):
             after, h = state.clone(), maker.rows(0)
-            kernels.forward(*parts, after, h, None, None)
+            kernels.forward(StepBuffers(*parts, after, h, None, None))
             found.append((after, h))
         assert_close(*found, rtol=0, atol=0)
 
@@ -177,11 +183,11 @@ def test_nan_stays_nan():
     for name in ACTIVATIONS:
         a, c, h = maker.rows(4).flatten(1), maker.rows(0), maker.rows(0)
         a[5, 8:12] = torch.nan
-        TritonLSTM((name, "tanh", name)).forward(a, a, c, h, None, None)
+        TritonLSTM((name, "tanh", name)).forward(StepBuffers(a, None, c, h, None, None))
         assert h[5].isnan().all(), name
         assert c.isfinite().all(), name
         c[6] = torch.nan
-        TritonLSTM(("sigmoid", name, name)).forward(a, a, c, h, None, None)
+        TritonLSTM(("sigmoid", name, name)).forward(StepBuffers(a, None, c, h, None, None))
         assert h[6].isnan().all(), name
 
 
@@ -195,10 +201,11 @@ def step(kernels, conv, weight, a, h, c, new_h, saved, peepholes):
     if isinstance(kernels, TritonLSTM):
         whole = torch.cat([weight[:, :1], weight], dim=1)  # of frames of one channel
         prepared = kernels.prepare_weight(conv, whole, None, None, h, save=False)
-        kernels.step(conv, a, None, h, prepared, c.view(h.shape), new_h.view(h.shape), saved, peepholes)
+        tensors = c.view(h.shape), new_h.view(h.shape), saved, peepholes
+        kernels.step(prepared, h, StepBuffers(a, None, *tensors))
     else:
         both = conv.add(a.double(), h.double(), weight.double()).to(a.dtype)
-        kernels.forward(both, both, c, new_h, None, peepholes)
+        kernels.forward(StepBuffers(both, None, c, new_h, None, peepholes))
         if saved is not None:
             saved.copy_(both.view(saved.shape))
 

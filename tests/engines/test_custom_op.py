@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.engines import Call, available, cpu
-from convlstm.engines.plan import inputs_of, make_plan, plan_arguments
+from convlstm.engines.plan import arguments_of, make_plan
 from convlstm.errors import OptionError
 
 LAYERS = {
@@ -82,7 +82,7 @@ def test_the_operators_keep_torchs_rules(save, last_only):
     x = torch.randn(2, 3, 2, 5, 6).requires_grad_()
     state = tuple(torch.randn(2, 4, 5, 6).requires_grad_() for _ in range(2))
     call = Call(cell, x, state, mask=torch.rand(2, 3) > 0.3, save=save, last_only=last_only)
-    inputs, arguments = inputs_of(call), plan_arguments(call, False)
+    arguments, inputs = arguments_of(call, False)
     arguments = (*inputs.arguments(), *arguments)
     operators = torch.ops.convlstm
     torch.library.opcheck(operators.sequence.default, (*arguments, True))

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from convlstm import ConvGRU, ConvLSTM
 from convlstm.engines.convolution import SameConv, padded_indices
 from convlstm.engines.cpu import CpuGRU, CpuLSTM, bindings
+from convlstm.engines.recurrences import StepBuffers
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
 
@@ -82,9 +83,9 @@ def test_lstm(peephole):
         assert packed.input is None
         new_h, new_c = torch.empty_like(h), c.clone()
         h_or_none = None if zero else h
-        kernels.step(conv, x, None, h_or_none, packed, new_c, new_h, saved, peepholes)
+        kernels.step(packed, h_or_none, StepBuffers(x, None, new_c, new_h, saved, peepholes))
         again_h, again_c = torch.empty_like(h), c.clone()
-        kernels.step(conv, x, None, h_or_none, packed, again_c, again_h, None, peepholes)
+        kernels.step(packed, h_or_none, StepBuffers(x, None, again_c, again_h, None, peepholes))
         assert_close((again_h, again_c), (new_h, new_c), rtol=0, atol=0)
         h = torch.zeros_like(h) if zero else h
         same_sums(saved, convolved(conv, torch.cat([x, h], -1), weight) + bias.double())
@@ -107,15 +108,15 @@ def test_gru():
         kernels = CpuGRU(NAMES, LIBRARY, torch.bfloat16)
         channels, inputs = h.shape[-1], x.shape[-1]
         weight = weight[: 3 * channels]
-        bias, reset_bias, m = numbers[:3].flatten(), numbers[3], torch.randn(h.shape)
+        bias, reset_bias, m = numbers[:3].flatten(), numbers[3:4], torch.randn(h.shape)
         torch.set_num_threads(threads)
         packed = kernels.prepare_weight(conv, weight, bias, reset_bias, h, save=True)
         new_h, new_m = torch.empty_like(h), m.clone()
         saved = torch.empty(*h.shape[:-1], 4 * channels, dtype=torch.bfloat16)
         h_or_none = None if zero else h
-        kernels.step(conv, x, None, h_or_none, packed, new_m, new_h, saved, reset_bias)
+        kernels.step(packed, h_or_none, StepBuffers(x, None, new_m, new_h, saved, reset_bias))
         again_h, again_m = torch.empty_like(h), m.clone()
-        kernels.step(conv, x, None, h_or_none, packed, again_m, again_h, None, reset_bias)
+        kernels.step(packed, h_or_none, StepBuffers(x, None, again_m, again_h, None, reset_bias))
         assert_close((again_h, again_m), (new_h, new_m), rtol=0, atol=0)
         h = torch.zeros_like(h) if zero else h
         r_z, from_x = (convolved(conv, x, weight[:, :inputs]) + bias.double()).split(
@@ -138,11 +139,11 @@ def test_an_open_forget_gate_keeps_the_memory_over_a_thousand_steps():
     packed = kernels.prepare_weight(conv, torch.zeros(64, 32, 1, 1), bias, None, h, save=False)
     c, saved = torch.ones(h.shape), torch.empty(1, 2, 3, 64).bfloat16()
     for _ in range(1000):
-        kernels.step(conv, h, None, h, packed, c, torch.empty_like(h), None, None)
+        kernels.step(packed, h, StepBuffers(h, None, c, torch.empty_like(h), None, None))
     assert_close(c, torch.full_like(c, torch.sigmoid(torch.tensor(16.0)).item() ** 1000), rtol=1e-4, atol=0)
     c, channels_last = torch.ones(h.shape), bias.bfloat16().expand(6, 64).contiguous().view(1, 2, 3, 64)
     for _ in range(1000):  # the kernel of processors without the unit
-        kernels.forward(channels_last, channels_last, c, torch.empty_like(h), saved, None)
+        kernels.forward(StepBuffers(channels_last, None, c, torch.empty_like(h), saved, None))
     assert_close(c, torch.full_like(c, torch.sigmoid(torch.tensor(16.0)).item() ** 1000), rtol=1e-4, atol=0)
 
 
@@ -153,7 +154,7 @@ def test_torchs_own_convolutions_go_on_beside_it():
     kernels = CpuLSTM(NAMES, LIBRARY, torch.bfloat16)
     h, conv = torch.randn(2, 9, 9, 16).bfloat16(), SameConv((1, 1), ("zeros", "zeros"))
     packed = kernels.prepare_weight(conv, torch.randn(64, 32, 3, 3), None, None, h, save=False)
-    kernels.step(conv, h, None, h, packed, h.float(), torch.empty_like(h), None, None)
+    kernels.step(packed, h, StepBuffers(h, None, h.float(), torch.empty_like(h), None, None))
     assert_close(torch.conv2d(x, weight, padding=1), before, rtol=0, atol=0)
 
 

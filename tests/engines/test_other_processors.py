@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from convlstm.engines import cpu
 from convlstm.engines.cpu import bindings, compiler
-from convlstm.engines.recurrences import RECURRENCES
+from convlstm.engines.recurrences import RECURRENCES, StepBuffers, StepGradients
 
 #: By processor: the compiler, its flags, and the emulator, if any.
 PROCESSORS = {
@@ -112,13 +112,15 @@ def agree(kernels, method, arguments, **written):
     torch_form = RECURRENCES[kernels.name]((kernels.gate, kernels.candidate, kernels.output))
     for made in (kernels, torch_form):
         own = {name: None if t is None else t.clone() for name, t in (arguments | written).items()}
-        for name, other in (("b", "a"), ("d_b", "d_a")):
-            if own.get(name, 0) is None:  # only added
-                own[name] = own[other]
+        if own.get("d_b", 0) is None:  # only added
+            own["d_b"] = own["d_a"].clone()
         saved = own["saved"]
         if saved is not None and made is torch_form:
             own["saved"] = by_gate(saved, gates)
-        getattr(made, method)(**own)
+        if method == "recompute":
+            made.recompute(**own)
+        else:
+            getattr(made, method)({"forward": StepBuffers, "backward": StepGradients}[method](**own))
         if saved is not None and made is torch_form:
             own["saved"] = by_pixel(own["saved"], gates)
         results.append(own)
@@ -144,7 +146,7 @@ def test_a_step_and_its_gradients(kernels, name, dtype, channels):
 
     parameters = {
         "lstm": (None, torch.randn(3, 1, channels), torch.randn(3, pixels, channels)),
-        "gru": (torch.randn(channels).bfloat16().float(),),
+        "gru": (torch.randn(1, channels).bfloat16().float(),),
         "rnn": (None,),
     }
     for parameter in parameters[name]:
@@ -152,9 +154,9 @@ def test_a_step_and_its_gradients(kernels, name, dtype, channels):
         a, b = numbers(kernels.gates), None if kernels.only_added else numbers(kernels.gates)
         given = {"a": a, "b": b, "parameter": parameter}
         agree(kernels, "forward", given, cell_state=state, h=numbers(), saved=numbers(kernels.saved_gates))
-        given = {"saved": saved, "cell_state": state, "parameter": parameter}
-        agree(kernels, "recompute", given, new_cell_state=gradient)
-        given |= {"d_output": numbers(), "d_h": numbers()}
+        given = {"saved": saved, "parameter": parameter}
+        agree(kernels, "recompute", given | {"before": state}, after=gradient)
+        given |= {"cell_state": state, "d_output": numbers(), "d_h": numbers()}
         agree(kernels, "backward", given, d_cell_state=gradient, d_a=a, d_b=b)
 
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
 from convlstm.engines import available, cpu
 from convlstm.engines.cpu import bindings
-from convlstm.engines.recurrences import RECURRENCES, recurrence_of
+from convlstm.engines.recurrences import RECURRENCES, StepBuffers, StepGradients, recurrence_of
 from convlstm.functional.gates import ACTIVATIONS, lstm_gates
 
 CHOICES = [
@@ -67,9 +67,9 @@ def test_a_recurrence_is_its_equation(name, kind, back_end, dtype, activations):
     pixels, gates = BATCH * PIXELS, form.gates
     a, b = (grid(pixels, gates * CHANNELS, shift=shift).to(dtype) for shift in (1 / 16, 0))
     state, parameter = torch.randn(pixels, CHANNELS), parameter_of(name, kind)
-    ours = None if parameter is None else form.prepare(parameter, torch.float32)
-    parts = (both := a + b, both) if form.only_added else (a.clone(), b.clone())
-    exact = (both, torch.zeros_like(b)) if form.only_added else (a, b)
+    ours = form.prepare(parameter, state)
+    parts = (a + b, None) if form.only_added else (a.clone(), b.clone())
+    exact = (parts[0], torch.zeros_like(b)) if form.only_added else (a, b)
     leaves = [t.double().view(pixels, gates, CHANNELS) for t in exact]
     leaves = [t.detach().requires_grad_() for t in (*leaves, state.double())]
     h, c = equation(name, activations, *leaves, parameter)
@@ -79,13 +79,13 @@ def test_a_recurrence_is_its_equation(name, kind, back_end, dtype, activations):
         torch.empty(pixels, form.saved_gates * CHANNELS),
     )
     saved, after, recomputed = saved.to(dtype), state.clone(), torch.empty_like(state)
-    form.forward(*parts, after, h_out, saved, ours)
+    form.forward(StepBuffers(*(t if t is None else t.clone() for t in parts), after, h_out, saved, ours))
     form.recompute(saved, state, recomputed, ours)
     assert_close(recomputed, after, rtol=0, atol=0)
     assert_close(after.double(), c, **CLOSE[dtype])
     assert_close(h_out.double(), h, **CLOSE[dtype])
     unsaved, h_again = state.clone(), torch.empty_like(h_out)
-    form.forward(*((both, both) if form.only_added else (a.clone(), b.clone())), unsaved, h_again, None, ours)
+    form.forward(StepBuffers(*parts, unsaved, h_again, None, ours))
     assert_close((unsaved, h_again), (after, h_out), rtol=0, atol=0)
 
     d_output, d_h = (torch.randn(pixels, CHANNELS).to(dtype) for _ in range(2))
@@ -94,7 +94,7 @@ def test_a_recurrence_is_its_equation(name, kind, back_end, dtype, activations):
     exact = torch.autograd.grad(loss, leaves, allow_unused=True)
     d_a = torch.empty_like(a)
     d_b = d_a if form.only_added else torch.empty_like(b)
-    form.backward(saved, state, d_output, d_h, d_state, d_a, d_b, ours)
+    form.backward(StepGradients(saved, state, d_output, d_h, d_state, d_a, d_b, ours))
     for found, right in zip((d_a, d_b, d_state), exact, strict=True):
         right = torch.zeros_like(found) if right is None else right.view(found.shape)
         assert_close(found.double(), right.double(), **CLOSE[dtype])
@@ -123,11 +123,8 @@ def declared():
 
 
 def test_prototypes_are_those_that_cpp_declares():
-    prototypes = {**bindings.SHARED}
-    for kind in cpu.KERNELS.values():
-        prototypes |= kind.prototypes
     ours = {}
-    for name, (arguments, result) in prototypes.items():
+    for name, (arguments, result) in bindings.PROTOTYPES.items():
         for dtype in bindings.DTYPES.values() if "{T}" in name else ("",):
             element = dtype.replace("float32", "float") + "*"
             pairs = [(argument, element if kind == "T*" else kind) for argument, kind in arguments.items()]

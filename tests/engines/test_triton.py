@@ -13,6 +13,7 @@ import torch
 
 from convlstm.engines import triton as package
 from convlstm.engines.convolution import SameConv
+from convlstm.engines.recurrences import StepBuffers, StepGradients
 from convlstm.engines.triton import launch
 from convlstm.functional.gates import ACTIVATIONS
 
@@ -28,7 +29,17 @@ POINTWISE = [
     for module in (lstm, gru, rnn)
     for name in ("forward", "recompute", "backward")
 ]
-EXACT = {"c", "new_c", "d_c", "state", "new_state", "d_state", "bias", "peepholes"}  # always float32
+EXACT = {
+    "c",
+    "new_c",
+    "d_c",
+    "state",
+    "new_state",
+    "d_state",
+    "bias",
+    "peepholes",
+    "parameter",
+}  # always float32
 USUAL = {"GATE": "sigmoid", "CANDIDATE": "tanh", "OUTPUT": "tanh"}
 
 
@@ -172,13 +183,13 @@ def every_call(pixels, channels, peepholes=None, dtype=torch.bfloat16, shift=0):
     state, new_state = (rows(pixels, channels, dtype=torch.float32) for _ in range(2))
     outputs = [rows(pixels, channels) for _ in range(2)]
     for kind in (lstm.TritonLSTM, gru.TritonGRU, rnn.TritonRNN):
-        kernels, bias = kind(USUAL.values()), state[0] if kind is gru.TritonGRU else peepholes
+        kernels, bias = kind(USUAL.values()), state[:1] if kind is gru.TritonGRU else peepholes
         a, b = (rows(pixels, kind.gates * channels) for _ in range(2))
-        a, b = (a, a) if kind.only_added else (a, b)
         saved = rows(pixels, kind.saved_gates * channels)
-        kernels.forward(a, b, state, outputs[0], saved, bias)
+        kernels.forward(StepBuffers(a, None if kind.only_added else b, state, outputs[0], saved, bias))
         kernels.recompute(saved, state, new_state, bias)
-        kernels.backward(saved, state, *outputs, new_state, a, b, bias)
+        d_b = a if kind.only_added else b
+        kernels.backward(StepGradients(saved, state, *outputs, new_state, a, d_b, bias))
 
 
 def test_one_kernel_serves_all_sizes_of_frames(launches):
@@ -209,7 +220,8 @@ def test_one_step_serves_all_sizes_of_frames(launches):
         h = torch.empty(batch, height, width, 32, dtype=torch.bfloat16)
         a, c = torch.empty(batch, height, width, 4 * 32, dtype=h.dtype), torch.empty(h.shape)
         peepholes = torch.empty(3, height * width, 32)
-        kernels.step(conv, a, None, h, packed, c, torch.empty_like(h), torch.empty_like(a), peepholes)
+        outputs = c, torch.empty_like(h), torch.empty_like(a)
+        kernels.step(packed, h, StepBuffers(a, None, *outputs, peepholes))
     assert len(launches) == 3
     assert len({id(kernel) for kernel in launches}) == 1
 

@@ -14,10 +14,11 @@ A call passes through, from `convlstm.layers.scan` down:
 """
 
 import convlstm.engines.custom_op  # noqa: F401 - registers the operators
+from convlstm.cells.base import has_hooks
 from convlstm.engines.autograd import run
 from convlstm.engines.call import SAVES, Call
 from convlstm.engines.cuda_graphs import GraphedFunction
-from convlstm.engines.dispatch import ENGINES, available, has_hooks, has_own_forward, loop_is_faster, select
+from convlstm.engines.dispatch import ENGINES, available, has_own_forward, loop_is_faster, select
 from convlstm.engines.streaming import Stepper
 
 __all__ = [

@@ -5,69 +5,35 @@ and do not alias internal buffers: they may be changed in place.
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convlstm.engines.backward import backward
 from convlstm.engines.call import Call
 from convlstm.engines.cuda_graphs import get_graphed_call
 from convlstm.engines.forward import forward
-from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
-from convlstm.engines.recurrences import recurrence_of
+from convlstm.engines.plan import Inputs, Plan, arguments_of, make_plan
 from convlstm.errors import OptionError
-
-
-def is_supported(cell: nn.Module) -> bool:
-    """True if the fast engines have the cell's recurrence with its options; else its own ``step`` runs."""
-    recurrence = recurrence_of(cell)
-    return recurrence is not None and not recurrence.not_supported_reasons(cell)
-
-
-def not_supported_reasons(call: Call) -> list[str]:
-    """Reasons why the fast engines cannot run a call of a cell that they support; empty if they can."""
-    cell, x, reasons = call.cell, call.x, []
-    if torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None:
-        reasons.append("the call is being exported or traced")
-    if torch._C._functorch.get_dynamic_layer_stack_depth() > 0:
-        reasons.append("the call is inside a transform of torch.func")
-    if torch.autograd.forward_ad._current_level >= 0:
-        reasons.append("it has no derivatives in forward mode")
-    if x.device.type not in ("cpu", "cuda"):
-        reasons.append(f"it runs on cpu and cuda, not on {x.device.type}")
-    parameter = cast(Any, recurrence_of(cell)).parameter(cell)
-    tensors = [x, *call.state, cell.conv.weight, cell.conv.bias, parameter]
-    tensors = [tensor for tensor in tensors if tensor is not None]
-    if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
-        reasons.append("it takes plain tensors, no subclasses")
-    dtypes = {tensor.dtype for tensor in tensors}
-    if not all(dtype.is_floating_point for dtype in dtypes) or len({t.device for t in tensors}) > 1:
-        reasons.append("it takes real tensors on one device")
-    if len(dtypes) > 1 and not torch.is_autocast_enabled(x.device.type):
-        reasons.append("dtypes differ outside autocast")
-    shape = (x.shape[0], cell.hidden_dim, *x.shape[3:])
-    if any(tensor.shape != shape for tensor in call.state):
-        reasons.append("the state has another shape than the frames")
-    return reasons
 
 
 def run(call: Call, engine: str) -> tuple[Tensor, Any]:
     """Outputs (B, T, hidden_dim, *S) and the state after the last step.
 
     Args:
-        call: one for which `not_supported_reasons` is empty.
+        call: one that the fast engines support.
         engine: ``fused``, or ``compiled``, which uses compiled kernels where there are any.
     """
     call.cell.check_size(call.x.shape[3:])
-    arguments, inputs = plan_arguments(call, engine == "compiled"), inputs_of(call)
+    arguments, inputs = arguments_of(call, engine == "compiled")
     tensors = inputs.tensors()
     for_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():
         operator = torch.ops.convlstm.sequence.default
         results = operator(*inputs.arguments(), *arguments, for_backward)
     elif for_backward:
-        results = _Sequence.apply(make_plan(*arguments), False, *tensors)  # type: ignore[no-untyped-call]
+        results = SequenceFunction.apply(make_plan(*arguments), False, *tensors)  # type: ignore[no-untyped-call]
     else:
         plan = make_plan(*arguments)
         with torch.no_grad(), torch.autocast(plan.device.type, enabled=False):
@@ -81,12 +47,7 @@ def run(call: Call, engine: str) -> tuple[Tensor, Any]:
     return state[0].unsqueeze(1).clone() if call.last_only else results[0], state
 
 
-def sequence(plan: Plan, inputs: Inputs) -> list[Tensor]:
-    """Results of the operator ``convlstm::sequence``, differentiable by ``convlstm::sequence_backward``."""
-    return [*_Sequence.apply(plan, True, *inputs.tensors())]  # type: ignore[no-untyped-call]
-
-
-class _Sequence(torch.autograd.Function):
+class SequenceFunction(torch.autograd.Function):
     """`convlstm.engines.forward` with the gradients of `convlstm.engines.backward`.
 
     Arguments: the plan, True to compute by the operators of `convlstm.engines.custom_op`, `Inputs.tensors`.
@@ -95,6 +56,7 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Plan, operators: bool, *tensors: Any) -> tuple[Tensor, ...]:
+        """The results, by a CUDA graph where one is captured."""
         inputs, needed = Inputs.of(tensors), ctx.needs_input_grad[4:]
         count = len(inputs.state) + (not plan.last_only)
         ctx.plan, ctx.operators, ctx.graph, ctx.needed, ctx.count = plan, operators, None, needed, count
@@ -117,6 +79,7 @@ class _Sequence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
+        """Gradients of the tensors, which cannot be differentiated again."""
         plan, needed, gradients = ctx.plan, ctx.needed, gradients[: ctx.count]
         saved = ctx.saved_tensors
         first = len(saved) - len(needed) - 2  # mask and reset have no gradient

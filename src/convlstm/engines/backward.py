@@ -14,6 +14,7 @@ from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import is_channels_first_faster, split_weight
 from convlstm.engines.forward import Saved, where_flag
 from convlstm.engines.plan import Inputs, Plan
+from convlstm.engines.recurrences import StepBuffers, StepGradients
 
 
 def backward(
@@ -57,7 +58,7 @@ class Backward:
         self.batch, self.steps, self.channels = x.shape[:3]
         self.shape = tuple(saved.h.shape[1:])
         self.kernels = plan.kernels
-        self.parameter = self.kernels.prepare(inputs.parameter, plan.state_dtype)
+        self.parameter = self.kernels.prepare(inputs.parameter, saved.checkpoints)
         self.w_x, self.w_h = split_weight(weight, self.channels, plan.compute_dtype)
         self.flipped_x, self.flipped_h = (plan.conv.flipped_weight(w) for w in (self.w_x, self.w_h))
         self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
@@ -114,7 +115,9 @@ class Backward:
             d_out = plan.time_major(d_outputs, first, last)
         for t in frames[::-1]:
             k, is_first = t - first, n == 0 and t == frames[0]
-            self._step(t, saved[k], cell_states[k], d_out[k], d_a[k], d_b[k], self.needed[3] or not is_first)
+            d_after = d_out[k], self.d_h, self.d_cell_state
+            gradients = StepGradients(saved[k], cell_states[k], *d_after, d_a[k], d_b[k], self.parameter)
+            self._step(t, gradients, before=self.needed[3] or not is_first)
         self._collect(first, last, x, h, d_a, d_b, zero_state=plan.zero_state and n == 0)
         if self.d_parameter is not None:
             kernels.add_parameter_gradient(self.d_parameter, saved, cell_states, d_b, self.parameter)
@@ -150,38 +153,38 @@ class Backward:
         self, x: Tensor, h: Tensor, n: int, frames: range
     ) -> Callable[[int, Tensor, Tensor, Tensor], None]:
         """Step k of chunk n of the forward pass, as a function of k, cell state, new h and saved."""
-        plan, kernels, weight = self.plan, self.kernels, self.weight
+        conv, kernels, weight, parameter = self.plan.conv, self.kernels, self.weight, self.parameter
         if weight is not None and weight.input is None:
-            zero = frames[0] - min(frames) if plan.zero_state and n == 0 else -1
+            zero = frames[0] - min(frames) if self.plan.zero_state and n == 0 else -1
             return lambda k, c, new_h, saved: kernels.step(
-                plan.conv, x[k], None, None if k == zero else h[k], weight, c, new_h, saved, self.parameter
+                weight, None if k == zero else h[k], StepBuffers(x[k], None, c, new_h, saved, parameter)
             )
-        a = plan.conv.into(self._empty(len(frames), kernels.gates * self.shape[-1]), x, self.w_x, self.bias)
+        a = conv.into(self._empty(len(frames), kernels.gates * self.shape[-1]), x, self.w_x, self.bias)
         if kernels.only_added:
-            parts = [(both, both) for both in plan.conv.add(a, h, self.w_h)]
-        else:
-            parts = list(zip(a, plan.conv.into(torch.empty_like(a), h, self.w_h), strict=True))
-        return lambda k, c, new_h, saved: kernels.forward(*parts[k], c, new_h, saved, self.parameter)
+            conv.add(a, h, self.w_h)
+        b = None if kernels.only_added else conv.into(torch.empty_like(a), h, self.w_h)
+        return lambda k, c, new_h, saved: kernels.forward(
+            StepBuffers(a[k], None if b is None else b[k], c, new_h, saved, parameter)
+        )
 
-    def _step(
-        self, t: int, saved: Tensor, cell_state: Tensor, d_out: Tensor, d_a: Tensor, d_b: Tensor, before: bool
-    ) -> None:
+    def _step(self, t: int, gradients: StepGradients, before: bool) -> None:
         """Gradients before frame t, if ``before``, from those after it; writes d_a and d_b."""
         mask = None if self.inputs.mask is None else self.inputs.mask[:, t]
         unchanged = None
         if mask is not None:
-            d_out = d_out + self.d_h
-            unchanged = where_flag(mask, None, d_out), where_flag(mask, None, self.d_cell_state)
-            d_out, self.d_cell_state = (
-                where_flag(mask, d_out, None),
-                where_flag(mask, self.d_cell_state, None),
+            d_h, d_cell_state = gradients.d_output + self.d_h, self.d_cell_state
+            unchanged = where_flag(mask, None, d_h), where_flag(mask, None, d_cell_state)
+            self.d_cell_state = where_flag(mask, d_cell_state, None)
+            gradients = gradients._replace(
+                d_output=where_flag(mask, d_h, None),
+                d_h=torch.zeros_like(d_h),
+                d_cell_state=self.d_cell_state,
             )
-            self.d_h = torch.zeros_like(d_out)
-        gradients = d_out, self.d_h, self.d_cell_state, d_a, d_b
-        self.kernels.backward(saved, cell_state, *gradients, self.parameter)
+        self.kernels.backward(gradients)
         if not before:
             return
-        self.d_h = self._input_gradient(torch.empty_like(d_out), d_b, self.w_h, self.flipped_h)
+        d_h = torch.empty_like(gradients.d_output)
+        self.d_h = self._input_gradient(d_h, gradients.d_b, self.w_h, self.flipped_h)
         if unchanged is not None:
             self.d_h, self.d_cell_state = self.d_h + unchanged[0], self.d_cell_state + unchanged[1]
         if self.inputs.reset is not None:

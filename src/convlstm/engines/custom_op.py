@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convlstm.engines.autograd import sequence
+from convlstm.engines.autograd import SequenceFunction
 from convlstm.engines.backward import backward
 from convlstm.engines.forward import forward
 from convlstm.engines.plan import Inputs, Plan, make_plan
@@ -70,7 +70,7 @@ def _(*arguments: Any) -> list[Tensor]:
 def _(*arguments: Any) -> list[Tensor]:
     inputs, plan, (for_backward,) = _parsed(arguments)
     if for_backward:
-        return sequence(plan, inputs)
+        return [*SequenceFunction.apply(plan, True, *inputs.tensors())]  # type: ignore[no-untyped-call]
     with torch._C._AutoDispatchBelowAutograd():
         found: list[Tensor] = torch.ops.convlstm.sequence.default(*arguments)
     return found

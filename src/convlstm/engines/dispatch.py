@@ -1,17 +1,18 @@
 """The engines, and the choice among them for a call."""
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-import convlstm.engines.autograd as autograd
 import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.triton.launch as launch
-from convlstm.cells.base import Cell
+from convlstm.cells.base import Cell, has_hooks
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import is_channels_first_faster
+from convlstm.engines.recurrences import Recurrence, recurrence_of
 from convlstm.errors import OptionError, check_name
 
 #: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.autograd` in torch's own
@@ -56,8 +57,9 @@ def select(engine: str, call: Call) -> str:
     """
     if check_name(engine, ENGINES, "engine") == "reference":
         return engine
-    supported = autograd.is_supported(call.cell)
-    reasons = not_supported_reasons(engine, call, supported)
+    recurrence = recurrence_of(call.cell)
+    supported = recurrence is not None and not recurrence.not_supported_reasons(call.cell)
+    reasons = not_supported_reasons(engine, call, recurrence if supported else None)
     if reasons and engine != "auto":
         raise OptionError(
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
@@ -70,32 +72,53 @@ def select(engine: str, call: Call) -> str:
     return engine
 
 
-def not_supported_reasons(engine: str, call: Call, supported: bool) -> list[str]:
-    """Reasons why a fast engine cannot run a call, the recurrence apart; empty if it can."""
-    cell, name, reasons = call.cell, type(call.cell).__name__, []
+def not_supported_reasons(engine: str, call: Call, recurrence: type[Recurrence] | None) -> list[str]:
+    """Reasons why a fast engine cannot run a call; empty if it can.
+
+    Args:
+        engine: ``fused``, ``compiled`` or ``auto``.
+        call: the call.
+        recurrence: of the cell; None if it is not supported with the cell's options, which is no reason.
+    """
+    cell: Any = call.cell
+    name, reasons = type(cell).__name__, []
     if engine == "compiled" and (missing := _compiler_missing(call.x.device.type)):
         reasons.append(missing)
     if call.reference_only:
         reasons.append(f"it has no {', '.join(call.reference_only)}")
-    if not isinstance(cell, Cell):
+    if not isinstance(call.cell, Cell):
         return [*reasons, f"{name} is no convlstm.cells.Cell"]
     if has_own_forward(cell):
         reasons.append(f"{name} has a forward of its own")
     if has_hooks(cell):
         reasons.append(f"{name} has hooks")
-    return [*reasons, *autograd.not_supported_reasons(call)] if supported else reasons
+    if recurrence is None:
+        return reasons
+    x, tensors = call.x, [call.x, *call.state, cell.conv.weight, cell.conv.bias, recurrence.parameter(cell)]
+    tensors = [tensor for tensor in tensors if tensor is not None]
+    dtypes = {tensor.dtype for tensor in tensors}
+    exported = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    real = all(dtype.is_floating_point for dtype in dtypes) and len({t.device for t in tensors}) == 1
+    mixed = len(dtypes) > 1 and not torch.is_autocast_enabled(x.device.type)
+    shape = (x.shape[0], cell.hidden_dim, *x.shape[3:])
+    conditions = {
+        "the call is being exported or traced": exported,
+        "the call is inside a transform of torch.func": torch._C._functorch.get_dynamic_layer_stack_depth()
+        > 0,
+        "it has no derivatives in forward mode": torch.autograd.forward_ad._current_level >= 0,
+        f"it runs on cpu and cuda, not on {x.device.type}": x.device.type not in ("cpu", "cuda"),
+        "it takes plain tensors, no subclasses": not plain,
+        "it takes real tensors on one device": not real,
+        "dtypes differ outside autocast": mixed,
+        "the state has another shape than the frames": any(part.shape != shape for part in call.state),
+    }
+    return [*reasons, *(reason for reason, holds in conditions.items() if holds)]
 
 
 def has_own_forward(cell: Cell) -> bool:
     """True if a cell's class or the cell itself overrides `Cell.forward`."""
     return "forward" in cell.__dict__ or type(cell).forward is not Cell.forward
-
-
-def has_hooks(cell: nn.Module) -> bool:
-    """True if a cell has forward or backward hooks."""
-    return bool(
-        cell._forward_hooks or cell._forward_pre_hooks or cell._backward_hooks or cell._backward_pre_hooks
-    )
 
 
 def loop_is_faster(call: Call) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import accumulates_in_place
 from convlstm.engines.plan import Inputs, Plan
-from convlstm.engines.recurrences import Weight
+from convlstm.engines.recurrences import StepBuffers, Weight
 
 
 class Saved(NamedTuple):
@@ -41,8 +41,8 @@ def forward(
     batch, steps = x.shape[:2]
     chunk, input_chunk = plan.chunk_length(inputs), plan.input_chunk_length(inputs)
     bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
-    parameter = kernels.prepare(inputs.parameter, plan.state_dtype)
     cell_state = plan.channels_last(inputs.state[-1], plan.state_dtype)
+    parameter = kernels.prepare(inputs.parameter, cell_state)
     shape = tuple(cell_state.shape)
     # On a GPU all outputs are copied at once at the end, in fewer and larger kernels.
     whole = keep or plan.any_layout or (device.type != "cpu" and not plan.last_only)
@@ -75,9 +75,8 @@ def forward(
                 checkpoints[done // chunk].copy_(cell_state)
             before, after = (slot % slots for slot in plan.slots(t))
             saved = None if preactivations is None else preactivations[t]
-            zero_state = plan.zero_state and not done
-            buffers = cell_state, h[after], saved
-            step(plan, inputs, t, (a[t - first], b), weight, h[before], *buffers, parameter, zero_state)
+            buffers = StepBuffers(a[t - first], b, cell_state, h[after], saved, parameter)
+            _step(plan, inputs, t, weight, h[before], buffers, zero_state=plan.zero_state and not done)
             if outputs is not None and device.type == "cpu":  # while h is in cache
                 kernels.to_channels_first(h[after], outputs[:, t])
             done += 1
@@ -92,40 +91,16 @@ def forward(
     return outputs, tuple(plan.channels_first(tensor) for tensor in state), found
 
 
-def step(
-    plan: Plan,
-    inputs: Inputs,
-    t: int,
-    gates: tuple[Tensor, Tensor | None],
-    weight: Weight,
-    h: Tensor,
-    cell_state: Tensor,
-    new_h: Tensor,
-    saved: Tensor | None,
-    parameter: Tensor | None,
-    zero_state: bool = False,
+def _step(
+    plan: Plan, inputs: Inputs, t: int, weight: Weight, h: Tensor, buffers: StepBuffers, zero_state: bool
 ) -> None:
-    """The step at frame t with its flags; see `Recurrence.step`.
-
-    Args:
-        plan: of the call.
-        inputs: of the call, of which the flags are read.
-        t: the frame.
-        gates: the input's pre-activations or the frame, and a buffer for the hidden state's or None.
-        weight: prepared by the kernels.
-        h: before the step.
-        cell_state: updated in place.
-        new_h: written to.
-        saved: written to, or None.
-        parameter: prepared by the kernels.
-        zero_state: True if h and the cell state are zero.
-    """
+    """`Recurrence.step` at frame t with its flags; ``zero_state``: h and the cell state are zero."""
+    cell_state, new_h = buffers.cell_state, buffers.h
     if inputs.reset is not None:
         h = where_flag(inputs.reset[:, t], None, h)
         cell_state.copy_(where_flag(inputs.reset[:, t], None, cell_state))
     old = None if inputs.mask is None else cell_state.clone()
-    old_h = None if zero_state else h
-    plan.kernels.step(plan.conv, *gates, old_h, weight, cell_state, new_h, saved, parameter)
+    plan.kernels.step(weight, None if zero_state else h, buffers)
     if inputs.mask is not None:
         cell_state.copy_(where_flag(inputs.mask[:, t], cell_state, old))
         new_h.copy_(where_flag(inputs.mask[:, t], new_h, h))

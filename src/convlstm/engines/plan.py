@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,22 +170,26 @@ class Plan:
 make_plan = lru_cache(maxsize=256)(Plan)
 
 
-def plan_arguments(call: Call, compiled: bool) -> tuple[Any, ...]:
-    """Arguments of `Plan` for a call, under the autocast mode in force."""
+def arguments_of(call: Call, compiled: bool) -> tuple[tuple[Any, ...], Inputs]:
+    """Arguments of `Plan` for a call, under the autocast mode in force, and the tensors of the call."""
     cell, x, kind = call.cell, call.x, call.x.device.type
+    recurrence: Any = recurrence_of(cell)
+    parameter = recurrence.parameter(cell)
     mixed = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     compute = torch.get_autocast_dtype(kind) if mixed else x.dtype
     output = torch.promote_types(compute, call.state[-1].dtype)
-    recurrence: Any = recurrence_of(cell)
-    parameter = recurrence.parameter(cell)
     if parameter is not None:
         output = torch.promote_types(output, parameter.dtype)
-    one_axis = x.ndim == 4
-    return (
+    tensors = [x, cell.conv.weight, cell.conv.bias, parameter, *call.state]
+    dilation, modes = cell.dilation, cell.padding_mode
+    if x.ndim == 4:
+        tensors = [t if t is None or t.ndim < 3 else t.unsqueeze(-2) for t in tensors]
+        dilation, modes = (1, *dilation), ("zeros", *modes)
+    arguments = (
         recurrence.name,
         tuple(NAMES[activation] for activation in recurrence.activations(cell)),
-        (1, *cell.dilation) if one_axis else cell.dilation,
-        ("zeros", *cell.padding_mode) if one_axis else cell.padding_mode,
+        dilation,
+        modes,
         compute,
         torch.float32 if compute.itemsize < 4 else compute,
         output,
@@ -197,12 +201,4 @@ def plan_arguments(call: Call, compiled: bool) -> tuple[Any, ...]:
         call.zero_state,
         call.save,
     )
-
-
-def inputs_of(call: Call) -> Inputs:
-    """Tensors of a call."""
-    cell, recurrence = call.cell, cast(Any, recurrence_of(call.cell))
-    tensors = [call.x, cell.conv.weight, cell.conv.bias, recurrence.parameter(cell), *call.state]
-    if call.x.ndim == 4:
-        tensors = [t if t is None or t.ndim < 3 else t.unsqueeze(-2) for t in tensors]
-    return Inputs.of([call.mask, call.reset, *tensors])
+    return arguments, Inputs.of([call.mask, call.reset, *tensors])

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.call import Call
-from convlstm.engines.forward import step
-from convlstm.engines.plan import Inputs, Plan, inputs_of, make_plan, plan_arguments
+from convlstm.engines.plan import Inputs, Plan, arguments_of, make_plan
+from convlstm.engines.recurrences import StepBuffers
 
 
 class LayerStepper:
@@ -21,31 +21,29 @@ class LayerStepper:
     """
 
     def __init__(self, plan: Plan, inputs: Inputs) -> None:
-        device = inputs.x.device
-        # `step` reads the flags only, of which there are none.
-        self.plan, self.inputs = plan, inputs._replace(x=inputs.x[:0], state=())
-        self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
         kernels = plan.kernels
-        self.parameter = kernels.prepare(inputs.parameter, plan.state_dtype)
-        self.parts = len(inputs.state)
+        self.plan, self.parts = plan, len(inputs.state)
+        self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
         self.cell_state = plan.channels_last(inputs.state[-1], plan.state_dtype)
         self.h = plan.channels_last(inputs.state[0], plan.compute_dtype)
+        self.parameter = kernels.prepare(inputs.parameter, self.cell_state)
         self.weight = kernels.prepare_weight(
             plan.conv, inputs.weight, inputs.bias, self.parameter, self.h, save=False
         )
         self.new_h = self.h if self.weight.in_place else torch.empty_like(self.h)
-        self.a = self.b = self.h[:0]
+        self.a: Tensor | None = None
+        self.b: Tensor | None = None
         if self.weight.input is not None:
             gates = (*self.h.shape[:-1], kernels.gates * self.h.shape[-1])
-            self.a = empty(gates, plan.compute_dtype, device)
-            self.b = self.a if kernels.only_added else empty(gates, plan.compute_dtype, device)
+            self.a = empty(gates, plan.compute_dtype, self.h.device)
+            self.b = None if kernels.only_added else torch.empty_like(self.a)
 
     def __call__(self, frame: Tensor) -> Tensor:
         """The output (B, *S, hidden_dim), which the next call overwrites, for a frame (B, *S, C)."""
-        w_x, state = self.weight.input, self.cell_state
+        w_x = self.weight.input
         a = frame if w_x is None else self.plan.conv.into(self.a, frame, w_x, self.bias)
-        buffers = state, self.new_h, None
-        step(self.plan, self.inputs, 0, (a, self.b), self.weight, self.h, *buffers, self.parameter)
+        buffers = StepBuffers(a, self.b, self.cell_state, self.new_h, None, self.parameter)
+        self.plan.kernels.step(self.weight, self.h, buffers)
         if self.h.is_cuda and self.new_h is not self.h:
             self.h.copy_(self.new_h)  # a CUDA graph reads and writes fixed addresses
         else:
@@ -81,8 +79,8 @@ class Stepper:
         with torch.no_grad():
             for cell, state in zip(cells, states, strict=True):
                 call = Call(cell, x, state)
-                plan = make_plan(*plan_arguments(call, compiled))
-                self.layers.append(LayerStepper(plan, inputs_of(call)))
+                arguments, inputs = arguments_of(call, compiled)
+                self.layers.append(LayerStepper(make_plan(*arguments), inputs))
                 x = x.new_empty(x.shape[0], 1, cell.hidden_dim, *x.shape[3:])
             first, last = self.layers[0], self.layers[-1]
             self.plan = first.plan

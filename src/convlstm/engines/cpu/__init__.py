@@ -3,9 +3,22 @@
 import torch
 
 from convlstm.engines.cpu.bindings import DTYPES, CpuKernels, load_kernels
-from convlstm.engines.cpu.gru import CpuGRU
-from convlstm.engines.cpu.lstm import CpuLSTM
-from convlstm.engines.cpu.rnn import CpuRNN
+from convlstm.engines.recurrences.gru import GRU
+from convlstm.engines.recurrences.lstm import LSTM
+from convlstm.engines.recurrences.rnn import RNN
+
+
+class CpuLSTM(CpuKernels, LSTM):
+    """The LSTM in C++; see ``csrc/lstm.h``."""
+
+
+class CpuGRU(CpuKernels, GRU):
+    """The GRU in C++; see ``csrc/gru.h``."""
+
+
+class CpuRNN(CpuKernels, RNN):
+    """The plain recurrence in C++; see ``csrc/rnn.h``."""
+
 
 #: Kernels by the name of their recurrence.
 KERNELS: dict[str, type[CpuKernels]] = {kind.name: kind for kind in (CpuLSTM, CpuGRU, CpuRNN)}

@@ -13,7 +13,7 @@ from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import SameConv, padded_indices
 from convlstm.engines.cpu.compiler import CompilerError, compile_library, library_key, unavailable, warn_once
 from convlstm.engines.cpu.library_cache import load_library
-from convlstm.engines.recurrences import Recurrence, Weight
+from convlstm.engines.recurrences import RECURRENCES, Recurrence, StepBuffers, StepGradients, Weight, sizes
 
 SOURCE = Path(__file__).with_name("csrc") / "kernels.cpp"
 #: Dtypes of pre-activations and h, by their names in C++.
@@ -70,19 +70,38 @@ def prototype(arguments: str, result: str | None = None) -> Prototype:
 
 
 _COPY = "int64_t matrices, int64_t rows, int64_t columns, int64_t x_stride, int64_t y_stride, int threads"
-#: The kernels that all recurrences share. ``{T}`` in a name stands for each of `DTYPES`.
-SHARED = {
+_SIZES = "float* parameter, int64_t P, int64_t Q, int64_t C, int threads"
+_OF_EACH_RECURRENCE = {
+    "forward_{T}": prototype(f"T* a, T* b, float* cell_state, T* h, T* saved, {_SIZES}"),
+    "recompute_{T}": prototype(f"T* saved, float* cell_state, float* new_cell_state, {_SIZES}"),
+    "backward_{T}": prototype(
+        f"T* saved, float* cell_state, T* d_output, T* d_h, float* d_cell_state, T* d_a, T* d_b, {_SIZES}"
+    ),
+    "step": prototype(
+        "bfloat16* x, bfloat16* h, bfloat16* weight, float* bias, float* cell_state, bfloat16* new_h, "
+        "bfloat16* saved, float* parameter, int32_t* rows, int32_t* columns, ConvShape* shape, "
+        "int64_t Q, int threads"
+    ),
+}
+#: The kernels. ``{T}`` in a name stands for each of `DTYPES`; only steps of four pre-activations are fused.
+PROTOTYPES = {
     "transpose_{T}_float32": prototype(f"T* x, float* y, {_COPY}"),
     "transpose_{T}_bfloat16": prototype(f"T* x, bfloat16* y, {_COPY}"),
     "pack_{T}": prototype("T* weight, bfloat16* packed, ConvShape* shape, int64_t gates, int threads"),
     "packed_size": prototype("ConvShape* shape", "int64_t"),
     "has_amx": Prototype({}, "int"),
+    **{
+        f"{name}_{kernel}": declared
+        for name, recurrence in RECURRENCES.items()
+        for kernel, declared in _OF_EACH_RECURRENCE.items()
+        if kernel != "step" or recurrence.saved_gates == 4
+    },
 }
 
 
-def declare(library: Any, prototypes: Mapping[str, Prototype]) -> None:
+def declare(library: Any) -> None:
     """Set argument and result types of a library's functions."""
-    for name, (arguments, result) in prototypes.items():
+    for name, (arguments, result) in PROTOTYPES.items():
         for dtype in DTYPES.values() if "{T}" in name else ("",):
             element = dtype.replace("float32", "float")
             function = getattr(library, name.replace("{T}", dtype))
@@ -101,7 +120,7 @@ def load_kernels(gate: str, candidate: str, output: str) -> Any | None:
     if reason is None:
         try:
             library = load_library(library_key(SOURCE, defines), partial(compile_library, SOURCE, defines))
-            declare(library, SHARED)
+            declare(library)
             return library
         except CompilerError as error:
             reason = str(error)
@@ -134,25 +153,34 @@ class PackedWeight(NamedTuple):
 class CpuKernels(Recurrence):
     """A recurrence whose pointwise part is compiled; saved pre-activations are channels-last.
 
+    Steps of four pre-activations are fused on processors with AMX.
+
     Args:
         activations: see `Recurrence`.
         library: of `load_kernels` for them.
         dtype: of pre-activations and h, one of `DTYPES`.
-
-    Attributes:
-        prototypes: of the recurrence's kernels.
     """
-
-    prototypes: ClassVar[Mapping[str, Prototype]]
 
     def __init__(self, activations: tuple[str, str, str], library: Any, dtype: torch.dtype) -> None:
         super().__init__(activations)
         self._library, self._dtype = library, DTYPES[dtype]
-        declare(library, self.prototypes)
 
-    def _call(self, kernel: str, *arguments: Any) -> None:
-        """Run a kernel of the dtype, whose last argument is the number of threads."""
-        getattr(self._library, f"{kernel}_{self._dtype}")(*arguments, torch.get_num_threads())
+    def forward(self, buffers: StepBuffers) -> None:
+        """See `Recurrence.forward`; ``b`` is not overwritten."""
+        self._call("forward", buffers.cell_state, *buffers)
+
+    def recompute(self, saved: Tensor, before: Tensor, after: Tensor, parameter: Tensor | None) -> None:
+        """See `Recurrence.recompute`."""
+        self._call("recompute", before, saved, before, after, parameter)
+
+    def backward(self, gradients: StepGradients) -> None:
+        """See `Recurrence.backward`."""
+        self._call("backward", gradients.cell_state, *gradients)
+
+    def _call(self, kernel: str, cell_state: Tensor, *tensors: Tensor | None) -> None:
+        """Run a kernel on tensors, of which the parameter is the last."""
+        function = getattr(self._library, f"{self.name}_{kernel}_{self._dtype}")
+        function(*tensors, *sizes(cell_state, tensors[-1]), torch.get_num_threads())
 
     def to_channels_last(self, frames: Tensor, out: Tensor) -> None:
         """See `Recurrence.to_channels_last`."""
@@ -171,13 +199,9 @@ class CpuKernels(Recurrence):
         if not known or not first.is_contiguous() or not first_out.is_contiguous():
             return False
         function = getattr(self._library, f"transpose_{DTYPES[x.dtype]}_{DTYPES[y.dtype]}")
-        sizes = (len(x), rows, first.numel() // rows, x.stride(0), y.stride(0))
-        function(first, first_out, *sizes, torch.get_num_threads())
+        lengths = (len(x), rows, first.numel() // rows, x.stride(0), y.stride(0))
+        function(first, first_out, *lengths, torch.get_num_threads())
         return True
-
-
-class GatedCpuKernels(CpuKernels):
-    """A recurrence of four pre-activations, whose steps are fused on processors with AMX."""
 
     def prepare_weight(
         self,
@@ -189,7 +213,8 @@ class GatedCpuKernels(CpuKernels):
         save: bool,
     ) -> Weight:
         """See `Recurrence.prepare_weight`; packed for AMX where the processor has it."""
-        if self._dtype != "bfloat16" or weight.ndim != 4 or not self._library.has_amx():
+        fused = self.saved_gates == 4 and self._dtype == "bfloat16" and weight.ndim == 4
+        if not fused or not self._library.has_amx():
             return super().prepare_weight(conv, weight, bias, parameter, h, save)
         batch, *size, channels = h.shape
         inputs, kernel = weight.shape[1] - channels, weight.shape[2:]
@@ -205,7 +230,7 @@ class GatedCpuKernels(CpuKernels):
         shape = ConvShape(batch, *size, inputs, channels, channels, *kernel, *conv.dilation)
         weight = weight.to(weight.dtype if weight.dtype in DTYPES else torch.float32).contiguous()
         packed = PackedWeight(weight, self._pack(weight, shape), biases, shape, rows, columns)
-        return Weight(None, packed, in_place=False)
+        return Weight(conv, None, packed, in_place=False)
 
     def _pack(self, weight: Tensor, shape: ConvShape) -> Tensor:
         packed = empty((self._library.packed_size(shape),), torch.bfloat16, weight.device)
@@ -213,10 +238,18 @@ class GatedCpuKernels(CpuKernels):
         pack(weight, packed, shape, self.gates, torch.get_num_threads())
         return packed
 
-    def _fused_weight(self, weight: PackedWeight, h: Tensor | None) -> PackedWeight:
-        """The weight of a fused step; from zero h, one without the channels of h."""
-        if h is not None:
-            return weight
-        shape = ConvShape.from_buffer_copy(weight.shape)
-        shape.C_h = 0
-        return weight._replace(packed=self._pack(weight.weight, shape), shape=shape)
+    def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
+        """See `Recurrence.step`."""
+        if weight.input is not None:
+            super().step(weight, h, buffers)
+            return
+        whole, packed, bias, shape, rows, columns = weight.hidden
+        if h is None:  # without its channels
+            shape = ConvShape.from_buffer_copy(shape)
+            shape.C_h = 0
+            packed = self._pack(whole, shape)
+        x, _, cell_state, new_h, saved, parameter = buffers
+        function = getattr(self._library, f"{self.name}_step")
+        tensors = x, h, packed, bias, cell_state, new_h, saved, parameter, rows, columns
+        _, pixels, _ = sizes(cell_state, parameter)
+        function(*tensors, shape, pixels, torch.get_num_threads())

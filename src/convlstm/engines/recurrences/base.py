@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.engines.convolution import SameConv, split_weight
@@ -16,14 +16,60 @@ class Weight(NamedTuple):
     """The weight of a sequence's convolutions.
 
     Attributes:
+        conv: the convolution.
         input: over the frames; None if ``hidden`` is over frames and h, with the bias.
         hidden: over h, in the layout of the kernels that made it.
         in_place: True if a step may overwrite h with the new h.
     """
 
+    conv: SameConv
     input: Tensor | None
     hidden: Any
     in_place: bool = True
+
+
+class StepBuffers(NamedTuple):
+    """Tensors of a step.
+
+    Attributes:
+        a: (B, *S, gates C), the input's pre-activations, overwritten.
+        b: (B, *S, gates C), the hidden state's pre-activations, overwritten; None if ``a`` is both, added.
+        cell_state: (B, *S, C), updated in place.
+        h: (B, *S, C), written to: the new h.
+        saved: (B, *S, saved_gates C), written to, in a layout private to the class; or None.
+        parameter: of `Recurrence.prepare`.
+    """
+
+    a: Tensor
+    b: Tensor | None
+    cell_state: Tensor
+    h: Tensor
+    saved: Tensor | None
+    parameter: Tensor | None
+
+
+class StepGradients(NamedTuple):
+    """Tensors of the gradient of a step's pointwise part.
+
+    Attributes:
+        saved: by the step.
+        cell_state: before the step.
+        d_output: gradient of h as the output of this step.
+        d_h: gradient of h as the input of the next step.
+        d_cell_state: gradient of the cell state after the step; overwritten by that before it.
+        d_a: written to: gradient of ``a``.
+        d_b: written to: gradient of ``b``; ``d_a`` itself if the two are only added.
+        parameter: of `Recurrence.prepare`.
+    """
+
+    saved: Tensor
+    cell_state: Tensor
+    d_output: Tensor
+    d_h: Tensor
+    d_cell_state: Tensor
+    d_a: Tensor
+    d_b: Tensor
+    parameter: Tensor | None
 
 
 class Recurrence(ABC):
@@ -40,6 +86,8 @@ class Recurrence(ABC):
     Attributes:
         name: of the recurrence and of its kernels.
         cell_class: the cell with this recurrence.
+        activation_attributes: the cell's attributes with these activations.
+        parameter_attribute: the cell's attribute with its parameter besides the convolution.
         gates: pre-activations of a step, in units of C channels.
         saved_gates: pre-activations that a step saves for the backward pass, in the same units.
         only_added: True if the input's and the hidden state's pre-activations are only added, so that one
@@ -48,6 +96,8 @@ class Recurrence(ABC):
 
     name: ClassVar[str]
     cell_class: ClassVar[type[ConvCell]]
+    activation_attributes = "gate_activation", "candidate_activation", "output_activation"
+    parameter_attribute: ClassVar[str] = ""
     gates: ClassVar[int]
     saved_gates: ClassVar[int]
     only_added: ClassVar[bool] = True
@@ -56,14 +106,17 @@ class Recurrence(ABC):
         self.gate, self.candidate, self.output = activations
 
     @classmethod
-    @abstractmethod
-    def activations(cls, cell: Any) -> tuple[Activation, Activation, Activation]:
-        """Activations of gates, candidate and output; any for those that the cell does not have."""
+    def activations(cls, cell: nn.Module) -> tuple[Activation, ...]:
+        """Activations of gates, candidate and output; the usual ones where the cell has none."""
+        usual = torch.sigmoid, torch.tanh, torch.tanh
+        pairs = zip(cls.activation_attributes, usual, strict=True)
+        return tuple(getattr(cell, attribute, default) for attribute, default in pairs)
 
     @classmethod
-    def parameter(cls, cell: Any) -> Tensor | None:
+    def parameter(cls, cell: nn.Module) -> Tensor | None:
         """The parameter of a cell besides its convolution, or None."""
-        return None
+        found: Tensor | None = getattr(cell, cls.parameter_attribute, None)
+        return found
 
     @classmethod
     def not_supported_reasons(cls, cell: Any) -> list[str]:
@@ -78,8 +131,8 @@ class Recurrence(ABC):
         return reasons
 
     @classmethod
-    def prepare(cls, parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """The parameter as `forward`, `recompute` and `backward` take it."""
+    def prepare(cls, parameter: Tensor | None, cell_state: Tensor) -> Tensor | None:
+        """The parameter as kernels take it, (..., Q, C) for each of Q pixels, in the cell state's dtype."""
         return None
 
     def prepare_weight(
@@ -101,99 +154,44 @@ class Recurrence(ABC):
             h: (B, *S, C), of which only shape, dtype and device matter.
             save: True if steps save their pre-activations.
         """
-        return Weight(*split_weight(weight, weight.shape[1] - h.shape[-1], h.dtype))
+        return Weight(conv, *split_weight(weight, weight.shape[1] - h.shape[-1], h.dtype))
 
-    def step(
-        self,
-        conv: SameConv,
-        a: Tensor,
-        b: Tensor | None,
-        h: Tensor | None,
-        weight: Weight,
-        cell_state: Tensor,
-        new_h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
+    def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """One step with the convolution of h.
 
         Args:
-            conv: the convolution.
-            a: (B, *S, gates C), the input's pre-activations, overwritten; or the frame (B, *S, C_in) if the
-                weight has none over frames.
-            b: buffer for the hidden state's pre-activations, or None; not read if they are only added.
-            h: (B, *S, C), or None for zero.
             weight: of `prepare_weight`.
-            cell_state: (B, *S, C), updated in place.
-            new_h: (B, *S, C), written to; may be h if the weight is ``in_place``.
-            saved: see `forward`.
-            parameter: see `forward`.
+            h: (B, *S, C), or None for zero; the new h may be the same buffer if the weight is ``in_place``.
+            buffers: of the step; ``a`` is the frame (B, *S, C_in) if the weight has none over frames, and
+                ``b`` need not hold anything: None for no buffer.
         """
+        a, b = buffers.a, buffers.b
         if self.only_added:
-            a = b = a if h is None else conv.add(a, h, weight.hidden)
-        elif h is None:
+            if h is not None:
+                weight.conv.add(a, h, weight.hidden)
+            return self.forward(buffers)
+        if h is None:
             b = torch.zeros_like(a) if b is None else b.zero_()
         else:
-            b = conv.into(b, h, weight.hidden)
-        self.forward(a, b, cell_state, new_h, saved, parameter)
+            b = weight.conv.into(b, h, weight.hidden)
+        return self.forward(buffers._replace(b=b))
 
     @abstractmethod
-    def forward(
-        self,
-        a: Tensor,
-        b: Tensor,
-        cell_state: Tensor,
-        h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
-        """The pointwise part of a step.
-
-        Args:
-            a: (B, *S, gates C), the input's pre-activations; both parts' sum if ``b`` is ``a``.
-            b: (B, *S, gates C), the hidden state's pre-activations; overwritten.
-            cell_state: (B, *S, C), updated in place.
-            h: (B, *S, C), written to: the new h.
-            saved: (B, *S, saved_gates C), written to, in a layout private to the class; or None.
-            parameter: of `prepare`.
-        """
+    def forward(self, buffers: StepBuffers) -> None:
+        """The pointwise part of a step."""
 
     @abstractmethod
-    def recompute(
-        self, saved: Tensor, cell_state: Tensor, new_cell_state: Tensor, parameter: Tensor | None
-    ) -> None:
-        """The cell state after a step, as `forward` computed it, into ``new_cell_state``."""
+    def recompute(self, saved: Tensor, before: Tensor, after: Tensor, parameter: Tensor | None) -> None:
+        """The cell state after a step, as `forward` computed it from that before, written to ``after``."""
 
     @abstractmethod
-    def backward(
-        self,
-        saved: Tensor,
-        cell_state: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_cell_state: Tensor,
-        d_a: Tensor,
-        d_b: Tensor,
-        parameter: Tensor | None,
-    ) -> None:
-        """Gradients of the pointwise part of a step.
+    def backward(self, gradients: StepGradients) -> None:
+        """Gradients of the pointwise part of a step."""
 
-        Args:
-            saved: by `forward`.
-            cell_state: before the step.
-            d_output: gradient of h as the output of this step.
-            d_h: gradient of h as the input of the next step.
-            d_cell_state: gradient of the cell state after the step; overwritten by that before it.
-            d_a: written to: gradient of ``a``.
-            d_b: written to: gradient of ``b``; ``d_a`` itself if the two are only added.
-            parameter: of `prepare`.
-        """
-
-    def add_parameter_gradient(
+    def add_parameter_gradient(  # noqa: B027 - most recurrences have no parameter
         self, total: Tensor, saved: Tensor, cell_states: Tensor, d_b: Tensor, parameter: Tensor | None
     ) -> None:
         """Add to the gradient of the parameter that of steps (T, B, *S, ?), given as for `backward`."""
-        raise NotImplementedError
 
     def to_channels_last(self, frames: Tensor, out: Tensor) -> None:
         """Copy (N, C, *S) to (N, *S, C), of any dtype."""
@@ -204,6 +202,12 @@ class Recurrence(ABC):
         out.copy_(channels_last.movedim(-1, 1))
 
 
+def sizes(cell_state: Tensor, parameter: Tensor | None) -> tuple[int, int, int]:
+    """P pixels of the batch, the Q pixels of a prepared parameter (1 without one), and C channels."""
+    channels = cell_state.shape[-1]
+    return cell_state.numel() // channels, 1 if parameter is None else parameter.shape[-2], channels
+
+
 def flatten_pixels(x: Tensor) -> Tensor:
     """(..., C) as (P, C)."""
     return x.view(-1, x.shape[-1])
@@ -212,12 +216,6 @@ def flatten_pixels(x: Tensor) -> Tensor:
 def by_gate(x: Tensor, gates: int) -> Tensor:
     """(..., gates C) as (P, gates, C)."""
     return x.view(-1, gates, x.shape[-1] // gates)
-
-
-def gate_planes(x: Tensor, gates: int, dtype: torch.dtype) -> Tensor:
-    """Pre-activations (..., gates C) as contiguous (gates, P, C), over which torch runs twice as fast."""
-    planes = by_gate(x, gates).transpose(0, 1)
-    return torch.empty(planes.shape, dtype=dtype, device=x.device).copy_(planes)
 
 
 def saved_planes(saved: Tensor, gates: int) -> Tensor:

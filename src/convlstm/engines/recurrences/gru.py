@@ -7,31 +7,26 @@ from torch import Tensor
 
 from convlstm.cells.convgru import ConvGRUCell
 from convlstm.engines.recurrences.activations import activation, activation_backward
-from convlstm.engines.recurrences.base import Recurrence, by_gate, flatten_pixels, saved_planes
-from convlstm.functional.gates import Activation
+from convlstm.engines.recurrences.base import (
+    Recurrence,
+    StepBuffers,
+    StepGradients,
+    by_gate,
+    flatten_pixels,
+    saved_planes,
+)
 
 
 class GRU(Recurrence):
     """See `Recurrence`; gates in the order r, z, n.
 
-    The cell state is h. The parameter is the bias of the hidden state's part of n, (C,). Saved are the
-    pre-activations of r and z, and the two parts of n.
+    The cell state is h. The parameter is the bias (C,) of the hidden state's part of n; prepared it is
+    (1, C), zeros for None. Saved are the pre-activations of r and z, and the two parts of n.
     """
 
-    name, cell_class = "gru", ConvGRUCell
+    name, cell_class, parameter_attribute = "gru", ConvGRUCell, "reset_bias"
     gates, saved_gates = 3, 4
     only_added = False
-
-    @classmethod
-    def activations(cls, cell: Any) -> tuple[Activation, Activation, Activation]:
-        """See `Recurrence.activations`."""
-        return cell.gate_activation, cell.candidate_activation, torch.tanh
-
-    @classmethod
-    def parameter(cls, cell: Any) -> Tensor | None:
-        """The second bias (C,), or None."""
-        bias: Tensor | None = cell.reset_bias
-        return bias
 
     @classmethod
     def not_supported_reasons(cls, cell: Any) -> list[str]:
@@ -40,32 +35,26 @@ class GRU(Recurrence):
         return reasons if cell.reset_after else [*reasons, "it has no reset_after=False"]
 
     @classmethod
-    def prepare(cls, parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    def prepare(cls, parameter: Tensor | None, cell_state: Tensor) -> Tensor:
         """See `Recurrence.prepare`."""
-        return None if parameter is None else parameter.to(dtype).contiguous()
+        zeros = cell_state.new_zeros(1, cell_state.shape[-1])
+        return zeros if parameter is None else zeros.copy_(parameter)
 
-    def forward(
-        self,
-        a: Tensor,
-        b: Tensor,
-        cell_state: Tensor,
-        h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
+    def forward(self, buffers: StepBuffers) -> None:
         """See `Recurrence.forward`."""
+        a, b, cell_state, h, saved, parameter = buffers
+        assert b is not None
+        assert parameter is not None
         a, b, state = by_gate(a, 3), by_gate(b, 3), flatten_pixels(cell_state)
         r, z = b[:, 0].add_(a[:, 0]), b[:, 1].add_(a[:, 1])
-        x, y = a[:, 2], b[:, 2].add_(bias_or_zeros(parameter, state).to(b.dtype))
+        x, y = a[:, 2], b[:, 2].add_(parameter.to(b.dtype))
         planes = torch.stack((r, z, x, y), out=None if saved is None else saved_planes(saved, 4))
         self._new_state(planes.to(state.dtype), state, state)
         h.copy_(cell_state)
 
-    def recompute(
-        self, saved: Tensor, cell_state: Tensor, new_cell_state: Tensor, parameter: Tensor | None
-    ) -> None:
+    def recompute(self, saved: Tensor, before: Tensor, after: Tensor, parameter: Tensor | None) -> None:
         """See `Recurrence.recompute`."""
-        state, out = flatten_pixels(cell_state), flatten_pixels(new_cell_state)
+        state, out = flatten_pixels(before), flatten_pixels(after)
         self._new_state(saved_planes(saved, 4).to(state.dtype), state, out)
 
     def _new_state(self, planes: Tensor, state: Tensor, out: Tensor) -> None:
@@ -74,19 +63,10 @@ class GRU(Recurrence):
         n = activation(self.candidate, torch.addcmul(x, activation(self.gate, r), y))
         torch.add(n, z.mul_(state - n), out=out)
 
-    def backward(
-        self,
-        saved: Tensor,
-        cell_state: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_cell_state: Tensor,
-        d_a: Tensor,
-        d_b: Tensor,
-        parameter: Tensor | None,
-    ) -> None:
+    def backward(self, gradients: StepGradients) -> None:
         """See `Recurrence.backward`."""
-        state, d_output, d_h, d_state = map(flatten_pixels, (cell_state, d_output, d_h, d_cell_state))
+        saved, *pixels, d_a, d_b, _ = gradients
+        state, d_output, d_h, d_state = map(flatten_pixels, pixels)
         r_in, z_in, x, y = saved_planes(saved, 4).to(state.dtype)
         r, z = activation(self.gate, r_in), activation(self.gate, z_in)
         n_in = torch.addcmul(x, r, y)
@@ -105,8 +85,3 @@ class GRU(Recurrence):
     ) -> None:
         """See `Recurrence.add_parameter_gradient`."""
         total += by_gate(d_b, 3)[:, 2].sum(dim=0, dtype=total.dtype)
-
-
-def bias_or_zeros(parameter: Tensor | None, cell_state: Tensor) -> Tensor:
-    """The second bias (C,), zeros for None."""
-    return cell_state.new_zeros(cell_state.shape[-1]) if parameter is None else parameter

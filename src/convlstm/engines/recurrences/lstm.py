@@ -1,67 +1,52 @@
 """The LSTM of `convlstm.functional.gates.lstm_gates`. The parameter besides the convolution are peepholes."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from convlstm.cells.convlstm import ConvLSTMCell
 from convlstm.engines.recurrences.activations import activation, activation_backward
-from convlstm.engines.recurrences.base import Recurrence, by_gate, flatten_pixels, gate_planes, saved_planes
-from convlstm.functional.gates import Activation
+from convlstm.engines.recurrences.base import (
+    Recurrence,
+    StepBuffers,
+    StepGradients,
+    by_gate,
+    flatten_pixels,
+    saved_planes,
+)
 
 
 class LSTM(Recurrence):
     """See `Recurrence`; gates in the order i, f, o, g, saved without peepholes.
 
-    The prepared parameter is (3, Q, C): weights of each pixel (Q = 1) or of each of the Q pixels of a frame.
+    The parameter is (3, C, *S) or (3, C, 1, ...); prepared it is (3, Q, C), weights of each pixel (Q = 1) or
+    of each of the Q pixels of a frame.
     """
 
-    name, cell_class = "lstm", ConvLSTMCell
+    name, cell_class, parameter_attribute = "lstm", ConvLSTMCell, "peephole_weight"
     gates = saved_gates = 4
 
     @classmethod
-    def activations(cls, cell: Any) -> tuple[Activation, Activation, Activation]:
-        """See `Recurrence.activations`."""
-        return cell.gate_activation, cell.candidate_activation, cell.output_activation
-
-    @classmethod
-    def parameter(cls, cell: Any) -> Tensor | None:
-        """Peepholes (3, C, *S) or (3, C, 1, ...), or None."""
-        peepholes: Tensor | None = cell.peephole_weight
-        return peepholes
-
-    @classmethod
-    def prepare(cls, parameter: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    def prepare(cls, parameter: Tensor | None, cell_state: Tensor) -> Tensor | None:
         """See `Recurrence.prepare`."""
-        return None if parameter is None else parameter.flatten(2).transpose(1, 2).to(dtype).contiguous()
+        return None if parameter is None else parameter.flatten(2).mT.to(cell_state.dtype).contiguous()
 
-    def forward(
-        self,
-        a: Tensor,
-        b: Tensor,
-        cell_state: Tensor,
-        h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
+    def forward(self, buffers: StepBuffers) -> None:
         """See `Recurrence.forward`."""
-        c, h = flatten_pixels(cell_state), flatten_pixels(h)
-        if saved is None:
-            planes = gate_planes(a, 4, c.dtype)
+        a, _, cell_state, h, saved, parameter = buffers
+        c, planes = flatten_pixels(cell_state), by_gate(a, 4).transpose(0, 1)
+        if saved is None:  # contiguous planes, over which torch runs twice as fast
+            planes = planes.to(c.dtype, copy=True, memory_format=torch.contiguous_format)
         else:
-            planes = saved_planes(saved, 4).copy_(by_gate(a, 4).transpose(0, 1)).to(c.dtype)
+            planes = saved_planes(saved, 4).copy_(planes).to(c.dtype)
         o = planes[2]
         self._new_cell_state(planes, c, c, parameter)
         if parameter is not None:
             o = _add_peephole(o, parameter[2], c)
-        torch.mul(activation(self.gate, o), activation(self.output, c), out=h)
+        torch.mul(activation(self.gate, o), activation(self.output, c), out=flatten_pixels(h))
 
-    def recompute(
-        self, saved: Tensor, cell_state: Tensor, new_cell_state: Tensor, parameter: Tensor | None
-    ) -> None:
+    def recompute(self, saved: Tensor, before: Tensor, after: Tensor, parameter: Tensor | None) -> None:
         """See `Recurrence.recompute`."""
-        c, new_c = flatten_pixels(cell_state), flatten_pixels(new_cell_state)
+        c, new_c = flatten_pixels(before), flatten_pixels(after)
         self._new_cell_state(saved_planes(saved, 4).to(c.dtype), c, new_c, parameter)
 
     def _new_cell_state(self, planes: Tensor, c: Tensor, out: Tensor, parameter: Tensor | None) -> None:
@@ -71,19 +56,10 @@ class LSTM(Recurrence):
         new = activation(self.gate, i).mul_(activation(self.candidate, g))
         torch.addcmul(new, activation(self.gate, f), c, out=out)
 
-    def backward(
-        self,
-        saved: Tensor,
-        cell_state: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_cell_state: Tensor,
-        d_a: Tensor,
-        d_b: Tensor,
-        parameter: Tensor | None,
-    ) -> None:
+    def backward(self, gradients: StepGradients) -> None:
         """See `Recurrence.backward`."""
-        c, d_output, d_h, d_c = map(flatten_pixels, (cell_state, d_output, d_h, d_cell_state))
+        saved, *pixels, d_a, _, parameter = gradients
+        c, d_output, d_h, d_c = map(flatten_pixels, pixels)
         i_in, f_in, o_in, g_in = saved_planes(saved, 4).to(c.dtype)
         if parameter is not None:
             i_in, f_in = _add_peephole(i_in, parameter[0], c), _add_peephole(f_in, parameter[1], c)

@@ -1,13 +1,9 @@
-"""The GRU whose reset gate acts after the convolution, in Triton: pointwise kernels and their launches."""
-
-from typing import Any
+"""The GRU whose reset gate acts after the convolution, in Triton: pointwise kernels."""
 
 import triton
 import triton.language as tl
-from torch import Tensor
 
-import convlstm.engines.triton.launch as launch
-from convlstm.engines.recurrences.gru import GRU, bias_or_zeros
+from convlstm.engines.recurrences.gru import GRU
 from convlstm.engines.triton.device import (
     activation,
     derivative,
@@ -36,8 +32,8 @@ def _new_state(r, z, x, y, before, GATE: tl.constexpr, CANDIDATE: tl.constexpr):
 
 @kernel
 def gru_forward(
-    a, b, bias, state, h, saved, P, C: tl.constexpr,
-    GATE: tl.constexpr, CANDIDATE: tl.constexpr, BLOCK: tl.constexpr,
+    a, b, state, h, saved, bias, P, Q, C: tl.constexpr,
+    GATE: tl.constexpr, CANDIDATE: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """See `Recurrence.forward`; ``b`` is not overwritten."""
     n, p, mask = elements(P, C, BLOCK)
@@ -57,8 +53,8 @@ def gru_forward(
 
 @kernel
 def gru_recompute(
-    saved, state, new_state, P, C: tl.constexpr,
-    GATE: tl.constexpr, CANDIDATE: tl.constexpr, BLOCK: tl.constexpr,
+    saved, state, new_state, bias, P, Q, C: tl.constexpr,
+    GATE: tl.constexpr, CANDIDATE: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """See `Recurrence.recompute`."""
     n, p, mask = elements(P, C, BLOCK)
@@ -70,8 +66,8 @@ def gru_recompute(
 
 @kernel
 def gru_backward(
-    saved, state, d_output, d_h, d_state, d_a, d_b, P, C: tl.constexpr,
-    GATE: tl.constexpr, CANDIDATE: tl.constexpr, BLOCK: tl.constexpr,
+    saved, state, d_output, d_h, d_state, d_a, d_b, bias, P, Q, C: tl.constexpr,
+    GATE: tl.constexpr, CANDIDATE: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """See `Recurrence.backward`."""
     n, p, mask = elements(P, C, BLOCK)
@@ -92,40 +88,4 @@ def gru_backward(
 class TritonGRU(TritonKernels, GRU):
     """See `TritonKernels` and `GRU`."""
 
-    def forward(
-        self,
-        a: Tensor,
-        b: Tensor,
-        cell_state: Tensor,
-        h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
-        """See `Recurrence.forward`; ``b`` is not overwritten."""
-        tensors = a, b, bias_or_zeros(parameter, cell_state), cell_state, h, saved
-        self._launch(gru_forward, cell_state, *tensors)
-
-    def recompute(
-        self, saved: Tensor, cell_state: Tensor, new_cell_state: Tensor, parameter: Tensor | None
-    ) -> None:
-        """See `Recurrence.recompute`."""
-        self._launch(gru_recompute, cell_state, saved, cell_state, new_cell_state)
-
-    def backward(
-        self,
-        saved: Tensor,
-        cell_state: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_cell_state: Tensor,
-        d_a: Tensor,
-        d_b: Tensor,
-        parameter: Tensor | None,
-    ) -> None:
-        """See `Recurrence.backward`."""
-        tensors = saved, cell_state, d_output, d_h, d_cell_state, d_a, d_b
-        self._launch(gru_backward, cell_state, *tensors)
-
-    def _launch(self, kernel: Any, cell_state: Tensor, *tensors: Tensor | None) -> None:
-        sizes = launch.sizes(cell_state)
-        launch.pointwise(kernel, cell_state, *tensors, *sizes, self.gate, self.candidate)
+    kernels = gru_forward, gru_recompute, gru_backward

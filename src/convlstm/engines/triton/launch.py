@@ -2,13 +2,12 @@
 
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from convlstm.engines.convolution import SameConv
-from convlstm.engines.recurrences import Recurrence, Weight
+from convlstm.engines.recurrences import Recurrence, StepBuffers, StepGradients, Weight, sizes
 
 #: Arguments of which one compiled kernel serves all values.
 RUNTIME = ("P", "Q", "H", "W")
@@ -24,32 +23,39 @@ def unavailable() -> str | None:
 
 
 class TritonKernels(Recurrence):
-    """A recurrence whose pointwise part is one kernel; saved pre-activations are channels-last."""
+    """A recurrence whose pointwise part is one kernel; saved pre-activations are channels-last.
 
-    def step(
-        self,
-        conv: SameConv,
-        a: Tensor,
-        b: Tensor | None,
-        h: Tensor | None,
-        weight: Weight,
-        cell_state: Tensor,
-        new_h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
+    Attributes:
+        kernels: of forward, recompute and backward. They take the tensors of these methods in their order, P,
+            Q, C (see `sizes`) and the activations.
+    """
+
+    kernels: ClassVar[tuple[Any, Any, Any]]
+
+    def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """See `Recurrence.step`; the pointwise kernel adds the two parts of the pre-activations."""
         if self.only_added and h is not None:
-            b = conv.into(None, h, weight.hidden)
-            return self.forward(a, b, cell_state, new_h, saved, parameter)
-        return super().step(conv, a, b, h, weight, cell_state, new_h, saved, parameter)
+            return self.forward(buffers._replace(b=weight.conv.into(None, h, weight.hidden)))
+        return super().step(weight, h, buffers)
 
+    def forward(self, buffers: StepBuffers) -> None:
+        """See `Recurrence.forward`; ``b`` is not overwritten."""
+        self._launch(self.kernels[0], buffers.cell_state, *buffers)
 
-def pointwise(kernel: Any, like: Tensor, *arguments: Any) -> None:
-    """Run a kernel of one program for `BLOCK` elements of a tensor, which is its last argument."""
-    if like.shape[-1] % 8:
-        kernel = _without_alignment(kernel)
-    run(kernel, -(-like.numel() // BLOCK), like, *arguments, BLOCK)
+    def recompute(self, saved: Tensor, before: Tensor, after: Tensor, parameter: Tensor | None) -> None:
+        """See `Recurrence.recompute`."""
+        self._launch(self.kernels[1], before, saved, before, after, parameter)
+
+    def backward(self, gradients: StepGradients) -> None:
+        """See `Recurrence.backward`."""
+        self._launch(self.kernels[2], gradients.cell_state, *gradients)
+
+    def _launch(self, kernel: Any, cell_state: Tensor, *tensors: Tensor | None) -> None:
+        """Run a kernel of one program for `BLOCK` elements on tensors, of which the parameter is the last."""
+        if cell_state.shape[-1] % 8:
+            kernel = _without_alignment(kernel)
+        constants = *sizes(cell_state, tensors[-1]), self.gate, self.candidate, self.output, BLOCK
+        run(kernel, -(-cell_state.numel() // BLOCK), cell_state, *tensors, *constants)
 
 
 @cache
@@ -69,12 +75,6 @@ def run(kernel: Any, programs: int, like: Tensor, *arguments: Any, **options: in
     else:
         with torch.cuda.device(device):
             kernel[(programs,)](*arguments, **options)
-
-
-def sizes(cell_state: Tensor) -> tuple[int, int]:
-    """Pixels and channels."""
-    channels = cell_state.shape[-1]
-    return cell_state.numel() // channels, channels
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import Tensor
 import convlstm.engines.config as config
 import convlstm.engines.triton.launch as launch
 from convlstm.engines.convolution import SameConv
-from convlstm.engines.recurrences import Weight
+from convlstm.engines.recurrences import StepBuffers, Weight, sizes
 from convlstm.engines.recurrences.lstm import LSTM
 from convlstm.engines.triton.device import (
     activation,
@@ -67,7 +67,7 @@ def lstm_forward(
 @kernel
 def lstm_recompute(
     saved, c, new_c, peepholes, P, Q, C: tl.constexpr,
-    GATE: tl.constexpr, CANDIDATE: tl.constexpr, BLOCK: tl.constexpr,
+    GATE: tl.constexpr, CANDIDATE: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """See `Recurrence.recompute`."""
     n, p, mask = elements(P, C, BLOCK)
@@ -80,7 +80,7 @@ def lstm_recompute(
 
 @kernel
 def lstm_backward(
-    saved, c, d_output, d_h, d_c, d_a, peepholes, P, Q, C: tl.constexpr,
+    saved, c, d_output, d_h, d_c, d_a, d_b, peepholes, P, Q, C: tl.constexpr,
     GATE: tl.constexpr, CANDIDATE: tl.constexpr, OUTPUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """See `Recurrence.backward`."""
@@ -166,6 +166,8 @@ def lstm_step(
 class TritonLSTM(TritonKernels, LSTM):
     """See `TritonKernels` and `LSTM`."""
 
+    kernels = lstm_forward, lstm_recompute, lstm_backward
+
     def prepare_weight(
         self,
         conv: SameConv,
@@ -192,26 +194,16 @@ class TritonLSTM(TritonKernels, LSTM):
         if not fused:
             return prepared
         packed = prepared.hidden.view(4, channels, channels, *kernel).permute(3, 4, 2, 0, 1).contiguous()
-        return Weight(prepared.input, packed, in_place=False)
+        return prepared._replace(hidden=packed, in_place=False)
 
-    def step(
-        self,
-        conv: SameConv,
-        a: Tensor,
-        b: Tensor | None,
-        h: Tensor | None,
-        weight: Weight,
-        cell_state: Tensor,
-        new_h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
+    def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """See `Recurrence.step`."""
         packed: Tensor = weight.hidden
         if h is None or h.ndim != 4 or packed.ndim != 5:
-            return super().step(conv, a, b, h, weight, cell_state, new_h, saved, parameter)
-        batch, height, width, channels = h.shape
-        pixels = batch * height * width
+            return super().step(weight, h, buffers)
+        a, _, cell_state, new_h, saved, parameter = buffers
+        _, height, width, _ = h.shape
+        pixels, parameter_pixels, channels = sizes(h, parameter)
         shared = launch.shared_memory(h.get_device())
         tiles = block_sizes(pixels, channels, h.itemsize, parameter is not None, shared)
         block_m, block_n, block_k, warps, stages = tiles
@@ -219,58 +211,11 @@ class TritonLSTM(TritonKernels, LSTM):
             lstm_step,
             -(-pixels // block_m) * (channels // block_n),
             *(h, a, h, packed, cell_state, new_h, saved, parameter),
-            *(pixels, height, width, _pixels(parameter), channels, *packed.shape[:2], *conv.dilation),
+            *(pixels, height, width, parameter_pixels, channels, *packed.shape[:2], *weight.conv.dilation),
             *(self.gate, self.candidate, self.output, block_m, block_n, block_k),
             num_warps=warps,
             num_stages=stages,
         )
-
-    def forward(
-        self,
-        a: Tensor,
-        b: Tensor,
-        cell_state: Tensor,
-        h: Tensor,
-        saved: Tensor | None,
-        parameter: Tensor | None,
-    ) -> None:
-        """See `Recurrence.forward`; ``b`` is not overwritten."""
-        tensors = a, None if b is a else b, cell_state, h, saved, parameter
-        names = self.gate, self.candidate, self.output
-        launch.pointwise(lstm_forward, cell_state, *tensors, *_sizes(parameter, cell_state), *names)
-
-    def recompute(
-        self, saved: Tensor, cell_state: Tensor, new_cell_state: Tensor, parameter: Tensor | None
-    ) -> None:
-        """See `Recurrence.recompute`."""
-        tensors = saved, cell_state, new_cell_state, parameter
-        names = self.gate, self.candidate
-        launch.pointwise(lstm_recompute, cell_state, *tensors, *_sizes(parameter, cell_state), *names)
-
-    def backward(
-        self,
-        saved: Tensor,
-        cell_state: Tensor,
-        d_output: Tensor,
-        d_h: Tensor,
-        d_cell_state: Tensor,
-        d_a: Tensor,
-        d_b: Tensor,
-        parameter: Tensor | None,
-    ) -> None:
-        """See `Recurrence.backward`."""
-        tensors = saved, cell_state, d_output, d_h, d_cell_state, d_a, parameter
-        names = self.gate, self.candidate, self.output
-        launch.pointwise(lstm_backward, cell_state, *tensors, *_sizes(parameter, cell_state), *names)
-
-
-def _pixels(peepholes: Tensor | None) -> int:
-    return 1 if peepholes is None else peepholes.shape[1]
-
-
-def _sizes(peepholes: Tensor | None, cell_state: Tensor) -> tuple[int, int, int]:
-    pixels, channels = launch.sizes(cell_state)
-    return pixels, _pixels(peepholes), channels
 
 
 @lru_cache(maxsize=256)

@@ -12,6 +12,7 @@ template <class T, bool SAVE>
 struct GRU {
     float* state;
     T *h, *saved;
+    const float* bias;  // of y, (C,)
     int64_t C;
     static constexpr bool separate_candidate = true;
 
@@ -28,7 +29,7 @@ struct GRU {
         store(state + p * C + k, after, n), store(h + p * C + k, after, n);
     }
 
-    void forward(const T* a, const T* b, const float* bias, int64_t P, int threads) const {
+    void forward(const T* a, const T* b, int64_t P, int threads) const {
         for_each_pixel(P, C, threads, [=, *this](int64_t p, int64_t k, auto n) {
             const T *x = a + p * 3 * C + k, *y = b + p * 3 * C + k;
             const vfloat r = round_to<T>(load(x, n) + load(y, n)), z = round_to<T>(load(x + C, n) + load(y + C, n));
@@ -62,39 +63,9 @@ struct GRU {
     }
 };
 
-// Call a function with the GRU that saves pre-activations or not.
-template <class T, class Function>
-void with_gru(float* state, T* h, T* saved, int64_t C, Function function) {
-    if (saved)
-        function(GRU<T, true>{state, h, saved, C});
-    else
-        function(GRU<T, false>{state, h, saved, C});
+template <bool SAVE, class T, class Function>
+void with_gru(float* state, T* h, T* saved, const float* bias, int64_t, int64_t C, Function function) {
+    function(GRU<T, SAVE>{state, h, saved, bias, C});
 }
 
 }  // namespace
-
-extern "C" {
-
-#define GRU_KERNELS(T, NAME)                                                                                        \
-    void gru_forward_##NAME(const T* a, const T* b, const float* bias, float* state, T* h, T* saved, int64_t P,     \
-                            int64_t C, int threads) {                                                               \
-        with_gru<T>(state, h, saved, C, [=](auto gru) { gru.forward(a, b, bias, P, threads); });                    \
-    }                                                                                                               \
-    void gru_recompute_##NAME(T* saved, float* state, float* new_state, int64_t P, int64_t C, int threads) {        \
-        GRU<T, true>{state, nullptr, saved, C}.recompute(new_state, P, threads);                                    \
-    }                                                                                                               \
-    void gru_backward_##NAME(T* saved, float* state, const T* d_output, const T* d_h, float* d_state, T* d_a,       \
-                             T* d_b, int64_t P, int64_t C, int threads) {                                           \
-        GRU<T, true>{state, nullptr, saved, C}.backward(d_output, d_h, d_state, d_a, d_b, P, threads);              \
-    }
-
-GRU_KERNELS(float, float32)
-GRU_KERNELS(bfloat16, bfloat16)
-
-void gru_step(const bfloat16* x, const bfloat16* h, const bfloat16* weight, const float* bias, float* state,
-              bfloat16* new_h, bfloat16* saved, const int32_t* rows, const int32_t* columns, const ConvShape* shape,
-              int threads) {
-    const Convolution conv{x, h, weight, bias, rows, columns, *shape};
-    with_gru<bfloat16>(state, new_h, saved, shape->C, [&](auto gru) { fused_step(conv, gru, threads); });
-}
-}

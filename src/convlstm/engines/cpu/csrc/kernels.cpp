@@ -63,6 +63,53 @@ void transpose(const S* x, T* y, int64_t N, int64_t R, int64_t K, int64_t x_stri
 
 extern "C" {
 
+// The kernels of a recurrence: `with_NAME` calls a function with it, for steps that save pre-activations or not. The
+// parameter has values for each of Q pixels. `b` and `d_b` are read and written if the two parts are not only added.
+#define KERNELS(NAME, T, DTYPE)                                                                                     \
+    void NAME##_forward_##DTYPE(const T* a, const T* b, float* cell_state, T* h, T* saved, const float* parameter,  \
+                                int64_t P, int64_t Q, int64_t C, int threads) {                                     \
+        const auto forward = [=](auto cell) { cell.forward(a, b, P, threads); };                                    \
+        if (saved)                                                                                                  \
+            with_##NAME<true, T>(cell_state, h, saved, parameter, Q, C, forward);                                   \
+        else                                                                                                        \
+            with_##NAME<false, T>(cell_state, h, saved, parameter, Q, C, forward);                                  \
+    }                                                                                                               \
+    void NAME##_recompute_##DTYPE(T* saved, float* cell_state, float* new_cell_state, const float* parameter,       \
+                                  int64_t P, int64_t Q, int64_t C, int threads) {                                   \
+        with_##NAME<true, T>(cell_state, nullptr, saved, parameter, Q, C,                                           \
+                             [=](auto cell) { cell.recompute(new_cell_state, P, threads); });                       \
+    }                                                                                                               \
+    void NAME##_backward_##DTYPE(T* saved, float* cell_state, const T* d_output, const T* d_h, float* d_cell_state, \
+                                 T* d_a, T* d_b, const float* parameter, int64_t P, int64_t Q, int64_t C,           \
+                                 int threads) {                                                                     \
+        with_##NAME<true, T>(cell_state, nullptr, saved, parameter, Q, C, [=](auto cell) {                          \
+            cell.backward(d_output, d_h, d_cell_state, d_a, d_b, P, threads);                                       \
+        });                                                                                                         \
+    }
+
+KERNELS(lstm, float, float32)
+KERNELS(lstm, bfloat16, bfloat16)
+KERNELS(gru, float, float32)
+KERNELS(gru, bfloat16, bfloat16)
+KERNELS(rnn, float, float32)
+KERNELS(rnn, bfloat16, bfloat16)
+
+// A step of a recurrence of four pre-activations, fused with its convolution.
+#define STEP(NAME)                                                                                                  \
+    void NAME##_step(const bfloat16* x, const bfloat16* h, const bfloat16* weight, const float* bias,               \
+                     float* cell_state, bfloat16* new_h, bfloat16* saved, const float* parameter,                   \
+                     const int32_t* rows, const int32_t* columns, const ConvShape* shape, int64_t Q, int threads) { \
+        const Convolution conv{x, h, weight, bias, rows, columns, *shape};                                          \
+        const auto step = [&](auto cell) { fused_step(conv, cell, threads); };                                      \
+        if (saved)                                                                                                  \
+            with_##NAME<true, bfloat16>(cell_state, new_h, saved, parameter, Q, shape->C, step);                    \
+        else                                                                                                        \
+            with_##NAME<false, bfloat16>(cell_state, new_h, saved, parameter, Q, shape->C, step);                   \
+    }
+
+STEP(lstm)
+STEP(gru)
+
 #define TRANSPOSE(S, FROM, T, TO)                                                                               \
     void transpose_##FROM##_##TO(const S* x, T* y, int64_t matrices, int64_t rows, int64_t columns,             \
                                  int64_t x_stride, int64_t y_stride, int threads) {                             \

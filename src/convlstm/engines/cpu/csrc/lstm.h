@@ -48,7 +48,7 @@ struct LSTM {
         store(h + m, (GATE<T>::at(o) * OUTPUT<T>::at(after)).divide_fast(), n);
     }
 
-    void forward(const T* preactivations, int64_t P, int threads) const {
+    void forward(const T* preactivations, const T*, int64_t P, int threads) const {
         for_each_pixel(P, C, threads, [=, *this](int64_t p, int64_t k, auto n) {
             const T* x = preactivations + p * 4 * C + k;
             step(p, k, n, load(x, n), load(x + C, n), load(x + 2 * C, n), load(x + 3 * C, n));
@@ -65,7 +65,7 @@ struct LSTM {
         });
     }
 
-    void backward(const T* d_output, const T* d_h, float* d_c, T* d_preactivations, int64_t P, int threads) const {
+    void backward(const T* d_output, const T* d_h, float* d_c, T* d_preactivations, T*, int64_t P, int threads) const {
         for_each_pixel(P, C, threads, [=, *this](int64_t p, int64_t k, auto n) {
             const int64_t x = p * 4 * C + k, m = p * C + k;
             vfloat i_in = load(saved + x, n), f_in = load(saved + x + C, n), o_in = load(saved + x + 2 * C, n);
@@ -89,57 +89,12 @@ struct LSTM {
     }
 };
 
-// Call a function with the LSTM that saves pre-activations, with peepholes or without.
-template <class T, class Function>
-void with_saved(float* c, T* h, T* saved, const float* w, int64_t pixels, int64_t C, Function function) {
-    if (w)
-        function(LSTM<T, true, true>{c, h, saved, {w, pixels}, C});
-    else
-        function(LSTM<T, true, false>{c, h, saved, {w, pixels}, C});
-}
-
-// The same with saved pre-activations or without.
-template <class T, class Function>
+template <bool SAVE, class T, class Function>
 void with_lstm(float* c, T* h, T* saved, const float* w, int64_t pixels, int64_t C, Function function) {
-    if (saved)
-        with_saved(c, h, saved, w, pixels, C, function);
-    else if (w)
-        function(LSTM<T, false, true>{c, h, saved, {w, pixels}, C});
+    if (w)
+        function(LSTM<T, SAVE, true>{c, h, saved, {w, pixels}, C});
     else
-        function(LSTM<T, false, false>{c, h, saved, {w, pixels}, C});
+        function(LSTM<T, SAVE, false>{c, h, saved, {w, pixels}, C});
 }
 
 }  // namespace
-
-extern "C" {
-
-#define LSTM_KERNELS(T, NAME)                                                                                       \
-    void lstm_forward_##NAME(const T* preactivations, float* cell_state, T* h, T* saved, const float* peepholes,    \
-                             int64_t peephole_pixels, int64_t P, int64_t C, int threads) {                          \
-        with_lstm<T>(cell_state, h, saved, peepholes, peephole_pixels, C,                                           \
-                     [=](auto lstm) { lstm.forward(preactivations, P, threads); });                                 \
-    }                                                                                                               \
-    void lstm_recompute_##NAME(T* saved, float* cell_state, float* new_cell_state, const float* peepholes,          \
-                               int64_t peephole_pixels, int64_t P, int64_t C, int threads) {                        \
-        with_saved<T>(cell_state, nullptr, saved, peepholes, peephole_pixels, C,                                    \
-                      [=](auto lstm) { lstm.recompute(new_cell_state, P, threads); });                              \
-    }                                                                                                               \
-    void lstm_backward_##NAME(T* saved, float* cell_state, const T* d_output, const T* d_h, float* d_cell_state,    \
-                              T* d_preactivations, const float* peepholes, int64_t peephole_pixels, int64_t P,      \
-                              int64_t C, int threads) {                                                             \
-        with_saved<T>(cell_state, nullptr, saved, peepholes, peephole_pixels, C, [=](auto lstm) {                   \
-            lstm.backward(d_output, d_h, d_cell_state, d_preactivations, P, threads);                               \
-        });                                                                                                         \
-    }
-
-LSTM_KERNELS(float, float32)
-LSTM_KERNELS(bfloat16, bfloat16)
-
-void lstm_step(const bfloat16* x, const bfloat16* h, const bfloat16* weight, const float* bias, float* cell_state,
-               bfloat16* new_h, bfloat16* saved, const float* peepholes, const int32_t* rows, const int32_t* columns,
-               const ConvShape* shape, int64_t peephole_pixels, int threads) {
-    const Convolution conv{x, h, weight, bias, rows, columns, *shape};
-    with_lstm<bfloat16>(cell_state, new_h, saved, peepholes, peephole_pixels, shape->C,
-                        [&](auto lstm) { fused_step(conv, lstm, threads); });
-}
-}
