@@ -9,7 +9,7 @@ from convlstm.errors import OptionError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
-    "data": ("sklearn", "xarray", "dask", "pyproj"),
+    "data": ("sklearn", "xarray", "dask", "pyproj", "h5py"),
     "plots": ("matplotlib", "PIL", "jinja2"),
 }
 

@@ -2,5 +2,12 @@
 
 from convlstm.data.readers.base import Reader
 from convlstm.data.readers.fmi import FMI
+from convlstm.data.readers.knmi import KNMI
+from convlstm.data.readers.odim import ODIM
 
-READERS: tuple[Reader, ...] = (FMI(),)
+# Those of one service first: some use a format that others read too.
+READERS: tuple[Reader, ...] = (
+    FMI(),
+    KNMI(),
+    ODIM(),
+)

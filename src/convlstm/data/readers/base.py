@@ -2,8 +2,9 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,31 @@ if TYPE_CHECKING:
 
 _DATE = r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)"
 _TIME = re.compile(_DATE + r"(?:[-_.T ]?(\d\d)[-_.:]?(\d\d)(?:[-_.:]?(\d\d))?)?")
+
+_AT_ONCE = 8  # frames that are read together
+
+RADAR: dict[str, dict[str, Any]] = {
+    "reflectivity": {
+        "units": "dBZ",
+        "long_name": "radar reflectivity",
+        "standard_name": "equivalent_reflectivity_factor",
+        "dry_value": -32.0,
+    },
+    "rainfall_rate": {
+        "units": "mm/h",
+        "long_name": "rainfall rate",
+        "standard_name": "rainfall_rate",
+        "dry_value": 0.0,
+    },
+    "precipitation": {
+        "units": "mm",
+        "long_name": "precipitation amount",
+        "standard_name": "lwe_thickness_of_precipitation_amount",
+        "cell_methods": "time: sum",
+        "dry_value": 0.0,
+    },
+}
+"""Names and attributes of the quantities that radar composites hold, the same in all formats."""
 
 
 class Reader(ABC):
@@ -72,9 +98,20 @@ def damaged(path: Path) -> Iterator[None]:
         ) from error
 
 
+def decoded(
+    codes: NDArray[Any], gain: float, offset: float, missing: Iterable[float] = ()
+) -> NDArray[np.float32]:
+    """Values ``gain * codes + offset``, NaN where a code is one of those for "not measured"."""
+    with np.errstate(over="ignore"):  # codes of floats may be beyond single precision
+        values = (codes * np.float64(gain) + offset).astype(np.float32)
+        for code in missing:
+            values[codes == code] = np.nan
+    return values
+
+
 def frames_dataset(
     name: str,
-    load: Callable[[], NDArray[np.float32]],
+    load: Callable[[slice], NDArray[np.float32]],
     times: NDArray[Any],
     shape: tuple[int, int],
     *,
@@ -83,11 +120,12 @@ def frames_dataset(
     x: "xr.Variable | None" = None,
     crs: Mapping[str, Any] | None = None,
 ) -> "xr.Dataset":
-    """Dataset of one variable (time, y, x) whose values are loaded at once, but late.
+    """Dataset of one variable (time, y, x) whose values are loaded late, a few frames at once.
 
     Args:
         name: of the variable.
-        load: reads the values (T, H, W), float32, NaN where not measured.
+        load: reads the values of some frames (t, H, W), float32, NaN where not measured, given a slice of
+            the T frames; a function of a module or a `functools.partial` of one, so that workers can have it.
         times: (T,), datetime64 or timedelta64.
         shape: (H, W).
         attributes: of the variable.
@@ -96,13 +134,17 @@ def frames_dataset(
         crs: CF attributes of the grid mapping.
     """
     import xarray as xr
-    from dask.array import from_delayed
+    from dask.array import concatenate, from_delayed
     from dask.delayed import delayed
 
-    late = delayed(load)()
-    values = from_delayed(late, (len(times), *shape), np.float32)  # type: ignore[no-untyped-call]
+    slices = [slice(k, min(k + _AT_ONCE, len(times))) for k in range(0, len(times), _AT_ONCE)]
+    parts = [
+        from_delayed(delayed(load)(part), (part.stop - part.start, *shape), np.float32)  # type: ignore[no-untyped-call]
+        for part in slices
+    ]
+    values = concatenate(parts)  # type: ignore[no-untyped-call]
     attributes = dict(attributes)
-    coordinates: dict[str, Any] = {"time": np.asarray(times)}
+    coordinates: dict[str, Any] = {"time": np.asarray(times, f"{np.asarray(times).dtype.kind}8[ns]")}
     coordinates |= {} if y is None else {"y": y}
     coordinates |= {} if x is None else {"x": x}
     if crs is not None:
@@ -117,25 +159,34 @@ def projected(
     """Coordinates and grid mapping of a regular grid in a projection, as `frames_dataset` takes them.
 
     Args:
-        proj4: the projection in PROJ's notation; in metres unless it says otherwise.
-        corner: (x, y) in metres of the outer corner of the upper left pixel.
-        pixel: (width, height) of a pixel in metres, both positive.
+        proj4: the projection in PROJ's notation, in metres, or a geographic one, in degrees.
+        corner: (x, y) of the outer corner of the upper left pixel.
+        pixel: (width, height) of a pixel, both positive.
         shape: (H, W).
     """
     import xarray as xr
-    from pyproj import CRS
 
-    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    crs, geographic = _grid_mapping(proj4)
 
     def along(axis: str, values: NDArray[Any]) -> xr.Variable:
         named = {"standard_name": f"projection_{axis}_coordinate", "units": "m"}
+        if geographic:
+            name, units = ("latitude", "degrees_north") if axis == "y" else ("longitude", "degrees_east")
+            named = {"standard_name": name, "units": units}
         return xr.Variable((axis,), values, named)
 
-    return {
-        "y": along("y", corner[1] - rows * pixel[1]),
-        "x": along("x", corner[0] + columns * pixel[0]),
-        "crs": CRS.from_user_input(proj4).to_cf(),
-    }
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    y, x = along("y", corner[1] - rows * pixel[1]), along("x", corner[0] + columns * pixel[0])
+    return {"y": y, "x": x, "crs": crs}
+
+
+@lru_cache(maxsize=16)
+def _grid_mapping(proj4: str) -> tuple[dict[str, Any], bool]:
+    """CF attributes of a projection, True if it is geographic; every file of an archive asks for the same."""
+    from pyproj import CRS
+
+    crs = CRS.from_user_input(proj4)
+    return crs.to_cf(), crs.is_geographic
 
 
 def time_in_name(text: str) -> np.datetime64 | None:

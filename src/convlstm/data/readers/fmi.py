@@ -2,19 +2,27 @@
 
 import gzip
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, damaged, frames_dataset, projected, time_in_name
+from convlstm.data.readers.base import (
+    RADAR,
+    Reader,
+    damaged,
+    decoded,
+    frames_dataset,
+    projected,
+    time_in_name,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _NOT_MEASURED = 255
-_DRY_DBZ = -32.0
 _HEADER = 4096  # bytes, in which every header known ends
 
 
@@ -56,23 +64,17 @@ class FMI(Reader):
             left, bottom = Proj(proj4)(float(west), float(south))
             pixel = float(fields[b"metersperpixel_x"]), float(fields[b"metersperpixel_y"])
 
-        def load() -> NDArray[np.float32]:
-            with damaged(path), gzip.open(path) as file:
-                codes = np.frombuffer(file.read()[start:], np.uint8).reshape(1, height, width)
-            values = codes * np.float32(0.5) + np.float32(_DRY_DBZ)
-            values[codes == _NOT_MEASURED] = np.nan
-            return values
-
         return frames_dataset(
             "reflectivity",
-            load,
+            partial(_values, path, start, (height, width)),
             np.array([time]),
             (height, width),
-            attributes={
-                "units": "dBZ",
-                "long_name": "radar reflectivity",
-                "standard_name": "equivalent_reflectivity_factor",
-                "dry_value": _DRY_DBZ,
-            },
+            attributes=RADAR["reflectivity"],
             **projected(proj4, (left, bottom + height * pixel[1]), pixel, (height, width)),
         )
+
+
+def _values(path: Path, start: int, shape: tuple[int, int], frames: slice) -> NDArray[np.float32]:
+    with damaged(path), gzip.open(path) as file:
+        codes = np.frombuffer(file.read()[start:], np.uint8).reshape(1, *shape)
+    return decoded(codes[frames], 0.5, -32.0, [_NOT_MEASURED])
