@@ -9,7 +9,7 @@ from convlstm.errors import OptionError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
-    "data": ("sklearn", "xarray", "dask", "pyproj", "h5py"),
+    "data": ("sklearn", "xarray", "dask", "pyproj", "h5py", "cf_xarray", "h5netcdf", "zarr", "cfgrib"),
     "plots": ("matplotlib", "PIL", "jinja2"),
 }
 

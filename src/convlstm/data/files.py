@@ -189,7 +189,7 @@ def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
     return np.moveaxis(array, -1, 1) if array.shape[-1] in (1, 3) and array.shape[1] > 4 else array
 
 
-def _by_number(stems: Sequence[str]) -> list[list[str | int]]:
+def by_number(stems: Sequence[str]) -> list[list[str | int]]:
     """Sort keys of file names, with signed numbers in numerical order.
 
     A hyphen is a sign at the start of a name, after a separator and after a single ``t``; elsewhere only if
@@ -223,7 +223,7 @@ def _images_of(folder: Path) -> list[Path]:
     )
     if not files:
         raise DataError(f"a folder of frames must hold images ({', '.join(_IMAGES)}); {folder} holds none")
-    keys = _by_number([file.stem for file in files])
+    keys = by_number([file.stem for file in files])
     return [files[k] for k in sorted(range(len(files)), key=keys.__getitem__)]
 
 

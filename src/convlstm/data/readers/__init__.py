@@ -1,7 +1,9 @@
 """Readers: one file format a module, tried in this order, found by content."""
 
+from convlstm.data.readers.arrays import Arrays
 from convlstm.data.readers.base import Reader
 from convlstm.data.readers.fmi import FMI
+from convlstm.data.readers.gridded import Gridded
 from convlstm.data.readers.knmi import KNMI
 from convlstm.data.readers.odim import ODIM
 
@@ -10,4 +12,6 @@ READERS: tuple[Reader, ...] = (
     FMI(),
     KNMI(),
     ODIM(),
+    Gridded(),
+    Arrays(),
 )

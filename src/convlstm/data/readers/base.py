@@ -51,10 +51,12 @@ class Reader(ABC):
     Attributes:
         name: in lower case, as ``--data.reader`` takes it.
         title: the format in one line, for ``convlstm describe``.
+        beside: patterns of the names of files that accompany the data and hold no frames.
     """
 
     name: str
     title: str
+    beside: tuple[str, ...] = ()
 
     @abstractmethod
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -70,9 +72,11 @@ class Reader(ABC):
         """Read the labels of a file; its values are read when they are asked for.
 
         Returns:
-            Variables (time, y, x) or (time, channel, y, x): floats backed by dask, at most a few frames a
-            chunk, NaN exactly where not measured, with the attributes ``units``, ``long_name`` and, where
-            the format has a value for "measured, nothing there", ``dry_value`` (in the variable's unit).
+            Variables (time, y, x) or (time, channel, y, x), or (y, x) if they do not change with time beside
+            others that do: floats backed by dask, at most a few frames a chunk, NaN exactly where not
+            measured, with the attributes ``units``, ``long_name`` and, where the format has a value for
+            "measured, nothing there", ``dry_value`` (in the variable's unit); ``dtype``, of the values in the
+            file, and ``valid_range``, where they are known.
             Coordinates: ``time`` (datetime64[ns], or timedelta64[ns] since the first frame where the format
             has no dates), ``y``, ``x`` with ``standard_name`` and ``units`` where known, from north to south
             and from west to east if the file has them so; ``crs``, a scalar with the CF attributes of the
@@ -84,11 +88,11 @@ class Reader(ABC):
 
 
 @contextmanager
-def damaged(path: Path) -> Iterator[None]:
+def damaged(path: Path | str) -> Iterator[None]:
     """Turn what a damaged file makes a library raise, which may be almost anything, into a `DataError`."""
     try:
         yield
-    except ConvLSTMError:
+    except (ConvLSTMError, ImportError):
         raise
     except Exception as error:
         what = str(error) or type(error).__name__

@@ -1,0 +1,136 @@
+"""Files of an archive: which they are, and which reader reads them."""
+
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from convlstm.data.files import by_number
+from convlstm.data.readers import READERS
+from convlstm.data.readers.base import Reader, damaged
+from convlstm.data.readers.gridded import labelled
+from convlstm.errors import DataError, OptionError, check_name
+from convlstm.trust import is_dotted
+from convlstm.validation import check_path, received
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Read: TypeAlias = "Callable[[Path], xr.Dataset]"
+
+_NAMES = tuple(each.name for each in READERS)
+_HEAD = 4096  # bytes by which a reader recognises a file
+
+
+def as_dataset(frames: "xr.DataArray | xr.Dataset") -> "xr.Dataset":
+    """A data set of one variable, or the data set that is given."""
+    import xarray as xr
+
+    if isinstance(frames, xr.Dataset):
+        return frames
+    return frames.to_dataset(name=frames.name if frames.name is not None else "frames")
+
+
+def discover(path: Any, reader: str | None = None) -> "tuple[list[Path], str, Read]":
+    """Find the files of an archive and the reader of the first one that some reader recognises.
+
+    Of a folder, files count that end as that one or are recognised by its reader: no notes, no checksums.
+
+    Args:
+        path: a file, a folder, a pattern, or a list of these.
+        reader: a reader's name, or the dotted path of a function from a path to a DataArray; None to find it.
+
+    Returns:
+        The files in the order of the numbers in their names, the name of the reader, and what reads a file.
+
+    Raises:
+        DataError: no files, or none that a reader recognises.
+        OptionError: there is no such reader, or no such function.
+    """
+    files: dict[Path, bool] = {}  # True for those that were named, not found in a folder
+    for each in path if isinstance(path, list | tuple) else [path]:
+        place = check_path(each, "path of frames")
+        matches = [place] if place.exists() else map(Path, sorted(glob.glob(str(each), recursive=True)))
+        for match in matches:
+            files |= {file: file == match for file in _walk(match)}
+    if not files:
+        raise DataError(f"frames must come from existing files; none match {received(path)}: check the path")
+    if reader is not None and "." in reader and is_dotted(reader):
+        return _in_order(files), reader, _own(reader)
+    if reader is not None:
+        check_name(reader, _NAMES, "reader")
+    readers = [each for each in READERS if reader in (None, each.name)]
+    for file in files:
+        for each in readers:
+            if _recognises(each, file):
+                inside = [f for f in files if files[f] or _belongs(f, file, each)]
+                return _in_order(inside), each.name, each.read
+    kind = f"that the reader {reader} recognises" if reader else f"that one of {', '.join(_NAMES)} recognises"
+    raise DataError(
+        f"a file of frames must be whole and of a format {kind}; {next(iter(files))} is not: convert it, or "
+        "give --data.reader the dotted path of a function that reads it"
+    )
+
+
+def _belongs(file: Path, first: Path, reader: Reader) -> bool:
+    if any(file.match(pattern) for pattern in reader.beside):
+        return False
+    return file.suffix == first.suffix or _recognises(reader, file)
+
+
+def _recognises(reader: Reader, path: Path) -> bool:
+    if path.is_dir():
+        return reader.recognises(path, b"")
+    with damaged(path), path.open("rb") as file:
+        head = file.read(_HEAD)
+    return reader.recognises(path, head)
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    """The files of a folder and the folders in it; a folder that a reader recognises counts as a file."""
+    if not path.is_dir() or any(each.recognises(path, b"") for each in READERS):
+        yield path
+        return
+    for inside in sorted(path.iterdir()):
+        if not inside.name.startswith("."):
+            yield from _walk(inside)
+
+
+def _in_order(files: Iterable[Path]) -> list[Path]:
+    """Files by their folders, and in a folder by the numbers in their names."""
+    folders: dict[Path, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.parent, []).append(file)
+    ordered: list[Path] = []
+    for folder in sorted(folders):
+        keys = by_number([file.stem for file in folders[folder]])
+        ordered += [file for _, file in sorted(zip(keys, folders[folder], strict=True))]
+    return ordered
+
+
+def _own(dotted: str) -> "Read":
+    """The user's function under a dotted path, as a function from a path to a Dataset."""
+    import xarray as xr
+
+    module, _, name = dotted.rpartition(".")
+    try:
+        function = getattr(import_module(module), name)
+    except Exception as error:  # the user's module may raise anything
+        raise OptionError(
+            f"reader must be a name ({', '.join(_NAMES)}) or the dotted path of a function; importing "
+            f"{dotted!r} gave '{type(error).__name__}: {error}': check the spelling, or run where it can "
+            "be found"
+        ) from error
+
+    def read(path: Path) -> xr.Dataset:
+        with damaged(path):
+            frames = function(path)
+            if not isinstance(frames, xr.DataArray | xr.Dataset):
+                raise OptionError(
+                    f"a reader must return an xarray.DataArray; {dotted} returned {received(frames)}: give "
+                    "it dims such as ('time', 'y', 'x')"
+                )
+            return labelled(as_dataset(frames), path)
+
+    return read

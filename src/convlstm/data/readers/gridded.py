@@ -1,0 +1,301 @@
+"""Grids labelled by the CF conventions or usual names: NetCDF, Zarr, GRIB and HDF5 with dimension scales."""
+
+import re
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.data.readers.base import Reader, damaged, time_in_name
+from convlstm.data.readers.lazy import FileArray, frames_at_once, late
+from convlstm.errors import DataError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_ENGINES = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy", b"GRIB": "cfgrib"}
+_ZARR = ("zarr.json", ".zgroup", ".zmetadata")
+_USUAL = {
+    "time": ("time", "valid_time", "t", "date", "dates", "datetime", "times", "timestamp"),
+    "y": ("y", "lat", "latitude", "rlat", "nlat", "nj", "j", "south_north", "row", "rows", "northing"),
+    "x": ("x", "lon", "longitude", "rlon", "nlon", "ni", "i", "west_east", "column", "columns", "easting"),
+    "channel": ("channel", "channels", "band", "bands"),
+}
+_GEOGRAPHIC = {
+    "latitude": ("lat", "latitude", "xlat", "nav_lat", "gphit"),
+    "longitude": ("lon", "longitude", "xlong", "nav_lon", "glamt"),
+}
+_ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
+_KEPT = ("units", "long_name", "standard_name", "cell_methods", "dry_value", "valid_range")
+_SECONDS = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
+}
+
+
+class Gridded(Reader):
+    """Grids in files that name their axes; scaled values decoded, fill values NaN."""
+
+    name = "gridded"
+    title = "NetCDF, Zarr, GRIB, HDF5 with dimension scales (CF conventions or usual names)"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True by the first four bytes, or for a folder with the metadata of a Zarr group."""
+        return _engine(path, head) is not None
+
+    def read(self, path: Path) -> "xr.Dataset":
+        """All variables with rows and columns, as `labelled` returns them."""
+        import xarray as xr
+
+        with damaged(path):
+            if path.is_dir():
+                engine = _engine(path, b"")
+            else:
+                with path.open("rb") as file:
+                    engine = _engine(path, file.read(4))
+            if engine == "cfgrib":
+                return xr.merge([labelled(part, path) for part in _open_grib(path)], compat="override")
+            options: dict[str, Any] = {"cache": False, "decode_timedelta": False}
+            if engine == "h5netcdf":
+                import h5netcdf  # noqa: F401
+
+                options["phony_dims"] = "sort"
+            elif engine == "zarr":
+                import zarr  # noqa: F401
+
+                options["consolidated"] = False  # the metadata of each array are the newer ones
+            return labelled(xr.open_dataset(path, engine=engine, **options), path)
+
+
+def _engine(path: Path, head: bytes) -> str | None:
+    """Name of xarray's engine for a file, by its first bytes, or a folder."""
+    if path.is_dir():
+        return "zarr" if any((path / name).is_file() for name in _ZARR) else None
+    return next((engine for start, engine in _ENGINES.items() if head.startswith(start)), None)
+
+
+def _open_grib(path: Path) -> "list[xr.Dataset]":
+    """One data set for each variable and kind of level; no index is written beside the file."""
+    from cfgrib.xarray_store import open_variable_datasets
+
+    options = {"indexpath": "", "errors": "raise"}
+    parts: list[xr.Dataset] = open_variable_datasets(
+        str(path), backend_kwargs=options, cache=False, decode_timedelta=False
+    )
+    taken: set[Hashable] = set()
+    for k, part in enumerate(parts):
+        for name, variable in part.data_vars.items():
+            if variable.attrs.get("GRIB_stepType") == "accum":
+                variable.attrs["cell_methods"] = "time: sum"
+            if name in taken:  # the same quantity at another kind of level
+                parts[k] = part.rename({name: f"{name}_{variable.attrs.get('GRIB_typeOfLevel', k)}"})
+        taken |= set(parts[k].data_vars)
+    return parts
+
+
+def labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
+    """Frames of any data set whose axes are named, with the labels of `Reader.read`.
+
+    Dimensions are found by CF attributes (``axis``, ``standard_name``, ``units``), else by usual names
+    (``lat``, ``longitude``, ``valid_time``, ...), unnamed ones by their order (time, y, x). Other dimensions
+    of size 1 are dropped; variables with larger ones stand in the attribute ``refused`` of the data set, each
+    with a sentence. Variables without time, beside others with it, are (y, x).
+
+    Args:
+        dataset: decoded by the CF conventions.
+        path: where it comes from, for messages and, where it has no times, for the time in a file's name.
+
+    Raises:
+        DataError: no variable has rows and columns, or a time cannot be represented.
+    """
+    import xarray as xr
+
+    if "last_valid_timestep" in dataset.attrs:  # an archive by mlcast's specification, filled ahead with NaN
+        dataset = dataset.sel(time=slice(None, str(dataset.attrs["last_valid_timestep"])))
+    roles = _roles(dataset)
+    time = _times(dataset, roles, path)
+    frames: dict[Hashable, xr.Variable] = {}
+    refused: dict[str, str] = {}
+    for name, variable in dataset.data_vars.items():
+        if not {roles.get("y"), roles.get("x")} <= set(variable.dims) or variable.dtype.kind not in "biuf":
+            continue
+        others = {axis: size for axis, size in variable.sizes.items() if axis not in roles.values()}
+        if max(others.values(), default=1) > 1:
+            sizes = ", ".join(f"{axis} ({size})" for axis, size in others.items() if size > 1)
+            refused[str(name)] = (
+                f"frames must have the axes time, y and x; {name} of {path} has {sizes} too: select one "
+                "entry of each with xarray's isel and pass the result, or save it in a file"
+            )
+            continue
+        frames[name] = _frames(variable.isel(dict.fromkeys(others, 0)).variable, roles, path)
+    if not frames:
+        found = ", ".join(f"{name} {variable.dims}" for name, variable in dataset.data_vars.items())
+        raise DataError(
+            next(iter(refused.values()), "")
+            or f"a file of frames must hold a variable with rows and columns; {path} holds "
+            f"{found or 'none'}: name its dimensions time, y, x or time, lat, lon"
+        )
+    if not any("time" in variable.dims for variable in frames.values()):  # one frame
+        for name, frame in frames.items():
+            frames[name] = frame.set_dims(("time", *frame.dims))  # type: ignore[no-untyped-call]
+    coordinates = {"time": time, **_coordinates(dataset, roles)}
+    mapping = _grid_mapping(dataset, frames)
+    if mapping is not None:
+        coordinates["crs"] = xr.Variable((), np.int32(0), mapping)
+        for frame in frames.values():
+            frame.attrs["grid_mapping"] = "crs"
+    return xr.Dataset(frames, coordinates, {"refused": refused})
+
+
+def _roles(dataset: "xr.Dataset") -> dict[str, Hashable]:
+    """Dimension of time, y, x and channel, as far as there are any."""
+    import cf_xarray  # noqa: F401
+
+    axes, coordinates = dataset.cf.axes, dataset.cf.coordinates
+    by_attributes = {
+        "time": [*coordinates.get("time", ()), *axes.get("T", ())],
+        "y": [*axes.get("Y", ()), *coordinates.get("latitude", ())],
+        "x": [*axes.get("X", ()), *coordinates.get("longitude", ())],
+    }
+    roles: dict[str, Hashable] = {}
+    for role, usual in _USUAL.items():
+        named = by_attributes.get(role, [])
+        candidates = [dataset[name].dims[0] for name in named if dataset[name].ndim == 1]
+        candidates += [axis for name in usual for axis in dataset.dims if str(axis).lower() == name]
+        candidates = [axis for axis in candidates if axis not in roles.values()]
+        if candidates:
+            roles[role] = candidates[0]
+    latitude = _geographic(dataset, "latitude")
+    if latitude is not None and not {"y", "x"} <= set(roles):
+        roles["y"], roles["x"] = latitude.dims[-2:]
+    shapes = [variable.dims for variable in dataset.data_vars.values() if variable.ndim >= 2]
+    unnamed = [axis for axis in max(shapes, key=len, default=()) if _ANONYMOUS.fullmatch(str(axis))]
+    for role in ("x", "y", "time"):
+        if role not in roles and unnamed:
+            roles[role] = unnamed.pop()
+    return roles
+
+
+def _times(dataset: "xr.Dataset", roles: dict[str, Hashable], path: Path | str) -> "xr.Variable":
+    """Coordinate of the time: of the variable with time's standard name, else of its dimension."""
+    import xarray as xr
+
+    axis = roles.get("time")
+    named = [*dataset.cf.coordinates.get("time", ()), *dataset.cf.axes.get("T", ()), axis, *_USUAL["time"]]
+    found = [name for name in named if name in dataset.variables and dataset[name].dims in ((axis,), ())]
+    if not found:
+        count = 1 if axis is None else dataset.sizes[axis]
+        dated = time_in_name(Path(path).name)
+        if count == 1 and dated is not None:
+            return xr.Variable("time", np.array([dated]), {"standard_name": "time"})
+        return xr.Variable("time", numbered(count))
+    with damaged(path):
+        values = np.atleast_1d(dataset[found[0]].values)
+        attributes = {"standard_name": "time"}
+        attributes |= {k: v for k, v in dataset[found[0]].attrs.items() if k == "long_name"}
+        return xr.Variable("time", _nanoseconds(values, dataset[found[0]].attrs.get("units", "")), attributes)
+
+
+def numbered(count: int) -> NDArray[np.timedelta64]:
+    """Times of frames without any: a second apart."""
+    return np.arange(count).astype("timedelta64[s]").astype("timedelta64[ns]")
+
+
+def _nanoseconds(values: NDArray[Any], units: str) -> NDArray[Any]:
+    """Times as datetime64[ns], or what is not dated as timedelta64[ns] since the first."""
+    import xarray as xr
+
+    if values.dtype.kind == "O":  # a calendar of climate models
+        calendar = getattr(values[0], "calendar", "unknown")
+        try:
+            index = xr.CFTimeIndex(values)  # type: ignore[no-untyped-call]
+            values = index.to_datetimeindex(unsafe=True, time_unit="us").to_numpy()
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"times must be dates of the Gregorian calendar; received '{calendar}', {error}: convert "
+                "them with xarray's convert_calendar"
+            ) from error
+    if values.dtype.kind in "iuf":
+        seconds = _SECONDS.get(str(units).strip().lower(), 1)
+        values = np.rint((values - values[0]) * (seconds * 1e9)).astype("timedelta64[ns]")
+    exact = values.astype(f"{values.dtype.kind}8[ns]")
+    if not (exact == values).all():
+        raise DataError(f"times must lie between 1678 and 2262; received {values.min()} to {values.max()}")
+    return exact - exact[0] if exact.dtype.kind == "m" else exact
+
+
+def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | str) -> "xr.Variable":
+    """Values as ([time, [channel,]] y, x), float32, read late."""
+    import xarray as xr
+
+    attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and v != "unknown"}
+    mapping = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
+    attributes |= {"grid_mapping": mapping} if mapping else {}
+    attributes["dtype"] = str(variable.encoding.get("dtype", variable.dtype))
+    stored = variable.encoding.get("preferred_chunks", {})
+    if variable.chunks is None:
+        sizes = {axis: stored.get(axis, size) for axis, size in variable.sizes.items()}
+        axis = roles.get("time")
+        if axis in variable.dims:
+            shape = [variable.sizes[axis], *(size for name, size in variable.sizes.items() if name != axis)]
+            sizes[axis] = frames_at_once(shape, stored.get(axis, 1))
+        values = late(
+            FileArray(path, variable.shape, variable.__getitem__), [sizes[a] for a in variable.dims]
+        )
+    else:
+        values = variable.data.astype(np.float32)
+    names = {axis: role for role, axis in roles.items()}
+    late_variable = xr.Variable([names[axis] for axis in variable.dims], values, attributes)
+    return late_variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
+
+
+def _coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str, xr.Variable]":
+    """Coordinates of the rows, columns and channels, and latitude and longitude of curvilinear grids."""
+    import xarray as xr
+
+    found = {}
+    for role in ("y", "x", "channel"):
+        axis = roles.get(role)
+        if axis in dataset.coords and dataset[axis].ndim == 1:
+            attributes = {k: v for k, v in dataset[axis].attrs.items() if k != "bounds"}
+            for name, usual in _GEOGRAPHIC.items():
+                if str(axis).lower() in usual and role != "channel":
+                    attributes = {"standard_name": name, "units": f"degrees_{role_unit(name)}"} | attributes
+            found[role] = xr.Variable((role,), dataset[axis].values, attributes)
+    names = {roles.get("y"): "y", roles.get("x"): "x"}
+    for short, name in (("lat", "latitude"), ("lon", "longitude")):
+        grid = _geographic(dataset, name)
+        if grid is not None and set(grid.dims) == set(names):
+            attributes = {"standard_name": name, "units": f"degrees_{role_unit(name)}"}
+            found[short] = xr.Variable([names[axis] for axis in grid.dims], grid.values, attributes)
+    return found
+
+
+def role_unit(name: str) -> str:
+    """Direction in which latitude or longitude grows, as units name it."""
+    return "north" if name == "latitude" else "east"
+
+
+def _geographic(dataset: "xr.Dataset", name: str) -> "xr.DataArray | None":
+    """Latitude or longitude of each pixel, (H, W); None if there is none."""
+    usual = [each for each in dataset.variables if str(each).lower() in _GEOGRAPHIC[name]]
+    for found in (*dataset.cf.coordinates.get(name, ()), *usual):
+        grid: xr.DataArray = dataset[found]
+        grid = grid.isel(dict.fromkeys(grid.dims[:-2], 0))  # grids that models repeat at each time
+        if grid.ndim == 2:
+            return grid
+    return None
+
+
+def _grid_mapping(dataset: "xr.Dataset", frames: "dict[Hashable, xr.Variable]") -> dict[str, Any] | None:
+    """CF attributes of the grid mapping that the first variable names."""
+    names: Iterable[str] = [v.attrs.pop("grid_mapping", "") for v in frames.values()]
+    for name in names:
+        name = name.partition(":")[0].strip()
+        if name in dataset.variables and dataset[name].attrs:
+            return dict(dataset[name].attrs)
+    return None
