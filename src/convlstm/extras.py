@@ -10,6 +10,7 @@ from convlstm.errors import OptionError
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
     "data": ("sklearn", "xarray", "dask", "pyproj", "h5py", "cf_xarray", "h5netcdf", "zarr", "cfgrib"),
+    "video": ("av",),
     "plots": ("matplotlib", "PIL", "jinja2"),
 }
 

@@ -66,7 +66,7 @@ def read_frames(path: str | Path) -> Frames:
     elif path.suffix.lower() in (".npy", ".npz"):
         frames_TCHW = _channels_first(read_array(path), path)
     elif path.suffix.lower() == ".gif":
-        frames_TCHW = _stack([array for array, _ in _pictures(path)], [], path, palette=True)
+        frames_TCHW = stack_pictures([array for array, _ in pictures(path)], [], path, palette=True)
         notes.append(
             f"{path} is read as pictures ({len(frames_TCHW)}), 0 to 255 as 0 to 1: a GIF holds no scale of "
             "its values, and frames that repeat may have been stored as one"
@@ -230,17 +230,17 @@ def _images_of(folder: Path) -> list[Path]:
 def _read_folder(folder: Path, files: list[Path]) -> NDArray[Any]:
     arrays, palette = [], False
     for file in files:
-        pictures = _pictures(file)
-        if len(pictures) > 1:
+        found = pictures(file)
+        if len(found) > 1:
             raise DataError(
-                f"an image file must hold one frame; {file} holds {len(pictures)}: save each in its own file"
+                f"an image file must hold one frame; {file} holds {len(found)}: save each in its own file"
             )
-        arrays.append(pictures[0][0])
-        palette |= pictures[0][1]
-    return _stack(arrays, files, folder, palette=palette)
+        arrays.append(found[0][0])
+        palette |= found[0][1]
+    return stack_pictures(arrays, files, folder, palette=palette)
 
 
-def _pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
+def pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
     """Every frame of an image file as (H, W) or (H, W, 3), with True if its colours came from a palette."""
     check_installed("PIL", f"{path} needs Pillow")
     from PIL import Image, ImageOps, ImageSequence
@@ -265,7 +265,9 @@ def _pixels(image: "Image") -> tuple[NDArray[Any], bool]:
     return np.array(image.convert("RGB")), image.mode == "P"
 
 
-def _stack(arrays: list[NDArray[Any]], files: list[Path], path: Path, *, palette: bool) -> NDArray[Any]:
+def stack_pictures(
+    arrays: list[NDArray[Any]], files: list[Path], path: Path, *, palette: bool
+) -> NDArray[Any]:
     """Images of one size, (H, W) or (H, W, 3), as (T, C, H, W); palettes of greys only become one channel."""
     if palette:  # some frames of an animation may be stored as grey and others as colour
         arrays = [a if a.ndim == 3 else np.stack([a] * 3, axis=-1) for a in arrays]

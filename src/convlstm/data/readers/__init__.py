@@ -4,8 +4,10 @@ from convlstm.data.readers.arrays import Arrays
 from convlstm.data.readers.base import Reader
 from convlstm.data.readers.fmi import FMI
 from convlstm.data.readers.gridded import Gridded
+from convlstm.data.readers.images import Images
 from convlstm.data.readers.knmi import KNMI
 from convlstm.data.readers.odim import ODIM
+from convlstm.data.readers.video import Video
 
 # Those of one service first: some use a format that others read too.
 READERS: tuple[Reader, ...] = (
@@ -14,4 +16,6 @@ READERS: tuple[Reader, ...] = (
     ODIM(),
     Gridded(),
     Arrays(),
+    Images(),
+    Video(),
 )

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.base import Reader, damaged, time_in_name
-from convlstm.data.readers.gridded import numbered
-from convlstm.data.readers.lazy import FileArray, frames_at_once, late
+from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.base import Reader, damaged, time_in_name
-from convlstm.data.readers.lazy import FileArray, frames_at_once, late
+from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError
 
 if TYPE_CHECKING:
@@ -198,11 +198,6 @@ def _times(dataset: "xr.Dataset", roles: dict[str, Hashable], path: Path | str) 
         attributes = {"standard_name": "time"}
         attributes |= {k: v for k, v in dataset[found[0]].attrs.items() if k == "long_name"}
         return xr.Variable("time", _nanoseconds(values, dataset[found[0]].attrs.get("units", "")), attributes)
-
-
-def numbered(count: int) -> NDArray[np.timedelta64]:
-    """Times of frames without any: a second apart."""
-    return np.arange(count).astype("timedelta64[s]").astype("timedelta64[ns]")
 
 
 def _nanoseconds(values: NDArray[Any], units: str) -> NDArray[Any]:

@@ -61,3 +61,28 @@ def frames_at_once(shape: Sequence[int], stored: int = 1) -> int:
     """
     most = CHUNK // max(1, int(np.prod(shape[1:])))
     return max(1, min(shape[0], stored * max(1, most // stored)))
+
+
+def delayed_frames(
+    loads: Sequence[tuple[Callable[[], NDArray[np.float32]], int]], shape: tuple[int, ...]
+) -> "Array":
+    """Dask array of parts along time, each loaded by a function.
+
+    Args:
+        loads: functions that return frames, and how many.
+        shape: of a frame.
+    """
+    from dask.array import concatenate, from_delayed
+    from dask.delayed import delayed
+
+    parts = [
+        from_delayed(delayed(load)(), (count, *shape), np.float32)  # type: ignore[no-untyped-call]
+        for load, count in loads
+    ]
+    values: Array = concatenate(parts)  # type: ignore[no-untyped-call]
+    return values
+
+
+def numbered(count: int) -> NDArray[np.timedelta64]:
+    """Times of frames without any: a second apart."""
+    return np.arange(count).astype("timedelta64[s]").astype("timedelta64[ns]")

@@ -1,0 +1,112 @@
+"""Images, one frame or an animation a file, their values the codes of the file, not scaled."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.data.files import pictures, stack_pictures
+from convlstm.data.readers.base import Reader, damaged, time_in_name
+from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
+from convlstm.errors import OptionError
+from convlstm.extras import install_hint
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from PIL.Image import Image
+
+_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"P2", b"P3", b"P5", b"P6")
+_SEQUENCES = ("GIF", "TIFF", "PNG", "WEBP")  # others, such as MPO, hold views of one moment
+_GREY = {"1": np.uint8, "L": np.uint8, "LA": np.uint8, "F": np.float32, "I": np.int32}
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+
+
+class Images(Reader):
+    """Images and animations; 8 bits are 0 to 255, 16 bits 0 to 65535, colours are three channels.
+
+    A folder of images is an archive of files of one frame: their times stand in their names, else their
+    order is that of the numbers in them.
+    """
+
+    name = "images"
+    title = "images and animations (png, jpg, tif, gif, webp, bmp, pgm)"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True by the first bytes."""
+        webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+        bmp = head.startswith(b"BM") and head[6:10] == b"\0\0\0\0"
+        return webp or bmp or head.startswith(_STARTS)
+
+    def read(self, path: Path) -> "xr.Dataset":
+        """One variable, ``frames``, (time, y, x) or, in colour, (time, channel, y, x)."""
+        import xarray as xr
+
+        with damaged(path):
+            found = _header(path)
+        shape = (len(found.times), *((3,) if found.colour else ()), *found.size)
+        values = late(FileArray(path, shape, partial(_read, path)), (frames_at_once(shape), *shape[1:]))
+        attributes: dict[str, Any] = {"dtype": str(found.dtype)}
+        if found.dtype.kind == "u":
+            attributes["valid_range"] = (0, np.iinfo(found.dtype).max)
+        dims = ("time", "channel", "y", "x") if found.colour else ("time", "y", "x")
+        coordinates: dict[str, Any] = {"time": found.times}
+        coordinates |= {"channel": ["red", "green", "blue"]} if found.colour else {}
+        return xr.Dataset({"frames": (dims, values, attributes)}, coordinates)
+
+
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    colour: bool
+    dtype: np.dtype[Any]
+    times: NDArray[Any]
+
+
+def _header(path: Path) -> _Header:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise OptionError(
+            f"images need Pillow, which is not installed; received {path}: {install_hint('PIL')}"
+        ) from error
+    with Image.open(path) as image:
+        height, width = image.height, image.width
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            height, width = width, height
+        mode = image.mode
+        times = _times(image, path)
+    if mode == "P" or len(times) > 1:  # which a palette decides
+        frames_TCHW = _decoded(path)
+        return _Header((height, width), frames_TCHW.shape[1] == 3, frames_TCHW.dtype, times)
+    dtype = np.uint16 if mode.startswith("I;16") else _GREY.get(mode, np.uint8)
+    return _Header((height, width), mode not in _GREY and dtype != np.uint16, np.dtype(dtype), times)
+
+
+def _times(image: "Image", path: Path) -> NDArray[Any]:
+    """Times of the frames: from the name for one, by their durations for an animation."""
+    count = getattr(image, "n_frames", 1) if image.format in _SEQUENCES else 1
+    if count == 1:
+        dated = time_in_name(path.name)
+        return numbered(1) if dated is None else np.array([dated])
+    durations = []
+    for k in range(count):
+        image.seek(k)
+        durations.append(image.info.get("duration", 0))
+    if not all(durations):
+        return numbered(count)
+    milliseconds = np.cumsum([0, *durations[:-1]])
+    return np.rint(milliseconds * 1e6).astype("timedelta64[ns]")
+
+
+def _decoded(path: Path) -> NDArray[Any]:
+    """Frames (T, C, H, W)."""
+    found = pictures(path)
+    arrays, palettes = [array for array, _ in found], any(palette for _, palette in found)
+    return stack_pictures(arrays, [path] * len(arrays), path, palette=palettes or len(arrays) > 1)
+
+
+def _read(path: Path, key: Any) -> NDArray[Any]:
+    frames_TCHW = _decoded(path)
+    part: NDArray[Any] = (frames_TCHW if frames_TCHW.shape[1] == 3 else frames_TCHW[:, 0])[key]
+    return part

@@ -1,0 +1,109 @@
+"""Video files by PyAV, decoded a few frames at a time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.data.readers.base import Reader, damaged
+from convlstm.data.readers.lazy import delayed_frames
+from convlstm.errors import OptionError
+from convlstm.extras import install_hint
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from av.container import InputContainer
+
+_STARTS = (b"\x1aE\xdf\xa3", b"OggS", b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3")
+_VALUES = 2**24  # that are decoded at once, 64 MiB of float32, for decoding starts at a key frame
+_FRAMES = 32
+
+
+class Video(Reader):
+    """Frames of a video, grey or red, green and blue; times since the first by the frame rate.
+
+    Values are 0 to 255, those of grey videos of more than 8 bits 0 to 65535.
+    """
+
+    name = "video"
+    title = "video files (mp4, mov, mkv, webm, avi, ...)"
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """True by the first bytes of the containers that are usual."""
+        avi = head.startswith(b"RIFF") and head[8:12] == b"AVI "
+        transport = head[:565:188] == b"GGGG"  # packets of 188 bytes
+        return head[4:8] == b"ftyp" or avi or transport or head.startswith(_STARTS)
+
+    def read(self, path: Path) -> "xr.Dataset":
+        """One variable, ``frames``; the positions of its frames are read, none is decoded."""
+        import xarray as xr
+
+        with damaged(path), _opened(path) as container:
+            stream = container.streams.video[0]
+            pixels = str(stream.codec_context.pix_fmt)
+            size = stream.codec_context.height, stream.codec_context.width
+            rate = stream.average_rate or stream.guessed_rate
+            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            positions = sorted(packet.pts for packet in packets if packet.pts is not None)
+            if not positions or not rate:
+                raise ValueError("there are no frames")
+        grey = pixels.startswith("gray")
+        form = "rgb24" if not grey else "gray" if pixels == "gray" else "gray16le"
+        shape = (len(positions), *(() if grey else (3,)), *size)
+        step = max(1, min(_FRAMES, _VALUES // int(np.prod(shape[1:]))))
+        bounds = [*range(0, len(positions), step), len(positions)]
+        loads = [(partial(_decode, path, tuple(positions[a:b]), form), b - a) for a, b in pairwise(bounds)]
+        times = np.arange(len(positions)) * np.timedelta64(round(10**9 / rate), "ns")
+        dtype = np.uint16 if form == "gray16le" else np.uint8
+        attributes = {"dtype": np.dtype(dtype).name, "valid_range": (0, np.iinfo(dtype).max)}
+        values = delayed_frames(loads, shape[1:])
+        if grey:
+            return xr.Dataset({"frames": (("time", "y", "x"), values, attributes)}, {"time": times})
+        coordinates = {"time": times, "channel": ["red", "green", "blue"]}
+        return xr.Dataset({"frames": (("time", "channel", "y", "x"), values, attributes)}, coordinates)
+
+
+@contextmanager
+def _opened(path: Path) -> "Iterator[InputContainer]":
+    try:
+        import av
+    except ImportError as error:
+        raise OptionError(
+            f"videos need PyAV, which is not installed; received {path}: {install_hint('av')}"
+        ) from error
+    with av.open(str(path)) as container:
+        yield container
+
+
+def _decode(path: Path, positions: tuple[int, ...], form: str) -> NDArray[np.float32]:
+    """Consecutive frames ([T, [C,]] H, W), given their presentation time stamps in the file."""
+    with damaged(path):
+        # Some containers cannot be searched exactly: then all frames before are decoded, too.
+        found = _frames(path, positions, form, seek=True) or _frames(path, positions, form, seek=False)
+        if len(found) < len(positions):
+            raise ValueError(f"{len(positions) - len(found)} frames are missing")
+    values = np.stack(found).astype(np.float32)
+    return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
+
+
+def _frames(path: Path, positions: tuple[int, ...], form: str, *, seek: bool) -> list[NDArray[Any]]:
+    """The frames at these time stamps; none if decoding starts after the first of them."""
+    wanted = set(positions)
+    frames: list[NDArray[Any]] = []
+    with _opened(path) as container:
+        stream = container.streams.video[0]
+        if seek:
+            container.seek(positions[0], stream=stream)  # to the key frame before it
+        for frame in container.decode(stream):
+            if frame.pts in wanted:
+                if not frames and frame.pts != positions[0]:
+                    break
+                frames.append(frame.to_ndarray(format=form))
+            if len(frames) == len(positions):
+                break
+    return frames
