@@ -99,6 +99,7 @@ def open_frames(
     frames = _joined(parts, careful=skip_bad)
     if len(codes):
         frames.data = frames.data.map_blocks(_without, codes, dtype=np.float32)
+    frames.data = _in_one_layer(frames.data)
     frames.attrs |= {"reader": found, "files": len(parts), "skipped": skipped}
     if units is not None:
         frames.attrs.setdefault("units", units)
@@ -298,6 +299,13 @@ def _nan_where_damaged(values: "Array") -> "Array":
     meta = np.empty((0,) * values.ndim, np.float32)
     found: Array = map_blocks(load, chunks=values.chunks, dtype=np.float32, meta=meta)  # type: ignore[no-untyped-call]
     return found
+
+
+def _in_one_layer(values: "Array") -> "Array":
+    """The same array; dask walks through all layers of a graph, one a file, for each part that it reads."""
+    from dask.array import Array
+
+    return Array(dict(values.dask), values.name, values.chunks, meta=values._meta)  # type: ignore[no-untyped-call]
 
 
 def _without(block: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:

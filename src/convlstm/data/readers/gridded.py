@@ -58,7 +58,7 @@ class Gridded(Reader):
                 with path.open("rb") as file:
                     engine = _engine(path, file.read(4))
             if engine == "cfgrib":
-                return xr.merge([labelled(part, path) for part in _open_grib(path)], compat="override")
+                return _merged([_labelled(part, path) for part in _open_grib(path)], path)
             options: dict[str, Any] = {"cache": False, "decode_timedelta": False}
             if engine == "h5netcdf":
                 import h5netcdf  # noqa: F401
@@ -97,6 +97,29 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
     return parts
 
 
+def _merged(parts: "list[xr.Dataset]", path: Path) -> "xr.Dataset":
+    """Variables of one grid and the same times; others are refused, as `labelled` does."""
+    whole = next((part for part in parts if part.data_vars), parts[0])
+    for part in parts:
+        whole.attrs["refused"] |= part.attrs["refused"]
+        alike = all(part[axis].equals(whole[axis]) for axis in ("time", "y", "x") if axis in whole.coords)
+        for name, variable in part.data_vars.items():
+            if alike:
+                whole[name] = variable.variable
+            else:
+                whole.attrs["refused"][str(name)] = (
+                    f"variables of one file must have one grid and the same times; {name} of {path} has "
+                    f"others than {next(iter(whole.data_vars))}: save it in a file of its own"
+                )
+    return _not_empty(whole)
+
+
+def _not_empty(dataset: "xr.Dataset") -> "xr.Dataset":
+    if not dataset.data_vars:
+        raise DataError(next(iter(dataset.attrs["refused"].values())))
+    return dataset
+
+
 def labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     """Frames of any data set whose axes are named, with the labels of `Reader.read`.
 
@@ -112,6 +135,11 @@ def labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     Raises:
         DataError: no variable has rows and columns, or a time cannot be represented.
     """
+    return _not_empty(_labelled(dataset, path))
+
+
+def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
+    """The same, but empty where all variables are refused."""
     import xarray as xr
 
     if "last_valid_timestep" in dataset.attrs:  # an archive by mlcast's specification, filled ahead with NaN
@@ -132,11 +160,10 @@ def labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
             )
             continue
         frames[name] = _frames(variable.isel(dict.fromkeys(others, 0)).variable, roles, path)
-    if not frames:
+    if not frames and not refused:
         found = ", ".join(f"{name} {variable.dims}" for name, variable in dataset.data_vars.items())
         raise DataError(
-            next(iter(refused.values()), "")
-            or f"a file of frames must hold a variable with rows and columns; {path} holds "
+            f"a file of frames must hold a variable with rows and columns; {path} holds "
             f"{found or 'none'}: name its dimensions time, y, x or time, lat, lon"
         )
     if not any("time" in variable.dims for variable in frames.values()):  # one frame
@@ -218,8 +245,10 @@ def _nanoseconds(values: NDArray[Any], units: str) -> NDArray[Any]:
         seconds = _SECONDS.get(str(units).strip().lower(), 1)
         values = np.rint((values - values[0]) * (seconds * 1e9)).astype("timedelta64[ns]")
     exact = values.astype(f"{values.dtype.kind}8[ns]")
-    if not (exact == values).all():
-        raise DataError(f"times must lie between 1678 and 2262; received {values.min()} to {values.max()}")
+    if not (exact.astype(values.dtype) == values).all():
+        raise DataError(
+            f"times must lie between 1678 and 2262; received {values.min()} to {values.max()}: change them"
+        )
     return exact - exact[0] if exact.dtype.kind == "m" else exact
 
 

@@ -1,0 +1,300 @@
+"""Reader of gridded files against the arrays that were written."""
+
+import os
+from pathlib import Path
+
+import eccodes
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from convlstm.data.readers.gridded import Gridded, labelled
+from convlstm.errors import DataError
+
+REAL = Path(os.environ.get("CONVLSTM_DATA", "absent"))
+TIMES = np.arange("2020-02-27", "2020-03-03", dtype="datetime64[D]").astype("datetime64[ns]")  # 5 days
+VALUES = np.random.default_rng(0).normal(280, 10, (5, 3, 4)).astype(np.float32)
+LATITUDE, LONGITUDE = np.array([52.0, 51.0, 50.0]), np.array([178.0, 179.0, -180.0, -179.0])
+
+
+def dataset(names=("time", "lat", "lon"), **variables):
+    variables = variables or {"t2m": VALUES.copy()}
+    coordinates = dict(zip(names, (TIMES, LATITUDE, LONGITUDE), strict=True))
+    variables = {name: (names, values, {"units": "K"}) for name, values in variables.items()}
+    return xr.Dataset(variables, coordinates)
+
+
+def write_grib(path, levels=(0,), kind="surface", name="2t"):
+    """Messages of one field for each day and level, by ECMWF's library itself."""
+    with path.open("wb") as file:
+        for day, frame in zip(TIMES, VALUES, strict=True):
+            for level in levels:
+                message = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib1")
+                keys = {
+                    "Ni": 4,
+                    "Nj": 3,
+                    "iDirectionIncrementInDegrees": 1,
+                    "jDirectionIncrementInDegrees": 1,
+                }
+                keys |= {"latitudeOfFirstGridPointInDegrees": 52, "longitudeOfFirstGridPointInDegrees": 2}
+                keys |= {"latitudeOfLastGridPointInDegrees": 50, "longitudeOfLastGridPointInDegrees": 5}
+                keys |= {"dataDate": int(str(day)[:10].replace("-", "")), "dataTime": 600}
+                keys |= {"typeOfLevel": kind, "level": level, "shortName": name, "bitsPerValue": 24}
+                for key, value in keys.items():
+                    eccodes.codes_set(message, key, value)
+                eccodes.codes_set_values(message, frame.astype(float).ravel() + level)
+                eccodes.codes_write(message, file)
+                eccodes.codes_release(message)
+
+
+def write(path, data):
+    if path.suffix == ".zarr":
+        data.to_zarr(path, zarr_format=2 if "2" in path.stem else 3, consolidated=False)
+    elif "classic" in path.stem:
+        data.to_netcdf(path, engine="scipy")
+    else:
+        data.to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.nc", "classic.nc", "a2.zarr", "a3.zarr"])
+@pytest.mark.parametrize(
+    "names",
+    [("time", "lat", "lon"), ("t", "Latitude", "LONGITUDE"), ("valid_time", "nj", "ni"), ("date", "y", "x")],
+)
+def test_usual_names(tmp_path, name, names):
+    path = write(tmp_path / name, dataset(names))
+    head = b"" if path.is_dir() else path.read_bytes()[:4096]
+    assert Gridded().recognises(path, head)
+    frames = Gridded().read(path)
+    assert frames.t2m.dims == ("time", "y", "x")
+    assert frames.t2m.dtype == np.float32
+    assert frames.t2m.chunks is not None
+    np.testing.assert_array_equal(frames.t2m, VALUES)
+    np.testing.assert_array_equal(frames.time, TIMES)
+    assert frames.time.dtype == "datetime64[ns]"
+    np.testing.assert_array_equal(frames.y, LATITUDE)
+    np.testing.assert_array_equal(frames.x, LONGITUDE)  # as they are, where they wrap round
+    assert frames.t2m.attrs == {"units": "K", "dtype": "float32"}
+    if names[1].lower() in ("lat", "latitude"):
+        assert frames.y.attrs == {"standard_name": "latitude", "units": "degrees_north"}
+        assert frames.x.attrs == {"standard_name": "longitude", "units": "degrees_east"}
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        [{"axis": "T"}, {"axis": "Y"}, {"axis": "X"}],
+        [{"standard_name": "time"}, {"standard_name": "latitude"}, {"standard_name": "longitude"}],
+        [
+            {"standard_name": "time"},
+            *({"standard_name": f"projection_{a}_coordinate", "units": "m"} for a in "yx"),
+        ],
+        [{}, {"units": "degrees_north"}, {"units": "degrees_east"}],
+    ],
+)
+def test_cf_attributes_count_more_than_names_and_order(tmp_path, attributes):
+    data = dataset(("time", "a", "b")).rename(time="c")
+    for name, found in zip("cab", attributes, strict=True):
+        data[name].attrs |= found
+    if not attributes[0]:
+        data = data.rename(c="time")
+    frames = Gridded().read(write(tmp_path / "a.nc", data.transpose("b", "a", ...)))
+    assert frames.t2m.dims == ("time", "y", "x")
+    np.testing.assert_array_equal(frames.t2m, VALUES)
+    assert frames.y.attrs["units" if "units" in attributes[1] else next(iter(attributes[1]))]
+
+
+def test_scale_offset_and_fill(tmp_path):
+    data = dataset()
+    data["t2m"][2, 1, 3] = np.nan
+    packed = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -32768}
+    data.to_netcdf(tmp_path / "a.nc", encoding={"t2m": packed}, engine="h5netcdf")
+    found = Gridded().read(tmp_path / "a.nc").t2m
+    np.testing.assert_allclose(found, data.t2m, atol=0.0051)
+    assert np.flatnonzero(np.isnan(found)).tolist() == [2 * 12 + 1 * 4 + 3]
+    assert found.attrs["dtype"] == "int16"
+
+
+def test_hdf5_with_dimension_scales(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["rain"] = VALUES
+        scales = {"time": np.arange(5) * 300, "lat": LATITUDE, "lon": LONGITUDE}
+        for k, (name, values) in enumerate(scales.items()):
+            file[name] = values
+            file[name].make_scale(name)
+            file["rain"].dims[k].attach_scale(file[name])
+        file["time"].attrs["units"] = "seconds since 2021-02-01 20:05:00"
+    frames = Gridded().read(tmp_path / "a.h5")
+    np.testing.assert_array_equal(frames.rain, VALUES)
+    assert str(frames.time.values[-1]) == "2021-02-01T20:25:00.000000000"
+    np.testing.assert_array_equal(frames.y, LATITUDE)
+
+
+def test_hdf5_without_them_is_taken_in_its_order(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["frames"] = VALUES
+    frames = Gridded().read(tmp_path / "a.h5")
+    assert frames.frames.dims == ("time", "y", "x")
+    np.testing.assert_array_equal(frames.frames, VALUES)
+    np.testing.assert_array_equal(frames.time, np.arange(5).astype("timedelta64[s]"))
+
+
+def test_grib(tmp_path):
+    write_grib(tmp_path / "a.grib")
+    frames = Gridded().read(tmp_path / "a.grib")
+    np.testing.assert_allclose(frames.t2m, VALUES, atol=1e-4)
+    np.testing.assert_array_equal(frames.time, TIMES + np.timedelta64(6, "h"))
+    np.testing.assert_array_equal(frames.y, LATITUDE)
+    assert frames.t2m.attrs == {"units": "K", "long_name": "2 metre temperature", "dtype": "float32"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.grib"]  # no index beside it
+
+
+def test_grib_of_several_kinds_of_level(tmp_path):
+    parts = {"2t": ("surface", (0,)), "t": ("isobaricInhPa", (500, 850)), "tp": ("surface", (0,))}
+    with (tmp_path / "all.grib").open("wb") as file:
+        for name, (kind, levels) in parts.items():
+            write_grib(tmp_path / "part.grib", levels, kind, name)
+            file.write((tmp_path / "part.grib").read_bytes())
+    frames = Gridded().read(tmp_path / "all.grib")
+    assert set(frames.data_vars) == {"t2m", "tp"}
+    np.testing.assert_allclose(frames.t2m, VALUES, atol=1e-4)
+    assert "t of" in frames.attrs["refused"]["t"]
+    assert "isobaricInhPa (2)" in frames.attrs["refused"]["t"]
+
+
+def test_other_axes_of_size_one_are_dropped_and_larger_ones_refused(tmp_path):
+    one = dataset().expand_dims(level=[2.0], number=[0])
+    np.testing.assert_array_equal(Gridded().read(write(tmp_path / "a.nc", one)).t2m, VALUES)
+    more = dataset().expand_dims(number=[0, 1, 2], axis=1)
+    with pytest.raises(DataError, match=r"t2m of .*more.nc has number \(3\) too: select one entry.*isel"):
+        Gridded().read(write(tmp_path / "more.nc", more))
+
+
+def test_curvilinear_grids(tmp_path):
+    grid = np.add.outer(np.arange(3.0), np.arange(4) / 10)
+    data = xr.Dataset(
+        {"rain": (("time", "nj", "ni"), VALUES)},
+        {"time": TIMES, "nav_lat": (("nj", "ni"), 50 + grid), "nav_lon": (("nj", "ni"), 5 - grid)},
+    )
+    frames = Gridded().read(write(tmp_path / "a.nc", data))
+    assert frames.lat.dims == frames.lon.dims == ("y", "x")
+    np.testing.assert_array_equal(frames.lat, 50 + grid)
+    np.testing.assert_array_equal(frames.lon, 5 - grid)
+    assert frames.lat.attrs == {"standard_name": "latitude", "units": "degrees_north"}
+    renamed = data.rename(nj="first", ni="second")  # dimensions known by the grid alone
+    np.testing.assert_array_equal(Gridded().read(write(tmp_path / "b.nc", renamed)).rain, VALUES)
+
+
+def test_grid_mapping_and_attributes(tmp_path):
+    data = dataset(("time", "y", "x"))
+    data["stereo"] = (), 0, {"grid_mapping_name": "polar_stereographic", "false_easting": 0.0}
+    data.t2m.attrs |= {"grid_mapping": "stereo", "cell_methods": "time: mean", "note": "left out"}
+    frames = Gridded().read(write(tmp_path / "a.nc", data))
+    assert frames.t2m.attrs["grid_mapping"] == "crs"
+    assert frames.t2m.attrs["cell_methods"] == "time: mean"
+    assert "note" not in frames.t2m.attrs
+    assert frames.crs.attrs["grid_mapping_name"] == "polar_stereographic"
+
+
+def test_variables_without_time_beside_others(tmp_path):
+    data = dataset()
+    data["mask"] = ("lat", "lon"), VALUES[0] > 280
+    frames = Gridded().read(write(tmp_path / "a.nc", data))
+    assert frames.mask.dims == ("y", "x")
+    np.testing.assert_array_equal(frames.mask, VALUES[0] > 280)
+
+
+def test_one_frame_with_its_time_in_the_name_or_as_a_scalar(tmp_path):
+    data = dataset().isel(time=3)
+    scalar = Gridded().read(write(tmp_path / "a.nc", data))
+    np.testing.assert_array_equal(scalar.time, TIMES[3:4])
+    named = Gridded().read(write(tmp_path / "radar_202102012005.nc", data.drop_vars("time")))
+    assert named.time.values.astype(str).tolist() == ["2021-02-01T20:05:00.000000000"]
+    assert named.t2m.dims == ("time", "y", "x")
+
+
+def test_calendars(tmp_path):
+    days = xr.date_range("2021-02-26", periods=5, calendar="noleap", use_cftime=True)
+    frames = Gridded().read(write(tmp_path / "a.nc", dataset().assign_coords(time=days)))
+    np.testing.assert_array_equal(frames.time, pd.date_range("2021-02-26", periods=5))
+    short = xr.date_range("2021-02-28", periods=5, calendar="360_day", use_cftime=True)
+    with pytest.raises(DataError, match="Gregorian calendar; received '360_day'.*convert_calendar"):
+        Gridded().read(write(tmp_path / "b.nc", dataset().assign_coords(time=short)))
+
+
+@pytest.mark.parametrize(("units", "step"), [("hours", 3600), ("min", 60), ("", 1)])
+def test_times_without_dates_count_from_the_first(tmp_path, units, step):
+    data = dataset().assign_coords(time=("time", np.array([3, 4, 5, 7, 9]), {"units": units}))
+    found = Gridded().read(write(tmp_path / "a.nc", data)).time
+    np.testing.assert_array_equal(found, (np.array([0, 1, 2, 4, 6]) * step).astype("timedelta64[s]"))
+
+
+def test_times_beyond_nanoseconds(tmp_path):
+    data = dataset().assign_coords(time=np.arange("1066-01-01", "1066-01-06", dtype="datetime64[s]")[::86400])
+    with pytest.raises(DataError, match="between 1678 and 2262; received 1066"):
+        labelled(data, "a")
+
+
+def test_frames_that_an_mlcast_archive_has_no_data_for_yet_are_left_out(tmp_path):
+    data = dataset(("time", "y", "x"))
+    data.attrs["last_valid_timestep"] = "2020-02-29T00:00:00"
+    frames = Gridded().read(write(tmp_path / "a.zarr", data))
+    np.testing.assert_array_equal(frames.time, TIMES[:3])
+    np.testing.assert_array_equal(frames.t2m, VALUES[:3])
+
+
+def test_parts_that_are_read_at_once(tmp_path):
+    frames = np.zeros((40, 128, 128), np.float32)  # 16 of these are 1 MiB
+    data = xr.Dataset({"v": (("time", "y", "x"), frames)})
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    assert Gridded().read(tmp_path / "a.nc").v.chunks == ((16, 16, 8), (128,), (128,))
+    data.to_netcdf(tmp_path / "b.nc", engine="h5netcdf", encoding={"v": {"chunksizes": (5, 128, 128)}})
+    assert Gridded().read(tmp_path / "b.nc").v.chunks[0] == (15, 15, 10)  # whole parts of the file
+    data.to_netcdf(tmp_path / "c.nc", engine="h5netcdf", encoding={"v": {"chunksizes": (40, 128, 64)}})
+    assert Gridded().read(tmp_path / "c.nc").v.chunks == ((40,), (128,), (64, 64))
+
+
+def test_nothing_like_frames(tmp_path):
+    xr.Dataset({"a": ("n", np.zeros(3))}).to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match=r"variable with rows and columns; .*a.nc holds a \('n',\): name its"):
+        Gridded().read(tmp_path / "a.nc")
+    assert not Gridded().recognises(tmp_path, b"")
+    assert not Gridded().recognises(tmp_path / "a.txt", b"text about a GRIB")
+
+
+@pytest.mark.parametrize("name", ["a.nc", "classic.nc", "a.grib"])
+def test_truncated_files(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.grib":
+        write_grib(path)
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        write(path, dataset())
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=f"{name} must be a whole, readable file; reading gave"):
+        Gridded().read(path).t2m.values  # noqa: B018
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="CONVLSTM_DATA names no folder of real files")
+@pytest.mark.parametrize(
+    ("name", "variable", "units", "shape", "first", "missing"),
+    [
+        ("era5-2mt-2019-03-uk.grib", "t2m", "K", (744, 33, 49), "2019-03-01T00", 0),
+        ("oisst_tasman_1982_2013.nc", "sst", "degC", (11688, 32, 32), "1982-01-01T00", 83 / 1024),
+        ("t_in_Celsius_1.nc", "tC", "degC", (40, 96, 192), "2001-01-01T00", 0),
+        ("ostia_monthly.nc", "surface_temperature", "K", (54, 18, 432), "2006-04-16T00", 2055 / 7776),
+    ],
+)
+def test_real_files(name, variable, units, shape, first, missing):
+    frames = Gridded().read(REAL / "grids" / name)[variable]
+    assert frames.shape == shape
+    assert frames.attrs["units"] == units
+    assert str(frames.time.values[0].astype("datetime64[h]")) == first
+    assert frames.y.attrs["standard_name"] == "latitude"
+    assert frames.x.attrs["standard_name"] == "longitude"
+    assert float(frames[0].isnull().mean()) == pytest.approx(missing, abs=1e-6)
+    inside = frames[0].mean() - (273.15 if units == "K" else 0)
+    assert -5 < inside < 30
