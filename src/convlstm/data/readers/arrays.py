@@ -17,6 +17,7 @@ from convlstm.errors import DataError
 if TYPE_CHECKING:
     import xarray as xr
 
+_NPY = b"\x93NUMPY"
 _TIMES = ("time", "times", "dates")
 _FRAMES = ("time", "y", "x")
 _one_at_a_time = Lock()
@@ -34,16 +35,19 @@ class Arrays(Reader):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for a .npy, and for a .npz that holds an array of three or four axes."""
-        if head.startswith(b"\x93NUMPY"):
-            return True
-        return head.startswith(b"PK\x03\x04") and any(
-            len(shape) in (3, 4) for shape, _ in _members(path).values()
-        )
+        if not head.startswith(b"PK\x03\x04"):
+            return head.startswith(_NPY)
+        try:
+            return any(len(shape) in (3, 4) for shape, _ in _members(path).values())
+        except (zipfile.BadZipFile, ValueError, EOFError, OSError):
+            return False
 
     def read(self, path: Path) -> "xr.Dataset":
         """The arrays of a file, those of an uncompressed one mapped into memory."""
         with damaged(path):
-            if not zipfile.is_zipfile(path):
+            with path.open("rb") as file:
+                single = file.read(len(_NPY)) == _NPY
+            if single:
                 stored = np.load(path, mmap_mode="r", allow_pickle=False)
                 arrays = {"frames": (FileArray(path, stored.shape, partial(_read_npy, path)), stored.dtype)}
                 return array_dataset(arrays, None, path)
@@ -137,17 +141,14 @@ def _dates(times: NDArray[Any] | None, count: int, path: Path | str) -> NDArray[
 
 
 def _members(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and dtype of each array of a .npz; none if it is damaged or another archive."""
+    """Shape and dtype of each array of a .npz."""
     found = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as member:
-                        shape, _, dtype = _header(member)
-                    found[name.removesuffix(".npy")] = shape, dtype
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError):
-        return {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    shape, _, dtype = _header(member)
+                found[name.removesuffix(".npy")] = shape, dtype
     return found
 
 
