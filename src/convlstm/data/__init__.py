@@ -1,13 +1,17 @@
 """Sources of frames: windows of past and future, and files."""
 
-from convlstm.data.archive import open_frames
+from convlstm.data.archive import Archive
 from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset
 from convlstm.data.files import read_frames
 from convlstm.data.moving_mnist import MovingObjects
+from convlstm.data.opening import open_frames
+from convlstm.data.rain import Rain
 
 __all__ = [
+    "Archive",
     "LabelledWindow",
     "MovingObjects",
+    "Rain",
     "Source",
     "Window",
     "WindowDataset",

@@ -1,9 +1,12 @@
 """Extra input channels that are known for the past and the future alike."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convlstm.errors import DataError, reading
 
 Floats = NDArray[np.float32]
 _DAY_S, _YEAR_S = 86400.0, 365.2425 * 86400
@@ -38,3 +41,28 @@ def extra_inputs(
                 channels.append(np.broadcast_to(plane, (length, height, width)))
     channels += [np.broadcast_to(field, (length, height, width)) for field in static]
     return np.stack(channels, axis=1) if channels else np.empty((length, 0, height, width), np.float32)
+
+
+def static_fields(path: Path) -> Floats:
+    """The variables (S, H, W) of a gridded file that have two axes, each scaled to a standard score.
+
+    What is missing in them becomes 0, their mean.
+
+    Raises:
+        DataError: unreadable, or without such a variable.
+    """
+    import xarray as xr
+
+    rule, remedy = "be a readable file of static fields", "give NetCDF or Zarr"
+    with reading(path, rule, remedy, DataError), xr.open_dataset(path, decode_times=False) as opened:
+        fields = [variable.squeeze(drop=True) for variable in opened.data_vars.values()]
+        arrays = [field.values.astype(np.float32) for field in fields if field.ndim == 2]
+    if not arrays or len({array.shape for array in arrays}) > 1:
+        raise DataError(
+            f"static fields must be variables of one shape (rows, columns); {path} has "
+            f"{', '.join(str(array.shape) for array in arrays) or 'none of two axes'}: keep those of the grid"
+        )
+    spreads = [float(np.nanstd(array)) or 1.0 for array in arrays]
+    scaled = [(a - np.nanmean(a)) / spread for a, spread in zip(arrays, spreads, strict=True)]
+    found: Floats = np.nan_to_num(np.stack(scaled)).astype(np.float32)
+    return found

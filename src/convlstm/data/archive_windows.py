@@ -1,0 +1,110 @@
+"""Windows of labelled frames as a data set."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convlstm.data.base import LabelledWindow, WindowDataset
+from convlstm.data.extra_inputs import INPUTS, extra_inputs
+from convlstm.data.frame_store import FrameStore
+from convlstm.data.sampling import CropSampler
+from convlstm.data.specification import Specification
+from convlstm.data.transforms import Transform
+
+
+class ArchiveWindows(WindowDataset):
+    """Windows of whole frames, each once, or random crops without end.
+
+    Args:
+        store: reader of the frames.
+        times: (N,), of all frames.
+        frames_WT: (W, K + L), indices of the frames of every window; negative where one is missing.
+        specification: of the data.
+        static: (S, H, W), fields that do not change.
+        sampler: draws the crops; whole frames if None.
+        crop: height and width of a crop.
+        size: crops of an epoch; W if None.
+        seed: of the crops.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        times: NDArray[np.float64],
+        frames_WT: NDArray[np.int64],
+        specification: Specification,
+        static: NDArray[np.float32],
+        *,
+        sampler: CropSampler | None = None,
+        crop: tuple[int, int] | None = None,
+        size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.store, self.times, self.frames_WT = store, times, frames_WT
+        self.specification, self.static = specification, static
+        self.transform = specification.built_transform()
+        self.sampler, self.crop, self.seed = sampler, crop, seed
+        self.endless = sampler is not None
+        self._size = size or len(frames_WT)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> LabelledWindow:
+        if index < 0 or (not self.endless and index >= len(self)):
+            raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
+        window, rows, columns, weight = index, slice(None), slice(None), 1.0
+        if self.sampler is not None and self.crop is not None:
+            # A random generator per window makes it independent of order and process.
+            crop = self.sampler.draw(np.random.Generator(np.random.PCG64((self.seed, index))))
+            window, weight = crop.window, crop.weight
+            rows = slice(crop.row, crop.row + self.crop[0])
+            columns = slice(crop.column, crop.column + self.crop[1])
+        indices = self.frames_WT[window]
+        times = window_times(self.times, indices, self.specification.step_s)
+        frames = self.store.read(indices.tolist())
+        shape = next(frame.shape for frame in frames if frame is not None)
+        missing = np.full(shape, np.nan, np.float32)
+        values = np.stack([(missing if frame is None else frame)[:, rows, columns] for frame in frames])
+        return self._window(values, times, weight, self.static[:, rows, columns])
+
+    def _window(
+        self,
+        values: NDArray[np.float32],
+        times: NDArray[np.float64],
+        weight: float,
+        static: NDArray[np.float32],
+    ) -> LabelledWindow:
+        past = self.specification.past
+        frames, valid = scaled(values, times, self.transform)
+        names = [name for name in self.specification.inputs if name in INPUTS]
+        extra = extra_inputs(names, times, valid.numpy(), past, static)
+        return LabelledWindow(
+            frames[:past],
+            frames[past:],
+            valid[:past],
+            valid[past:],
+            torch.from_numpy(extra),
+            torch.from_numpy(times),
+            torch.tensor(weight, dtype=torch.float32),
+        )
+
+
+def scaled(
+    values: NDArray[np.float32], times: NDArray[np.float64], transform: Transform
+) -> tuple[Tensor, Tensor]:
+    """Frames (T, C, H, W) in the scale of a network, 0 where not measured, and the mask of the measured."""
+    valid = torch.from_numpy(np.isfinite(values))
+    transformed = transform.forward(torch.from_numpy(values), torch.from_numpy(times))
+    return torch.where(valid, transformed, 0), valid
+
+
+def window_times(
+    times: NDArray[np.float64], indices: NDArray[np.int64], step_s: float
+) -> NDArray[np.float64]:
+    """Times (T,) of the frames of a window; those of missing frames are a whole number of steps later."""
+    places = np.arange(len(indices))
+    there = np.maximum.accumulate(np.where(indices >= 0, places, 0))
+    found: NDArray[np.float64] = times[indices[there]] + (places - there) * step_s
+    return found
