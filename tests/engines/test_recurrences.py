@@ -124,11 +124,12 @@ def declared():
 
 def test_prototypes_are_those_that_cpp_declares():
     ours = {}
-    for name, (arguments, result) in bindings.PROTOTYPES.items():
+    for name, arguments in bindings.PROTOTYPES.items():
         for dtype in bindings.DTYPES.values() if "{T}" in name else ("",):
             element = dtype.replace("float32", "float") + "*"
-            pairs = [(argument, element if kind == "T*" else kind) for argument, kind in arguments.items()]
-            ours[name.replace("{T}", dtype)] = (pairs, result or "void")
+            pairs = [argument.split() for argument in arguments.split(", ") if argument]
+            pairs = [(argument, element if kind == "T*" else kind) for kind, argument in pairs]
+            ours[name.replace("{T}", dtype)] = (pairs, bindings.RESULTS.get(name, "void"))
     assert ours == declared()
 
 

@@ -137,9 +137,6 @@ class ConvCell(Cell):
     @property
     def calls_conv(self) -> bool:
         """True if ``conv`` has hooks or is another module than the one built here."""
-        return self._has_other_conv()
-
-    def _has_other_conv(self) -> bool:  # torch.compile does not trace super() of a property
         return has_hooks(self.conv) or _behaviour(self.conv) != self._conv_built
 
     def extra_repr(self) -> str:

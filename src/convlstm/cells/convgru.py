@@ -44,10 +44,7 @@ class ConvGRUCell(ConvCell):
     and [0, 0], whose result is subtracted: it must be affine in its input.
 
     Args:
-        input_dim: channels of the input.
-        hidden_dim: channels of h.
-        kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
-        bias: True to give the gates a bias.
+        input_dim, hidden_dim, kernel_size, bias: as for `ConvLSTMCell`.
         reset_after: True to apply the reset gate after the convolution over the hidden state.
         gate_activation: of r and z; as for `ConvLSTMCell`.
         candidate_activation: of n.
@@ -91,22 +88,12 @@ class ConvGRUCell(ConvCell):
             return (self._call_conv(x, h) - self._call_conv(x[:1], torch.zeros_like(h[:1])))[:, gates]
         return self._convolve(h, self.conv.weight[gates, self.input_dim :], None)
 
-    @property
-    def calls_conv(self) -> bool:
-        """True if ``conv`` has hooks or is another module than the one built here.
-
-        Raises:
-            OptionError: neither a convolution nor an adapter that holds one as ``base_layer``.
-        """
-        called = self._has_other_conv()
-        if called and not isinstance(self.conv, _ConvNd) and not hasattr(self.conv, "base_layer"):
+    def _call_conv(self, x: Tensor, h: Tensor) -> Tensor:
+        if not isinstance(self.conv, _ConvNd) and not hasattr(self.conv, "base_layer"):  # may not be affine
             raise OptionError(
                 f"the conv of a {type(self).__name__} must be a convolution or an adapter that holds one as "
                 f"base_layer; received a {type(self.conv).__name__}: write a cell with a step of its own"
             )
-        return called
-
-    def _call_conv(self, x: Tensor, h: Tensor) -> Tensor:
         result: Tensor = self.conv(torch.cat([x, h], dim=1))
         return result
 
@@ -134,10 +121,7 @@ class ConvRNNCell(ConvCell):
     """One step of a plain convolutional RNN: h' = tanh(W * [x, h] + b).
 
     Args:
-        input_dim: channels of the input.
-        hidden_dim: channels of h.
-        kernel_size: one integer per space axis, one to three; a single integer is a square kernel in 2-D.
-        bias: True to add a bias.
+        input_dim, hidden_dim, kernel_size, bias: as for `ConvLSTMCell`.
         activation: in place of tanh; a name, a function, a module (copied) or a class of modules.
         options: dilation, padding_mode, recurrent_init and attention, as for `ConvLSTMCell`.
     """

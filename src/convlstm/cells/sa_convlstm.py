@@ -38,10 +38,7 @@ class SAConvLSTMCell(Cell):
     Time and memory of a step grow with the square of the number of pixels: use it on small maps.
 
     Args:
-        input_dim: channels of the input.
-        hidden_dim: channels of h, c and m.
-        kernel_size: of the LSTM's convolution.
-        bias: whether the LSTM's gates have a bias.
+        input_dim, hidden_dim, kernel_size, bias: of the LSTM, as for `ConvLSTMCell`.
         attention_dim: channels of queries and keys; a quarter of hidden_dim (at least 1) if None.
         options: further options of `ConvLSTMCell`, such as ``peephole="channel"`` (the paper has peepholes).
     """
@@ -58,11 +55,9 @@ class SAConvLSTMCell(Cell):
         **options: Any,
     ) -> None:
         super().__init__(input_dim, hidden_dim, kernel_size)
-        width = (
-            max(1, hidden_dim // 4)
-            if attention_dim is None
-            else check_positive(attention_dim, "attention_dim")
-        )
+        if attention_dim is None:
+            attention_dim = max(1, hidden_dim // 4)
+        width = check_positive(attention_dim, "attention_dim")
         self.lstm = ConvLSTMCell(input_dim, hidden_dim, kernel_size, bias, **options)
         self.query = nn.Conv1d(hidden_dim, width, 1)
         self.key, self.key_m = nn.Conv1d(hidden_dim, width, 1), nn.Conv1d(hidden_dim, width, 1)

@@ -99,18 +99,9 @@ class SameConv(NamedTuple):
         image = _to_images(x, weight)
         padded, padding = self._padded(image, weight)
         ones, zeros = [1] * len(padding), [0] * len(padding)
+        options = [weight.shape[0]], ones, padding, list(self.dilation), False, zeros, 1, list(needed)
         dx, dw, db = torch.ops.aten.convolution_backward(
-            _to_images(gradient, weight),
-            padded,
-            weight,
-            [weight.shape[0]],
-            ones,
-            padding,
-            list(self.dilation),
-            False,
-            zeros,
-            1,
-            list(needed),
+            _to_images(gradient, weight), padded, weight, *options
         )
         if dx is not None and padded is not image:
             dx = _pad_gradient(dx, self._reach(weight), self.padding_mode)

@@ -1,7 +1,6 @@
 """Python bindings, by ctypes, of the C++ kernels in ``csrc``."""
 
 import ctypes
-from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -50,63 +49,48 @@ _TYPES: dict[str, Any] = {
     "int": ctypes.c_int,
 }
 
-
-class Prototype(NamedTuple):
-    """The prototype of a kernel.
-
-    Attributes:
-        arguments: C++ types by name, without const; ``T`` is the dtype that is part of the kernel's name.
-        result: type of the result, or None.
-    """
-
-    arguments: Mapping[str, str]
-    result: str | None = None
-
-
-def prototype(arguments: str, result: str | None = None) -> Prototype:
-    """A prototype from arguments as C++ declares them, without const, separated by commas."""
-    pairs = (argument.split() for argument in arguments.split(","))
-    return Prototype({name: kind for kind, name in pairs}, result)
-
-
 _COPY = "int64_t matrices, int64_t rows, int64_t columns, int64_t x_stride, int64_t y_stride, int threads"
 _SIZES = "float* parameter, int64_t P, int64_t Q, int64_t C, int threads"
 _OF_EACH_RECURRENCE = {
-    "forward_{T}": prototype(f"T* a, T* b, float* cell_state, T* h, T* saved, {_SIZES}"),
-    "recompute_{T}": prototype(f"T* saved, float* cell_state, float* new_cell_state, {_SIZES}"),
-    "backward_{T}": prototype(
+    "forward_{T}": f"T* a, T* b, float* cell_state, T* h, T* saved, {_SIZES}",
+    "recompute_{T}": f"T* saved, float* cell_state, float* new_cell_state, {_SIZES}",
+    "backward_{T}": (
         f"T* saved, float* cell_state, T* d_output, T* d_h, float* d_cell_state, T* d_a, T* d_b, {_SIZES}"
     ),
-    "step": prototype(
+    "step": (
         "bfloat16* x, bfloat16* h, bfloat16* weight, float* bias, float* cell_state, bfloat16* new_h, "
         "bfloat16* saved, float* parameter, int32_t* rows, int32_t* columns, ConvShape* shape, "
         "int64_t Q, int threads"
     ),
 }
-#: The kernels. ``{T}`` in a name stands for each of `DTYPES`; only steps of four pre-activations are fused.
+#: Arguments of the kernels by name, as C++ declares them without const. ``{T}`` in a name stands for each of
+#: `DTYPES`, of which T is the type; only steps of four pre-activations are fused.
 PROTOTYPES = {
-    "transpose_{T}_float32": prototype(f"T* x, float* y, {_COPY}"),
-    "transpose_{T}_bfloat16": prototype(f"T* x, bfloat16* y, {_COPY}"),
-    "pack_{T}": prototype("T* weight, bfloat16* packed, ConvShape* shape, int64_t gates, int threads"),
-    "packed_size": prototype("ConvShape* shape", "int64_t"),
-    "has_amx": Prototype({}, "int"),
+    "transpose_{T}_float32": f"T* x, float* y, {_COPY}",
+    "transpose_{T}_bfloat16": f"T* x, bfloat16* y, {_COPY}",
+    "pack_{T}": "T* weight, bfloat16* packed, ConvShape* shape, int64_t gates, int threads",
+    "packed_size": "ConvShape* shape",
+    "has_amx": "",
     **{
-        f"{name}_{kernel}": declared
+        f"{name}_{kernel}": arguments
         for name, recurrence in RECURRENCES.items()
-        for kernel, declared in _OF_EACH_RECURRENCE.items()
+        for kernel, arguments in _OF_EACH_RECURRENCE.items()
         if kernel != "step" or recurrence.saved_gates == 4
     },
 }
+#: Types of their results, if they are not void.
+RESULTS = {"packed_size": "int64_t", "has_amx": "int"}
 
 
 def declare(library: Any) -> None:
     """Set argument and result types of a library's functions."""
-    for name, (arguments, result) in PROTOTYPES.items():
+    for name, arguments in PROTOTYPES.items():
         for dtype in DTYPES.values() if "{T}" in name else ("",):
             element = dtype.replace("float32", "float")
             function = getattr(library, name.replace("{T}", dtype))
-            function.argtypes = [_TYPES[kind.replace("T*", f"{element}*")] for kind in arguments.values()]
-            function.restype = None if result is None else _TYPES[result]
+            kinds = [argument.split()[0] for argument in arguments.split(", ") if argument]
+            function.argtypes = [_TYPES[kind.replace("T*", f"{element}*")] for kind in kinds]
+            function.restype = _TYPES.get(RESULTS.get(name, "void"))
 
 
 @cache
