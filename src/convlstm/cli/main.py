@@ -36,7 +36,7 @@ options:
 
 examples:
   convlstm train --out runs/a --data.canvas 32 --epochs 5
-  convlstm forecast runs/a frames.npy --steps 10 --out forecast.gif"""
+  convlstm forecast runs/a frames.npy --steps 10 --out next.gif"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
