@@ -410,3 +410,21 @@ def test_any_configuration_is_read_or_refused_in_one_sentence(run):
     assert len(mutations) > 800
     assert 200 < len(answers) < 400
     assert all("\n" not in answer and 20 < len(answer) < 1500 for answer in answers)
+
+
+class Untyped(convlstm.Forecaster):
+    """Arguments without types, whose values are classes, in a list and in a dictionary too."""
+
+    def __init__(self, channels=1, act=torch.nn.Tanh, acts=(torch.nn.ReLU,), named={"last": torch.nn.GELU}):  # noqa: B006
+        super().__init__()
+        parts = [torch.nn.Conv2d(channels, channels, 1), act(), *(made() for made in acts), named["last"]()]
+        self.net = torch.nn.Sequential(*parts)
+
+    def forward(self, past, steps):
+        return torch.stack([self.net(past[:, -1])] * steps, dim=1)
+
+
+def test_classes_in_arguments_without_types_come_back_as_classes(tmp_path):
+    convlstm.train(data=DATA, model=Untyped(), config=CONFIG, out=tmp_path / "run")
+    parts = load(RunFolder(tmp_path / "run"), trust=__name__)
+    assert [type(part).__name__ for part in parts["model"].net] == ["Conv2d", "Tanh", "ReLU", "GELU"]

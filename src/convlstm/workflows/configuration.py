@@ -121,7 +121,9 @@ def plain_settings(parts: Parts) -> Settings:
     settings = dataclasses.asdict(parts.config)
     settings |= {"data": described(parts.data), "model": described(parts.model)}
     factories = {"optimizer": parts.optimizer, "scheduler": parts.scheduler}
-    settings |= {name: _plain(describe(made)) for name, made in factories.items() if made is not None}
+    settings |= {
+        name: _plain(describe(made), text=True) for name, made in factories.items() if made is not None
+    }
     if parts.callbacks:
         settings["callbacks"] = [_described_callback(callback) for callback in parts.callbacks]
     return settings
@@ -136,7 +138,8 @@ def described(thing: Source | Forecaster) -> dict[str, Any]:
     kind, arguments = type(thing), {}
     types, parameters = argument_types(kind), inspect.signature(kind).parameters
     for name, value in thing.hyperparameters.items():
-        plain, default = _plain(value), parameters[name].default if name in parameters else None
+        plain = _plain(value, text=takes_class(types.get(name)))
+        default = parameters[name].default if name in parameters else None
         is_default = value is default or plain == default
         path = is_path(types.get(name))
         arguments[name] = plain if is_default else _absolute(plain, text_is_path=path)
@@ -182,19 +185,25 @@ def _absolute(value: Any, *, text_is_path: bool) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
-    """Values as YAML holds them; classes as jsonargparse reads them."""
+def _plain(value: Any, *, text: bool = False) -> Any:
+    """Values as YAML holds them; classes as jsonargparse reads them.
+
+    Args:
+        value: as `describe` gives it.
+        text: write a class without arguments as its dotted path alone, for an argument whose type says that
+            such text is a class; a string argument may hold the same text.
+    """
     match value:
         case {"class": path, **others} if not others:
-            return path
+            return path if text else {"class_path": path}
         case {"class": path, "arguments": arguments, **others} if not others:
             return {"class_path": path, "init_args": _plain(arguments)}
         case {"tuple": items, **others} if not others:
-            return _plain(items)
+            return _plain(items, text=text)
         case dict():
             return {name: _plain(item) for name, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [_plain(item, text=text) for item in value]
         case os.PathLike():
             return str(value)
         case None | bool():
@@ -227,3 +236,11 @@ def is_path(hint: Any) -> bool:
     """True if values of a type, or some of them, are paths."""
     kind = get_origin(hint) or hint
     return (isinstance(kind, type) and issubclass(kind, os.PathLike)) or any(map(is_path, get_args(hint)))
+
+
+def takes_class(hint: Any) -> bool:
+    """True if an argument of this type may be a class, a function or an object of a class."""
+    if get_origin(hint) in (Callable, type):
+        return True
+    plain = ("builtins", "pathlib", "os", "types", "typing", "collections.abc")
+    return any(map(takes_class, get_args(hint))) or (isinstance(hint, type) and hint.__module__ not in plain)

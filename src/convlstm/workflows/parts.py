@@ -35,6 +35,7 @@ from convlstm.workflows.configuration import (
     argument_types,
     is_path,
     read_settings,
+    takes_class,
 )
 
 #: Classes that a run is made of unless it names others.
@@ -261,14 +262,6 @@ def kind_of(part: str) -> type:
         return Callback
     kinds = {"data": Source, "model": Forecaster, "optimizer": torch.optim.Optimizer}
     return kinds.get(part, torch.optim.lr_scheduler.LRScheduler)
-
-
-def takes_class(hint: Any) -> bool:
-    """True if an argument of this type may be a class, a function or an object of a class."""
-    if get_origin(hint) in (Callable, type):
-        return True
-    plain = ("builtins", "pathlib", "os", "types", "typing", "collections.abc")
-    return any(map(takes_class, get_args(hint))) or (isinstance(hint, type) and hint.__module__ not in plain)
 
 
 def _is_importable(path: str) -> bool:
