@@ -315,11 +315,35 @@ class Renamed(ConvLSTMCell):
         ),
         ({"folder_or_repo": "a/b", "revision": 3}, "revision must be the name of a branch, tag or commit"),
         ({"folder_or_repo": "a/b", "token": 3}, "token must be text, True, False or None; received a int"),
+        ({"folder_or_repo": "a/b", "revision": ""}, "revision must be the name of a branch, tag or commit"),
+        ({"folder_or_repo": "a/b", "cache_dir": b"c"}, "cache_dir must be a path; received b'c'"),
     ],
 )
 def test_wrong_arguments_of_loading_are_named(arguments, message):
     with pytest.raises(OptionError, match=message):
         ConvLSTM.from_pretrained(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"repo": None}, "repo must be text; received None"),
+        ({"commit_message": 3}, "commit_message must be text; received 3"),
+        ({"private": "yes"}, "private must be True or False; received 'yes'"),
+    ],
+)
+def test_wrong_arguments_of_an_upload_are_named(layer, arguments, message):
+    with pytest.raises(OptionError, match=message):
+        layer.push_to_hub(**{"repo": "a/b"} | arguments)
+
+
+def test_what_is_no_name_of_a_model_is_refused():
+    with pytest.raises(RunError, match="a model must be an existing folder"):
+        ConvLSTM.from_pretrained(f"{'x' * 5000}/y")
+    with pytest.raises(OptionError, match="hyperparameters must be a Mapping; received None"):
+        ConvLSTM.rebuild(None)
+    with pytest.raises(OptionError, match="hyperparameters must have names that are text; received 3"):
+        ConvLSTM.rebuild({3: 1})
 
 
 def test_classes_are_written_by_their_shortest_public_path():

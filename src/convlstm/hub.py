@@ -29,7 +29,7 @@ from convlstm.model_folder import (
     size_limit,
 )
 from convlstm.trust import Trust, packages, packages_in
-from convlstm.validation import check_path
+from convlstm.validation import check_bool, check_instance, check_path, received
 
 
 class Pretrained(StoresHyperparameters, nn.Module):
@@ -48,6 +48,12 @@ class Pretrained(StoresHyperparameters, nn.Module):
             hyperparameters: as the property of that name gives them.
             trust: packages whose classes may be loaded, as for `from_pretrained`.
         """
+        check_instance(hyperparameters, Mapping, "hyperparameters", "pass those of a model")
+        if other := [name for name in hyperparameters if not isinstance(name, str)]:
+            raise OptionError(
+                f"hyperparameters must have names that are text; received {received(other[0])}: pass those "
+                "of a model"
+            )
         return cls(**_resolved(hyperparameters, Trust(packages(trust), module=cls.__module__)))
 
     def save_pretrained(
@@ -119,6 +125,10 @@ class Pretrained(StoresHyperparameters, nn.Module):
         """
         fields = check_card(card)
         _check_access(revision, token)
+        for name, value in {"repo": repo, "commit_message": commit_message}.items():
+            if not (isinstance(value, str) and value.strip()):
+                raise OptionError(f"{name} must be text; received {received(value)}: give a string")
+        private = None if private is None else check_bool(private, "private")
         with tempfile.TemporaryDirectory() as scratch, _uploading(repo):
             folder = self.save_pretrained(scratch, **notes)
             from huggingface_hub import HfApi
@@ -286,10 +296,8 @@ def _local(
     """Return the folder itself, or the downloaded snapshot of a repository of the hub."""
     folder = check_path(folder, "a model")
     _check_access(revision, token)
-    try:
-        exists = folder.exists()
-    except (OSError, ValueError):  # too long a name, or a null character
-        exists = False
+    cache_dir = None if cache_dir is None else check_path(cache_dir, "cache_dir")
+    exists = _exists(folder)
     if exists and revision is not None:
         raise OptionError(
             f"revision must be that of a repository of the hub; {folder} is a folder, received {revision!r}: "
@@ -300,7 +308,7 @@ def _local(
     reason = "there is no such folder"
     owner, _, name = folder.as_posix().partition("/")
     # A name in a folder that exists is a mistyped path, for which the network is not used.
-    if name and "/" not in name and owner and not owner.startswith(".") and not Path(owner).exists():
+    if name and "/" not in name and owner and not owner.startswith(".") and not _exists(Path(owner)):
         from huggingface_hub import errors, snapshot_download
 
         try:
@@ -334,9 +342,16 @@ def _local(
     )
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long a name, or a null character
+        return False
+
+
 def _check_access(revision: str | None, token: str | bool | None) -> None:
     """Check the types of what a repository is reached with; the token stays out of the sentence."""
-    if not (revision is None or isinstance(revision, str)):
+    if not (revision is None or (isinstance(revision, str) and revision)):
         raise OptionError(f"revision must be the name of a branch, tag or commit; received {revision!r}")
     if not (token is None or isinstance(token, str | bool)):
         raise OptionError(f"token must be text, True, False or None; received a {type(token).__name__}")
