@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from convlstm.cli.main import main
-from convlstm.workflows.parts import resolve, takes_class
+from convlstm.workflows.configuration import takes_class
+from convlstm.workflows.parts import resolve
 
 WORDS = (
     "--data.canvas 16 --data.object_size 8 --data.count 1 --data.past 3 --data.steps 3 --data.train_size 8 "

@@ -212,3 +212,13 @@ def test_damaged_states_in_a_checkpoint_are_named(tmp_path, damage):
     with pytest.raises(RunError, match="must hold the states of optimizer and callbacks as they wrote them"):
         train(tmp_path / "run", resume=True, epochs=2)
     assert run.metrics.read_bytes() == rows
+
+
+def test_the_schedule_serves_optimizers_without_momentum(tmp_path):
+    run = train(tmp_path / "run", epochs=1, injected={"optimizer": torch.optim.Adagrad})
+    assert read_metrics(run.metrics)[-1]["learning_rate"] < 0.005  # of 0.01, decayed by the schedule
+
+
+def test_a_second_learning_rate_is_refused(tmp_path):
+    with pytest.raises(OptionError, match=r"must be given as learning_rate; received lr=0\.3"):
+        train(tmp_path / "run", injected={"optimizer": partial(AdamW, lr=0.3)})

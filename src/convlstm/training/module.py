@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -99,6 +100,11 @@ class ForecastModule(LightningModule):
             OptionError: the factory fails, or makes something else.
         """
         factory: OptimizerFactory = self.optimizer_factory or torch.optim.Adam
+        if isinstance(factory, partial) and "lr" in factory.keywords:
+            raise OptionError(
+                "the learning rate of the optimizer must be given as learning_rate; received "
+                f"lr={factory.keywords['lr']!r} of the optimizer as well: leave it out"
+            )
         made = _call("optimizer", factory, self.model.parameters(), lr=float(self.config.learning_rate))
         return check_instance(made, Optimizer, "the result of optimizer")
 
@@ -171,7 +177,10 @@ class ForecastModule(LightningModule):
             return optimizer
         else:
             rate, steps = float(self.config.learning_rate), int(self.trainer.estimated_stepping_batches)
-            schedule = OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.15)
+            cycles = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))  # Adagrad has neither
+            schedule = OneCycleLR(
+                optimizer, max_lr=rate, total_steps=steps, pct_start=0.15, cycle_momentum=cycles
+            )
         interval = "epoch" if isinstance(schedule, ReduceLROnPlateau) else "step"
         scheduled = {"scheduler": schedule, "interval": interval, "monitor": "val_loss"}
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": scheduled})
