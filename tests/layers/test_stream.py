@@ -334,3 +334,12 @@ def test_a_stream_hears_the_hooks_of_all_modules():
         assert_close(session(x[:, 0]), layer(x)[0][0][:, 0].detach())
     finally:
         handle.remove()
+
+
+def test_a_step_of_something_else_than_a_frame_is_refused():
+    with pytest.raises(
+        ShapeError, match=r"with 2 space axes; received shape \(1, 2, 1, 6, 5\): a step takes no"
+    ):
+        ConvLSTM(1, 3, 3).step(torch.rand(1, 2, 1, 6, 5))
+    with pytest.raises(OptionError, match="a step reads frames as they come; received a stack with bidirect"):
+        ConvLSTM(1, 3, 3, bidirectional=True).step(torch.rand(1, 1, 6, 5))

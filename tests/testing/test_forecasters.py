@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm import ConvGRUCell, ConvLSTM, EncoderForecaster, Forecaster
+from convlstm.errors import ShapeError
 from convlstm.models import Advection, AutoregressiveForecaster, Blank, LinearTrend, MeanFrame, Persistence
 from convlstm.testing import FORECASTER_CHECKS, check_forecaster
 
@@ -183,3 +184,28 @@ def test_a_broken_model_is_found_by_its_check(model, check):
 def test_a_stream_that_ignores_earlier_frames_is_found():
     with pytest.raises(AssertionError, match="^(every_frame_of_the_past|steps_one_by_one)"):
         check_forecaster(ReadsTheLastFrameAlone)
+
+
+class Wrong(AutoregressiveForecaster):
+    def __init__(self, returned):
+        super().__init__()
+        self.returned = returned
+
+    def start(self, past):
+        return None
+
+    def step(self, frame, carry):
+        return self.returned(frame)
+
+
+@pytest.mark.parametrize(
+    ("returned", "received"),
+    [
+        (lambda frame: frame, "a tensor"),
+        (lambda frame: (frame[..., 1:], None), "a tensor .* and a carry"),
+        (lambda frame: None, "None: return"),
+    ],
+)
+def test_a_step_that_returns_something_else_is_named(returned, received):
+    with pytest.raises(ShapeError, match=f"must return the next frame .* and the carry; received {received}"):
+        Wrong(returned)(torch.rand(2, 3, 1, 8, 8), 2)

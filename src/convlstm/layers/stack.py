@@ -14,7 +14,7 @@ import convlstm.layers.validation as validation
 from convlstm.cells.base import Cell, CellFactory
 from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
 from convlstm.engines import ENGINES
-from convlstm.errors import OptionError, check_name
+from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.hub import Pretrained
 from convlstm.layers.frames import expand_flags, pool, resize
 from convlstm.layers.norm import NormFactory, norm_factory
@@ -224,6 +224,17 @@ class Stack(OriginalHelpers, Pretrained):
                 (a list, or the last layer's alone) and states.
         """
         check_tensor(frame, "a frame (B, C, *S)")
+        options = self._convlstm_options
+        if options.bidirectional:
+            raise OptionError(
+                "a step reads frames as they come; received a stack with bidirectional=True, which needs the "
+                "last frame first: call it with the whole sequence"
+            )
+        if frame.ndim != 2 + options.axes:
+            raise ShapeError(
+                f"a frame must be (B, C, *S) with {options.axes} space axes; received shape "
+                f"{tuple(frame.shape)}: a step takes no time axis"
+            )
         axis = 1 if self.batch_first else 0
         frames = frame.unsqueeze(axis)
         if not overrides.is_overridden(self, Stack, ["forward"]):

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from convlstm.errors import OptionError, ShapeError
 from convlstm.models.base import Forecaster, check_past
-from convlstm.validation import check_same_kind, check_tensor
+from convlstm.validation import check_same_kind, check_tensor, received
 
 
 class AutoregressiveForecaster(Forecaster):
@@ -68,7 +68,7 @@ class AutoregressiveForecaster(Forecaster):
 
         It must give what `start` gives for a past with one more frame.
         """
-        return self.step(frame, carry)[1]
+        return _checked(self, self.step(frame, carry), frame)[1]
 
     def pad(self, frames: Tensor) -> Tensor:
         """Frames (B, T, C, *S) padded at the end of each space axis to a size that the model can read."""
@@ -104,6 +104,8 @@ class AutoregressiveForecaster(Forecaster):
         check_same_kind(self, past, "past")
         _check_forcing(past, steps, future, forced)
         _check_inputs(self, past, steps, inputs)
+        if future is not None:
+            check_same_kind(self, future, "future")
         size, length = past.shape[3:], past.shape[1]
         if inputs is not None:
             inputs = self.pad(inputs)
@@ -130,7 +132,7 @@ class AutoregressiveForecaster(Forecaster):
         """
         forecasts: list[Tensor] = []
         for k in range(steps):
-            frame, carry = self.step(frame, carry)
+            frame, carry = _checked(self, self.step(frame, carry), frame)
             forecasts.append(frame)
             if future is not None and forced is not None and k + 1 < steps:
                 use_truth = forced[:, k]
@@ -236,6 +238,21 @@ class ForecastStream:
         state = (self._size, self._frame, self._carry)
         other._size, other._frame, other._carry = tree_map_only(Tensor, torch.clone, state)
         return other
+
+
+def _checked(model: AutoregressiveForecaster, result: Any, frame: Tensor) -> tuple[Tensor, Any]:
+    """The result of a step, if it is a frame of the shape of the one before, and a carry."""
+    pair = isinstance(result, tuple) and len(result) == 2
+    made = result[0] if pair else result
+    batch, channels, *space = frame.shape
+    expected = (batch, channels - model.extra_channels, *space)
+    if pair and isinstance(made, Tensor) and tuple(made.shape) == expected:
+        return result
+    found = f"a tensor {tuple(made.shape)}" if isinstance(made, Tensor) else received(made)
+    raise ShapeError(
+        f"the step of a {type(model).__name__} must return the next frame {expected} and the "
+        f"carry; received {found}{' and a carry' if pair else ''}: return (frame, carry)"
+    )
 
 
 def _check_forcing(past: Tensor, steps: int, future: Tensor | None, forced: Tensor | None) -> None:
