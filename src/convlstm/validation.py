@@ -33,7 +33,7 @@ def received(value: object) -> str:
             return shown
         if isinstance(value, str | bytes | Real):
             return f"{shown[:80]}..."
-    return _with_article(type(value).__name__)
+    return with_article(type(value).__name__)
 
 
 def check_integer(value: Any, name: str, *, least: int | None = None, most: int | None = None) -> int:
@@ -149,7 +149,7 @@ def check_instance(
     kinds = kind if isinstance(kind, tuple) else (kind,)
     if isinstance(value, kinds):
         return value
-    rule = " or ".join(_with_article(each.__name__) for each in kinds)
+    rule = " or ".join(with_article(each.__name__) for each in kinds)
     if isinstance(value, type) and issubclass(value, kinds):
         remedy = f"call it, {value.__name__}(...)"
     raise OptionError(f"{name} must be {rule}; received {received(value)}{remedy and f': {remedy}'}")
@@ -169,7 +169,7 @@ def check_tensor(value: Any, name: str) -> "Tensor":
 
     if not isinstance(value, torch.Tensor):
         packed = "sequences of different lengths are padded and passed with lengths="
-        kind = received(value) if isinstance(value, type) else _with_article(type(value).__name__)
+        kind = received(value) if isinstance(value, type) else with_article(type(value).__name__)
         raise ShapeError(
             f"{name} must be a tensor; received {kind}: "
             + (packed if type(value).__name__ == "PackedSequence" else "convert it with torch.as_tensor")
@@ -215,5 +215,8 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIOUaeio' or name == 'ndarray' else 'a'} {name}"
+def with_article(name: str) -> str:
+    """A name after a or an, as it is pronounced."""
+    return (
+        f"{'an' if name[0] in 'AEIOUaeio' or name[:2] in ('LR', 'LS') or name == 'ndarray' else 'a'} {name}"
+    )

@@ -399,3 +399,31 @@ def test_an_option_of_a_class_beside_the_class_in_a_file_is_told(tmp_path, capsy
     (tmp_path / "own.yaml").write_text(json.dumps({"model": settings}))
     assert main(["train", "--config", "own.yaml", "--out", "run"]) == 2
     assert "model.cell.attention must stand in the init_args" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--optimizer", "Adamw"],
+            "--optimizer must be the dotted path of a class; received 'Adamw': did you mean",
+        ),
+        (["--callbacks", "EarlyStoping"], "received 'EarlyStoping': did you mean EarlyStopping?"),
+        (
+            ["--scheduler", "CosineAnnealingLR", "--scheduler.T_max", "ten"],
+            "--scheduler.T_max must be a whole number; received 'ten'\n",
+        ),
+        (["--optimizer", "json.loads"], "the dotted path of an Optimizer; received 'json.loads'"),
+    ],
+)
+def test_wrong_classes_of_a_training_are_named(words, message, capsys):
+    assert main(["train", *words, "--print_config"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_class_of_a_callback_is_a_list_of_one(capsys):
+    assert (
+        main(["train", "--callbacks", "EarlyStopping", "--callbacks.monitor", "val_mse", "--print_config"])
+        == 0
+    )
+    assert "init_args:\n    monitor: val_mse" in capsys.readouterr().out

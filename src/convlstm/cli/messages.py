@@ -8,7 +8,8 @@ from typing import Any
 
 from jsonargparse import DefaultHelpFormatter
 
-from convlstm.workflows.parts import import_named
+from convlstm.validation import with_article
+from convlstm.workflows.parts import import_named, kind_of
 
 _LIST = "a list such as [8,16]"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -53,7 +54,12 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         near = nearest(name, [*known, *_inner(option, error)])
         hint = f"did you mean --{near}?" if near else f"see {command} --help"
         return f"{command} has no option --{name[:80]}; {hint}"
-    inner = error.rpartition("Parser key")[2]
+    if named := re.search(r"Expected a dot import path string: (\w+)$", error.strip()):
+        part = option[2:].partition(".")[0]
+        close = get_close_matches(named[1], [kind.__name__ for kind in _subclasses(kind_of(part))], n=1)
+        hint = f"did you mean {close[0]}?" if close else "write module.Name"
+        return f"{option} must be the dotted path of a class; received {named[1]!r}: {hint}"
+    inner = re.sub(r"\. Got value: Namespace\(.*", "", error.rpartition("Parser key")[2])
     value = re.search(r"(?:Got value|Given value): ?(.*)", inner)
     kinds = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", inner)
     names = re.findall(
@@ -66,9 +72,15 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
     if made := re.search(r"Callable\[.*?(\w+)\] expects", error):
         received = re.findall(r"Got value: (?:Namespace\(class_path=)?'?([\w.]*)", error)[-1]
         kind = made[1]
-        return f"{option} must be the dotted path of a {kind}; received {received!r}: derive it from {kind}"
+        rule = f"{option} must be the dotted path of {with_article(kind)}"
+        return f"{rule}; received {received!r}: derive it from {kind}"
     lines = [line.strip(" -") for line in error.splitlines()]
     return f"{option} cannot be used: {' '.join(lines[1:] or lines)}: see {command} --help"
+
+
+def _subclasses(kind: type) -> set[type]:
+    """All classes derived from a class."""
+    return {kind}.union(*map(_subclasses, kind.__subclasses__()))
 
 
 def _inner(option: str, error: str) -> list[str]:

@@ -147,6 +147,8 @@ class Command:
         """Words for jsonargparse: each option with its value, a class before its arguments."""
         filled: Options = [*zip(self.arguments, arguments, strict=False), *options]
         for k, (n, v) in enumerate(filled):
+            if n == "callbacks" and v and v[0] not in "[{":  # one class: the first of a list
+                n = "callbacks+"
             part, _, argument = n.partition(".")
             if v is None and argument_types(chosen.get(part, dict)).get(argument) is not bool:
                 raise OptionError(f"--{n} needs a value; received none: {self.hint}")

@@ -247,7 +247,7 @@ def _checked(model: AutoregressiveForecaster, result: Any, frame: Tensor) -> tup
     batch, channels, *space = frame.shape
     expected = (batch, channels - model.extra_channels, *space)
     if pair and isinstance(made, Tensor) and tuple(made.shape) == expected:
-        return result
+        return made, result[1]
     found = f"a tensor {tuple(made.shape)}" if isinstance(made, Tensor) else received(made)
     raise ShapeError(
         f"the step of a {type(model).__name__} must return the next frame {expected} and the "
