@@ -211,7 +211,6 @@ HUB = """if True:
         lambda: layer.push_to_hub("another/layer", token="secret"),
         lambda: layer.push_to_hub("owner/layer", token="wrong"),
         lambda: layer.push_to_hub("no such name", token="secret"),
-        lambda: layer.push_to_hub(3, token="secret"),
         lambda: layer.push_to_hub("owner/layer", token="secret", scale={1}),
     ]
     for call in calls:
@@ -265,7 +264,6 @@ def test_a_model_goes_to_the_hub_and_comes_back(tmp_path):
         "a model is uploaded to a repository that you may write to; another/layer gave '403 Forbidden",
         "a model is uploaded to a repository that you may write to; owner/layer gave '403 Forbidden",
         "a model is uploaded to a repository that you may write to; no such name gave 'Repo id must",
-        "a model is uploaded to a repository that you may write to; 3 gave 'Repo id must",
         "what is saved with a model must be plain data; scale={1} gave",
     ]
     for sentence, said in zip(expected, refused, strict=True):
@@ -328,6 +326,7 @@ def test_wrong_arguments_of_loading_are_named(arguments, message):
     ("arguments", "message"),
     [
         ({"repo": None}, "repo must be text; received None"),
+        ({"repo": 3}, "repo must be text; received 3"),
         ({"commit_message": 3}, "commit_message must be text; received 3"),
         ({"private": "yes"}, "private must be True or False; received 'yes'"),
     ],
