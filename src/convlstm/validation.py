@@ -27,11 +27,11 @@ def received(value: object) -> str:
     """A value in an error message: short plain data as it is written, anything else by its class."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    if value is None or isinstance(value, str | bytes | Real | os.PathLike | list | tuple | dict | set):
+    if value is None or isinstance(value, (str, bytes, Real, os.PathLike, list, tuple, dict, set)):
         shown = repr(value)
         if len(shown) <= 80 and "\n" not in shown:
             return shown
-        if isinstance(value, str | bytes | Real):
+        if isinstance(value, (str, bytes, Real)):
             return f"{shown[:80]}..."
     return with_article(type(value).__name__)
 
@@ -65,7 +65,7 @@ def check_seed(value: Any, name: str = "seed") -> int:
 
 def check_integers(value: Any, length: int, name: str) -> tuple[int, ...]:
     """A tuple of integers of at least 1, one per space axis; a list, a tuple or a `torch.Size` is given."""
-    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != length:
+    if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or len(value) != length:
         raise OptionError(
             f"{name} must have one entry per space axis ({length}); received {received(value)}: give a tuple"
         )
@@ -120,12 +120,12 @@ def check_path(value: Any, name: str) -> Path:
         OptionError: anything else, such as None, a number or bytes; an empty text, which would mean the
             current folder; a name that no system takes.
     """
-    if isinstance(value, str | os.PathLike) and not os.fspath(value):
+    if isinstance(value, (str, os.PathLike)) and not os.fspath(value):
         raise OptionError(
             f"{name} must be a path; received an empty one, as an unset shell variable gives: write . for "
             "the current folder"
         )
-    if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
         raise OptionError(f"{name} must be a path; received {received(value)}: give text or a pathlib.Path")
     try:
         parts = os.fsencode(value).split(os.fsencode(os.sep))

@@ -454,7 +454,7 @@ REFUSALS = {
     "hooks": ({}, lambda layer, x: layer.cell_list[0].register_forward_hook(lambda *_: None) and layer(x)),
     "torch.func": ({}, lambda layer, x: torch.func.grad(lambda x: layer(x)[0][-1].sum())(x)),
     "meta": ({}, lambda layer, x: layer.to("meta")(x.to("meta"))),
-    "exported": ({}, lambda layer, x: torch.export.export(layer, (x,))),
+    "exported": ({}, lambda layer, x: torch.export.export(layer, (x,), strict=False)),  # torch 2.7: strict
 }
 
 

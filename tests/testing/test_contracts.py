@@ -196,7 +196,7 @@ class Turning(MinimalCell):
 
     def initial_state(self, x):
         (h,) = super().initial_state(x)
-        return TurningState(h, h.new_zeros(h.shape, dtype=h.dtype.to_complex()))
+        return TurningState(h, torch.complex(h, torch.zeros_like(h)))
 
     def step(self, p, state):
         (h,) = super().step(p, MinimalState(state.h))

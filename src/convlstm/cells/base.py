@@ -179,18 +179,18 @@ def map_state(function: Callable[..., Tensor], *states: Any) -> Any:
     first = states[0]
     if first is None or isinstance(first, Tensor):
         return None if first is None else function(*states)
-    if not isinstance(first, tuple | list) or not callable(function):
+    if not isinstance(first, (tuple, list)) or not callable(function):
         wrong = first if callable(function) else function
         raise OptionError(
             f"map_state must get a function and states; received {received(wrong)}: pass tuples"
         )
-    return _as_kind(type(first), [map_state(function, *group) for group in zip(*states, strict=True)])
+    return _as_kind(first, [map_state(function, *group) for group in zip(*states, strict=True)])
 
 
 def kernel_tuple(kernel_size: int | tuple[int, ...] | list[int]) -> tuple[int, ...]:
     """One integer per space axis; a single integer is a square kernel in two dimensions."""
     whole: Any = (kernel_size, kernel_size) if is_integer(kernel_size) else kernel_size
-    kernel = tuple(whole) if isinstance(whole, tuple | list) else ()
+    kernel = tuple(whole) if isinstance(whole, (tuple, list)) else ()
     if not 1 <= len(kernel) <= 3 or not all(map(is_count, kernel)):
         raise OptionError(
             "kernel_size must be a positive integer or a tuple of one to three of them (one per space axis); "
@@ -216,7 +216,7 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
         ShapeError: the number of tensors, or the shape, dtype or device of one differs.
     """
     kind = type(initial)
-    parts = state if isinstance(state, tuple | list) else [state]
+    parts = state if isinstance(state, (tuple, list)) else [state]
     if parts is not state or len(parts) != len(initial) or not all(isinstance(p, Tensor) for p in parts):
         found = " and ".join(type(part).__name__ for part in parts) or "nothing"
         raise ShapeError(
@@ -236,7 +236,7 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
                 f"{what} must have the dtype and device of the frames, {like.dtype} on {like.device}; "
                 f"received {tensor.dtype} on {tensor.device}: convert it with to(...)"
             )
-    return _as_kind(kind, parts)
+    return _as_kind(initial, parts)
 
 
 def check_initial(cell: nn.Module, state: Any) -> Any:
@@ -315,7 +315,7 @@ def check_step_with_memory(cell: Cell, result: Any, state: Any) -> Any:
     Raises:
         OptionError: anything but (state, memory).
     """
-    pair = isinstance(result, tuple | list) and not hasattr(result, "_fields") and len(result) == 2
+    pair = isinstance(result, (tuple, list)) and not hasattr(result, "_fields") and len(result) == 2
     if not pair or not isinstance(result[1], Tensor):
         raise OptionError(
             f"the step of a cell with a spatiotemporal memory must return (state, memory); the "
@@ -329,8 +329,9 @@ def _fields(state: Any) -> tuple[str, ...]:
     return tuple(map(str, getattr(type(state), "_fields", range(len(state)))))
 
 
-def _as_kind(kind: Any, tensors: Any) -> Any:
-    return kind(*tensors) if hasattr(kind, "_fields") else kind(tensors)
+def _as_kind(like: Any, tensors: Any) -> Any:
+    kind = type(like)
+    return kind(*tensors) if hasattr(like, "_fields") else kind(tensors)
 
 
 def _is_flat(state: Any) -> bool:
@@ -340,7 +341,7 @@ def _is_flat(state: Any) -> bool:
 def _described(value: Any) -> str:
     """The type of a value and of its first part that is no tensor."""
     words = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    parts = value if isinstance(value, tuple | list) else ()
+    parts = value if isinstance(value, (tuple, list)) else ()
     strange = next((part for part in parts if not isinstance(part, Tensor)), None)
     return words if strange is None else f"{words} that holds a {type(strange).__name__}"
 

@@ -193,7 +193,7 @@ def _joint(kernels: Sequence[Any], hidden_kernels: Sequence[Any], hidden_first: 
 
 def _rows(tensors: Sequence[Any]) -> Tensor:
     """Kernels or biases of several convolutions, concatenated by rows."""
-    if not isinstance(tensors, Sequence) or isinstance(tensors, str | bytes):
+    if not isinstance(tensors, Sequence) or isinstance(tensors, (str, bytes)):
         raise ShapeError(
             f"kernels and biases must be lists; received {received(tensors)}: one per convolution"
         )

@@ -21,7 +21,7 @@ def takes_no_input_size(constructor: Constructor) -> Constructor:
     def checked(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         # By position: a size first, a kernel in fourth place, a number of layers in fifth; or one too many.
         first, _, _, fourth, fifth = (*args, *(None,) * 5)[:5]
-        pairs = isinstance(first, tuple | list) or isinstance(fourth, tuple | list)
+        pairs = isinstance(first, (tuple, list)) or isinstance(fourth, (tuple, list))
         if "input_size" in kwargs or pairs or fifth not in (None, False, True) or len(args) > most:
             refuse_input_size(type(self))
         constructor(self, *args, **kwargs)

@@ -41,11 +41,13 @@ class Inputs(NamedTuple):
 
     def tensors(self) -> list[Tensor | None]:
         """All tensors in order, those of the state last."""
-        return [*self[:6], *self.state]
+        *tensors, state = self  # torch.compile of torch 2.7 has no slices of a NamedTuple
+        return [*tensors, *state]
 
     def arguments(self) -> list[Any]:
         """Arguments of the operators in `convlstm.engines.custom_op`."""
-        return [*self[:6], list(self.state)]
+        *tensors, state = self
+        return [*tensors, list(state)]
 
     @classmethod
     def of(cls, tensors: Sequence[Any]) -> "Inputs":

@@ -64,7 +64,7 @@ def same_conv(
 def check_padding_modes(value: Any, axes: int) -> tuple[str, ...]:
     """One of `PADDING_MODES` per space axis, from one for all or one for each."""
     modes = (value,) * axes if isinstance(value, str) else value
-    if not isinstance(modes, tuple | list) or len(modes) != axes:
+    if not isinstance(modes, (tuple, list)) or len(modes) != axes:
         raise OptionError(
             f"padding_mode must have one entry per space axis ({axes}); received {received(value)}: give a "
             "name, or a tuple of them"

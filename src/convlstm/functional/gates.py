@@ -75,7 +75,7 @@ def lstm_gates(
         )
     i, f, o, g = gates.chunk(4, dim=1)
     if peepholes is not None:
-        if not isinstance(peepholes, tuple | list) or len(peepholes) != 3:
+        if not isinstance(peepholes, (tuple, list)) or len(peepholes) != 3:
             raise ShapeError(
                 f"peepholes must be three tensors; received {received(peepholes)}: pass w_i, w_f, w_o"
             )

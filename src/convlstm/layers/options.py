@@ -138,7 +138,7 @@ def _is_per_layer(value: Any, name: str) -> bool:
     """True if a value has one entry per layer: a list, or a tuple other than one layer's kernel."""
     if isinstance(value, tuple) and name == "kernel_size":
         return any(not isinstance(entry, Integral) for entry in value)
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
 def per_layer(value: Any, num_layers: int, name: str) -> list[Any]:

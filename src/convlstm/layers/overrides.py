@@ -72,7 +72,7 @@ def single_output(module: nn.Module, result: Any, axis: int, ndim: int) -> Tenso
     states; anything else raises OptionError.
     """
     outputs = result[0] if isinstance(result, tuple) and len(result) == 2 else None
-    last = outputs[-1] if isinstance(outputs, list | tuple) and outputs else outputs
+    last = outputs[-1] if isinstance(outputs, (list, tuple)) and outputs else outputs
     if not isinstance(last, Tensor) or last.ndim != ndim or last.shape[axis] != 1:
         raise OptionError(
             f"a step needs a call that returns (outputs, states), outputs with one frame on axis {axis}; "
@@ -86,6 +86,6 @@ def _described(result: Any) -> str:
     """Types and shapes of a result."""
     if isinstance(result, Tensor):
         return f"a tensor {tuple(result.shape)}"
-    if isinstance(result, list | tuple):
+    if isinstance(result, (list, tuple)):
         return f"a {type(result).__name__} of {', '.join(map(_described, result)) or 'nothing'}"
     return f"a {type(result).__name__}"

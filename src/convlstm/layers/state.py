@@ -102,9 +102,9 @@ def _widened(frame: Tensor) -> Tensor:
 def of_kind(initial: Any, state: Any) -> Any:
     """Convert a list or tuple to the class of state that the cell makes; return anything else unchanged."""
     kind = type(initial)
-    if type(state) is kind or not isinstance(state, tuple | list) or len(state) != len(initial):
+    if type(state) is kind or not isinstance(state, (tuple, list)) or len(state) != len(initial):
         return state
-    return kind(*state) if hasattr(kind, "_fields") else kind(state)
+    return kind(*state) if hasattr(initial, "_fields") else kind(state)
 
 
 class StackState(list[Any]):

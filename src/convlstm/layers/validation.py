@@ -169,7 +169,7 @@ def check_states(
 
 def _check_layer_state(state: Any, initial: Any, what: str, bidirectional: bool) -> None:
     """Check the state of a layer, of one direction or a pair, against the initial one of a direction."""
-    is_pair = isinstance(state, tuple | list) and len(state) == 2
+    is_pair = isinstance(state, (tuple, list)) and len(state) == 2
     if not is_pair if bidirectional else isinstance(state, BothDirections):
         raise ShapeError(
             f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
@@ -186,7 +186,7 @@ def _check_is_list(given: Any, initial: Any) -> None:
             f"hidden_state must be a list with one state per layer; received {given!r}: None begins anew"
         )
     one = isinstance(given, Tensor)
-    if one or (isinstance(given, tuple | list) and any(isinstance(part, Tensor) for part in given)):
+    if one or (isinstance(given, (tuple, list)) and any(isinstance(part, Tensor) for part in given)):
         fields = getattr(initial, "_fields", ("h", "c"))
         state = f"({', '.join(fields)}{',' * (len(fields) == 1)})"
         what = "a tensor" if one else f"a {type(given).__name__} with tensors in it"
