@@ -33,7 +33,8 @@ def test_each_dependency_has_its_lowest_version_as_an_exact_pin():
 
 def test_a_dependency_without_a_lowest_version_is_refused(tmp_path):
     path = tmp_path / "pyproject.toml"
-    text = '[project]\nname = "a"\ndependencies = ["b>=1.5,<3", "{}"]\noptional-dependencies = {{ dev = ["c"] }}\n'
+    lines = ['name = "a"', 'dependencies = ["b>=1.5,<3", "{}"]', 'optional-dependencies = {{ dev = ["c"] }}']
+    text = "\n".join(["[project]", *lines])
     path.write_text(text.format("d[e]>=2.0"))
     assert {"b==1.5", "d==2.0"} <= set(lowest(path))
     path.write_text(text.format("d<2"))

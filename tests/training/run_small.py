@@ -36,7 +36,7 @@ def main() -> None:
         {"epochs": 1, "gradient_clip": 0.0}
         if options.gradients
         else {
-            "epochs": 8,
+            "epochs": 16,
             "ema": 0.9,
             "curriculum": "linear",
             "curriculum_steps": 30,
