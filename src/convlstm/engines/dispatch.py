@@ -97,15 +97,15 @@ def not_supported_reasons(engine: str, call: Call, recurrence: type[Recurrence] 
     x, tensors = call.x, [call.x, *call.state, cell.conv.weight, cell.conv.bias, recurrence.parameter(cell)]
     tensors = [tensor for tensor in tensors if tensor is not None]
     dtypes = {tensor.dtype for tensor in tensors}
-    exported = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
+    exported = torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None
     plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
     real = all(dtype.is_floating_point for dtype in dtypes) and len({t.device for t in tensors}) == 1
     mixed = len(dtypes) > 1 and not torch.is_autocast_enabled(x.device.type)
     shape = (x.shape[0], cell.hidden_dim, *x.shape[3:])
     conditions = {
         "the call is being exported or traced": exported,
-        "the call is inside a transform of torch.func": torch._C._functorch.get_dynamic_layer_stack_depth()
-        > 0,
+        "the call is inside a transform of torch.func": torch._C._are_functorch_transforms_active(),
         "it has no derivatives in forward mode": torch.autograd.forward_ad._current_level >= 0,
         f"it runs on cpu and cuda, not on {x.device.type}": x.device.type not in ("cpu", "cuda"),
         "it takes plain tensors, no subclasses": not plain,
