@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 TRANSFORMS = ("auto", "none", "range", "standard", "log", "sqrt", "anomaly")
 _SAMPLED = 256  # frames that statistics are computed from
+_BATCH = 32  # frames read at once
 _MOST_VALUES = 2**25  # of those that statistics are computed from; of large frames every n-th pixel
 _RAIN = ("rain", "precip", "snowfall")
 _FLOOR_MMH, _TOP_MMH = 0.1, 100.0
@@ -66,8 +67,16 @@ def specify(
     else:
         stride = math.ceil(math.sqrt(min(len(used), count) * np.prod(store.shape) / _MOST_VALUES))
     sampled = used[np.linspace(0, len(used) - 1, min(len(used), count)).round().astype(int)]
-    frames_read = (frame for index in sampled for frame in store.read([int(index)]))
-    values = np.stack([frame[:, ::stride, ::stride] for frame in frames_read if frame is not None])
+    # In batches, as neighbours are read together from many formats.
+    batches = np.array_split(sampled, math.ceil(len(sampled) / _BATCH))
+    values = np.stack(
+        [
+            frame[:, ::stride, ::stride].copy()
+            for batch in batches
+            for frame in store.read(batch.tolist())
+            if frame is not None
+        ]
+    )
     valid = np.isfinite(values)
     if not valid.any():
         raise DataError(
@@ -112,7 +121,9 @@ def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
     """Grid of frames: shape, spacing and unit of its axes, and the grid mapping, where known."""
     grid: dict[str, Any] = {"shape": [int(frames.sizes["y"]), int(frames.sizes["x"])]}
     axes = [frames.coords[axis] for axis in ("y", "x") if axis in frames.coords]
-    if len(axes) == 2 and all(axis.ndim == 1 and axis.size > 1 and "units" in axis.attrs for axis in axes):
+    if len(axes) == 2 and all(
+        axis.ndim == 1 and axis.size > 1 and axis.attrs.get("units", "1") != "1" for axis in axes
+    ):
         grid["spacing"] = [float(abs(axis[-1] - axis[0])) / (axis.size - 1) for axis in axes]
         grid["units"] = str(axes[0].attrs["units"])
     if "crs" in frames.coords:

@@ -1,0 +1,256 @@
+"""The source of labelled frames: windows, masks, scale, splits, extra inputs."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader
+
+from convlstm.data import Archive, LabelledWindow
+from convlstm.data.specification import Specification
+from convlstm.errors import DataError, OptionError, RunError
+
+START = np.datetime64("2021-02-01T00:00", "ns")
+
+
+def rain(frames=60, height=20, width=24, seed=0, minutes=5, **attributes):
+    """Rain rates with a dry half, and a corner that was never measured."""
+    draw = np.random.default_rng(seed)
+    values = draw.gamma(0.6, 4, (frames, height, width)).astype(np.float32)
+    values[:, :, : width // 2] = 0
+    values[:, :3, :3] = np.nan
+    axes = {
+        "time": START + np.arange(frames) * np.timedelta64(minutes, "m"),
+        "y": ("y", np.arange(height) * 1000.0, {"units": "m", "standard_name": "projection_y_coordinate"}),
+        "x": ("x", np.arange(width) * 1000.0, {"units": "m", "standard_name": "projection_x_coordinate"}),
+    }
+    named = {"units": "mm/h", "long_name": "rain rate"} | attributes
+    return xr.DataArray(values, axes, ("time", "y", "x"), "rain_rate", named)
+
+
+def archive(frames=None, **options):
+    return Archive(rain() if frames is None else frames, **({"past": 4, "steps": 3} | options))
+
+
+def test_a_window_holds_consecutive_frames_in_the_scale_of_the_network():
+    frames = rain()
+    source = archive(frames)
+    window = source.split("train")[5]
+    there = frames.values[5:12]
+    assert window.past.shape == (4, 1, 20, 24)
+    assert window.future.shape == (3, 1, 20, 24)
+    valid = torch.cat([window.past_valid, window.future_valid])[:, 0].numpy()
+    assert np.array_equal(valid, np.isfinite(there))
+    back = source.to_units(torch.cat([window.past, window.future]))[:, 0].numpy()
+    wet = valid & (there > 0.1)
+    np.testing.assert_allclose(back[wet], there[wet], rtol=1e-5)
+    assert (back[valid & (there <= 0.1)] == 0).all()
+    expected = START.astype("M8[s]").astype(float) + np.arange(5, 12) * 300
+    assert np.array_equal(window.times.numpy(), expected)
+
+
+def test_what_was_not_measured_is_filled_and_marked():
+    window = archive().split("train")[0]
+    assert not window.past_valid[:, :, :3, :3].any()
+    assert (window.past[:, :, :3, :3] == 0).all()
+    for field in window:
+        assert field.isfinite().all()
+
+
+def test_everything_decided_comes_from_training_alone():
+    frames = rain()
+    changed = frames.copy()
+    changed[48:] *= 1000
+    one, two = archive(frames, transform="standard"), archive(changed, transform="standard")
+    assert one.specification == two.specification
+    changed = frames.copy()
+    changed[5] *= 1000
+    assert archive(changed, transform="standard").specification != one.specification
+    assert one.specification.fingerprint != archive(frames[1:]).specification.fingerprint
+
+
+def test_a_specification_survives_a_file():
+    specification = archive(inputs=["mask"], missing=[-9]).specification
+    assert Specification.from_dict(specification.to_dict()) == specification
+    assert len(specification.lines()) == 5
+    assert "rain_rate in mm/h, dry at 0" in specification.lines()[0]
+    assert "codes -9 not measured" in specification.lines()[0]
+    with pytest.raises(RunError, match="a specification of data must hold"):
+        Specification.from_dict({"units": "mm/h"})
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kind"),
+    [
+        ({"units": "mm/h"}, "logarithm"),
+        ({"units": "dBZ", "long_name": "reflectivity", "dry_value": -32.0}, "floored"),
+        ({"units": "mm", "long_name": "precipitation amount"}, "logarithm"),
+        ({"units": "K", "long_name": "temperature"}, "linear"),
+        ({"units": "", "long_name": "grey level", "valid_range": (0, 255)}, "linear"),
+    ],
+)
+def test_the_usual_scale_of_a_unit(attributes, kind):
+    specification = archive(rain(**attributes)).specification
+    assert specification.transform["kind"] == kind
+    if "valid_range" in attributes:
+        assert specification.transform["arguments"] == {"offset": 0.0, "scale": 255.0}
+        assert specification.data_range == 255
+
+
+def test_reflectivity_is_converted_to_rates_on_request():
+    frames = rain(units="dBZ", long_name="reflectivity", dry_value=-32.0)
+    frames.values[:] = np.where(frames.values > 0, frames.values * 2 + 10, -32)
+    window = archive(frames, units="mm/h").split("train")[0]
+    source = archive(frames, units="mm/h")
+    dbz = frames.values[:4]
+    expected = np.where(dbz > -32, (10 ** (dbz / 10) / 200) ** (1 / 1.6), 0)
+    got = source.to_units(window.past)[:, 0].numpy()
+    seen = window.past_valid[:, 0].numpy() & (expected > 0.1)
+    np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-4)
+    assert source.specification.zr == (200.0, 1.6, -32.0)
+
+
+def test_frames_in_the_unit_and_scale_of_a_model():
+    trained = archive().specification
+    millimetres = rain()
+    millimetres = millimetres.copy(data=millimetres.values / 12)
+    millimetres.attrs.update(units="mm", long_name="rainfall amount", cell_methods="time: sum")
+    window = archive(millimetres).using(trained).split("test")[0]
+    torch.testing.assert_close(window.past, archive().split("test")[0].past, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"minutes": 10}, "frames must be 300 s apart, as in training; received 600 s"),
+        ({"units": "K"}, "values must be in 'mm/h' or in a unit that converts to it exactly; received 'K'"),
+    ],
+)
+def test_frames_that_do_not_fit_a_model_are_refused(change, sentence):
+    with pytest.raises(DataError, match=sentence):
+        archive(rain(**change)).using(archive().specification)
+
+
+def test_other_pixels_and_channels_are_refused():
+    coarse = rain()
+    coarse = coarse.assign_coords(x=("x", coarse.x.values * 2, coarse.x.attrs))
+    with pytest.raises(
+        DataError, match="pixels must be 1000 x 1000 m, as in training; received 1000 x 2000 m"
+    ):
+        archive(coarse).using(archive().specification)
+    two = xr.Dataset({"rain_rate": rain(), "other": rain(seed=1)})
+    with pytest.raises(DataError, match="the channels of the model, rain_rate; received rain_rate, other"):
+        archive(two, variable=["rain_rate", "other"]).using(archive().specification)
+
+
+def with_gap(frames=60):
+    return rain(frames).isel(time=[k for k in range(frames) if k not in (10, 11)])
+
+
+def test_windows_across_a_gap_are_left_out_or_masked():
+    frames = with_gap()
+    for window in archive(frames).split("train"):
+        assert (window.times.diff() == 300).all()
+    masked = archive(frames, gaps="mask").split("train")
+    assert len(masked) > len(archive(frames).split("train"))
+    assert all((window.times.diff() == 300).all() for window in masked)
+    holes = [w for w in masked if not torch.cat([w.past_valid, w.future_valid]).flatten(1).any(1).all()]
+    assert len(holes) == 4  # that begin 2 to 5 frames before the gap's end
+    for window in holes:
+        seen = torch.cat([window.past_valid, window.future_valid]).flatten(1).any(1)
+        assert (~seen).sum() == 2
+        missing = window.times[~seen] - START.astype("M8[s]").astype(float)
+        assert missing.tolist() == [3000, 3300]
+
+
+def test_crops_are_random_reproducible_and_inside():
+    source = archive(crop=(8, 10), importance=0.7, train_size=50)
+    windows = source.split("train")
+    assert len(windows) == 50
+    assert windows.endless
+    first = windows[3]
+    assert first.past.shape == (4, 1, 8, 10)
+    again = archive(crop=(8, 10), importance=0.7, train_size=50).split("train")[3]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    other = archive(crop=(8, 10), importance=0.7, train_size=50, seed=1).split("train")[3]
+    assert not torch.equal(first.past, other.past)
+    assert source.split("test")[0].past.shape == (4, 1, 20, 24)
+    wet = [
+        float((archive(crop=8, importance=share).split("train")[k].past > 0).float().mean())
+        for share in (0.0, 1.0)
+        for k in range(30)
+    ]
+    assert sum(wet[30:]) > 1.3 * sum(wet[:30])
+
+
+def test_extra_inputs():
+    source = archive(inputs=["mask", "hour", "season"])
+    window = source.split("train")[0]
+    assert source.extra_channels == 5
+    assert window.inputs.shape == (7, 5, 20, 24)
+    assert torch.equal(window.inputs[:4, 0], window.past_valid[:, 0].float())
+    assert (window.inputs[4:, 0] == 1).all()
+    angle = 2 * np.pi * np.arange(7) * 300 / 86400
+    np.testing.assert_allclose(window.inputs[:, 1, 0, 0], np.sin(angle), atol=1e-6)
+    np.testing.assert_allclose(window.inputs[:, 2, 5, 5], np.cos(angle), atol=1e-6)
+    day = (np.datetime64("2021-02-01") - np.datetime64("1970-01-01")).astype(float)
+    assert float(window.inputs[0, 3, 0, 0]) == pytest.approx(np.sin(2 * np.pi * day / 365.2425), abs=1e-5)
+
+
+def test_static_fields(tmp_path):
+    height = np.arange(20 * 24, dtype=np.float32).reshape(20, 24)
+    height[0, 0] = np.nan
+    xr.Dataset({"height": (("y", "x"), height)}).to_netcdf(tmp_path / "static.nc", engine="h5netcdf")
+    source = archive(static=tmp_path / "static.nc", crop=6)
+    window = source.split("test")[0]
+    assert window.inputs.shape == (7, 1, 20, 24)
+    assert (window.inputs[0] == window.inputs[-1]).all()
+    field = window.inputs[0, 0]
+    assert field[0, 0] == 0
+    assert float(field.mean()) == pytest.approx(0, abs=1e-5)
+    assert (field.flatten()[1:].diff() > 0).all()
+    crop = source.split("train")[0].inputs[0, 0]
+    assert float(crop[1, 0] - crop[0, 0]) == pytest.approx(float(field[2, 1] - field[1, 1]), rel=1e-4)
+    xr.Dataset({"height": (("y", "x"), height[1:])}).to_netcdf(tmp_path / "small.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match="static fields must have the grid of the frames, 20 x 24"):
+        archive(static=tmp_path / "small.nc")
+
+
+def test_workers_read_the_same_windows(tmp_path):
+    rain().to_netcdf(tmp_path / "rain.nc", engine="h5netcdf")
+    windows = archive(str(tmp_path / "rain.nc"), crop=8).split("train")
+    one, two = (
+        [LabelledWindow(*batch) for batch in DataLoader(windows, 8, num_workers=n, shuffle=False)]
+        for n in (0, 2)
+    )
+    assert len(one) == len(two) == -(-len(windows) // 8)
+    for a, b in zip(one, two, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "kind", "sentence"),
+    [
+        (rain(12), {}, DataError, "every split needs .*frames; train has none of the 12"),
+        (rain() * np.nan, {}, DataError, "the training split must hold measured values; none of 36 frames"),
+        (rain() - 1, {}, DataError, "rain must not be negative; received -1 mm/h: declare such a code by"),
+        (rain(), {"crop": 21}, OptionError, "crop must fit in the frames, 20 x 24; received 21 x 21"),
+        (rain(), {"crop": 8, "transform": "anomaly"}, OptionError, "so that no crops can be taken"),
+        (rain(), {"transform": "anomaly"}, DataError, "at least a year of training frames; received 0 days"),
+        (rain(), {"transform": "wavelet"}, OptionError, "transform must be one of anomaly, auto, log, none"),
+        (rain(), {"inputs": ["moon"]}, OptionError, "an input must be one of hour, mask, season; received"),
+        (rain(), {"gaps": "ignore"}, OptionError, "gaps must be one of mask, refuse; received 'ignore'"),
+        (rain(), {"importance": 2}, OptionError, "importance must be at least 0 and at most 1; received 2"),
+        (rain(), {"units": "furlong"}, DataError, "must be in 'furlong' or in a unit that converts to it"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(frames, options, kind, sentence):
+    frames.attrs = rain().attrs
+    with pytest.raises(kind, match=sentence):
+        archive(frames, **options).split("train")
+
+
+def test_a_gap_in_every_window_is_said():
+    frames = rain(60).isel(time=[k for k in range(60) if k % 5])
+    with pytest.raises(DataError, match="every split needs 7 consecutive frames, past . steps; train has"):
+        archive(frames).split("train")
