@@ -17,6 +17,7 @@ from convlstm.data.readers.arrays import array_dataset
 from convlstm.data.readers.gridded import labelled
 from convlstm.data.readers.lazy import FileArray
 from convlstm.errors import DataError, OptionError
+from convlstm.extras import check_installed
 from convlstm.validation import is_number, received
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def open_frames(
             or channels, duplicate times, or a damaged file.
         OptionError: an unknown reader or an unfit option.
     """
+    check_installed("xarray", "frames need xarray")
     import xarray as xr
 
     codes = _numbers(missing)
@@ -154,13 +156,18 @@ def _chosen(dataset: "xr.Dataset", names: tuple[str, ...] | None, path: Path) ->
     """The variables asked for; without a choice the only one that changes with time, or ``frames``."""
     found = [str(name) for name in dataset.data_vars]
     if names is None:
-        moving = [name for name in found if "time" in dataset.variables[name].dims]
-        if len(moving) > 1 and "frames" not in moving:
+        variables = dataset.data_vars.values()
+        ancillary = {name for v in variables for name in v.attrs.get("ancillary_variables", "").split()}
+        moving = [name for name in found if "time" in dataset[name].dims and name not in ancillary]
+        moving = moving or found
+        if "frames" in moving:
+            return ("frames",)
+        if len(moving) > 1:
             raise DataError(
                 f"one variable must be chosen where there are several; {path} holds {', '.join(moving)}: "
                 "name one, or several that become channels, with --data.variable"
             )
-        return (moving[0],) if len(moving) == 1 else ("frames",)
+        return (moving[0],)
     for name in names:
         if name in dataset.attrs.get("refused", {}):
             raise DataError(dataset.attrs["refused"][name])
@@ -276,10 +283,11 @@ def _order(times: NDArray[Any], parts: list[_Part]) -> NDArray[np.intp] | None:
     twice = np.flatnonzero(np.diff(times[order]).astype(np.int64) == 0)
     if len(twice):
         owner = np.repeat(np.arange(len(parts)), [len(part.times) for part in parts])
+        more = f" (and {len(twice) - 1} others)" if len(twice) > 1 else ""
         files = " and ".join(str(parts[owner[k]].path) for k in order[twice[0] : twice[0] + 2])
         raise DataError(
-            f"times must differ; {times[order][twice[0]].astype('datetime64[s]')} stands in {files}"
-            f"{f', as do {len(twice) - 1} more times twice' * (len(twice) > 1)}: leave one of them out"
+            f"times must differ; {times[order][twice[0]].astype('datetime64[s]')}{more} stands in {files}: "
+            "leave one of them out"
         )
     return order
 

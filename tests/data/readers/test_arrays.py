@@ -8,6 +8,7 @@ import pytest
 from convlstm.data.readers import arrays as module
 from convlstm.data.readers.arrays import Arrays, array_dataset
 from convlstm.errors import DataError
+from convlstm.testing import check_reader
 
 RANDOM = np.random.default_rng(1)
 GREY = RANDOM.integers(0, 256, (7, 6, 8), dtype=np.uint8)  # (T, H, W)
@@ -167,6 +168,11 @@ def test_pickled_code_is_never_run(tmp_path):
     for name in ("a.npy", "a.npz"):
         with pytest.raises(DataError, match="must be a whole, readable file"):
             Arrays().read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_contract(tmp_path, name):
+    check_reader(Arrays(), save(tmp_path / name, frames=GREY / 10, time=TIMES))
 
 
 def test_other_archives_are_not_recognised(tmp_path):

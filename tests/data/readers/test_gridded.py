@@ -1,17 +1,22 @@
 """Reader of gridded files against the arrays that were written."""
 
+import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
-import eccodes
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from pyproj import CRS
 
 from convlstm.data.readers.gridded import Gridded, labelled
 from convlstm.errors import DataError
+from convlstm.testing.layers import judge
+from convlstm.testing.readers import READER_CHECKS
 
 REAL = Path(os.environ.get("CONVLSTM_DATA", "absent"))
 TIMES = np.arange("2020-02-27", "2020-03-03", dtype="datetime64[D]").astype("datetime64[ns]")  # 5 days
@@ -28,6 +33,8 @@ def dataset(names=("time", "lat", "lon"), **variables):
 
 def write_grib(path, levels=(0,), kind="surface", name="2t"):
     """Messages of one field for each day and level, by ECMWF's library itself."""
+    eccodes = importlib.import_module("eccodes")  # after pyproj, as in the reader
+
     with path.open("wb") as file:
         for day, frame in zip(TIMES, VALUES, strict=True):
             for level in levels:
@@ -238,12 +245,49 @@ def test_times_beyond_nanoseconds(tmp_path):
         labelled(data, "a")
 
 
-def test_frames_that_an_mlcast_archive_has_no_data_for_yet_are_left_out(tmp_path):
-    data = dataset(("time", "y", "x"))
-    data.attrs["last_valid_timestep"] = "2020-02-29T00:00:00"
-    frames = Gridded().read(write(tmp_path / "a.zarr", data))
+def test_archives_by_the_specification_of_mlcast(tmp_path):
+    """Version 1.0: GeoZarr, a part a step, latitude and longitude beside y and x, times without data yet."""
+    wkt = CRS("EPSG:28992").to_wkt()
+    data = xr.Dataset(
+        {
+            "rainfall_rate": (
+                ("time", "y", "x"),
+                np.where(VALUES > 285, np.nan, VALUES),
+                {
+                    "standard_name": "rainfall_flux",
+                    "long_name": "rain",
+                    "units": "mm h-1",
+                    "grid_mapping": "crs",
+                },
+            ),
+            "crs": ((), 0, {"spatial_ref": wkt, "crs_wkt": wkt}),
+        },
+        {
+            "time": TIMES,
+            "y": (
+                "y",
+                [2e3, 1e3, 0.0],
+                {"standard_name": "projection_y_coordinate", "axis": "Y", "units": "m"},
+            ),
+            "x": ("x", np.arange(4e3, step=1e3), {"standard_name": "projection_x_coordinate", "units": "m"}),
+            "lat": (("y", "x"), np.ones((3, 4)), {"standard_name": "latitude", "units": "degrees_north"}),
+            "lon": (("y", "x"), np.zeros((3, 4)), {"standard_name": "longitude", "units": "degrees_east"}),
+        },
+        {
+            "last_valid_timestep": "2020-02-29T00:00:00Z",
+            "license": "CC-BY-4.0",
+            "mlcast_dataset_version": "1.0",
+        },
+    )
+    data.chunk(time=1).to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=True)
+    frames = Gridded().read(tmp_path / "a.zarr")
     np.testing.assert_array_equal(frames.time, TIMES[:3])
-    np.testing.assert_array_equal(frames.t2m, VALUES[:3])
+    np.testing.assert_array_equal(frames.rainfall_rate, data.rainfall_rate[:3])
+    names = ("units", "standard_name", "long_name", "grid_mapping")
+    assert [frames.rainfall_rate.attrs[n] for n in names] == ["mm h-1", "rainfall_flux", "rain", "crs"]
+    assert CRS.from_cf(frames.crs.attrs).to_epsg() == 28992
+    assert frames.lat.dims == ("y", "x")
+    assert frames.y.attrs["units"] == "m"
 
 
 def test_parts_that_are_read_at_once(tmp_path):
@@ -255,6 +299,18 @@ def test_parts_that_are_read_at_once(tmp_path):
     assert Gridded().read(tmp_path / "b.nc").v.chunks[0] == (15, 15, 10)  # whole parts of the file
     data.to_netcdf(tmp_path / "c.nc", engine="h5netcdf", encoding={"v": {"chunksizes": (40, 128, 64)}})
     assert Gridded().read(tmp_path / "c.nc").v.chunks == ((40,), (128,), (64, 64))
+
+
+@pytest.mark.parametrize("name", ["a.nc", "classic.nc", "a2.zarr", "a3.zarr", "a.grib"])
+def test_the_contract(tmp_path, name):
+    path = tmp_path / name
+    if name == "a.grib":
+        write_grib(path)
+    else:
+        write(path, dataset().assign_coords(lon=np.arange(4.0)))  # which do not wrap round
+    # HDF5 is recognised by its first bytes, whatever follows them.
+    checks = [check for check in READER_CHECKS if check.__name__ != "only_its_own_format_is_recognised"]
+    judge(checks, (Gridded(), path))
 
 
 def test_nothing_like_frames(tmp_path):
@@ -276,6 +332,19 @@ def test_truncated_files(tmp_path, name):
         path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=f"{name} must be a whole, readable file; reading gave"):
         Gridded().read(path).t2m.values  # noqa: B018
+
+
+def test_projections_work_after_grib_was_read(tmp_path):
+    """The library of projections and that of GRIB files crash if they are loaded in the wrong order."""
+    code = (
+        "import sys; from pathlib import Path; from convlstm.data.readers.gridded import Gridded; "
+        "Gridded().read(Path(sys.argv[1])); assert 'eccodes' in sys.modules; "
+        "from pyproj import CRS; print(CRS('EPSG:3035').to_cf()['grid_mapping_name'])"
+    )
+    path = tmp_path / "a.grib"
+    write_grib(path)
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "lambert_azimuthal_equal_area"
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="CONVLSTM_DATA names no folder of real files")

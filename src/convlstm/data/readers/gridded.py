@@ -28,7 +28,10 @@ _GEOGRAPHIC = {
     "longitude": ("lon", "longitude", "xlong", "nav_lon", "glamt"),
 }
 _ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
-_KEPT = ("units", "long_name", "standard_name", "cell_methods", "dry_value", "valid_range")
+_KEPT = (
+    *("units", "long_name", "standard_name", "cell_methods"),
+    *("ancillary_variables", "dry_value", "valid_range"),
+)
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
     **dict.fromkeys(("min", "mins", "minute", "minutes"), 60),
@@ -49,6 +52,8 @@ class Gridded(Reader):
 
     def read(self, path: Path) -> "xr.Dataset":
         """All variables with rows and columns, as `labelled` returns them."""
+        # Before ecCodes, which xarray imports with its engines: pyproj crashes where it comes second.
+        import pyproj  # noqa: F401
         import xarray as xr
 
         with damaged(path):
@@ -59,7 +64,7 @@ class Gridded(Reader):
                     engine = _engine(path, file.read(4))
             if engine == "cfgrib":
                 return _merged([_labelled(part, path) for part in _open_grib(path)], path)
-            options: dict[str, Any] = {"cache": False, "decode_timedelta": False}
+            options: dict[str, Any] = {"decode_timedelta": False}
             if engine == "h5netcdf":
                 import h5netcdf  # noqa: F401
 
@@ -68,7 +73,8 @@ class Gridded(Reader):
                 import zarr  # noqa: F401
 
                 options["consolidated"] = False  # the metadata of each array are the newer ones
-            return labelled(xr.open_dataset(path, engine=engine, **options), path)
+            with xr.open_dataset(path, engine=engine, **options) as dataset:  # opened again when it is read
+                return labelled(dataset, path)
 
 
 def _engine(path: Path, head: bytes) -> str | None:
@@ -84,7 +90,7 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
 
     options = {"indexpath": "", "errors": "raise"}
     parts: list[xr.Dataset] = open_variable_datasets(
-        str(path), backend_kwargs=options, cache=False, decode_timedelta=False
+        str(path), backend_kwargs=options, decode_timedelta=False
     )
     taken: set[Hashable] = set()
     for k, part in enumerate(parts):
@@ -142,10 +148,12 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     """The same, but empty where all variables are refused."""
     import xarray as xr
 
-    if "last_valid_timestep" in dataset.attrs:  # an archive by mlcast's specification, filled ahead with NaN
-        dataset = dataset.sel(time=slice(None, str(dataset.attrs["last_valid_timestep"])))
     roles = _roles(dataset)
     time = _times(dataset, roles, path)
+    last = str(dataset.attrs.get("last_valid_timestep", ""))[:19]
+    if last and "time" in roles:  # an archive by mlcast's specification, whose times go on without data
+        time = time[: int((time.values <= np.datetime64(last)).sum())]
+        dataset = dataset.isel({roles["time"]: slice(time.size)})
     frames: dict[Hashable, xr.Variable] = {}
     refused: dict[str, str] = {}
     for name, variable in dataset.data_vars.items():
@@ -259,7 +267,7 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
     attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and v != "unknown"}
     mapping = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
     attributes |= {"grid_mapping": mapping} if mapping else {}
-    attributes["dtype"] = str(variable.encoding.get("dtype", variable.dtype))
+    attributes["dtype"] = str(variable.attrs.get("dtype", variable.encoding.get("dtype", variable.dtype)))
     stored = variable.encoding.get("preferred_chunks", {})
     if variable.chunks is None:
         sizes = {axis: stored.get(axis, size) for axis, size in variable.sizes.items()}

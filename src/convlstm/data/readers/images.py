@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from convlstm.data.files import pictures, stack_pictures
 from convlstm.data.readers.base import Reader, damaged, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.errors import OptionError
-from convlstm.extras import install_hint
+from convlstm.extras import check_installed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -64,12 +63,9 @@ class _Header(NamedTuple):
 
 
 def _header(path: Path) -> _Header:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise OptionError(
-            f"images need Pillow, which is not installed; received {path}: {install_hint('PIL')}"
-        ) from error
+    check_installed("PIL", f"{path} needs Pillow")
+    from PIL import Image
+
     with Image.open(path) as image:
         height, width = image.height, image.width
         if image.getexif().get(_ORIENTATION) in _TURNED:

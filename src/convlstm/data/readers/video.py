@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from convlstm.data.readers.base import Reader, damaged
 from convlstm.data.readers.lazy import delayed_frames
-from convlstm.errors import OptionError
-from convlstm.extras import install_hint
+from convlstm.extras import check_installed
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,12 +69,9 @@ class Video(Reader):
 
 @contextmanager
 def _opened(path: Path) -> "Iterator[InputContainer]":
-    try:
-        import av
-    except ImportError as error:
-        raise OptionError(
-            f"videos need PyAV, which is not installed; received {path}: {install_hint('av')}"
-        ) from error
+    check_installed("av", f"{path} needs PyAV")
+    import av
+
     with av.open(str(path)) as container:
         yield container
 

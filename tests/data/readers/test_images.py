@@ -1,0 +1,157 @@
+"""Reader of images against the pixels that Pillow saved."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convlstm.data.readers.images import Images
+from convlstm.errors import DataError, OptionError
+from convlstm.testing.layers import judge
+from convlstm.testing.readers import READER_CHECKS
+
+RANDOM = np.random.default_rng(1)
+GREY = RANDOM.integers(0, 256, (5, 6, 8), dtype=np.uint8)  # (T, H, W)
+COLOUR = RANDOM.integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)  # (T, H, W, 3)
+FEW = COLOUR // 128 * 255  # eight colours, which a palette holds exactly
+DEEP = RANDOM.integers(0, 65536, (6, 8), dtype=np.uint16)
+
+
+def read(path):
+    assert Images().recognises(path, path.read_bytes()[:4096])
+    return Images().read(path)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "pgm", "webp"])
+def test_grey(tmp_path, ending):
+    if ending == "webp":  # which has colours only
+        Image.fromarray(GREY[0]).save(tmp_path / "a.webp", lossless=True)
+        np.testing.assert_array_equal(read(tmp_path / "a.webp").frames, GREY[:1, None].repeat(3, 1))
+        return
+    Image.fromarray(GREY[0]).save(tmp_path / f"a.{ending}")
+    dataset = read(tmp_path / f"a.{ending}")
+    assert dataset.frames.dims == ("time", "y", "x")
+    assert dataset.frames.dtype == np.float32
+    np.testing.assert_array_equal(dataset.frames, GREY[:1])  # the codes of the file, not scaled
+    assert dataset.frames.attrs == {"dtype": "uint8", "valid_range": (0, 255)}
+    np.testing.assert_array_equal(dataset.time, np.zeros(1, "timedelta64[ns]"))
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp", "ppm"])
+def test_colour(tmp_path, ending):
+    Image.fromarray(COLOUR[0]).save(tmp_path / f"a.{ending}")
+    dataset = read(tmp_path / f"a.{ending}")
+    np.testing.assert_array_equal(dataset.frames, COLOUR[:1].transpose(0, 3, 1, 2))
+    assert dataset.channel.values.tolist() == ["red", "green", "blue"]
+
+
+def test_sixteen_bits_floats_bits_and_transparency(tmp_path):
+    for ending in ("png", "tif"):
+        Image.fromarray(DEEP).save(tmp_path / f"a.{ending}")
+        dataset = read(tmp_path / f"a.{ending}")
+        np.testing.assert_array_equal(dataset.frames[0], DEEP)
+        assert dataset.frames.attrs == {"dtype": "uint16", "valid_range": (0, 65535)}
+    rates = RANDOM.normal(size=(6, 8)).astype(np.float32)
+    rates[2, 3] = np.nan
+    Image.fromarray(rates).save(tmp_path / "f.tif")
+    np.testing.assert_array_equal(read(tmp_path / "f.tif").frames[0], rates)
+    assert read(tmp_path / "f.tif").frames.attrs == {"dtype": "float32"}
+    Image.fromarray(GREY[0] > 99).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(read(tmp_path / "b.png").frames[0], (GREY[0] > 99) * 255)
+    clear = Image.fromarray(COLOUR[0]).convert("RGBA")
+    clear.putalpha(7)
+    clear.save(tmp_path / "c.png")
+    np.testing.assert_array_equal(read(tmp_path / "c.png").frames[0], COLOUR[0].transpose(2, 0, 1))
+
+
+def test_a_palette_of_greys_is_one_channel(tmp_path):
+    Image.fromarray(GREY[0]).convert("P").save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read(tmp_path / "a.png").frames, GREY[:1])
+    Image.fromarray(FEW[0]).quantize(8).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(read(tmp_path / "b.png").frames[0], FEW[0].transpose(2, 0, 1))
+
+
+def save_all(path, arrays, **options):
+    first, *rest = (Image.fromarray(array) for array in arrays)
+    first.save(path, save_all=True, append_images=rest, **options)
+
+
+def test_animations(tmp_path):
+    save_all(tmp_path / "a.gif", GREY, duration=[40, 50, 60, 70, 80])
+    dataset = read(tmp_path / "a.gif")
+    np.testing.assert_array_equal(dataset.frames, GREY)
+    np.testing.assert_array_equal(dataset.time, np.array([0, 40, 90, 150, 220], "timedelta64[ms]"))
+    save_all(tmp_path / "b.gif", FEW)
+    dataset = read(tmp_path / "b.gif")
+    np.testing.assert_array_equal(dataset.frames, FEW.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(dataset.time, np.arange(5).astype("timedelta64[s]"))  # no durations
+    save_all(tmp_path / "c.tif", GREY)
+    np.testing.assert_array_equal(read(tmp_path / "c.tif").frames, GREY)
+
+
+def test_time_in_the_name(tmp_path):
+    Image.fromarray(GREY[0]).save(tmp_path / "radar_202102012005.png")
+    found = read(tmp_path / "radar_202102012005.png").time
+    assert found.values.astype(str).tolist() == ["2021-02-01T20:05:00.000000000"]
+
+
+def test_pictures_are_turned_as_exif_says(tmp_path):
+    for orientation, turned in {
+        3: GREY[0, ::-1, ::-1],
+        6: np.rot90(GREY[0], -1),
+        8: np.rot90(GREY[0]),
+    }.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(GREY[0]).save(tmp_path / "1.png", exif=exif)
+        found = read(tmp_path / "1.png").frames
+        assert found.shape[1:] == turned.shape
+        np.testing.assert_array_equal(found[0], turned)
+
+
+def test_values_are_read_when_they_are_asked_for(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(GREY[0]).save(path)
+    frames = read(path).frames
+    Image.fromarray(GREY[1]).save(path)
+    np.testing.assert_array_equal(frames, GREY[1:2])
+
+
+@pytest.mark.parametrize("ending", ["png", "gif", "jpg"])
+def test_a_file_cut_anywhere_is_refused(tmp_path, ending):
+    file = io.BytesIO()
+    noise = RANDOM.integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    if ending == "gif":
+        Image.fromarray(noise[0]).save(file, "GIF", save_all=True, append_images=[Image.fromarray(noise[1])])
+    else:
+        Image.fromarray(noise[0]).save(file, {"png": "PNG", "jpg": "JPEG"}[ending])
+    path, whole = tmp_path / f"a.{ending}", file.getvalue()
+    for length in (0, 5, 20, len(whole) // 2, len(whole) - 40):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=f"a.{ending} must be a whole, readable"):
+            Images().read(path).load()
+
+
+@pytest.mark.parametrize("name", ["radar_202102012005.png", "a.gif"])
+def test_the_contract(tmp_path, name):
+    noise = RANDOM.integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    save_all(tmp_path / name, noise[: 2 if "gif" in name else 1])
+    # A file is an image by its first bytes, whatever follows them.
+    checks = [check for check in READER_CHECKS if check.__name__ != "only_its_own_format_is_recognised"]
+    judge(checks, (Images(), tmp_path / name))
+
+
+def test_others_are_not_recognised(tmp_path):
+    for head in (b"", b"\x89HDF\r\n\x1a\n", b"BMX text of a file", b"RIFF\0\0\0\0AVI "):
+        assert not Images().recognises(tmp_path / "a", head)
+
+
+def test_without_pillow(tmp_path, monkeypatch):
+    Image.fromarray(GREY[0]).save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(
+        OptionError, match="a.png needs Pillow, .* not installed: pip install 'convlstm.plots"
+    ):
+        Images().read(tmp_path / "a.png")

@@ -1,0 +1,126 @@
+"""Reader of video files against a decoder that reads from the start to the end."""
+
+import os
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from convlstm.data.readers.video import Video
+from convlstm.errors import DataError, OptionError
+from convlstm.testing import check_reader
+
+REAL = Path(os.environ.get("CONVLSTM_DATA", "absent"))
+_BLOCKS = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+MOVING = [np.roll(_BLOCKS, 2 * k, 1) for k in range(75)]  # (H, W, 3), 64 x 96
+
+
+def write(path, codec, pixels="yuv420p", frames=MOVING, flags=None, **options):
+    with av.open(str(path), "w", options={"movflags": flags} if flags else {}) as container:
+        stream = container.add_stream(codec, rate=Fraction(30000, 1001), options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, pixels
+        for frame in frames:
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+    return path
+
+
+def decoded(path, form="rgb24"):
+    with av.open(str(path)) as container:
+        frames = np.stack([frame.to_ndarray(format=form) for frame in container.decode(video=0)])
+    return frames if frames.ndim == 3 else np.moveaxis(frames, -1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx264", {"g": "12", "bf": "3"}),  # frames that are stored in another order
+        ("a.mov", "mpeg4", {"g": "12", "bf": "2"}),
+        ("a.avi", "mpeg4", {"g": "12"}),
+        ("a.webm", "libvpx-vp9", {"cpu-used": "8"}),
+        ("a.ts", "libx264", {"g": "12", "bf": "2"}),
+        ("a.mpg", "mpeg2video", {"bf": "2"}),  # which cannot be searched exactly
+    ],
+)
+def test_containers(tmp_path, name, codec, options):
+    path = write(tmp_path / name, codec, **options)
+    assert Video().recognises(path, path.read_bytes()[:4096])
+    dataset = Video().read(path)
+    assert dataset.frames.dims == ("time", "channel", "y", "x")
+    assert dataset.frames.dtype == np.float32
+    expected = decoded(path)
+    assert dataset.frames.shape == expected.shape == (75, 3, 64, 96)
+    np.testing.assert_array_equal(dataset.frames[40:45], expected[40:45])
+    np.testing.assert_array_equal(dataset.frames, expected)
+    assert dataset.channel.values.tolist() == ["red", "green", "blue"]
+    assert dataset.frames.attrs == {"dtype": "uint8", "valid_range": (0, 255)}
+    steps = np.diff(dataset.time.values)
+    assert (steps == np.timedelta64(33366667, "ns")).all()  # 1001 / 30000 s, equal to the last digit
+
+
+@pytest.mark.parametrize(("pixels", "top"), [("gray", 255), ("gray16le", 65535)])
+def test_grey(tmp_path, pixels, top):
+    path = write(tmp_path / "a.mkv", "ffv1", pixels, MOVING[:5])
+    dataset = Video().read(path)
+    assert dataset.frames.dims == ("time", "y", "x")
+    np.testing.assert_array_equal(dataset.frames, decoded(path, pixels))
+    assert dataset.frames.attrs["valid_range"] == (0, top)
+    assert dataset.frames.max() > 0.8 * top
+
+
+def test_only_a_few_frames_are_decoded_at_once(tmp_path):
+    path = write(tmp_path / "a.mp4", "libx264", g="12")
+    frames = Video().read(path).frames
+    assert frames.chunks == ((32, 32, 11), (3,), (64,), (96,))
+    large = write(tmp_path / "b.mp4", "libx264", frames=MOVING[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convlstm.data.readers.video._VALUES", 3 * 64 * 96)
+        assert Video().read(large).frames.chunks[0] == (1, 1)
+
+
+def test_damaged_files(tmp_path):
+    path = write(tmp_path / "a.mp4", "libx264")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])  # an mp4 has its index at its end
+    with pytest.raises(DataError, match="a.mp4 must be a whole, readable file"):
+        Video().read(path)
+    path.write_bytes(content)
+    frames = Video().read(path).frames
+    write(path, "libx264", frames=MOVING[:40])  # frames that are gone when they are asked for
+    with pytest.raises(DataError, match="a.mp4 must be a whole.*11 frames are missing"):
+        frames[64:].compute()
+
+
+def test_the_contract(tmp_path):
+    # With the index at the start, so that a file that was cut has fewer frames than it says.
+    check_reader(Video(), write(tmp_path / "a.mp4", "libx264", flags="faststart"))
+
+
+def test_others_are_not_recognised(tmp_path):
+    for head in (b"", b"GIF89a" + bytes(600), b"RIFF\0\0\0\0WEBP", b"\x89PNG"):
+        assert not Video().recognises(tmp_path / "a", head)
+
+
+def test_without_pyav(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4", "libx264", frames=MOVING[:2])
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(OptionError, match="a.mp4 needs PyAV, .* not installed: pip install 'convlstm.video"):
+        Video().read(path)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="CONVLSTM_DATA names no folder of real files")
+@pytest.mark.parametrize(
+    ("name", "shape", "step"),
+    [("carphone_pristine.mp4", (120, 3, 144, 176), 33366667), ("bikes.mp4", (250, 3, 272, 640), 40000000)],
+)
+def test_real_files(name, shape, step):
+    dataset = Video().read(REAL / "video" / name)
+    assert dataset.frames.shape == shape
+    assert dataset.time[1] == np.timedelta64(step, "ns")
+    expected = decoded(REAL / "video" / name)[60:70]
+    np.testing.assert_array_equal(dataset.frames[60:70], expected)
