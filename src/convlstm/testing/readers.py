@@ -26,6 +26,7 @@ _FOREIGN = {
     "text": b"time,value\n2021-02-01,3\n" * 50,
     "zeros": bytes(5000),
     "gzip": gzip.compress(b"no frames" * 99),
+    "damaged gzip": gzip.compress(b"no frames" * 99)[:15] + bytes(99),
     "bzip2": b"BZh91AY&SY" + bytes(99),
     "zip": b"PK\x03\x04" + bytes(99),
     "gif": b"GIF89a" + bytes(99),

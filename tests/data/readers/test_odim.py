@@ -93,7 +93,7 @@ def test_files_that_lack_something(tmp_path, write_odim, what):
     where = {"xscale": 1.0} if what == "projection" else None
     path = write_odim(tmp_path / "a.h5", fields, where, time="99" if what == "time" else "180000")
     problem = {
-        "time": 'Error parsing datetime string "2018-08-24T99::"',
+        "time": 'datetime string "2018-08-24T99::"',
         "fields": "no datasets",
         "projection": "no attribute projdef",
     }

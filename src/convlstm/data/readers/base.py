@@ -1,6 +1,7 @@
 """Contract of a reader, the files of one format as labelled frames, and what readers share."""
 
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -158,19 +159,19 @@ def frames_dataset(
 
 
 def projected(
-    proj4: str, corner: tuple[float, float], pixel: tuple[float, float], shape: tuple[int, int]
+    projection: str, corner: tuple[float, float], pixel: tuple[float, float], shape: tuple[int, int]
 ) -> dict[str, Any]:
     """Coordinates and grid mapping of a regular grid in a projection, as `frames_dataset` takes them.
 
     Args:
-        proj4: the projection in PROJ's notation, in metres, or a geographic one, in degrees.
+        projection: in PROJ's notation, in metres, or a geographic one, in degrees; or an EPSG code.
         corner: (x, y) of the outer corner of the upper left pixel.
         pixel: (width, height) of a pixel, both positive.
         shape: (H, W).
     """
     import xarray as xr
 
-    crs, geographic = _grid_mapping(proj4)
+    crs, geographic = _grid_mapping(projection)
 
     def along(axis: str, values: NDArray[Any]) -> xr.Variable:
         named = {"standard_name": f"projection_{axis}_coordinate", "units": "m"}
@@ -185,12 +186,14 @@ def projected(
 
 
 @lru_cache(maxsize=16)
-def _grid_mapping(proj4: str) -> tuple[dict[str, Any], bool]:
+def _grid_mapping(projection: str) -> tuple[dict[str, Any], bool]:
     """CF attributes of a projection, True if it is geographic; every file of an archive asks for the same."""
     from pyproj import CRS
 
-    crs = CRS.from_user_input(proj4)
-    return crs.to_cf(), crs.is_geographic
+    crs = CRS.from_user_input(projection)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of what CF has no parameter for: crs_wkt has it
+        return crs.to_cf(), crs.is_geographic
 
 
 def time_in_name(text: str) -> np.datetime64 | None:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ class FMI(Reader):
         try:
             with gzip.open(path) as file:
                 header = file.read(_HEADER)
-        except (OSError, EOFError):
+        except (OSError, EOFError, zlib.error):
             return False
         return header.startswith(b"P5") and b"# obstime" in header and b"metersperpixel_x" in header
 
