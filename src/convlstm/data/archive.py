@@ -160,8 +160,12 @@ class Archive(Source):
         other.__dict__["specification"] = replace(specification, past=self.past, steps=self.steps)
         return other
 
-    def split(self, name: Split) -> WindowDataset:
-        """Windows of one split: random crops for training if `crop` is given, otherwise whole frames.
+    def split(self, name: Split, *, crop: bool = False) -> WindowDataset:
+        """Windows of one split: random crops for training if a size is given, otherwise whole frames.
+
+        Args:
+            name: of the split.
+            crop: cut the frames of validation and test too, in their middle.
 
         Raises:
             OptionError: no such split.
@@ -177,7 +181,7 @@ class Archive(Source):
             self.specification,
             self.static,
             sampler=self._sampler(frames_WT) if random else None,
-            crop=self.crop,
+            crop=self.crop if random or crop else None,
             size=self.train_size if random else None,
             seed=self.seed,
         )

@@ -8,13 +8,13 @@ from torch import Tensor
 from convlstm.data.base import LabelledWindow, WindowDataset
 from convlstm.data.extra_inputs import INPUTS, extra_inputs
 from convlstm.data.frame_store import FrameStore
-from convlstm.data.sampling import CropSampler
+from convlstm.data.sampling import Crop, CropSampler
 from convlstm.data.specification import Specification
 from convlstm.data.transforms import Transform
 
 
 class ArchiveWindows(WindowDataset):
-    """Windows of whole frames, each once, or random crops without end.
+    """Windows of whole frames or of crops in their middle, each once, or random crops without end.
 
     Args:
         store: reader of the frames.
@@ -22,8 +22,8 @@ class ArchiveWindows(WindowDataset):
         frames_WT: (W, K + L), indices of the frames of every window; negative where one is missing.
         specification: of the data.
         static: (S, H, W), fields that do not change.
-        sampler: draws the crops; whole frames if None.
-        crop: height and width of a crop.
+        sampler: draws the crops; each window once if None.
+        crop: height and width of a crop; whole frames if None.
         size: crops of an epoch; W if None.
         seed: of the crops.
     """
@@ -54,20 +54,20 @@ class ArchiveWindows(WindowDataset):
     def __getitem__(self, index: int) -> LabelledWindow:
         if index < 0 or (not self.endless and index >= len(self)):
             raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
-        window, rows, columns, weight = index, slice(None), slice(None), 1.0
-        if self.sampler is not None and self.crop is not None:
+        size = self.crop or self.store.shape[1:]
+        free = [whole - cut for whole, cut in zip(self.store.shape[1:], size, strict=True)]
+        crop = Crop(index, free[0] // 2, free[1] // 2, 1.0)
+        if self.sampler is not None:
             # A random generator per window makes it independent of order and process.
             crop = self.sampler.draw(np.random.Generator(np.random.PCG64((self.seed, index))))
-            window, weight = crop.window, crop.weight
-            rows = slice(crop.row, crop.row + self.crop[0])
-            columns = slice(crop.column, crop.column + self.crop[1])
-        indices = self.frames_WT[window]
+        rows, columns = slice(crop.row, crop.row + size[0]), slice(crop.column, crop.column + size[1])
+        indices = self.frames_WT[crop.window]
         times = window_times(self.times, indices, self.specification.step_s)
         frames = self.store.read(indices.tolist())
         shape = next(frame.shape for frame in frames if frame is not None)
         missing = np.full(shape, np.nan, np.float32)
         values = np.stack([(missing if frame is None else frame)[:, rows, columns] for frame in frames])
-        return self._window(values, times, weight, self.static[:, rows, columns])
+        return self._window(values, times, crop.weight, self.static[:, rows, columns])
 
     def _window(
         self,

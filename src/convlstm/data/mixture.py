@@ -1,0 +1,136 @@
+"""Windows of several archives whose frames differ in size, place or format, as one source."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from convlstm.data.archive import Archive
+from convlstm.data.base import LabelledWindow, Source, Split, Window, WindowDataset
+from convlstm.data.specification import Specification
+from convlstm.errors import DataError, OptionError
+from convlstm.validation import check_instance, check_positive, check_seed
+
+_ALIKE = ("units", "transform", "dry_value", "step_s", "inputs")
+
+
+class Mixture(Source):
+    """Source that draws crops of one size from several archives, such as the radars of several countries.
+
+    An epoch draws from each archive in proportion to its windows. Validation and test use the crop in the
+    middle of each frame; whole frames of one archive are verified by giving that archive alone.
+
+    Args:
+        archives: arguments of each `Archive`; those of all stand in ``common``.
+        common: arguments of every archive, ``crop`` among them.
+        train_size: crops of an epoch; as many as there are windows if None.
+        seed: of the choice of archive and of the crops.
+
+    Raises:
+        OptionError: no archive, or no crop.
+        DataError: archives whose unit, scale, time step or channels differ.
+
+    Example:
+        >>> rain = {"units": "mm/h", "crop": 128}  # doctest: +SKIP
+        >>> Mixture([{"path": "radar/fmi"}, {"path": "radar/mch"}], rain)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        archives: Sequence[Mapping[str, Any]],
+        common: Mapping[str, Any],
+        *,
+        train_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_instance(archives, Sequence, "archives", "pass a list of the arguments of each archive")
+        if not archives or common.get("crop") is None:
+            raise OptionError(
+                "a mixture needs archives and the size of their crops; received "
+                f"{len(archives)} archive(s) and crop={common.get('crop')}: give both"
+            )
+        self.seed = check_seed(seed)
+        self.train_size = None if train_size is None else check_positive(train_size, "train_size")
+        self.archives = [Archive(**{"seed": seed, **common, **arguments}) for arguments in archives]
+        first = self.archives[0]
+        self.past, self.steps, self.channels = first.past, first.steps, first.channels
+        self.extra_channels = first.extra_channels
+
+    @cached_property
+    def specification(self) -> Specification:  # type: ignore[override]
+        """The specification of the first archive, with the splits of all."""
+        first, *others = (archive.specification for archive in self.archives)
+        for archive, other in zip(self.archives[1:], others, strict=True):
+            for name in _ALIKE:
+                if (here := getattr(other, name)) != (there := getattr(first, name)):
+                    raise DataError(
+                        f"archives of a mixture must have one {name}; {archive.name} has {here}, "
+                        f"{self.archives[0].name} {there}: give units and transform that suit all"
+                    )
+        every = [first, *others]
+        splits = {}
+        for name in first.splits:
+            frames, windows, starts, ends = zip(*(one.splits[name] for one in every), strict=True)
+            splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
+        grid = {"shape": list(self.archives[0].crop or ())}
+        widest = max(one.data_range for one in every)
+        return replace(first, grid=grid, splits=splits, data_range=widest)
+
+    @property
+    def data_range(self) -> float:  # type: ignore[override]
+        """Largest minus smallest value of all archives, in the unit."""
+        return self.specification.data_range
+
+    def split(self, name: Split) -> WindowDataset:
+        """Crops of one split of all archives; ``train`` is endless."""
+        _ = self.specification  # which refuses archives that do not mix
+        parts = [archive.split(name, crop=True) for archive in self.archives]
+        return _Mixed(parts, self.seed, self.train_size) if name == "train" else _Joined(parts)
+
+    def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
+        """Values in the unit, from the scale of the network."""
+        return self.archives[0].to_units(values, times)
+
+    def describe(self) -> str:
+        """Description of the data in one line."""
+        return f"{len(self.archives)} archives: " + "; ".join(one.describe() for one in self.archives)
+
+
+class _Mixed(WindowDataset):
+    """Windows of endless data sets, each in proportion to its length."""
+
+    endless = True
+
+    def __init__(self, parts: Sequence[WindowDataset], seed: int, size: int | None) -> None:
+        self.parts, self.seed = parts, seed
+        self._bounds = np.cumsum([len(part) for part in parts])
+        self._size = size or int(self._bounds[-1])
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> Window | LabelledWindow:
+        random = np.random.Generator(np.random.PCG64((self.seed, 1, index)))
+        part = int(np.searchsorted(self._bounds, random.integers(self._bounds[-1]), side="right"))
+        return self.parts[part][index]
+
+
+class _Joined(WindowDataset):
+    """Windows of data sets one after the other."""
+
+    def __init__(self, parts: Sequence[WindowDataset]) -> None:
+        self.parts = parts
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> Window | LabelledWindow:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        return self.parts[part][index - ([0, *self._ends][part])]
