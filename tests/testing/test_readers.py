@@ -80,6 +80,16 @@ class Westwards(Plain):
         return super().read(path).isel(x=slice(None, None, -1))
 
 
+class Hollow(Plain):
+    """Takes what begins as a GIF image does, and reads it."""
+
+    def recognises(self, path, head):
+        return head.startswith((b"RAIN", b"GIF8"))
+
+    def read(self, path):
+        return xr.Dataset() if path.name == "gif" else super().read(path)
+
+
 class Early(Plain):
     def read(self, path):
         return super().read(path).load().chunk()
@@ -127,6 +137,17 @@ def test_a_reader_that_fulfils_the_contract(path):
 def test_each_check_finds_what_it_is_for(path, check):
     with pytest.raises(AssertionError):
         check((BROKEN[check.__name__](), path))
+
+
+def test_hollow_files_of_the_format_are_damaged(path):
+    with pytest.raises(AssertionError, match="a file of gif that holds nothing must give a DataError"):
+        check_reader(Hollow(), path)
+
+
+def test_chunks_are_small(path, monkeypatch):
+    monkeypatch.setattr("convlstm.testing.readers._MOST", 100)
+    with pytest.raises(AssertionError, match=r"rain has chunks of 5 frames, 120 bytes"):
+        check_reader(Plain(), path)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -1,6 +1,7 @@
 """Contract battery for readers."""
 
 import gzip
+import math
 import pickle
 import shutil
 import tempfile
@@ -19,12 +20,15 @@ from convlstm.testing.layers import judge
 ReaderCase: TypeAlias = tuple[Reader, Path]
 
 _HEAD = 4096
-_MOST = 64  # frames that a chunk may hold
-#: Beginnings of files of no format of frames, or of one in name only.
+_MOST = 2**26  # bytes that a chunk of more than one frame may have
+#: Files of no format of frames.
 _FOREIGN = {
     "empty": b"",
     "text": b"time,value\n2021-02-01,3\n" * 50,
     "zeros": bytes(5000),
+}
+#: Files that begin as some formats of frames do and hold nothing.
+_HOLLOW = {
     "gzip": gzip.compress(b"no frames" * 99),
     "damaged gzip": gzip.compress(b"no frames" * 99)[:15] + bytes(99),
     "bzip2": b"BZh91AY&SY" + bytes(99),
@@ -54,18 +58,29 @@ def _frames(dataset: Any) -> list[Any]:
     return [dataset[name] for name in dataset.data_vars]
 
 
+def _error(reader: Reader, path: Path) -> str:
+    """Message of the `DataError` that reading a file with its values gives; empty if it gives none."""
+    try:
+        reader.read(path).load()
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def only_its_own_format_is_recognised(case: ReaderCase) -> None:
-    """True for the file, False and no error for files of other formats and for none."""
+    """True for the file, False and no error for others; hollow ones of its format are a `DataError`."""
     reader, path = case
     head = b"" if path.is_dir() else path.read_bytes()[:_HEAD]
     assert reader.recognises(path, head), f"the reader {reader.name} must recognise {path}"
     with tempfile.TemporaryDirectory() as folder:
         foreign = Path(folder)
         assert not reader.recognises(foreign, b""), "an empty folder must not be recognised"
-        for name, content in _FOREIGN.items():
+        for name, content in (_FOREIGN | _HOLLOW).items():
             file = foreign / name
             file.write_bytes(content)
-            assert not reader.recognises(file, content[:_HEAD]), f"a file of {name} must not be recognised"
+            if reader.recognises(file, content[:_HEAD]):
+                assert name in _HOLLOW, f"a file of {name} must not be recognised"
+                assert _error(reader, file), f"a file of {name} that holds nothing must give a DataError"
 
 
 def names_are_given(case: ReaderCase) -> None:
@@ -138,7 +153,9 @@ def values_are_read_late(case: ReaderCase) -> None:
                 changed.write(bytes(file.stat().st_size))
         for each in frames:
             assert each.chunks is not None, f"{each.name} must be backed by dask"
-            assert each.dims[0] != "time" or max(each.chunks[0]) <= _MOST, f"{each.name} has too long chunks"
+            longest = max(each.chunks[0])
+            held = each.dtype.itemsize * math.prod(max(sizes) for sizes in each.chunks)
+            assert longest == 1 or held <= _MOST, f"{each.name} has chunks of {longest} frames, {held} bytes"
             try:
                 late = np.array_equal(each.values, expected[each.name], equal_nan=True)
             except Exception:  # whatever the file's library says to zeros
@@ -167,11 +184,7 @@ def damage_is_a_data_error(case: ReaderCase) -> None:
         with _copy(path) as copy:
             cut = max(_files(copy), key=lambda file: file.stat().st_size)
             cut.write_bytes(cut.read_bytes()[: int(cut.stat().st_size * share)])
-            message = ""
-            try:
-                reader.read(copy).load()
-            except DataError as error:
-                message = str(error)
+            message = _error(reader, copy)
             assert message, f"a file cut at {share:.0%} must give a DataError"
             assert copy.name in message, f"the error must name the file: {message}"
 
