@@ -60,23 +60,7 @@ def specify(
     Raises:
         DataError: nothing measured in the training split, negative rain, or too little for the transform.
     """
-    used = np.unique(windows["train"][windows["train"] >= 0])
-    count, stride = _SAMPLED, 1
-    if transform == "anomaly":  # which needs every pixel, and all seasons of many years
-        count = max(_SAMPLED, _MOST_VALUES // max(1, int(np.prod(store.shape))))
-    else:
-        stride = math.ceil(math.sqrt(min(len(used), count) * np.prod(store.shape) / _MOST_VALUES))
-    sampled = used[np.linspace(0, len(used) - 1, min(len(used), count)).round().astype(int)]
-    # In batches, as neighbours are read together from many formats.
-    batches = np.array_split(sampled, math.ceil(len(sampled) / _BATCH))
-    values = np.stack(
-        [
-            frame[:, ::stride, ::stride].copy()
-            for batch in batches
-            for frame in store.read(batch.tolist())
-            if frame is not None
-        ]
-    )
+    sampled, values = _sample(store, windows["train"], whole=transform == "anomaly")
     valid = np.isfinite(values)
     if not valid.any():
         raise DataError(
@@ -110,6 +94,27 @@ def specify(
         splits={name: _extent(found, times) for name, found in windows.items()},
         fingerprint=fingerprint(times[sampled]),
     )
+
+
+def _sample(
+    store: FrameStore, windows: NDArray[np.int64], *, whole: bool
+) -> tuple[NDArray[np.int64], Floats]:
+    """Indices of frames spread evenly over the windows, and their values (T, C, H, W).
+
+    Args:
+        store: of the frames.
+        windows: (W, K + L), indices of frames.
+        whole: every pixel, and as many frames as memory allows; of large frames every n-th pixel otherwise.
+    """
+    used = np.unique(windows[windows >= 0])
+    size = int(np.prod(store.shape))
+    count = min(len(used), max(_SAMPLED, _MOST_VALUES // size) if whole else _SAMPLED)
+    stride = 1 if whole else math.ceil(math.sqrt(count * size / _MOST_VALUES))
+    sampled = used[np.linspace(0, len(used) - 1, count).round().astype(int)]
+    # In batches, as neighbours are read together from many formats.
+    batches = np.array_split(sampled, math.ceil(len(sampled) / _BATCH))
+    frames = (frame for batch in batches for frame in store.read(batch.tolist()) if frame is not None)
+    return sampled, np.stack([frame[:, ::stride, ::stride].copy() for frame in frames])
 
 
 def variables(frames: "xr.DataArray") -> tuple[str, ...]:

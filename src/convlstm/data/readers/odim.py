@@ -75,6 +75,8 @@ class ODIM(Reader):
                     _KINDS.get(quantity, ""), {"long_name": f"ODIM quantity {quantity}"}
                 )
                 load = partial(_values, path, place, _codes(file, place), attributes.get("dry_value", np.nan))
+                if name != "quality":
+                    attributes = attributes | {"ancillary_variables": "quality"}
                 shape = file[place]["data"].shape
                 variables[name] = frames_dataset(
                     name, load, np.array([time]), shape, attributes=attributes, **_grid(file, place, shape)
