@@ -337,7 +337,7 @@ def test_wrong_arguments_of_an_upload_are_named(layer, arguments, message):
 
 
 def test_what_is_no_name_of_a_model_is_refused():
-    with pytest.raises(RunError, match="a model must be an existing folder"):
+    with pytest.raises(OptionError, match="a model must be a path that the system takes"):
         ConvLSTM.from_pretrained(f"{'x' * 5000}/y")
     with pytest.raises(OptionError, match="hyperparameters must be a Mapping; received None"):
         ConvLSTM.rebuild(None)
