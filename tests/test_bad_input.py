@@ -19,7 +19,7 @@ from convlstm.errors import ConvLSTMError
 from convlstm.functional.attention import attend, sa_memory_update
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
-from convlstm.functional.motion import dynamic_filter, phase_correlation, translate
+from convlstm.functional.motion import advect, dynamic_filter, motion_field, phase_correlation
 from convlstm.functional.ssim import ssim
 from convlstm.layers import scan
 from convlstm.scores import MSE
@@ -78,7 +78,9 @@ CALLS = {
     "attend": (lambda v: attend(v, torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)), TENSORS),
     "sa_memory_update": (lambda v: sa_memory_update(v, torch.zeros(1, 2, 4)), TENSORS),
     "phase_correlation": (lambda v: phase_correlation(v, IMAGES), TENSORS),
-    "translate": (lambda v: translate(IMAGES, v), TENSORS),
+    "motion_field": (motion_field, TENSORS),
+    "advect": (lambda v: advect(IMAGES, v, 2), TENSORS),
+    "advect steps": (lambda v: advect(IMAGES, IMAGES, v), SIZES),
     "dynamic_filter": (lambda v: dynamic_filter(IMAGES, v), TENSORS),
     "ssim": (lambda v: ssim(IMAGES, v, data_range=1.0), TENSORS),
     "data_range": (

@@ -150,59 +150,44 @@ def rain_rates(random: np.random.Generator, frames: int, canvas: tuple[int, int]
     rows = np.fft.fftfreq(height)[:, None]
     columns = np.fft.rfftfreq(width)[None]
     wavenumber = np.hypot(rows, columns)
-    wavenumber[0, 0] = 1
-    amplitude = wavenumber ** (-_SLOPE / 2)
-    amplitude[0, 0] = 0
+    amplitude = np.where(wavenumber > 0, wavenumber.clip(1 / max(height, width)) ** (-_SLOPE / 2), 0)
     kept = np.exp(-(8 * wavenumber) / _LIFETIME)  # of a wave after one frame
-    speed, direction = random.uniform(0.2, _FASTEST), random.uniform(0, 2 * np.pi)
-    velocity = speed * np.sin(direction), speed * np.cos(direction)
+    velocity = wind(random)
     drift = np.exp(-2j * np.pi * (rows * velocity[0] + columns * velocity[1]))
     cover = random.uniform(0.3, 1.5)  # the larger, the drier
-
-    def noise() -> NDArray[np.complex128]:
-        drawn: NDArray[np.complex128] = amplitude * np.exp(2j * np.pi * random.random(amplitude.shape))
-        return drawn
-
-    waves = noise()
-    norm = np.fft.irfft2(waves, (height, width)).std()
-    cells = _Cells(random, frames, canvas, velocity)
-    levels = np.empty((frames, *canvas))
-    for k in range(frames):
-        texture = np.fft.irfft2(waves, (height, width))[: canvas[0], : canvas[1]] / norm
-        levels[k] = texture - cover + cells.at(k)
-        waves = drift * (kept * waves + np.sqrt(1 - kept**2) * noise())
-    rates = _FLOOR * 10 ** np.minimum(levels, math.log10(_TOP / _FLOOR))
+    parts = random.standard_normal((frames, *amplitude.shape, 2), np.float32).view(np.complex64)[..., 0]
+    waves = (amplitude * parts).astype(np.complex64)
+    carried, renewed = (kept * drift).astype(np.complex64), np.sqrt(1 - kept**2).astype(np.float32)
+    for k in range(1, frames):
+        waves[k] = carried * waves[k - 1] + renewed * waves[k]
+    texture = np.fft.irfft2(waves, (height, width))[:, : canvas[0], : canvas[1]]
+    levels = texture / texture.std() - cover + _cells(random, frames, canvas, velocity)
+    rates = np.minimum(_FLOOR * np.exp(math.log(10) * levels), _TOP)
     return np.where(levels > 0, rates, 0).astype(np.float32)
 
 
-class _Cells:
-    """Cells of one sequence, which move with the wind, grow and decay."""
+def wind(random: np.random.Generator) -> tuple[float, float]:
+    """Velocity of a sequence, pixels a frame along rows (down is positive) and columns."""
+    speed, direction = random.uniform(0.2, _FASTEST), random.uniform(0, 2 * np.pi)
+    return speed * math.sin(direction), speed * math.cos(direction)
 
-    def __init__(
-        self,
-        random: np.random.Generator,
-        frames: int,
-        canvas: tuple[int, int],
-        velocity: tuple[float, float],
-    ) -> None:
-        count = int(random.integers(0, _CELLS + 1))
-        self.height, self.width = (np.arange(length)[None, :] for length in canvas)
-        self.middle = random.uniform(-0.2, 1.2, (2, count)) * np.array(canvas)[:, None]
-        self.velocity = np.array(velocity)[:, None] * random.uniform(0.8, 1.2, (1, count))
-        self.peak = random.uniform(1, 3, count)
-        self.size = random.uniform(2.5, 8, (2, count))
-        self.born = random.uniform(-frames, frames, count)
-        self.life = random.uniform(8, 30, count)
 
-    def at(self, frame: int) -> NDArray[np.float64]:
-        """What they add to the level of rain, (H, W)."""
-        age = (frame - self.born) / self.life
-        strength = self.peak * np.where((age > 0) & (age < 1), np.sin(np.pi * age.clip(0, 1)), 0)
-        row, column = self.middle + frame * self.velocity
-        down = np.exp(-(((self.height - row[:, None]) / self.size[0][:, None]) ** 2) / 2)
-        across = np.exp(-(((self.width - column[:, None]) / self.size[1][:, None]) ** 2) / 2)
-        found: NDArray[np.float64] = np.einsum("n,nh,nw->hw", strength, down, across)
-        return found
+def _cells(
+    random: np.random.Generator, frames: int, canvas: tuple[int, int], velocity: tuple[float, float]
+) -> NDArray[np.float32]:
+    """What up to six cells, which move with the wind, grow and decay, add to the level of rain: (T, H, W)."""
+    count = int(random.integers(0, _CELLS + 1))
+    start = random.uniform(-0.2, 1.2, (2, 1, count)) * np.array(canvas)[:, None, None]
+    moved = np.array(velocity)[:, None] * random.uniform(0.8, 1.2, count)
+    peak, size = random.uniform(1, 3, count), random.uniform(2.5, 8, (2, count))
+    born, life = random.uniform(-frames, frames, count), random.uniform(8, 30, count)
+    time = np.arange(frames)[:, None]
+    strength = peak * np.sin(np.pi * ((time - born) / life).clip(0, 1))  # (T, N)
+    row, column = start + time * moved[:, None]
+    down = np.exp(-(((np.arange(canvas[0])[:, None] - row[:, None]) / size[0]) ** 2) / 2)  # (T, H, N)
+    across = np.exp(-(((np.arange(canvas[1])[:, None] - column[:, None]) / size[1]) ** 2) / 2)
+    found: NDArray[np.float32] = ((down * strength[:, None]) @ across.swapaxes(1, 2)).astype(np.float32)
+    return found
 
 
 def measured(random: np.random.Generator, canvas: tuple[int, int]) -> NDArray[np.bool_]:

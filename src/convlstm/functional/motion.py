@@ -1,4 +1,4 @@
-"""Motion of frames: displacement by phase correlation, translation, dynamic local filters."""
+"""Motion of frames: displacement by phase correlation, advection, dynamic local filters."""
 
 import math
 
@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import ShapeError
-from convlstm.validation import check_tensor
+from convlstm.validation import check_positive, check_tensor
+
+_BLOCK = 64  # pixels a side of the blocks whose motion is estimated apart, each half over the next
+_PAIRS = 3  # of frames that the motion of blocks is estimated from
+_REACH = 1.5  # blocks over which motion is smoothed
 
 
 def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
@@ -38,23 +42,142 @@ def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
             "pass one frame of each case"
         )
     dtype = torch.promote_types(a.dtype, torch.float32)
-    a, b = a.to(dtype), b.to(dtype)
-    cross = torch.fft.fft2(_centred(a)).conj() * torch.fft.fft2(_centred(b))
+    cross = _phases(a.to(dtype), b.to(dtype)).sum(1)
+    return _peaks(torch.fft.irfft2(cross, a.shape[-2:]))
+
+
+def motion_field(frames: Tensor) -> Tensor:
+    """Displacement per frame at every pixel, by phase correlation of blocks.
+
+    Blocks of 64 x 64 pixels overlap by half and are tapered (Hann window). The phase spectra of the last
+    three pairs of frames are summed, then those of neighbouring blocks, with weights that fall with their
+    distance: a block with little to see follows its neighbours and none is an outlier (ensemble correlation,
+    Meinhart et al. 2000, doi:10.1115/1.1285892; in time and in space). Between the centres of blocks the
+    displacement is bilinear. Frames below 96 pixels are one block: the displacement of all of it between the
+    last two frames.
+
+    Args:
+        frames: (B, K, C, H, W), finite, in order of time; one frame shows no motion.
+
+    Returns:
+        (B, 2, H, W), pixels a frame along rows (down is positive) and columns (right is positive); float32
+        (float64 for float64).
+
+    Raises:
+        ShapeError: another rank.
+    """
+    check_tensor(frames, "frames (B, K, C, H, W)")
+    if frames.ndim != 5:
+        raise ShapeError(f"frames must be (B, K, C, H, W); received {tuple(frames.shape)}: add a batch axis")
+    height, width = frames.shape[-2:]
+    frames = frames[:, -1 - _PAIRS :].to(torch.promote_types(frames.dtype, torch.float32))
+    if frames.shape[1] == 1:
+        return frames.new_zeros(len(frames), 2, height, width)
+    if max(height, width) < 1.5 * _BLOCK:
+        velocity_B2 = phase_correlation(frames[:, -2:][:, 0], frames[:, -1])
+        return velocity_B2[..., None, None].expand(-1, -1, height, width)
+    row_starts, rows = _block_starts(height)
+    column_starts, columns = _block_starts(width)
+    taper = torch.hann_window(rows, periodic=False).outer(torch.hann_window(columns, periodic=False))
+    blocks_NMBKChw = torch.stack(
+        [torch.stack([frames[..., i : i + rows, j : j + columns] for j in column_starts]) for i in row_starts]
+    )
+    cross_NMBhw = _phases(blocks_NMBKChw[:, :, :, :-1], blocks_NMBKChw[:, :, :, 1:], taper.to(frames)).sum(
+        (3, 4)
+    )
+    weights = [_nearness(len(starts)).to(cross_NMBhw) for starts in (row_starts, column_starts)]
+    cross_BNMhw = torch.einsum("in,jm,nmbhw->bijhw", *weights, cross_NMBhw)
+    surfaces = torch.fft.irfft2(cross_BNMhw, (rows, columns))
+    velocity_B2NM = _peaks(surfaces.flatten(0, 2)).view(*surfaces.shape[:3], 2).movedim(-1, 1)
+    places = [
+        _block_places(height, row_starts, rows).to(frames),
+        _block_places(width, column_starts, columns).to(frames),
+    ]
+    at = torch.stack(torch.meshgrid(*places, indexing="ij"))
+    return _sampled(velocity_B2NM, at.expand(len(frames), -1, -1, -1), "border")
+
+
+def advect(x: Tensor, velocity: Tensor, steps: int, *, zero_outside: bool = False) -> Tensor:
+    """Frames moved on along a steady velocity: backward semi-Lagrangian extrapolation.
+
+    Each pixel is followed back along the velocity, step by step, to the place where it comes from, whose
+    value is interpolated bilinearly, once for all steps (Germann & Zawadzki 2002).
+
+    Args:
+        x: (B, C, H, W).
+        velocity: (B, 2, H, W), pixels a step along rows (down is positive) and columns (right is positive).
+        steps: L.
+        zero_outside: zeros come in from outside; the values at the border are repeated otherwise.
+
+    Returns:
+        (B, L, C, H, W), dtype of ``x``.
+
+    Raises:
+        ShapeError: shapes other than these.
+        OptionError: ``steps`` below 1.
+    """
+    check_tensor(x, "x (B, C, H, W)")
+    check_tensor(velocity, "velocity (B, 2, H, W)")
+    if x.ndim != 4 or velocity.shape != (x.shape[0], 2, *x.shape[2:]):
+        raise ShapeError(
+            f"x must be (B, C, H, W) and velocity (B, 2, H, W); received {tuple(x.shape)} and "
+            f"{tuple(velocity.shape)}: give one (rows, columns) pair a pixel"
+        )
+    check_positive(steps, "steps")
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    values, velocity = x.to(dtype), velocity.to(dtype)
+    axes = (torch.arange(size, device=x.device, dtype=dtype) for size in x.shape[2:])
+    origin = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand_as(velocity)
+    moved, frames = torch.zeros_like(velocity), []
+    for _ in range(steps):
+        # The velocity half a step back, by the last step: the midpoint rule.
+        moved = _sampled(velocity, origin - moved / 2, "border")
+        origin = origin - moved
+        frames.append(_sampled(values, origin, "zeros" if zero_outside else "border"))
+    return torch.stack(frames, dim=1).to(x.dtype)
+
+
+def _phases(a: Tensor, b: Tensor, taper: Tensor | float = 1.0) -> Tensor:
+    """Phase spectra (..., H, W // 2 + 1) of the displacement from frames (..., H, W) to others."""
+    cross = torch.fft.rfft2(_centred(a) * taper).conj() * torch.fft.rfft2(_centred(b) * taper)
     # Below this, a coefficient is rounding error of the transform and its phase means nothing.
     floor = 1e-12 * a.abs().sum((-2, -1), keepdim=True) * b.abs().sum((-2, -1), keepdim=True)
     size = cross.abs()
-    cross = torch.where(size > floor, cross / size.clamp(min=torch.finfo(dtype).tiny), 0)
-    peaks_BHW = torch.fft.ifft2(cross).real.sum(1)
-    height, width = peaks_BHW.shape[-2:]
-    batch = torch.arange(len(a), device=a.device)
-    rows, columns = torch.arange(height, device=a.device), torch.arange(width, device=a.device)
+    return torch.where(size > floor, cross / size.clamp(min=torch.finfo(a.dtype).tiny), 0)
+
+
+def _block_starts(length: int) -> tuple[list[int], int]:
+    """First pixels of the blocks of an axis, and their size."""
+    size = min(_BLOCK, length)
+    count = 1 + round((length - size) / (_BLOCK // 2))
+    return [round(k * (length - size) / max(count - 1, 1)) for k in range(count)], size
+
+
+def _block_places(length: int, starts: list[int], size: int) -> Tensor:
+    """Places of the pixels of an axis among the centres of its blocks, 0 at the first."""
+    spacing = (length - size) / max(len(starts) - 1, 1)
+    return (torch.arange(length) - (size - 1) / 2) / max(spacing, 1)
+
+
+def _nearness(count: int) -> Tensor:
+    """Weights (N, N) of the blocks of an axis for one another."""
+    place = torch.arange(count)
+    return (1 + ((place[:, None] - place) / _REACH).square()).square().reciprocal()
+
+
+def _peaks(surfaces_BHW: Tensor) -> Tensor:
+    """Displacement (B, 2) of the peaks of correlation surfaces, to a part of a pixel."""
+    height, width = surfaces_BHW.shape[-2:]
+    device, dtype = surfaces_BHW.device, surfaces_BHW.dtype
+    batch = torch.arange(len(surfaces_BHW), device=device)
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
     distance_HW = torch.hypot(_signed(rows, height)[:, None].to(dtype), _signed(columns, width).to(dtype))
-    as_good = peaks_BHW >= 0.999 * peaks_BHW.amax((-2, -1), keepdim=True)
+    as_good = surfaces_BHW >= 0.999 * surfaces_BHW.amax((-2, -1), keepdim=True)
     best = torch.where(as_good, distance_HW, torch.inf).flatten(1).argmin(1)
     row, column = best // width, best % width
-    peak = peaks_BHW[batch, row, column]
-    along_row = [peaks_BHW[batch, (row + k) % height, column] for k in (-1, 1)]
-    along_column = [peaks_BHW[batch, row, (column + k) % width] for k in (-1, 1)]
+    peak = surfaces_BHW[batch, row, column]
+    along_row = [surfaces_BHW[batch, (row + k) % height, column] for k in (-1, 1)]
+    along_column = [surfaces_BHW[batch, row, (column + k) % width] for k in (-1, 1)]
     return torch.stack(
         [
             _signed(row, height) + _fraction(peak, *along_row),
@@ -62,29 +185,6 @@ def phase_correlation(a: Tensor, b: Tensor) -> Tensor:
         ],
         dim=1,
     )
-
-
-def translate(x: Tensor, displacement: Tensor) -> Tensor:
-    """Translate frames by bilinear interpolation; beyond the border its values are repeated.
-
-    Args:
-        x: (B, C, H, W).
-        displacement: (B, 2), pixels along rows (down is positive) and columns (right is positive).
-
-    Returns:
-        (B, C, H, W), dtype of ``x``; ``out[r, c] = x[r - displacement[0], c - displacement[1]]``.
-
-    Raises:
-        ShapeError: shapes other than these.
-    """
-    check_tensor(x, "x (B, C, H, W)")
-    check_tensor(displacement, "displacement (B, 2)")
-    if x.ndim != 4 or displacement.shape != (x.shape[0], 2):
-        raise ShapeError(
-            f"x must be (B, C, H, W) and displacement (B, 2); received {tuple(x.shape)} and "
-            f"{tuple(displacement.shape)}: give one (rows, columns) pair a frame"
-        )
-    return _shift(_shift(x, displacement[:, 0], 2), displacement[:, 1], 3)
 
 
 def _centred(x: Tensor) -> Tensor:
@@ -102,20 +202,11 @@ def _fraction(peak: Tensor, before: Tensor, after: Tensor) -> Tensor:
     return tilt / (peak + tilt.abs()).clamp(min=torch.finfo(peak.dtype).tiny)
 
 
-def _shift(x: Tensor, displacement_B: Tensor, axis: int) -> Tensor:
-    """Translate (B, C, H, W) along one axis, linear between pixels."""
-    size = x.shape[axis]
-    source = torch.arange(size, device=x.device) - displacement_B[:, None]
-    below = source.floor()
-    shape = [x.shape[0], 1, 1, 1]
-    shape[axis] = size
-
-    def take(index: Tensor) -> Tensor:
-        where = index.clamp(0, size - 1).long().view(shape).expand_as(x)
-        return x.gather(axis, where)
-
-    part = (source - below).to(x.dtype).view(shape)
-    return (1 - part) * take(below) + part * take(below + 1)
+def _sampled(x: Tensor, at: Tensor, outside: str) -> Tensor:
+    """Values of (B, C, H, W) at pixels (B, 2, *S), bilinear between them."""
+    last = torch.tensor([max(size - 1, 1) for size in x.shape[2:]], device=x.device)
+    grid = (2 * at / last.view(2, 1, 1) - 1).flip(1).movedim(1, -1)
+    return F.grid_sample(x, grid, padding_mode=outside, align_corners=True)
 
 
 def dynamic_filter(x: Tensor, weights: Tensor) -> Tensor:

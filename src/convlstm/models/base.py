@@ -1,5 +1,6 @@
 """The contract of a forecaster: frames in, frames out."""
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -17,7 +18,9 @@ class Forecaster(Pretrained, ABC):
     scheduled sampling takes, as optional keywords, ``future`` (B, steps, C, *S) and ``forced`` (B, steps),
     bool: where ``forced[b, k]`` is true, frame k of the future takes the place of the forecast of step k as
     the input of step k + 1. One that reads extra input channels, known for the past and the future, sets
-    ``extra_channels`` and takes ``inputs`` (B, K + steps, E, *S) as a keyword; `run_forecaster` passes them.
+    ``extra_channels`` and takes ``inputs`` (B, K + steps, E, *S) as a keyword. One may also take ``valid``
+    (B, K, C, *S), bool, true where the past was measured, and ``times`` (B, K + steps), seconds since
+    1970-01-01; either may be None. `run_forecaster` passes what a model takes.
     `AutoregressiveForecaster` does all of this for a model written as one step.
 
     Attributes:
@@ -40,15 +43,24 @@ class Forecaster(Pretrained, ABC):
 
 
 def run_forecaster(
-    model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None, **forcing: Any
+    model: Forecaster,
+    past: Tensor,
+    steps: int,
+    inputs: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+    times: Tensor | None = None,
+    **forcing: Any,
 ) -> Tensor:
-    """Forecast with the extra inputs that a model reads, and without them otherwise.
+    """Forecast with what a model takes of the labels of a window.
 
     Args:
         model: the forecaster.
         past: (B, K, C, *S).
         steps: L.
         inputs: (B, K + L, E, *S), extra inputs that are there; None for none.
+        valid: (B, K, C, *S), bool, measured pixels of the past; None if all are.
+        times: (B, K + L), seconds since 1970-01-01; None if unknown.
         forcing: ``future`` and ``forced``, for scheduled sampling.
 
     Raises:
@@ -61,7 +73,10 @@ def run_forecaster(
             f"{type(model).__name__} reads {wanted} extra input channel(s); received {there}: give windows "
             f"with as many, or build it with extra_channels={there}"
         )
-    forecast: Tensor = model(past, steps, **forcing, **({"inputs": inputs} if wanted else {}))
+    taken = inspect.signature(model.forward).parameters
+    labels = {name: value for name, value in (("valid", valid), ("times", times)) if name in taken}
+    labels |= {"inputs": inputs} if wanted else {}
+    forecast: Tensor = model(past, steps, **forcing, **labels)
     return forecast
 
 

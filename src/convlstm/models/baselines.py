@@ -5,26 +5,36 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from convlstm.functional.motion import phase_correlation, translate
+from convlstm.functional.motion import advect, motion_field
 from convlstm.models.base import Forecaster, check_past
+from convlstm.validation import check_bool
 
 
 class Persistence(Forecaster):
-    """The last frame stays as it is."""
+    """The last frame stays as it is; where it was not measured, the last measured value does."""
 
-    def forward(self, past: Tensor, steps: int) -> Tensor:
-        """Repeat the last frame: (B, K, C, H, W) -> (B, steps, C, H, W)."""
+    def forward(self, past: Tensor, steps: int, *, valid: Tensor | None = None) -> Tensor:
+        """Repeat the last frame: (B, K, C, H, W) -> (B, steps, C, H, W).
+
+        Args:
+            past: (B, K, C, H, W).
+            steps: L.
+            valid: (B, K, C, H, W), bool, true where measured; everywhere if None.
+        """
         check_past(past, steps)
-        return past[:, -1:].repeat(1, steps, 1, 1, 1)
+        return measured_so_far(past, valid)[:, -1:].repeat(1, steps, 1, 1, 1)
 
 
 class MeanFrame(Forecaster):
-    """The mean of the past at every pixel, at every step."""
+    """The mean of the past at every pixel, of its measured values, at every step."""
 
-    def forward(self, past: Tensor, steps: int) -> Tensor:
-        """Repeat the mean frame: (B, K, C, H, W) -> (B, steps, C, H, W)."""
+    def forward(self, past: Tensor, steps: int, *, valid: Tensor | None = None) -> Tensor:
+        """Repeat the mean frame: (B, K, C, H, W) -> (B, steps, C, H, W), arguments as of `Persistence`."""
         check_past(past, steps)
-        return past.mean(1, keepdim=True).repeat(1, steps, 1, 1, 1)
+        if valid is None:
+            return past.mean(1, keepdim=True).repeat(1, steps, 1, 1, 1)
+        total, count = (past * valid).sum(1, keepdim=True), valid.sum(1, keepdim=True)
+        return (total / count.clamp(min=1)).repeat(1, steps, 1, 1, 1)
 
 
 class Blank(Forecaster):
@@ -39,34 +49,64 @@ class Blank(Forecaster):
 class LinearTrend(Forecaster):
     """The least-squares line through the past of every pixel, continued, within the range of the past.
 
-    The range is that of each case and channel over all its pixels. One frame has no trend: it is repeated.
+    Only measured values count. The range is that of each case and channel over all its pixels. One value has
+    no trend: it is repeated.
     """
 
-    def forward(self, past: Tensor, steps: int) -> Tensor:
-        """Continue every pixel's line: (B, K, C, H, W) -> (B, steps, C, H, W)."""
+    def forward(self, past: Tensor, steps: int, *, valid: Tensor | None = None) -> Tensor:
+        """Continue the lines: (B, K, C, H, W) -> (B, steps, C, H, W), arguments as of `Persistence`."""
         check_past(past, steps)
         x_BKCHW = past.to(torch.promote_types(past.dtype, torch.float32))
-        count = past.shape[1]
-        time_K = torch.arange(count, device=past.device, dtype=x_BKCHW.dtype) - (count - 1) / 2
-        slope_BCHW = (x_BKCHW * time_K.view(-1, 1, 1, 1)).sum(1) / time_K.square().sum().clamp(min=0.5)
-        lead_L = torch.arange(steps, device=past.device, dtype=x_BKCHW.dtype) + (count + 1) / 2
-        line_BLCHW = x_BKCHW.mean(1, keepdim=True) + slope_BCHW[:, None] * lead_L.view(-1, 1, 1, 1)
-        low, high = x_BKCHW.amin((1, 3, 4), keepdim=True), x_BKCHW.amax((1, 3, 4), keepdim=True)
-        return line_BLCHW.clamp(low, high).to(past.dtype)
+        valid = torch.ones_like(past, dtype=torch.bool) if valid is None else valid
+        count_BCHW = valid.sum(1).clamp(min=1)
+        mean_BCHW = (x_BKCHW * valid).sum(1) / count_BCHW
+        time_K111 = torch.arange(past.shape[1], device=past.device, dtype=x_BKCHW.dtype).view(-1, 1, 1, 1)
+        middle_BCHW = (time_K111 * valid).sum(1) / count_BCHW
+        since_BKCHW = (time_K111 - middle_BCHW[:, None]) * valid
+        slope_BCHW = (x_BKCHW * since_BKCHW).sum(1) / since_BKCHW.square().sum(1).clamp(min=0.5)
+        lead_L111 = past.shape[1] + torch.arange(steps, device=past.device).view(-1, 1, 1, 1)
+        line_BLCHW = mean_BCHW[:, None] + slope_BCHW[:, None] * (lead_L111 - middle_BCHW[:, None])
+        low = torch.where(valid, x_BKCHW, torch.inf).amin((1, 3, 4), keepdim=True)
+        high = torch.where(valid, x_BKCHW, -torch.inf).amax((1, 3, 4), keepdim=True)
+        return torch.where(valid.any(1, keepdim=True), line_BLCHW.clamp(low, high), 0).to(past.dtype)
 
 
 class Advection(Forecaster):
-    """The last frame moves on at constant velocity, all of it alike; what is at an edge also comes in there.
+    """The last frame moves on along the motion of the last frames, which stays as it is.
 
-    The velocity is the displacement between the last two frames, found by phase correlation. One frame shows
-    no motion: it is repeated.
+    Motion is that of `motion_field`: of blocks of 64 pixels, or of small frames as a whole. One frame shows
+    none: it is repeated. Values that were not measured are those last measured.
+
+    Args:
+        zero_outside: zeros come in from outside, for data whose zero means nothing there, such as rain; the
+            values at the border are repeated otherwise.
     """
 
-    def forward(self, past: Tensor, steps: int) -> Tensor:
-        """Move the last frame: (B, K, C, H, W) -> (B, steps, C, H, W)."""
+    def __init__(self, zero_outside: bool = False) -> None:
+        super().__init__()
+        self.zero_outside = check_bool(zero_outside, "zero_outside")
+
+    def forward(self, past: Tensor, steps: int, *, valid: Tensor | None = None) -> Tensor:
+        """Move the last frame: (B, K, C, H, W) -> (B, steps, C, H, W), arguments as of `Persistence`."""
         check_past(past, steps)
-        velocity_B2 = phase_correlation(past[:, -2:][:, 0], past[:, -1])
-        return torch.stack([translate(past[:, -1], k * velocity_B2) for k in range(1, steps + 1)], dim=1)
+        frames = measured_so_far(past, valid)
+        return advect(frames[:, -1], motion_field(frames), steps, zero_outside=self.zero_outside)
+
+
+def measured_so_far(past: Tensor, valid: Tensor | None) -> Tensor:
+    """Frames (B, K, C, H, W) with the last measured value of each pixel where it was not measured.
+
+    Args:
+        past: (B, K, C, H, W).
+        valid: (B, K, C, H, W), bool, true where measured; everywhere if None.
+    """
+    if valid is None:
+        return past
+    frames = [past[:, 0]]
+    for k in range(1, past.shape[1]):
+        seen = valid[:, :k].any(1) & ~valid[:, k]
+        frames.append(torch.where(seen, frames[-1], past[:, k]))
+    return torch.stack(frames, dim=1)
 
 
 BASELINES: Mapping[str, Callable[[], Forecaster]] = {
