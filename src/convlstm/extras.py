@@ -8,7 +8,7 @@ from importlib import import_module
 from convlstm.errors import OptionError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "train": ("lightning", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
+    "train": ("lightning", "torchmetrics", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
     "data": ("sklearn", "xarray", "dask", "pyproj", "h5py", "cf_xarray", "h5netcdf", "zarr", "cfgrib"),
     "video": ("av",),
     "plots": ("matplotlib", "PIL", "jinja2"),

@@ -18,6 +18,7 @@ from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
 from convlstm.models import Forecaster, Persistence
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit, read_checkpoint
+from convlstm.training.losses import mse
 from convlstm.training.run_folder import RunFolder, read_metrics
 from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
@@ -118,23 +119,22 @@ def _wait_for(metrics, rows, process):
 
 
 @pytest.mark.long
-def test_two_processes_give_the_gradients_of_one(tmp_path):
+@pytest.mark.parametrize("data", [[], ["--archive"]])
+def test_two_processes_share_the_windows_and_give_the_gradients_of_one(tmp_path, data):
     for devices, batch in ((1, 4), (2, 2)):
-        options = [
-            "--devices",
-            str(devices),
-            "--batch",
-            str(batch),
-            "--gradients",
-            str(tmp_path / f"{devices}.pt"),
-        ]
-        words = [str(tmp_path / f"run{devices}"), *options]
+        words = [str(tmp_path / f"run{devices}"), "--devices", str(devices), "--batch", str(batch), *data]
+        words += ["--notes", str(tmp_path / f"{devices}")]
         if devices == 1:
             assert processes.Forked(SMALL, words, tmp_path).finish().returncode == 0
         else:  # which starts its own script again
             subprocess.run([sys.executable, str(SCRIPT), *words], check=True)
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
-    assert len(one) == len(two) == 3
+    (batches, one), (left, two), (right, _) = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("1.0", "2.0", "2.1")
+    )
+    assert len(batches) == len(left) == len(right) > 2
+    for whole, *halves in zip(batches, left, right, strict=True):
+        assert torch.equal(whole, torch.stack(halves, dim=1).flatten(0, 1))
+        assert len({window.numpy().tobytes() for window in whole}) == 4
     for step, (a, b) in enumerate(zip(one, two, strict=True)):
         assert a.keys() == b.keys()
         for name in a:
@@ -362,15 +362,15 @@ def test_the_largest_batch_fills_the_memory_it_is_given(monkeypatch):
 
     model, dataset = EncoderForecaster(hidden_dim=[3, 4]), MovingObjects(**DATA).split("train")
     one, nine = (
-        tuning._bytes_held(model, tuning._batch(dataset, n), "mse", torch.device("cpu")) for n in (1, 9)
+        tuning._bytes_held(model, tuning._batch(dataset, n), mse, torch.device("cpu")) for n in (1, 9)
     )
     per_window = (nine - one) / 8
     assert per_window > 50_000
     monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 10.5 / 0.8))
-    assert largest_batch(model, dataset, "mse", torch.device("cpu")) == 8
+    assert largest_batch(model, dataset, mse, torch.device("cpu")) == 8
     monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 0.5))
     with pytest.raises(OptionError, match="one window must fit in memory"):
-        largest_batch(model, dataset, "mse", torch.device("cpu"))
+        largest_batch(model, dataset, mse, torch.device("cpu"))
 
 
 def test_the_largest_batch_of_one_window_is_one():
@@ -378,7 +378,7 @@ def test_the_largest_batch_of_one_window_is_one():
         pass
 
     windows = Alone([MovingObjects(**DATA).split("train")[0]])
-    assert largest_batch(EncoderForecaster(hidden_dim=[3, 4]), windows, "mse", torch.device("cpu")) == 1
+    assert largest_batch(EncoderForecaster(hidden_dim=[3, 4]), windows, mse, torch.device("cpu")) == 1
 
 
 def test_fit_itself_wants_numbers(tmp_path):

@@ -17,7 +17,7 @@ import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich import progress
 from rich.console import Console
@@ -113,6 +113,34 @@ class RunCheckpoint(ModelCheckpoint):
         super().load_state_dict(state)
 
 
+class TimedCheckpoint(Checkpoint):
+    """Writes a checkpoint within an epoch, after the first step that ends so many minutes after the last one.
+
+    Args:
+        path: the file.
+        minutes: above 0.
+    """
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path, self.seconds = path, 60 * minutes
+        self._written = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._written = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write it if the time has come, but not after the last step of an epoch, which has its own."""
+        if batch_idx + 1 == trainer.num_training_batches:
+            return
+        due = trainer.strategy.broadcast(time.monotonic() - self._written >= self.seconds)
+        if due:
+            trainer.save_checkpoint(self.path)
+            self._written = time.monotonic()
+
+
 class Terminable(Callback):
     """SIGTERM stops training as Ctrl-C does.
 
@@ -175,7 +203,6 @@ class History(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, at the time spent before a resume."""
-        self._before = self.rows[-1]["seconds"] if self.rows else 0.0
         self._start = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -189,7 +216,7 @@ class History(Callback):
             "val_mse": float(metrics["val_mse"]),
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "teacher": pl_module.curriculum.probability(trainer.global_step),
-            "seconds": round(self._before + time.monotonic() - self._start, 1),
+            "seconds": round(self._seconds(), 1),
         }
         self.rows.append(row)
         if trainer.is_global_zero:
@@ -199,9 +226,12 @@ class History(Callback):
             writer.writerows(self.rows)
             self.run.write(self.run.metrics, text.getvalue())
 
+    def _seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far."""
-        return {"rows": self.rows}
+        """The rows so far and the time spent."""
+        return {"rows": self.rows, "seconds": self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the rows of a checkpoint; later ones are dropped."""
@@ -209,6 +239,7 @@ class History(Callback):
         if not all(isinstance(value, Real) for row in rows for value in row.values()):
             raise TypeError("rows must hold numbers")
         self.rows = rows
+        self._before = float(state_dict.get("seconds", rows[-1]["seconds"] if rows else 0.0))
 
 
 class Samples(Callback):

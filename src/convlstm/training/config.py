@@ -9,13 +9,15 @@ from convlstm.validation import is_integer, is_number
 
 #: Lightning's name of each precision.
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+LOSS_NAMES = ("mse", "mae", "mse+mae", "ssim", "balanced", "threshold_mse", "mse+area")
 SCHEDULES = ("onecycle", "constant")
 CURRICULA = ("free", "teacher", "linear", "exponential", "sigmoid")
 # Greatest value of each: nothing is served by more, and far more overflows somewhere below.
 _POSITIVE = {"epochs": 10**6, "batch_size": 10**6, "learning_rate": math.inf, "curriculum_steps": 10**9}
 _POSITIVE |= {"devices": 10**4, "nodes": 10**4}
 _NOT_NEGATIVE = {"gradient_clip": math.inf, "patience": 10**6, "workers": 1024, "seed": 2**32 - 1}
-_FRACTIONS = ("learning_rate", "gradient_clip")
+_NOT_NEGATIVE |= {"checkpoint_minutes": math.inf}
+_FRACTIONS = ("learning_rate", "gradient_clip", "checkpoint_minutes")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -23,7 +25,9 @@ class TrainingConfig:
     """Settings of a training run.
 
     Args:
-        loss: what is minimised: mse, mae, mse+mae or ssim (structure mixed with mae, values in [0, 1]).
+        loss: what is minimised: mse, mae, mse+mae or ssim (structure mixed with mae, values in [0, 1]); for
+            rain also balanced (mse+mae, heavy rain counts up to 30 times), threshold_mse (what lies above
+            each threshold counts once more) or mse+area (mse, and how much area has heavy rain).
         epochs: passes over the training windows (an epoch of generated data is data.train_size windows).
         batch_size: windows per optimiser step and process; auto finds the largest that fits in memory.
         learning_rate: highest rate of the optimiser, Adam; auto searches for one.
@@ -35,6 +39,8 @@ class TrainingConfig:
         ema: decay of the exponential moving average of the weights, which is what is validated and kept;
             0 for none.
         patience: stop after this many epochs without a better validation loss; 0 to never stop early.
+        checkpoint_minutes: minutes between checkpoints within an epoch, from which a run that was killed goes
+            on at the next window; 0 for one after each epoch only.
         precision: 32, bf16-mixed or 16-mixed (GPU only).
         devices: number of processes, each with its own device or share of the CPU.
         nodes: number of machines.
@@ -55,6 +61,7 @@ class TrainingConfig:
     curriculum_steps: int = 10_000
     ema: float = 0.0
     patience: int = 0
+    checkpoint_minutes: float = 10.0
     precision: str = "32"
     devices: int = 1
     nodes: int = 1
@@ -63,7 +70,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_name(self.loss, ("mse", "mae", "mse+mae", "ssim"), "loss")
+        check_name(self.loss, LOSS_NAMES, "loss")
         check_name(self.schedule, SCHEDULES, "schedule")
         check_name(self.curriculum, CURRICULA, "curriculum")
         check_name(self.precision, PRECISIONS, "precision")

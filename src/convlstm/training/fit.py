@@ -22,12 +22,14 @@ from convlstm.training.callbacks import (
     RunLogger,
     Samples,
     Terminable,
+    TimedCheckpoint,
     ValueRange,
 )
 from convlstm.training.config import PRECISIONS, TrainingConfig
 from convlstm.training.failures import in_one_sentence
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
+from convlstm.training.losses import loss_named
 from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_instance, received
@@ -86,19 +88,20 @@ def fit(
             model.save_pretrained(run.model, **(notes | values.note()))
 
     with quiet(), interruptible():
-        module = ForecastModule(model, config, optimizer=optimizer, scheduler=scheduler)
+        module = ForecastModule(
+            model, config, optimizer=optimizer, scheduler=scheduler, specification=data.specification
+        )
         built_in = [*_callbacks(config, run, data), values]
         _check_callbacks(callbacks, built_in)
         trainer = _trainer(config, run, [*built_in, *callbacks])
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
         batch = int(config.batch_size)
-        training = training_loader(data.split("train"), batch, seed=config.seed, **shares)
+        checkpoint = run.checkpoint() if resume else None
+        done = check_checkpoint(checkpoint, module, built_in, run) if checkpoint else 0
+        training = training_loader(data.split("train"), batch, seed=config.seed, steps_done=done, **shares)
         validation: DataLoader[Window | LabelledWindow] = evaluation_loader(
             data.split("validation"), batch, **shares
         )
-        checkpoint = run.checkpoint() if resume else None
-        if checkpoint:
-            check_checkpoint(checkpoint, module, built_in)
         if trainer.is_global_zero:
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
@@ -129,7 +132,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(f"a checkpoint must exist; there is no {path}: train first")
     with reading(path, "be a whole file written by convlstm train", _AGAIN):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    kinds = {"state_dict": dict, "loops": dict, "callbacks": dict, "epoch": int}
+    kinds = {"state_dict": dict, "loops": dict, "callbacks": dict, "epoch": int, "global_step": int}
     kinds |= {"optimizer_states": list, "lr_schedulers": list}
     if not isinstance(content, dict) or not all(
         isinstance(content.get(name), kind) for name, kind in kinds.items()
@@ -138,12 +141,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_checkpoint(path: Path, module: ForecastModule, callbacks: Sequence[Callback]) -> None:
+def check_checkpoint(
+    path: Path, module: ForecastModule, callbacks: Sequence[Callback], run: RunFolder
+) -> int:
     """Check that a checkpoint can be resumed by this module and the callbacks of every run.
 
+    Returns:
+        The steps that it was trained for.
+
     Raises:
-        RunError: unreadable, of another architecture, optimizer or schedule, without their states, or trained
-            for more epochs than are wanted.
+        RunError: unreadable, of another architecture, optimizer or schedule, without their states, trained
+            for more epochs than are wanted, or without the best checkpoint of its epochs.
     """
     content = read_checkpoint(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
@@ -170,9 +178,15 @@ def check_checkpoint(path: Path, module: ForecastModule, callbacks: Sequence[Cal
     with reading(path, "hold the states of optimizer and callbacks as they wrote them", _AGAIN):
         (state,) = content["optimizer_states"]
         module.new_optimizer().load_state_dict(copy.deepcopy(state))
+        complete = False  # at least one epoch
         for callback in callbacks:
             if (state := content["callbacks"].get(callback.state_key)) is not None:
                 copy.deepcopy(callback).load_state_dict(state)
+                complete |= isinstance(callback, History) and bool(state["rows"])
+    if complete and not run.best.exists():
+        raise run.without_best()
+    steps: int = content["global_step"]
+    return steps
 
 
 def check(config: TrainingConfig, data: Source) -> None:
@@ -180,10 +194,12 @@ def check(config: TrainingConfig, data: Source) -> None:
 
     Raises:
         OptionError: no GPU, fewer devices than asked for, a precision the CPU cannot do, or a batch larger
-            than what there is for each process.
-        DataError: a split without windows, or windows of another length or dtype than the source says.
+            than what there is for each process, a loss with thresholds for data without a unit.
+        DataError: a split without windows, windows of another length or dtype than the source says, or a loss
+            that does not fit their unit.
     """
     _check_machine(config)
+    loss_named(config.loss, data.specification)
     source_says = (data.past, data.steps, torch.float32)
     for split in ("train", "validation"):
         windows = check_instance(
@@ -243,6 +259,8 @@ def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Cal
     ]
     if config.ema:
         callbacks.append(EMAWeightAveraging(decay=config.ema))
+    if config.checkpoint_minutes:
+        callbacks.append(TimedCheckpoint(run.last, config.checkpoint_minutes))
     if config.patience:
         callbacks.append(EarlyStopping("val_loss", patience=config.patience, check_on_train_epoch_end=True))
     return callbacks

@@ -24,7 +24,11 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, dataset: WindowDataset, seed: int, rank: int = 0, ranks: int = 1) -> None:
         self.dataset, self.seed, self.rank, self.ranks = dataset, seed, rank, ranks
-        self.epoch = 0
+        self.epoch, self._resumed = 0, (0, 0)
+
+    def go_on(self, epoch: int, done: int) -> None:
+        """Begin with an epoch of which this process has had the first ``done`` indices."""
+        self.epoch, self._resumed = epoch, (epoch, done)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each one."""
@@ -40,15 +44,37 @@ class EpochSampler(Sampler[int]):
         else:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(size, generator=generator)
-        yield from order[self.rank : len(self) * self.ranks : self.ranks].tolist()
+        done = self._resumed[1] if self.epoch == self._resumed[0] else 0
+        yield from order[self.rank : len(self) * self.ranks : self.ranks][done:].tolist()
 
 
 def training_loader(
-    dataset: WindowDataset, batch_size: int, *, seed: int, rank: int = 0, ranks: int = 1, workers: int = 0
+    dataset: WindowDataset,
+    batch_size: int,
+    *,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    steps_done: int = 0,
 ) -> DataLoader[Window | LabelledWindow]:
-    """Batches of ``batch_size`` windows per process; a last, smaller batch is left out."""
+    """Batches of ``batch_size`` windows per process; a last, smaller batch is left out.
+
+    The first epoch is that after ``steps_done`` batches, and goes on where they ended.
+    """
     sampler = EpochSampler(dataset, seed, rank, ranks)
-    return DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, drop_last=True)
+    # A generator of its own, so that no number is drawn from that of the model.
+    loader = DataLoader(
+        dataset,
+        batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        drop_last=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    epoch, batches = divmod(steps_done, max(1, len(loader)))
+    sampler.go_on(epoch, batches * batch_size)
+    return loader
 
 
 def evaluation_loader(

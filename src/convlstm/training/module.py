@@ -12,12 +12,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from convlstm.data.base import LabelledWindow
+from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError, RunError
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.losses import LOSSES
+from convlstm.training.losses import loss_named, mse
 from convlstm.training.scheduled_sampling import Curriculum
 from convlstm.validation import check_callable, check_instance, received
 
@@ -42,12 +44,25 @@ def _check_finite(loss: Tensor, batch: LabelledWindow, batch_idx: int, split: st
         )
 
 
-def loss_weight(batch: LabelledWindow) -> Tensor | None:
-    """Weights of a batch in the loss, which expand to its future: 0 where not measured, else the window's."""
-    if batch.weight is None:
-        return batch.future_valid
-    weight = batch.weight.view(-1, *(1,) * (batch.future.ndim - 1))
-    return weight if batch.future_valid is None else weight * batch.future_valid
+def loss_weight(batch: LabelledWindow, mean: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
+    """Weights of a batch in the loss, which expand to its future; None for 1 everywhere.
+
+    Where a pixel was not measured it is 0, elsewhere the weight of the window divided by the share of
+    measured pixels, so that a mean over all pixels is one over the measured ones. Weights of windows are not
+    brought to a mean of 1, as then their mean over batches would not be that of uniform sampling.
+
+    Args:
+        batch: of windows.
+        mean: of a number over all processes, so that their mean gradient is that of one batch; None for one.
+    """
+    weight = None if batch.weight is None else batch.weight.view(-1, *(1,) * (batch.future.ndim - 1))
+    if batch.future_valid is None:
+        return weight
+    measured = batch.future_valid.mean(dtype=torch.float32)
+    if mean is not None:
+        measured = mean(measured)
+    valid = batch.future_valid / measured.clamp(min=torch.finfo(torch.float32).tiny)
+    return valid if weight is None else weight * valid
 
 
 class ForecastModule(LightningModule):
@@ -58,10 +73,12 @@ class ForecastModule(LightningModule):
         config: settings of the training.
         optimizer: called as ``optimizer(parameters, lr=learning_rate)``; Adam if None.
         scheduler: called with the optimizer; the schedule of the configuration if None.
+        specification: of the data, for losses with thresholds.
 
     Raises:
-        OptionError: no parameters, a curriculum for a forecaster without ``future`` and ``forced``, or
-            factories that make no optimizer and no schedule.
+        OptionError: no parameters, a curriculum for a forecaster without ``future`` and ``forced``, factories
+            that make no optimizer and no schedule, or a loss with thresholds without a specification.
+        DataError: a loss that does not fit the data.
     """
 
     def __init__(
@@ -71,11 +88,13 @@ class ForecastModule(LightningModule):
         *,
         optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
+        specification: Specification | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
-        self.loss = LOSSES[config.loss]
+        self.loss = loss_named(config.loss, specification)
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -116,9 +135,20 @@ class ForecastModule(LightningModule):
         """Forecast, in free running."""
         return run_forecaster(self.model, past, steps, inputs)
 
+    def on_train_start(self) -> None:
+        """Seed by step, so that a resumed run repeats the random numbers drawn inside a model."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
+
     def on_train_epoch_start(self) -> None:
-        """Seed by epoch, so that a resumed run repeats the random numbers drawn inside a model."""
-        torch.manual_seed(self.config.seed * 1_000_003 + self.current_epoch * 1009 + self.global_rank)
+        """Seed, and begin a new mean of the loss."""
+        self.on_train_start()
+        self.train_loss.reset()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Seed for the next step."""
+        self.on_train_start()
+        # Otherwise Lightning takes no step of ReduceLROnPlateau after an epoch that was resumed.
+        self.trainer.fit_loop.restarting = False
 
     def training_step(self, batch: LabelledWindow, batch_idx: int) -> Tensor:
         """The loss of one batch."""
@@ -134,9 +164,11 @@ class ForecastModule(LightningModule):
                 forced = forced.view(*sizes, *(1,) * (future.ndim - 2)) & batch.future_valid
             truth = {"future": future, "forced": forced}
         forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs, **truth)
-        loss = self.loss(forecast, future, loss_weight(batch))
+        mean = self.trainer.strategy.reduce if self.trainer.world_size > 1 else None
+        loss = self.loss(forecast, future, loss_weight(batch, mean))
         _check_finite(loss, batch, batch_idx, "training")
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(past), sync_dist=True)
+        self.train_loss.update(loss.detach())
+        self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -157,11 +189,13 @@ class ForecastModule(LightningModule):
         batch = LabelledWindow(*batch)
         past, future, weight = batch.past, batch.future, loss_weight(batch)
         forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs)
-        options: dict[str, Any] = {"on_epoch": True, "batch_size": len(past), "sync_dist": True}
+        # Each batch counts by its measured pixels.
+        size = future.numel() if batch.future_valid is None else int(batch.future_valid.sum())
+        options: dict[str, Any] = {"on_epoch": True, "batch_size": size, "sync_dist": True}
         loss = self.loss(forecast, future, weight)
         _check_finite(loss, batch, batch_idx, "validation")
         self.log("val_loss", loss, **options)
-        self.log("val_mse", LOSSES["mse"](forecast, future, weight), **options)
+        self.log("val_mse", mse(forecast, future, weight), **options)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with OneCycleLR, which warms up and decays to almost nothing (Smith 2018), or as injected.
@@ -186,11 +220,15 @@ class ForecastModule(LightningModule):
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": scheduled})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the classes of optimizer and schedule, without which their states cannot be resumed."""
+        """Store the mean loss so far, and the classes that the states of optimizer and schedule belong to."""
         checkpoint["optimizer_classes"] = self.optimizer_classes
+        sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
+        checkpoint["train_loss"] = cast(Tensor, self.all_gather(sums)).view(-1, 2).cpu()  # of every process
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the built-in schedule span the present number of epochs, which may be larger than at first."""
+        """Load the mean loss; let the built-in schedule span all epochs wanted, maybe more than before."""
+        if (sums := checkpoint.get("train_loss")) is not None and self.global_rank < len(sums):
+            self.train_loss.mean_value, self.train_loss.weight = sums[self.global_rank].clone()
         for state in checkpoint["lr_schedulers"] if self.scheduler_factory is None else ():
             for planned in ("total_steps", "_schedule_phases"):
                 state.pop(planned, None)

@@ -54,7 +54,7 @@ class RunFolder:
     metrics = _Name("metrics.csv")  #: Losses by epoch.
     logs = _Name("logs")  #: Folder of TensorBoard's event files.
     checkpoints = _Name("checkpoints")  #: Folder of the two checkpoints.
-    last = _Name("checkpoints/last.ckpt")  #: Checkpoint of the last complete epoch.
+    last = _Name("checkpoints/last.ckpt")  #: Checkpoint of the last epoch, complete or not.
     best = _Name("checkpoints/best.ckpt")  #: Checkpoint of the epoch with the lowest validation loss.
     model = _Name(RUN_MODEL)  #: Model folder with the best weights.
     scores = _Name("scores.json")  #: Scores over the test windows.
@@ -109,10 +109,10 @@ class RunFolder:
         remove_leftovers(self.model, (CONFIG, WEIGHTS))
 
     def checkpoint(self) -> Path | None:
-        """The checkpoint to go on from; None before the first epoch is complete.
+        """The checkpoint to go on from; None before the first one.
 
         ``best.ckpt`` stands in for a missing ``last.ckpt``: it is written first, so that a run that was
-        killed in between, in its first epoch, has it alone.
+        killed in between, in its first epoch, has it alone. ``last.ckpt`` alone is one of the first epoch.
 
         Raises:
             RunError: the run was trained, and a checkpoint is missing without which it would start over or
@@ -120,19 +120,26 @@ class RunFolder:
         """
         if self.best.exists():
             return self.last if self.last.exists() else self.best
-        if self.last.exists():
-            raise RunError(
-                f"a run goes on with its best weights so far; {self.best} is missing: copy it back, or copy "
-                f"{self.last} there to count its epoch as the best"
-            )
         # The first epoch's row is written before its checkpoints.
         rows = self.metrics.read_bytes().count(b"\n") - 1 if self.metrics.exists() else 0
-        if rows > 1 or self.model.exists():
+        trained = rows > 1 or self.model.exists()
+        if self.last.exists():
+            if trained:
+                raise self.without_best()
+            return self.last
+        if trained:
             raise RunError(
                 f"a run that was trained goes on from a checkpoint; {self.checkpoints} holds none: copy it "
                 f"back, or train anew (convlstm train --config {self.config} --out ANOTHER)"
             )
         return None
+
+    def without_best(self) -> RunError:
+        """The error of a run whose best checkpoint is gone."""
+        return RunError(
+            f"a run goes on with its best weights so far; {self.best} is missing: copy it back, or copy "
+            f"{self.last} there to count its epoch as the best"
+        )
 
     def write(self, path: Path, text: str) -> None:
         """Write a text file of the run, whole or not at all."""

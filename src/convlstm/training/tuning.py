@@ -14,20 +14,21 @@ from lightning.pytorch.tuner.tuning import Tuner
 from torch.utils.data import default_collate
 
 from convlstm.data.base import LabelledWindow, WindowDataset, on_device
+from convlstm.data.specification import Specification
 from convlstm.errors import OptionError
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import new_trainer
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import training_loader
-from convlstm.training.losses import LOSSES
+from convlstm.training.losses import Loss
 from convlstm.training.module import ForecastModule, loss_weight
 
 _LARGEST = 1024
 _HEADROOM = 0.8
 
 
-def largest_batch(model: Forecaster, dataset: WindowDataset, loss: str, device: torch.device) -> int:
+def largest_batch(model: Forecaster, dataset: WindowDataset, loss: Loss, device: torch.device) -> int:
     """The largest power of two that a training step can take on ``device``.
 
     What a step keeps for its backward pass grows in proportion to the batch. It is counted, for one window
@@ -37,7 +38,7 @@ def largest_batch(model: Forecaster, dataset: WindowDataset, loss: str, device: 
     Args:
         model: on any device; left as it was.
         dataset: where windows come from; its length is a limit too.
-        loss: by name.
+        loss: what is minimised.
         device: where training will run.
 
     Raises:
@@ -65,13 +66,19 @@ def largest_batch(model: Forecaster, dataset: WindowDataset, loss: str, device: 
     return size
 
 
-def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: TrainingConfig) -> float:
+def fastest_learning_rate(
+    model: Forecaster,
+    dataset: WindowDataset,
+    config: TrainingConfig,
+    specification: Specification | None = None,
+) -> float:
     """The learning rate at which the loss falls fastest, by a range test (Smith 2017, arXiv:1506.01186).
 
     Args:
         model: left as it was; a copy is trained for 60 steps with a rate rising from 1e-5 to 1e-1.
         dataset: where windows come from.
         config: batch size, loss, precision and seed of the run to come.
+        specification: of the data.
 
     Raises:
         OptionError: the loss never falls.
@@ -91,7 +98,7 @@ def fastest_learning_rate(model: Forecaster, dataset: WindowDataset, config: Tra
             default_root_dir=scratch,
         )
         finder = Tuner(trainer).lr_find(
-            ForecastModule(copy.deepcopy(model), trial),
+            ForecastModule(copy.deepcopy(model), trial, specification=specification),
             train_dataloaders=loader,
             min_lr=1e-5,
             max_lr=1e-1,
@@ -110,7 +117,7 @@ def _batch(dataset: WindowDataset, size: int) -> LabelledWindow:
     return LabelledWindow(*default_collate([dataset[index] for index in range(size)]))
 
 
-def _bytes_held(model: Forecaster, batch: LabelledWindow, loss: str, device: torch.device) -> int:
+def _bytes_held(model: Forecaster, batch: LabelledWindow, loss: Loss, device: torch.device) -> int:
     """Bytes that autograd keeps between forward and backward, each storage counted once."""
     held: dict[int, int] = {}
 
@@ -122,7 +129,7 @@ def _bytes_held(model: Forecaster, batch: LabelledWindow, loss: str, device: tor
     batch = on_device(batch, device)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         forecast = run_forecaster(model, batch.past, batch.future.shape[1], batch.inputs)
-        value = LOSSES[loss](forecast, batch.future, loss_weight(batch))
+        value = loss(forecast, batch.future, loss_weight(batch))
     torch.autograd.backward(value)
     model.zero_grad(set_to_none=True)
     return sum(held.values())

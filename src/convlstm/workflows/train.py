@@ -227,19 +227,22 @@ def _fit(run: RunFolder, parts: Parts, resume: bool) -> Forecaster:
 
 def _resolve_auto(parts: Parts) -> TrainingConfig:
     """The configuration with numbers for ``auto``."""
+    from convlstm.training.losses import loss_named
     from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
     config, model, windows = parts.config, parts.model, parts.data.split("train")
+    specification = parts.data.specification
     if config.batch_size == "auto":
         gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-        size = largest_batch(model, windows, config.loss, torch.device("cuda" if gpu else "cpu"))
+        loss = loss_named(config.loss, specification)
+        size = largest_batch(model, windows, loss, torch.device("cuda" if gpu else "cpu"))
         while size > len(windows) // (config.devices * config.nodes):
             size //= 2
         _log.info("batch_size auto: %d", size)
         config = dataclasses.replace(config, batch_size=size)
     if config.learning_rate == "auto":
         # Three digits are more than the search can tell apart.
-        rate = float(f"{fastest_learning_rate(model, windows, config):.3g}")
+        rate = float(f"{fastest_learning_rate(model, windows, config, specification):.3g}")
         _log.info("learning_rate auto: %g", rate)
         config = dataclasses.replace(config, learning_rate=rate)
     return config

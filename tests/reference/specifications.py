@@ -1,0 +1,25 @@
+"""Specifications of data for tests."""
+
+from convlstm.data.specification import Specification, described
+from convlstm.data.transforms import Logarithm, Transform
+
+
+def specified(
+    units: str = "mm/h", transform: Transform | None = None, variables: tuple[str, ...] = ("rain",)
+) -> Specification:
+    """A specification of 5-minute frames."""
+    return Specification(
+        variables=variables,
+        units=units,
+        transform=described(transform or Logarithm()),
+        dry_value=0.0,
+        step_s=300.0,
+        dated=True,
+        grid={"shape": [20, 24]},
+        missing=(),
+        data_range=100.0,
+        past=2,
+        steps=3,
+        splits={},
+        fingerprint="",
+    )

@@ -1,0 +1,122 @@
+"""Pixels that were not measured change nothing in training; weights of windows undo the sampling of crops."""
+
+import pytest
+import torch
+from specifications import specified
+
+from convlstm import EncoderForecaster
+from convlstm.data import LabelledWindow
+from convlstm.training.config import LOSS_NAMES, TrainingConfig
+from convlstm.training.losses import loss_named
+from convlstm.training.module import ForecastModule, loss_weight
+
+SHAPE = (3, 2, 1, 20, 24)
+
+
+@pytest.fixture(params=LOSS_NAMES)
+def loss(request):
+    return loss_named(request.param, specified())
+
+
+@pytest.fixture
+def frames():
+    draw = torch.Generator().manual_seed(0)
+    forecast, future = torch.rand(2, *SHAPE, generator=draw).clone()
+    valid = torch.rand(SHAPE, generator=draw) > 0.2
+    valid[0, :, :, :, 4:] = True  # windows of SSIM that are measured whole
+    valid[2, 1] = False
+    return forecast, future, valid
+
+
+def gradient(loss, forecast, batch):
+    forecast = forecast.clone().requires_grad_()
+    value = loss(forecast, batch.future, loss_weight(batch))
+    value.backward()
+    return value.detach(), forecast.grad
+
+
+def batch_of(future, valid=None, weight=None):
+    return LabelledWindow(future, future, valid, valid, weight=weight)
+
+
+@pytest.mark.parametrize("fill", [-1e30, 255.0, float("nan"), float("inf")])
+def test_what_stands_in_an_unmeasured_pixel_changes_nothing(loss, frames, fill):
+    forecast, future, valid = frames
+    first, second = (
+        gradient(loss, forecast, batch_of(torch.where(valid, future, value), valid)) for value in (0.0, fill)
+    )
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert first[1][~valid].abs().max() == 0
+    assert (first[1][valid] != 0).float().mean() > 0.5
+
+
+def test_nothing_measured_or_nothing_there_gives_no_loss(loss, frames):
+    forecast, _, valid = frames
+    value, slope = gradient(
+        loss, forecast, batch_of(torch.zeros(SHAPE), torch.zeros(SHAPE, dtype=torch.bool))
+    )
+    assert value == 0
+    assert slope.abs().max() == 0
+    dry = torch.zeros(SHAPE)
+    value, slope = gradient(loss, dry, batch_of(dry, valid))
+    assert value == pytest.approx(0, abs=1e-6)
+    assert slope.abs().max() < 1e-6
+
+
+def test_the_mean_is_over_measured_pixels(frames):
+    forecast, future, valid = frames
+    value, _ = gradient(loss_named("mse"), forecast, batch_of(future, valid))
+    assert value.item() == pytest.approx((forecast - future)[valid].square().mean().item(), rel=1e-5)
+
+
+def test_a_weight_scales_the_gradient_of_its_window(loss, frames):
+    forecast, future, valid = frames
+    weights = torch.tensor([0.5, 3.0, 1.0])
+    _, plain = gradient(loss, forecast, batch_of(future, valid))
+    _, weighted = gradient(loss, forecast, batch_of(future, valid, weights))
+    torch.testing.assert_close(weighted, plain * weights.view(3, 1, 1, 1, 1), rtol=1e-5, atol=1e-10)
+    # Also of a batch of one.
+    one = batch_of(future[:1], None, weights[:1])
+    assert loss(forecast[:1], future[:1], loss_weight(one)).item() == pytest.approx(
+        0.5 * loss(forecast[:1], future[:1], None).item(), rel=1e-5
+    )
+
+
+class Fed(EncoderForecaster):
+    """Notes the frames that its steps are fed after the past."""
+
+    def step(self, frame, carry):
+        self.fed.append(frame.detach())
+        return super().step(frame, carry)
+
+
+def test_teacher_forcing_feeds_no_pixel_that_was_not_measured(frames):
+    _, future, valid = frames
+    torch.manual_seed(0)
+    model = Fed(hidden_dim=[2])
+    module = ForecastModule(model, TrainingConfig(curriculum="teacher", batch_size=3))
+    module._trainer = _Alone()
+    module.log = lambda *args, **options: None
+
+    def fed(fill):
+        model.fed = []
+        filled = torch.where(valid, future, fill)
+        batch = LabelledWindow(future, filled, torch.ones_like(valid), valid)
+        value = module.training_step(batch, 0)
+        model.zero_grad()
+        value.backward()
+        return model.fed, {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+    (frames_fed, slopes), (others_fed, other_slopes) = fed(0.0), fed(1e9)
+    assert len(frames_fed) == SHAPE[1]
+    seen = frames_fed[1]  # where the first frame of the future was measured it is fed, elsewhere the forecast
+    assert torch.equal(seen[valid[:, 0]], future[:, 0][valid[:, 0]])
+    assert all(torch.equal(a, b) for a, b in zip(frames_fed, others_fed, strict=True))
+    assert all(torch.equal(slopes[name], other_slopes[name]) for name in slopes)
+
+
+class _Alone:
+    """The trainer of one process at its first step."""
+
+    world_size, global_step, global_rank = 1, 0, 0
