@@ -198,8 +198,8 @@ def test_the_public_names():
     """Whoever adds or removes one does it on purpose, here too."""
     cells = {"Cell", "ConvGRUCell", "ConvLSTMCell", "ConvRNNCell", "SAConvLSTMCell"}
     models = {"AutoregressiveForecaster", "ConvGRU", "ConvLSTM", "EncoderForecaster", "Forecaster"}
-    running = {"MovingObjects", "TrainingConfig", "demo", "evaluate", "forecast", "report", "train"}
-    assert set(convlstm.__all__) == cells | models | running | {"ConvLSTMError", "__version__"}
+    running = {"MovingObjects", "TrainingConfig", "demo", "describe", "evaluate", "forecast", "report"}
+    assert set(convlstm.__all__) == cells | models | running | {"train", "ConvLSTMError", "__version__"}
     for name in convlstm.__all__:
         assert getattr(convlstm, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

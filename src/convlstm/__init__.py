@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from convlstm.models import Forecaster as Forecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
     from convlstm.workflows.demo import demo as demo
+    from convlstm.workflows.describe import describe as describe
     from convlstm.workflows.evaluate import evaluate as evaluate
     from convlstm.workflows.forecast import forecast as forecast
     from convlstm.workflows.report import report as report
@@ -44,6 +45,7 @@ _HOME = {
     "SAConvLSTMCell": "convlstm.cells",
     "TrainingConfig": "convlstm.training.config",
     "demo": "convlstm.workflows.demo",
+    "describe": "convlstm.workflows.describe",
     "evaluate": "convlstm.workflows.evaluate",
     "forecast": "convlstm.workflows.forecast",
     "report": "convlstm.workflows.report",
@@ -66,6 +68,7 @@ __all__ = [
     "TrainingConfig",
     "__version__",
     "demo",
+    "describe",
     "evaluate",
     "forecast",
     "report",

@@ -4,12 +4,29 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from json import dumps
 from typing import Any
 
 import convlstm
 from convlstm.data.base import Window
 from convlstm.training.run_folder import RunFolder, run_of
 from convlstm.verification.results import Verification
+
+
+def describe(*, json: bool = False, **options: Any) -> None:
+    """Describe files, and print a table, or JSON, and the command that follows."""
+    from rich.console import Console
+
+    from convlstm.cli.description import command_lines, table
+
+    found = convlstm.describe(**options)
+    if json:
+        print(dumps(found.to_dict()))
+        return
+    console = Console()
+    console.print(table(found, ascii_only=console.options.ascii_only))
+    if found.train:
+        print(f"next:\n{command_lines(found.train, console.width)}")
 
 
 def train(**options: Any) -> None:

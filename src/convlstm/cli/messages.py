@@ -23,6 +23,7 @@ class HelpFormatter(DefaultHelpFormatter):
         """Add an option."""
         if action.metavar == "CONFIG":
             action.metavar, action.help = "CLASS", "dotted path of the class; its options follow"
+        action.option_strings = [name for name in action.option_strings if name[-1] != "+"]
         if not action.option_strings or not action.option_strings[0].endswith(".help"):
             super().add_argument(action)
 

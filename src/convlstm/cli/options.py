@@ -4,21 +4,23 @@ What a file holds and what is typed become classes with arguments by `convlstm.w
 file reaches jsonargparse, which is given the classes alone, once they are allowed.
 """
 
+import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, set_parsing_settings
 from jsonargparse.typing import register_type
 
+from convlstm.cli import commands
 from convlstm.cli.messages import HelpFormatter, sentence
 from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
@@ -65,11 +67,18 @@ class Command:
     def __init__(self, name: str) -> None:
         self.name, self.workflow = name, getattr(import_module(f"convlstm.workflows.{name}"), name)
         self.hint, hints = f"see convlstm {name} --help", get_type_hints(self.workflow)
-        self.parameters = {n: p for n, p in signature(self.workflow).parameters.items() if n != "watch"}
+        own = getattr(commands, name)  # whose options say how to print
+        hints |= get_type_hints(own)
+        known = {**signature(self.workflow).parameters, **signature(own).parameters}
+        self.parameters = {n: p for n, p in known.items() if n != "watch" and p.kind is not p.VAR_KEYWORD}
         self.types = {n: _type(n, hints[n]) for n in self.parameters}
         self.arguments = [
             n for n, p in self.parameters.items() if p.kind is not p.KEYWORD_ONLY and n != "out"
         ]
+        several = [n for n in self.arguments if any(get_origin(k) is Sequence for k in get_args(hints[n]))]
+        #: The argument that takes all words that are left, such as several paths.
+        self.several = several[-1] if several else None
+        self.types |= dict.fromkeys(several, list[str])
         #: The parts that have a class by default, and every option that a configuration may hold.
         self.parts = [n for n in DEFAULTS if self.types.get(n) not in (None, Path)]
         self.settings = (*FIELDS, *PARTS) if "config" in self.types else tuple(self.parts)
@@ -123,6 +132,8 @@ class Command:
             follows = rest and (rest[0] in ("true", "false") if name in switches else rest[0][:2] != "--")
             default = "true" if name in switches else None
             options.append((name, value if equals else rest.pop(0) if follows else default))
+        if self.several and arguments:
+            arguments = [json.dumps(arguments)]
         if extra := arguments[len(self.arguments) :]:
             usage = " ".join(map(str.upper, self.arguments)) or "options only"
             raise OptionError(
@@ -211,7 +222,7 @@ class Command:
             elif name in chosen:
                 parser.add_class_arguments(chosen[name], name, fail_untyped=False)
             elif page and name in self.arguments:
-                parser.add_argument(name.upper(), type=kind, help=texts.get(name))
+                parser.add_argument(name.upper(), type=str, help=texts.get(name))
             else:
                 given = {} if default in (Parameter.empty, ()) else {"default": default}
                 parser.add_argument(f"--{name}", type=kind, help=texts.get(name), **given)
@@ -227,6 +238,8 @@ def _type(name: str, hint: Any) -> Any:
         return Path
     if name in ("optimizer", "scheduler"):
         return Callable[[Any], kind_of(name)]
+    if name != "trust" and any(get_origin(kind) is Sequence for kind in get_args(hint)):
+        return hint
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     return kind_of(name) if name in DEFAULTS else list if name == "callbacks" else (kinds or [hint])[0]
 

@@ -152,22 +152,26 @@ def _part(dataset: "xr.Dataset", names: tuple[str, ...] | None, path: Path, inde
     return _Part(path, index, chosen, times, arrays, tuple(channels), attributes, dataset)
 
 
+def main_variables(dataset: "xr.Dataset") -> tuple[str, ...]:
+    """The variables that change with time and accompany no other, as flags of quality do; or ``frames``."""
+    found = [str(name) for name in dataset.data_vars]
+    variables = dataset.data_vars.values()
+    ancillary = {name for v in variables for name in v.attrs.get("ancillary_variables", "").split()}
+    moving = [name for name in found if "time" in dataset[name].dims and name not in ancillary] or found
+    return ("frames",) if "frames" in moving else tuple(moving)
+
+
 def _chosen(dataset: "xr.Dataset", names: tuple[str, ...] | None, path: Path) -> tuple[str, ...]:
     """The variables asked for; without a choice the only one that changes with time, or ``frames``."""
     found = [str(name) for name in dataset.data_vars]
     if names is None:
-        variables = dataset.data_vars.values()
-        ancillary = {name for v in variables for name in v.attrs.get("ancillary_variables", "").split()}
-        moving = [name for name in found if "time" in dataset[name].dims and name not in ancillary]
-        moving = moving or found
-        if "frames" in moving:
-            return ("frames",)
-        if len(moving) > 1:
+        candidates = main_variables(dataset)
+        if len(candidates) > 1:
             raise DataError(
-                f"one variable must be chosen where there are several; {path} holds {', '.join(moving)}: "
+                f"one variable must be chosen where there are several; {path} holds {', '.join(candidates)}: "
                 "name one, or several that become channels, with --data.variable"
             )
-        return (moving[0],)
+        return candidates
     for name in names:
         if name in dataset.attrs.get("refused", {}):
             raise DataError(dataset.attrs["refused"][name])

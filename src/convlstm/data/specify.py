@@ -69,7 +69,7 @@ def specify(
         )
     low, high = float(values[valid].min()), float(values[valid].max())
     dry = frames.attrs.get("dry_value")
-    rain = _is_rain(frames, units)
+    rain = is_rain(frames, units)
     if rain and low < 0:
         raise DataError(
             f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"
@@ -195,7 +195,7 @@ def _transform(
     return Linear(mean.tolist(), np.where(deviation > 0, deviation, 1).tolist())
 
 
-def _is_rain(frames: "xr.DataArray", units: str) -> bool:
+def is_rain(frames: "xr.DataArray", units: str) -> bool:
     """True for rain rates and amounts."""
     words = " ".join(str(frames.attrs.get(name, "")) for name in ("standard_name", "long_name")).lower()
     words += " ".join(variables(frames)).lower()
