@@ -106,7 +106,8 @@ def test_arguments_of_another_kind_are_refused_before_anything_is_written(run, t
     monkeypatch.chdir(tmp_path)
     past = np.zeros((3, 1, 16, 16))
     for call, sentence in {
-        partial(convlstm.train, data="radar.npy"): "data must be a Source",
+        partial(convlstm.train, data="radar.npy"): "none match 'radar.npy'",
+        partial(convlstm.train, data="radar"): "data must be a Source",
         partial(convlstm.train, data=MovingObjects): "data must be a Source",
         partial(convlstm.train, model=run): "model must be a Forecaster",
         partial(convlstm.train, config={"epochs": 1}): "config must be a TrainingConfig",
@@ -115,7 +116,7 @@ def test_arguments_of_another_kind_are_refused_before_anything_is_written(run, t
         partial(convlstm.train, out=3): "--out must be a path; received 3",
         partial(convlstm.train, resume=None, out=""): "received an empty one",
         partial(convlstm.evaluate, None): "MODEL must be a path; received None",
-        partial(convlstm.evaluate, run, data=str(run)): "data must be a Source",
+        partial(convlstm.evaluate, run, data=str(tmp_path)): "none match",
         partial(convlstm.evaluate, run, batch_size="4"): "batch_size must be an integer",
         partial(convlstm.forecast, run, past, steps=1.5): "steps must be an integer",
         partial(convlstm.forecast, run, None, steps=1): "frames must be",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -28,6 +29,7 @@ from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, import_path, run_of
 from convlstm.validation import check_path
 from convlstm.workflows.configuration import Settings, argument_types, configuration, is_path, read_yaml
+from convlstm.workflows.frames import archive_of, is_frames
 from convlstm.workflows.parts import (
     DEFAULTS,
     FIELDS,
@@ -92,8 +94,9 @@ class Command:
         filed = {} if helps else self.filed(arguments, options)
         resolved = resolve({n: DEFAULTS[n] for n in self.parts}, import_named) | filed
         for n in typed.keys() & {*self.parts}:
-            kind = import_named(typed[n] or "", kind_of(n), option=f"--{n}", functions=False)
-            resolved = merged(resolved, {n: partial(kind)})
+            made = archive_of(typed[n]) if n == "data" else None
+            made = made or partial(import_named(typed[n] or "", kind_of(n), option=f"--{n}", functions=False))
+            resolved = merged(resolved, {n: made})
         chosen = {n: resolved[n].func for n in self.parts}
         parser = self.parser(chosen, bool(helps))
         if helps:
@@ -132,6 +135,10 @@ class Command:
             follows = rest and (rest[0] in ("true", "false") if name in switches else rest[0][:2] != "--")
             default = "true" if name in switches else None
             options.append((name, value if equals else rest.pop(0) if follows else default))
+            if name == "data" and len(arguments) == len(self.arguments):  # a pattern that the shell expanded
+                more = list(takewhile(lambda word: word[:2] != "--" and is_frames(word), rest))
+                rest = rest[len(more) :]
+                options[-1] = (name, json.dumps([options[-1][1], *more]) if more else options[-1][1])
         if self.several and arguments:
             arguments = [json.dumps(arguments)]
         if extra := arguments[len(self.arguments) :]:

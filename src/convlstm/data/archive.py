@@ -1,5 +1,6 @@
 """Windows of labelled frames: radar, weather, sea surface or video, from files or from memory."""
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -74,7 +75,7 @@ class Archive(Source):
 
     def __init__(
         self,
-        path: Any,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any,
         variable: str | Sequence[str] | None = None,
         *,
         reader: str | None = None,

@@ -139,6 +139,11 @@ def _fractions(
     count = len(times)
     share = max(round(0.15 * count), length)
     ends = [count - 2 * (share + guard), count - share - guard, count]
+    if ends[0] < length:
+        raise DataError(
+            f"{count} frames are too few for windows of {length}, past + steps, in three splits: lower "
+            "--data.past or --data.steps, or give periods by --data.split"
+        )
     if whole_events:
         # Every stretch goes to the split in which its middle lies.
         borders = np.array([0, *(gap.after + 1 for gap in gaps(times)), count])

@@ -5,6 +5,7 @@ format of jsonargparse.
 """
 
 import dataclasses
+import glob
 import inspect
 import os
 import re
@@ -24,6 +25,8 @@ from convlstm.training.config import TrainingConfig
 
 #: Options by name, as a file holds them.
 Settings = dict[str, Any]
+#: Stands in a configuration for an array, which is given again to go on with its run.
+IN_MEMORY = "(an array in memory)"
 
 # YAML 1.1 takes 1e-4 for text; people, JSON and jsonargparse take it for a number.
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
@@ -132,18 +135,27 @@ def plain_settings(parts: Parts) -> Settings:
 def described(thing: Source | Forecaster) -> dict[str, Any]:
     """A part of a run as a configuration holds it; paths of data are absolute, so that it holds anywhere.
 
+    An array in memory is `IN_MEMORY`, whatever its values.
+
     Raises:
         RunError: an argument that does not fit into a file.
     """
     kind, arguments = type(thing), {}
     types, parameters = argument_types(kind), inspect.signature(kind).parameters
     for name, value in thing.hyperparameters.items():
+        if isinstance(thing, Source) and is_array(value):
+            value = IN_MEMORY
         plain = _plain(value, text=takes_class(types.get(name)))
         default = parameters[name].default if name in parameters else None
         is_default = value is default or plain == default
         path = is_path(types.get(name))
         arguments[name] = plain if is_default else _absolute(plain, text_is_path=path)
     return {"class_path": path_of(kind), "init_args": arguments}
+
+
+def is_array(value: Any) -> bool:
+    """True for frames in memory, of numpy, torch or xarray."""
+    return hasattr(value, "dims") or hasattr(value, "__array__")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,13 +187,17 @@ def _described_callback(callback: Any) -> Any:
 def _absolute(value: Any, *, text_is_path: bool) -> Any:
     """Text that names something that exists as an absolute path; lists are walked, the rest stays.
 
-    Text is taken for a path if the argument's type is one, or if it has a separator or a file extension.
+    Text is taken for a path if the argument's type is one, or if it has a separator or a file extension; a
+    pattern only by its type.
     """
     if isinstance(value, list):
         return [_absolute(item, text_is_path=text_is_path) for item in value]
     if isinstance(value, str) and (text_is_path or os.sep in value or Path(value).suffix):
         with suppress(ValueError):  # a null character
-            return os.path.abspath(value) if os.path.exists(value) else value
+            if os.path.exists(value):
+                return os.path.abspath(value)
+            if text_is_path and glob.has_magic(value):
+                return os.path.join(glob.escape(os.getcwd()), value)
     return value
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from convlstm.validation import check_callable, check_instance, check_path, chec
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import cases_file, scores_files, verify
 from convlstm.workflows.configuration import described
+from convlstm.workflows.frames import as_source
 from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
 
 #: Wraps the batches of an evaluation of so many cases, to show its progress.
@@ -31,7 +33,7 @@ Watch = Callable[[Iterable[Window], int], Iterable[Window]]
 def evaluate(
     model: Forecaster | str | os.PathLike[str],
     *,
-    data: Source | None = None,
+    data: Source | Any = None,
     data_range: float | None = None,
     batch_size: int = 16,
     out: str | os.PathLike[str] | None = None,
@@ -45,8 +47,8 @@ def evaluate(
     Args:
         model: a run folder or a model folder; in Python also a forecaster, whose scores are written only if
             `out` is given.
-        data: whose test split is forecast; that of the run itself unless given. An option of it alone, such
-            as --data.test_size, changes that option of the run's data.
+        data: whose test split is forecast, a source or frames as for `train`; that of the run itself unless
+            given. An option of it alone, such as --data.test_size, changes that option of the run's data.
         data_range: largest minus smallest value that the data can take; what the data say unless given.
             Without it there is no PSNR and no SSIM.
         batch_size: windows forecast at once.
@@ -59,6 +61,7 @@ def evaluate(
     Returns:
         The `Verification`.
     """
+    data = as_source(data)
     check_parts(data, model if isinstance(model, Forecaster) else None)
     check_positive(batch_size, "batch_size")
     trust = packages(trust)
@@ -73,7 +76,7 @@ def evaluate(
         raise OptionError(f"a model needs data to be evaluated on; {place or 'it'} is no run: add --data")
     other = data is not None and run is not None and not _is_own(data, run, trust)
     folder = _folder(run, place, out, other=other)
-    source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data  # type: ignore[assignment]
+    source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data
     check_parts(source, forecaster)
     data_range = source.data_range if data_range is None else data_range
     changes = Changes()

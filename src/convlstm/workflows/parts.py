@@ -6,7 +6,6 @@ becomes a `functools.partial` of its class. `merged` puts other arguments in pla
 
 import dataclasses
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,6 +28,7 @@ from convlstm.training.run_folder import RunFolder, run_of
 from convlstm.trust import Trust, is_dotted, packages
 from convlstm.validation import check_instance, check_positive
 from convlstm.workflows.configuration import (
+    IN_MEMORY,
     Parts,
     Settings,
     UnknownCallback,
@@ -37,6 +37,7 @@ from convlstm.workflows.configuration import (
     read_settings,
     takes_class,
 )
+from convlstm.workflows.frames import archive_of
 
 #: Classes that a run is made of unless it names others.
 DEFAULTS = {"data": "convlstm.MovingObjects", "model": "convlstm.EncoderForecaster"}
@@ -48,7 +49,6 @@ FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
 Find = Callable[..., Any]
 
 _KINDS = (nn.Module, Source)  # of the classes that arguments may be
-_FRAMES = (".npy", ".npz", ".gif", ".png", ".jpg", ".tif", ".tiff", ".mp4", ".nc", ".h5", ".hdf5", ".zarr")
 _HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
 
 
@@ -177,7 +177,8 @@ def check_parts(data: Source | None, model: Forecaster | None) -> None:
             frames of another number of channels than the model was built for.
     """
     if data is not None:
-        check_instance(data, Source, "data", "pass an object of a class of data, such as MovingObjects()")
+        remedy = "pass an object of a class of data, such as MovingObjects(), the path of frames or an array"
+        check_instance(data, Source, "data", remedy)
         for name in ("past", "steps", "channels"):
             check_positive(getattr(data, name, None), f"{name} of {type(data).__name__}")
     if model is not None:
@@ -209,13 +210,8 @@ def import_named(path: Any, kind: Any = object, *, functions: bool = True, optio
     """
     path, wanted = str(path), kind.__name__ if kind in (Source, Forecaster) else "class"
     rule = f"{option or 'a class in the configuration'} must be the dotted path of a {wanted}"
+    rule += " or the path of frames" if kind is Source else ""
     module, _, name = path.rpartition(".")
-    if os.path.exists(path) or path.lower().endswith(_FRAMES):
-        raise OptionError(
-            f"{rule}; received {path!r}, which is a file of frames: write a class that reads it "
-            f"(docs/guide.md, Your own frames) and give {option} my_module.MyClass {option}.path {path}; "
-            f"images of objects that move are given by {option}.images"
-        )
     if not is_dotted(path):
         raise OptionError(f"{rule}; received {path[:100]!r}: write module.Name")
     if not module:
@@ -288,6 +284,8 @@ def _part(name: str, section: Any, find: Find) -> Any:
         raise OptionError(
             f"{name} in the configuration must hold a class_path; it is empty: leave it out for the default"
         )
+    if name == "data" and (archive := archive_of(section)):
+        return archive
     spec = {"class_path": section} if isinstance(section, str) else section
     if name in DEFAULTS and isinstance(spec, Mapping):
         spec = {"class_path": DEFAULTS[name], **spec}
@@ -359,6 +357,11 @@ def _complete(name: str, made: partial[Any]) -> partial[Any]:
 
 def _built(name: str, made: partial[Any]) -> Any:
     """An object from its class and arguments; what the constructor raises in one sentence."""
+    if IN_MEMORY in made.keywords.values():
+        raise RunError(
+            "a run on an array in memory needs the same array again; received none: go on by "
+            "convlstm.train(resume=..., data=...), evaluate by convlstm.evaluate(..., data=...)"
+        )
     try:
         return _complete(name, made)()
     except ConvLSTMError:

@@ -39,7 +39,8 @@ from convlstm.workflows.configuration import (
     plain_settings,
     read_settings,
 )
-from convlstm.workflows.parts import check_parts, load
+from convlstm.workflows.frames import as_source
+from convlstm.workflows.parts import PARTS, build, check_parts, of_run, unbuilt
 
 # Set for the processes that Lightning starts for further devices: the run folder.
 _RUN = "CONVLSTM_RUN"
@@ -77,7 +78,7 @@ class TrainedRun(os.PathLike[str]):
 @import_path()
 def train(
     *,
-    data: Source | None = None,
+    data: Source | Any = None,
     model: Forecaster | None = None,
     config: TrainingConfig | None = None,
     optimizer: Callable[..., Any] | None = None,
@@ -93,7 +94,9 @@ def train(
     and --resume goes on from the last whole epoch.
 
     Args:
-        data: where frames come from; `MovingObjects` unless given.
+        data: a source, or frames of your own, which `convlstm.data.Archive` makes windows of: a file, a
+            folder, a pattern or several of these, in Python also an array (T, H, W) or (T, C, H, W) or a
+            `xarray.DataArray`; `MovingObjects` unless given.
         model: what is trained; `EncoderForecaster` unless given.
         config: settings of the training.
         optimizer: class of the optimizer, or a function, called with the parameters and lr; Adam unless
@@ -116,6 +119,7 @@ def train(
     """
     from convlstm.training.processes import is_worker_rank
 
+    data = as_source(data)
     check_parts(data, model)
     check_instance(config, (TrainingConfig, NoneType), "config", "pass a TrainingConfig(...)")
     check_instance(callbacks, (list, tuple), "callbacks", "pass a list of callbacks")
@@ -172,10 +176,10 @@ def _resumed(run: RunFolder, given: Settings, trust: Sequence[str], worker: bool
     """Parts of a run to go on with; what is given must be as in its configuration, but for the epochs."""
     if not worker:
         run.reopen()
-    own = Parts(**load(run, trust))
+    resolved = of_run(run, trust)
     # Objects that a script gives may have weights of their own, which a run without a checkpoint starts from.
-    parts = dataclasses.replace(own, **given)
-    asked, stored = plain_settings(parts), plain_settings(own)
+    parts = Parts(**build(resolved, {*PARTS, "config"} - given.keys()) | given)
+    asked, stored = plain_settings(parts), plain_settings(unbuilt(resolved))
     if other := [name for name in asked if name != "epochs" and asked[name] != stored.get(name)]:
         raise OptionError(
             "--resume takes every option but --epochs from the run itself; received another "
