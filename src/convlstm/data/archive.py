@@ -20,7 +20,7 @@ from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import open_frames
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
 from convlstm.data.specification import Specification
-from convlstm.data.specify import TRANSFORMS, check_fits, specify, variables
+from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, variables
 from convlstm.data.units import ZR, conversion, unit_named
 from convlstm.data.windows import split_frames, time_step, window_frames
 from convlstm.errors import DataError, OptionError, check_name
@@ -158,7 +158,9 @@ class Archive(Source):
         found, relation = self.frames.attrs.get("units", ""), specification.relation() or self.relation
         convert = conversion(found, specification.units, step_s=self.step_s, zr=relation)
         other.units, other.store = specification.units, FrameStore(self.frames, convert)
-        other.__dict__["specification"] = replace(specification, past=self.past, steps=self.steps)
+        other.__dict__["specification"] = replace(
+            specification, past=self.past, steps=self.steps, grid=grid_of(self.frames)
+        )
         return other
 
     def split(self, name: Split, *, crop: bool = False) -> WindowDataset:

@@ -36,7 +36,8 @@ class Specification:
         dry_value: value that stands for measured and dry, in the unit; None if there is none.
         step_s: seconds between frames.
         dated: True if frames have dates, False if times count from the first frame.
-        grid: ``spacing`` [rows, columns], ``units`` and ``crs`` where known, ``shape`` [H, W].
+        grid: ``spacing`` [rows, columns], ``units`` and ``crs`` where known, ``shape`` [H, W], and on a
+            geographic grid ``latitude`` [first row, last row].
         missing: codes that were taken for not measured.
         data_range: largest minus smallest value of the data, for PSNR and SSIM.
         past: K, frames of the past of a window.

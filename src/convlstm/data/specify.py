@@ -131,6 +131,8 @@ def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
     ):
         grid["spacing"] = [float(abs(axis[-1] - axis[0])) / (axis.size - 1) for axis in axes]
         grid["units"] = str(axes[0].attrs["units"])
+        if grid["units"].lower().replace("_", "").startswith(("degreen", "degreesn")):
+            grid["latitude"] = [float(axes[0][0]), float(axes[0][-1])]
     if "crs" in frames.coords:
         grid["crs"] = {name: _plain(value) for name, value in frames.coords["crs"].attrs.items()}
     return grid

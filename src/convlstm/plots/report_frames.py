@@ -24,7 +24,7 @@ from convlstm.pictures.frames import divide, enlarge, resize
 from convlstm.plots.curves import display_name
 from convlstm.plots.run_record import RunRecord
 from convlstm.scores.digits import in_text, short
-from convlstm.verification.verify import Case
+from convlstm.verification.cases import Case
 
 _MARGIN = 2
 

@@ -8,8 +8,9 @@ from typing import Any
 from convlstm.errors import RunError, reading
 from convlstm.model_folder import weights_digest
 from convlstm.training.run_folder import RunFolder, read_metrics
+from convlstm.verification.cases import Case, read_cases
 from convlstm.verification.results import Verification
-from convlstm.verification.verify import Case, read_cases, read_scores
+from convlstm.verification.verify import read_scores
 
 
 @dataclass(frozen=True, kw_only=True)

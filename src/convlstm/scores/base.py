@@ -37,6 +37,8 @@ class Score(ABC):
         higher_is_better: None if neither direction is and ``unit`` names a target.
         count: N, the number of terms.
         terms_key: scores with the same key have the same terms, which are then summed once; ``name`` if None.
+        pooled: true for a ratio of sums, whose overall value, of the sums over all lead times, is not the
+            mean of its values by lead time.
         samples_of: what `samples` counts: ``pixels`` or ``frames``.
     """
 
@@ -47,6 +49,7 @@ class Score(ABC):
     higher_is_better: bool | None
     count: int = 1
     terms_key: str | None = None
+    pooled: bool = False
     samples_of: str = "pixels"
 
     @abstractmethod
@@ -104,11 +107,32 @@ class Score(ABC):
             DataError: a value is not finite, or too large for the score to be.
         """
         check_instance(state, ScoreState, "state", "start with init(steps)")
+        terms_NBL = self.checked_terms(
+            forecast, truth, weight, steps=state.sums.shape[1], first=int(state.cases)
+        )
+        return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
+
+    def checked_terms(
+        self, forecast: Tensor, truth: Tensor, weight: Tensor | None = None, *, steps: int, first: int = 0
+    ) -> Tensor:
+        """Terms of every frame, (N, B, L), float64, on the CPU.
+
+        Args:
+            forecast: as of `update`.
+            truth: as of `update`.
+            weight: as of `update`.
+            steps: L.
+            first: number of the first case, for errors.
+
+        Raises:
+            ShapeError: as `update`.
+            DataError: as `update`.
+        """
         check_tensor(forecast, "forecast")
         check_tensor(truth, "truth")
-        if forecast.shape != truth.shape or forecast.ndim != 5 or forecast.shape[1] != state.sums.shape[1]:
+        if forecast.shape != truth.shape or forecast.ndim != 5 or forecast.shape[1] != steps:
             raise ShapeError(
-                f"forecast and truth must both be (B, {state.sums.shape[1]}, C, H, W); received "
+                f"forecast and truth must both be (B, {steps}, C, H, W); received "
                 f"{tuple(forecast.shape)} and {tuple(truth.shape)}: forecast every true frame"
             )
         dtype = torch.promote_types(torch.promote_types(forecast.dtype, truth.dtype), torch.float32)
@@ -119,10 +143,10 @@ class Score(ABC):
         if not finite_BL.all():
             case, lead = (~finite_BL).nonzero()[0].tolist()
             raise DataError(
-                f"forecast and truth must be finite; {self.name} of case {int(state.cases) + case} at lead "
+                f"forecast and truth must be finite; {self.name} of case {first + case} at lead "
                 f"{lead + 1} is not: look for NaN, infinity or very large values there"
             )
-        return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
+        return terms_NBL
 
     def merge(self, a: ScoreState, b: ScoreState) -> ScoreState:
         """State of the cases of both."""

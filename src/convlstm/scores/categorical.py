@@ -20,6 +20,7 @@ class CategoricalScore(Score):
     """
 
     count = 4
+    pooled = True
     stem: str
     words: str
     ratio: str

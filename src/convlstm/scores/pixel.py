@@ -9,39 +9,70 @@ from convlstm.scores.base import FrameScore, MeanScore, Score, measured
 _MAX_DB = 100.0
 
 
-class MSE(MeanScore):
-    """Mean squared error per pixel: ``mean over frames and pixels of (forecast - truth)^2``."""
+class _PixelScore(MeanScore):
+    """Mean over pixels.
+
+    Args:
+        unit: of the data.
+    """
+
+    unit = "per pixel"
+
+    def __init__(self, unit: str = "") -> None:
+        self.unit = unit or "per pixel"
+
+
+class MSE(_PixelScore):
+    """Mean squared error per pixel: ``mean over frames and pixels of (forecast - truth)^2``.
+
+    Args:
+        unit: of the data.
+    """
 
     name = "mse"
     title = "MSE"
-    unit = "per pixel"
     formula = "mean over frames, channels and pixels of (forecast - truth)²"
     higher_is_better = False
+
+    def __init__(self, unit: str = "") -> None:
+        super().__init__(f"({unit})²" if unit else "")
 
     def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
         """Squared error."""
         return (forecast - truth).square()
 
 
-class RMSE(MSE):
-    """Root of the mean squared error, in the unit of the data."""
+class RMSE(_PixelScore):
+    """Root of the mean squared error, in the unit of the data.
+
+    Args:
+        unit: of the data.
+    """
 
     name = "rmse"
     title = "RMSE"
     formula = "√MSE"
+    higher_is_better = False
     terms_key = "mse"
+
+    def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
+        """Squared error."""
+        return (forecast - truth).square()
 
     def value(self, sums: Tensor) -> Tensor:
         """Root of the mean."""
         return (sums[0] / sums[1]).sqrt()
 
 
-class MAE(MeanScore):
-    """Mean absolute error per pixel: ``mean over frames and pixels of |forecast - truth|``."""
+class MAE(_PixelScore):
+    """Mean absolute error per pixel: ``mean over frames and pixels of |forecast - truth|``.
+
+    Args:
+        unit: of the data.
+    """
 
     name = "mae"
     title = "MAE"
-    unit = "per pixel"
     formula = "mean over frames, channels and pixels of |forecast - truth|"
     higher_is_better = False
 
@@ -50,14 +81,21 @@ class MAE(MeanScore):
         return (forecast - truth).abs()
 
 
-class Bias(MeanScore):
-    """Mean error per pixel: ``mean over frames and pixels of forecast - truth``; 0 is unbiased."""
+class Bias(_PixelScore):
+    """Mean error per pixel: ``mean over frames and pixels of forecast - truth``; 0 is unbiased.
+
+    Args:
+        unit: of the data.
+    """
 
     name = "bias"
     title = "Bias"
-    unit = "per pixel, 0 is unbiased"
     formula = "mean over frames, channels and pixels of forecast - truth"
     higher_is_better = None
+
+    def __init__(self, unit: str = "") -> None:
+        super().__init__(unit)
+        self.unit += ", 0 is unbiased"
 
     def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
         """Signed error."""

@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.scores.base import Score, measured
@@ -29,6 +28,7 @@ class FSS(Score):
     unit = "at most 1"
     higher_is_better = True
     count = 3
+    pooled = True
 
     def __init__(self, threshold: float, window: int, unit: str = "") -> None:
         self.threshold = check_number(threshold, "threshold")
@@ -51,9 +51,17 @@ class FSS(Score):
         return torch.where(sums[1] > 0, 1 - sums[0] / sums[1], torch.nan)
 
     def _fraction(self, events_BLCHW: Tensor) -> Tensor:
-        flat = events_BLCHW.flatten(0, 2).unsqueeze(1)
-        means = F.avg_pool2d(flat, self.window, stride=1, padding=self.window // 2)
-        return means.view(events_BLCHW.shape)
+        return self._along(self._along(events_BLCHW, -1), -2) / self.window**2
+
+    def _along(self, x: Tensor, axis: int) -> Tensor:
+        """Sums over the window along one axis, from cumulative sums: exact, as these are whole numbers."""
+        half, length = self.window // 2, x.shape[axis]
+        if half == 0:
+            return x
+        places = torch.arange(length, device=x.device)
+        total = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.cumsum(axis)], axis)
+        last, first = (places + half + 1).clamp(max=length), (places - half).clamp(min=0)
+        return total.index_select(axis, last) - total.index_select(axis, first)
 
 
 class VarianceRatio(Score):

@@ -56,4 +56,5 @@ def field_scores(
     windows = [window for window in _WINDOWS if window <= least]
     spatial = [FSS(threshold, window, unit) for threshold in thresholds for window in windows]
     scale = (VarianceRatio(), SmallScalePower())
-    return (MSE(), RMSE(), MAE(), Bias(), Correlation(), *categorical, *spatial, *scale)
+    pixel = (MSE(unit), RMSE(unit), MAE(unit), Bias(unit), Correlation())
+    return (*pixel, *categorical, *spatial, *scale)

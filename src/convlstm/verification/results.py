@@ -66,6 +66,7 @@ class Verification:
         forecasters: the model, then the baselines.
         scores: tables by the name of the score; ``mse`` is always present.
         weights: digest of the weights that were scored, see `model_folder.weights_digest`; None if unknown.
+        unit: of the values.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Verification:
     forecasters: tuple[str, ...]
     scores: Mapping[str, ScoreTable]
     weights: str | None = None
+    unit: str = ""
 
     @property
     def best_baseline(self) -> str | None:

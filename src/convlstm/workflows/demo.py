@@ -14,8 +14,8 @@ from convlstm.models import EncoderForecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, check_free
 from convlstm.validation import check_path
+from convlstm.verification.cases import read_cases
 from convlstm.verification.results import Verification
-from convlstm.verification.verify import read_cases
 from convlstm.workflows.evaluate import evaluate
 from convlstm.workflows.forecast import forecast
 from convlstm.workflows.report import Report, report

@@ -2,25 +2,37 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convlstm.atomic_write import Changes, check_writable, write_together
+from convlstm.data.archive import Archive
 from convlstm.data.base import Source, Window, WindowDataset
+from convlstm.data.specification import THRESHOLDS, Specification
 from convlstm.errors import OptionError, RunError
 from convlstm.functional.ssim import check_data_range
 from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
+from convlstm.scores.standard import field_scores
 from convlstm.training.loaders import evaluation_loader
 from convlstm.training.run_folder import RunFolder, check_free, import_path, run_of
 from convlstm.trust import packages
-from convlstm.validation import check_callable, check_instance, check_path, check_positive
+from convlstm.validation import (
+    check_callable,
+    check_instance,
+    check_number,
+    check_path,
+    check_positive,
+    received,
+)
+from convlstm.verification.cases import cases_file
 from convlstm.verification.results import Verification
-from convlstm.verification.verify import cases_file, scores_files, verify
+from convlstm.verification.verify import scores_files, verify
 from convlstm.workflows.configuration import described
 from convlstm.workflows.frames import as_source
 from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
@@ -34,6 +46,7 @@ def evaluate(
     model: Forecaster | str | os.PathLike[str],
     *,
     data: Source | Any = None,
+    thresholds: Sequence[float] | None = None,
     data_range: float | None = None,
     batch_size: int = 16,
     out: str | os.PathLike[str] | None = None,
@@ -49,6 +62,9 @@ def evaluate(
             `out` is given.
         data: whose test split is forecast, a source or frames as for `train`; that of the run itself unless
             given. An option of it alone, such as --data.test_size, changes that option of the run's data.
+            Labelled frames are read in the unit and scale that the model was trained with, where it has these.
+        thresholds: least values of events, in the unit of the data, for categorical scores and the fractions
+            skill score, such as [1,2.5,5]; those usual for the unit unless given.
         data_range: largest minus smallest value that the data can take; what the data say unless given.
             Without it there is no PSNR and no SSIM.
         batch_size: windows forecast at once.
@@ -67,6 +83,7 @@ def evaluate(
     trust = packages(trust)
     if watch is not None:
         check_callable(watch, "watch", "pass a function of the batches and the number of cases")
+    thresholds = check_thresholds(thresholds)
     if data_range is not None:
         check_data_range(data_range)
     place = None if isinstance(model, Forecaster) else check_path(model, "MODEL")
@@ -78,7 +95,7 @@ def evaluate(
     folder = _folder(run, place, out, other=other)
     source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data
     check_parts(source, forecaster)
-    data_range = source.data_range if data_range is None else data_range
+    source = fitted(source, forecaster)
     changes = Changes()
     try:
         if folder is not None:
@@ -90,21 +107,76 @@ def evaluate(
         )
         batches: Iterable[Window] = evaluation_loader(dataset, batch_size)
         batches = batches if watch is None else watch(batches, len(dataset))
-        name = spoken_name(forecaster)
-        verification, cases = verify(
-            forecaster, batches, name=name, data=source.describe(), data_range=data_range
-        )
+        to_units = None if source.specification is None else source.to_units
+        both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units}
+        options = _options(source, thresholds, data_range, dataset)
+        verification, cases = verify(forecaster, batches, data=source.describe(), **both, **options)
         if run is not None:
             verification = replace(verification, weights=weights_digest(run.model))
         if folder is not None:
             files = RunFolder(folder)
             scores, table = scores_files(verification)
-            content = cases_file(cases, dataset, forecaster, name=name)
+            content = cases_file(cases, dataset, forecaster, **both)
             write_together({files.cases: content, files.scores: scores, files.scores_table: table})
     except BaseException:
         changes.undo()
         raise
     return verification
+
+
+def check_thresholds(thresholds: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Check thresholds, and return them rising; None for those usual for the unit.
+
+    Raises:
+        OptionError: no list of different numbers.
+    """
+    if thresholds is None:
+        return None
+    check_instance(thresholds, Sequence, "thresholds", "give a list such as [1,2.5,5]")
+    found = sorted(check_number(value, "a threshold") for value in thresholds)
+    if len(set(found)) < len(found):
+        raise OptionError(
+            f"thresholds must be different numbers; received {received(thresholds)}: leave out the double one"
+        )
+    return tuple(found)
+
+
+def fitted(source: Source, model: Forecaster) -> Source:
+    """Labelled frames in the unit and scale that a model was trained with, where its folder states them."""
+    stored = getattr(model, "_convlstm_notes", {}).get("specification")
+    if stored is None or not isinstance(source, Archive):
+        return source
+    return source.using(Specification.from_dict(stored))
+
+
+def row_areas(grid: Mapping[str, Any]) -> Tensor | None:
+    """Area of pixels of each row of a geographic grid relative to the mean, (H,); None for other grids."""
+    if "latitude" not in grid:
+        return None
+    first, last = grid["latitude"]
+    latitude = torch.linspace(first, last, grid["shape"][0], dtype=torch.float64)
+    area = torch.cos(torch.deg2rad(latitude)).clamp(min=0)  # a row at a pole is a point
+    return area / area.mean()
+
+
+def _options(
+    source: Source,
+    thresholds: tuple[float, ...] | None,
+    data_range: float | None,
+    dataset: WindowDataset,
+) -> dict[str, Any]:
+    """Options of `verify` for a source: scores of fields if it has a unit or thresholds are given."""
+    options: dict[str, Any] = {"data_range": source.data_range if data_range is None else data_range}
+    unit = ""
+    if source.specification is not None:
+        unit = source.specification.units
+        options |= {"unit": unit, "area": row_areas(source.specification.grid)}
+    if unit in ("", "1") and thresholds is None:
+        return options
+    size = tuple(dataset[0].future.shape[-2:]) if len(dataset) else None
+    return options | {
+        "scores": field_scores(unit, THRESHOLDS.get(unit, ()) if thresholds is None else thresholds, size)
+    }
 
 
 def _folder(

@@ -1,0 +1,65 @@
+"""Batches of windows as a verification takes them: on the model's device, and in the unit that is scored."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from convlstm.data.base import LabelledWindow, Window, on_device
+from convlstm.errors import OptionError, ShapeError
+from convlstm.validation import check_tensor, received
+
+#: From the scale of the network to the unit that is scored: frames (B, T, C, H, W), times (B, T) or None.
+ToUnits = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's mode is restored."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def batches_on_device(
+    batches: Iterable[Window | LabelledWindow], model: nn.Module
+) -> Iterator[LabelledWindow]:
+    """Windows on the device of the model's parameters; unchanged if it has none."""
+    parameter = next(model.parameters(), None)
+    try:
+        windows = iter(batches)
+    except TypeError:
+        raise OptionError(
+            f"batches must be iterable; received {received(batches)}: pass a DataLoader of windows"
+        ) from None
+    for window in windows:
+        if not (isinstance(window, tuple | list) and len(window) in (2, len(LabelledWindow._fields))):
+            raise ShapeError(
+                f"a batch must be past and future; received {received(window)}: batch windows with a "
+                "DataLoader"
+            )
+        past, future = check_tensor(window[0], "past"), check_tensor(window[1], "future")
+        if past.ndim != 5 or past.shape[0] != future.shape[0] or past.shape[2:] != future.shape[2:]:
+            raise ShapeError(
+                "a batch must be past (B, K, C, H, W) and future (B, L, C, H, W); received "
+                f"{tuple(past.shape)} and {tuple(future.shape)}: batch windows with a DataLoader"
+            )
+        device = past.device if parameter is None else parameter.device
+        yield on_device(LabelledWindow(*window), device)
+
+
+def in_units(frames: Tensor, window: LabelledWindow, to_units: ToUnits | None) -> Tensor:
+    """Frames (B, T, C, H, W) of a window's past (T = K) or future (T = L) in the unit that is scored."""
+    if to_units is None:
+        return frames
+    times = window.times
+    if times is not None:
+        past = window.past.shape[1]
+        times = times[:, past:] if frames is not window.past else times[:, :past]
+    return to_units(frames, times)

@@ -1,0 +1,136 @@
+"""Evaluation of labelled data: in its unit, with masks, thresholds and the area of pixels."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from scores.functions import create_latitude_weights
+
+import convlstm
+import scores as independent
+from convlstm.cli.main import main
+from convlstm.data import Archive, Rain
+from convlstm.data.units import ZR
+from convlstm.errors import DataError
+from convlstm.models import EncoderForecaster
+from convlstm.models.baselines import Persistence
+
+RAIN = {"canvas": 24, "past": 3, "steps": 2, "test_size": 6}
+SIZES = {"past": 3, "steps": 2}
+
+
+class Last(Persistence):
+    """A model that repeats the last frame."""
+
+
+def labelled(values, units, name="rain_rate", latitude=None, minutes=5):
+    """Frames (T, H, W) from midnight."""
+    count, _, width = values.shape
+    times = np.datetime64("2021-02-01", "ns") + np.arange(count) * np.timedelta64(minutes, "m")
+    frames = xr.DataArray(values, dims=("time", "y", "x"), coords={"time": times}, name=name)
+    frames.attrs["units"] = units
+    if latitude is not None:
+        frames = frames.assign_coords(
+            y=xr.Variable("y", latitude, {"units": "degrees_north", "standard_name": "latitude"}),
+            x=xr.Variable("x", np.arange(width) * 1.0, {"units": "degrees_east"}),
+        )
+    return frames
+
+
+def rates(count=80, size=16):
+    draw = np.random.default_rng(3)
+    values = 30 * draw.random((count, size, size), np.float32) ** 4
+    return np.where(values < 0.2, 0, values).astype(np.float32)
+
+
+def test_rain_is_scored_in_its_unit_where_it_was_measured():
+    source = Rain(**RAIN)
+    found = convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source)
+    assert found.unit == "mm/h"
+    assert found.scores["rmse"].unit == "mm/h"
+    assert found.scores["mse"].unit == "(mm/h)²"
+    assert {"csi_0.5", "csi_10", "fss_1_9", "power_below_16"} <= found.scores.keys()
+    sequences = np.stack([source.sequence("test", k) for k in range(6)])
+    error = sequences[:, 3:] - sequences[:, 2:3]
+    assert np.isnan(error).any()
+    expected = np.sqrt(np.nanmean(error**2, axis=(0, 2, 3)))
+    np.testing.assert_allclose(found.scores["rmse"].by_lead["persistence"], expected, rtol=1e-4)
+
+
+def test_thresholds_of_the_option(tmp_path, capsys):
+    model = EncoderForecaster(hidden_dim=[4])
+    model.save_pretrained(tmp_path / "model")
+    words = ["evaluate", str(tmp_path / "model"), "--data", "Rain", "--data.test_size=2", "--data.canvas=16"]
+    assert main([*words, "--thresholds", "[2,0.3]", "--out", str(tmp_path / "scores")]) == 0
+    written = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    found = [key for key in written["scores"] if key.startswith("csi")]
+    assert found == ["csi_0.3", "csi_2"]
+    assert written["scores"]["csi_2"]["title"] == "Critical success index at 2 mm/h"
+    with np.load(tmp_path / "scores" / "cases.npz") as cases:  # in mm/h, NaN where not measured
+        assert np.isnan(cases["truth"]).any()
+        assert np.nanmax(cases["truth"]) > 1
+    assert main([*words, "--thresholds", "high", "--out", str(tmp_path / "other")]) == 2
+    assert "--thresholds must be a list such as" in capsys.readouterr().err
+
+
+def test_reflectivity_for_a_model_of_rain_rates_is_scored_in_rain_rates(tmp_path):
+    values = rates()
+    trained = Archive(labelled(values, "mm/h"), **SIZES).specification
+    model = EncoderForecaster(hidden_dim=[4])
+    model.save_pretrained(tmp_path / "model", specification=trained.to_dict())
+    dbz = labelled(ZR().reflectivity(values), "dBZ", "reflectivity")
+    found = convlstm.evaluate(tmp_path / "model", data=Archive(dbz, **SIZES), out=tmp_path / "scores")
+    same = convlstm.evaluate(model, data=Archive(labelled(values, "mm/h"), **SIZES))
+    assert found.unit == same.unit == "mm/h"
+    for name in found.forecasters:
+        np.testing.assert_allclose(
+            found.scores["rmse"].by_lead[name], same.scores["rmse"].by_lead[name], rtol=1e-3
+        )
+    slower = Archive(labelled(values, "mm/h", minutes=10), **SIZES)
+    with pytest.raises(DataError, match="frames must be 300 s apart, as in training; received 600 s"):
+        convlstm.evaluate(tmp_path / "model", data=slower, out=tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+
+
+def test_pixels_count_by_the_cosine_of_their_latitude():
+    values = 280 + 5 * np.random.default_rng(0).random((60, 12, 10), np.float32)
+    latitude = np.linspace(80, -10, 12)
+    frames = labelled(values, "K", "t2m", latitude, minutes=60)
+    source = Archive(frames, **SIZES)
+    assert source.specification.grid["latitude"] == [80, -10]
+    found = convlstm.evaluate(Last(), data=source, thresholds=[283]).scores
+    windows = source.window_frames("test")
+    truth, forecast = values[windows[:, 3:]], values[windows[:, 2:3]].repeat(2, 1)
+    x, y = (
+        xr.DataArray(v, dims=("case", "lead", "lat", "lon"), coords={"lat": latitude})
+        for v in (forecast, truth)
+    )
+    weights = create_latitude_weights(x.lat)
+    expected = independent.continuous.rmse(x, y, preserve_dims="lead", weights=weights)
+    np.testing.assert_allclose(found["rmse"].by_lead["persistence"], expected, rtol=1e-4)
+    hits = (x >= 283) & (y >= 283)
+    events = (x >= 283) | (y >= 283)
+    csi = (hits * weights).sum(["case", "lat", "lon"]) / (events * weights).sum(["case", "lat", "lon"])
+    np.testing.assert_allclose(found["csi_283"].by_lead["persistence"], csi, rtol=1e-6)
+    plain = independent.continuous.rmse(x, y, preserve_dims="lead")
+    assert np.abs(plain - expected).min() > 1e-3
+
+
+def test_video_is_scored_as_before():
+    draw = np.random.default_rng(0)
+    frames = labelled(draw.integers(0, 256, (40, 12, 12)).astype(np.float32), "1", "frames")
+    found = convlstm.evaluate(Last(), data=Archive(frames, transform="range", **SIZES))
+    assert {"mse", "psnr", "ssim", "sharpness"} <= found.scores.keys()
+    assert found.scores["mse"].overall["persistence"] > 1000  # in counts from 0 to 255
+    assert math.isfinite(found.scores["ssim"].overall["persistence"])
+
+
+def test_nothing_measured_is_one_sentence():
+    class Blind(Rain):
+        def sequence(self, name, index):
+            return np.full_like(super().sequence(name, index), np.nan)
+
+    with pytest.raises(DataError, match="cases with measured pixels; received none"):
+        convlstm.evaluate(Last(), data=Blind(**RAIN))
