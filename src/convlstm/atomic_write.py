@@ -74,6 +74,38 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         raise
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside a file or a folder for its new content, which takes its place when all is written.
+
+    For libraries that write files themselves. What was there before is removed last; after an error it is as
+    it was.
+
+    Raises:
+        RunError: it cannot be written; nothing is left behind.
+    """
+    scratch, old = _beside(path), _beside(path)
+    try:
+        with writing(path):
+            yield scratch
+            if path.is_dir() and not path.is_symlink():  # a folder cannot be replaced in one step
+                os.rename(path, old)
+            os.replace(scratch, path)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        _remove(scratch)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _beside(path: Path) -> Path:
     """A hidden name in the same folder, which `remove_leftovers` recognises."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")

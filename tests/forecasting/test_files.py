@@ -54,17 +54,17 @@ def played(path, height, width):
 
 def test_gif_plays_the_past_then_the_forecast(tmp_path):
     write_frames(tmp_path / "out.GIF", FORECAST, dtype=np.uint8, past=PAST)
-    shown, pictures = played(tmp_path / "out.GIF", 6 * 16, 8 * 16)  # enlarged sixteen times
+    shown, pictures = played(tmp_path / "out.GIF", 6 * 64, 8 * 64)  # enlarged 64 times
     for frame, expected in zip(shown, BYTES[:, 0], strict=True):
-        enlarged = expected.repeat(16, axis=0).repeat(16, axis=1)
+        enlarged = expected.repeat(64, axis=0).repeat(64, axis=1)
         np.testing.assert_array_equal(frame, np.stack([enlarged] * 3, axis=-1))
-    labels = [picture[12 + 96 + 4 :] for picture in pictures]
+    labels = [picture[12 + 384 + 4 :] for picture in pictures]
     assert not any((a == b).all() for a, b in itertools.pairwise(labels))
 
 
 def test_frames_that_repeat_are_all_played(tmp_path):
     write_frames(tmp_path / "still.gif", UNIT[[3, 3, 3]], dtype=np.uint8)
-    assert len(played(tmp_path / "still.gif", 96, 128)[0]) == 3
+    assert len(played(tmp_path / "still.gif", 384, 512)[0]) == 3
 
 
 def test_a_gif_that_is_read_is_pictures_and_says_so(tmp_path):
@@ -77,8 +77,8 @@ def test_a_gif_that_is_read_is_pictures_and_says_so(tmp_path):
 def test_colour_gif(tmp_path):
     few = torch.from_numpy((np.random.default_rng(0).integers(0, 2, (3, 3, 6, 8))).astype(np.float32))
     write_frames(tmp_path / "out.gif", few, dtype=np.uint8)
-    for frame, expected in zip(played(tmp_path / "out.gif", 96, 128)[0], few, strict=True):
-        small = frame[8::16, 8::16].transpose(2, 0, 1)
+    for frame, expected in zip(played(tmp_path / "out.gif", 384, 512)[0], few, strict=True):
+        small = frame[32::64, 32::64].transpose(2, 0, 1)
         np.testing.assert_array_equal(np.rint(small / 255), expected)
 
 
@@ -145,9 +145,9 @@ def test_pictures_of_rain_are_not_black_and_say_what_white_is(tmp_path, dtype):
     wet = torch.rand(2, 1, 64, 64, generator=draw) < 0.3
     rain = wet * (torch.randn(2, 1, 64, 64, generator=draw) - 6).exp()  # a thousandth of the range
     write_frames(tmp_path / "out.gif", rain, dtype=dtype)
-    shown, pictures = played(tmp_path / "out.gif", 128, 128)
-    assert np.median(shown[0][::2, ::2, 0][wet[0, 0].numpy()]) > 50
-    assert (pictures[0][12 + 128 + 26 :] < 160).any()  # a line below the label
+    shown, pictures = played(tmp_path / "out.gif", 512, 512)
+    assert np.median(shown[0][::8, ::8, 0][wet[0, 0].numpy()]) > 50
+    assert (pictures[0][12 + 512 + 26 :] < 160).any()  # a line below the label
     write_frames(tmp_path / "out.png", rain, dtype=dtype)
     with Image.open(tmp_path / "out.png") as image:
         pixels = np.array(image)
@@ -159,9 +159,9 @@ def test_pictures_of_rain_are_not_black_and_say_what_white_is(tmp_path, dtype):
 def test_pictures_show_every_channel_below_the_other(tmp_path, channels):
     frames = torch.cat([UNIT.roll(k, 0) for k in range(channels)], dim=1)
     write_frames(tmp_path / "out.gif", frames, dtype=np.uint8)
-    (shown, *_), _ = played(tmp_path / "out.gif", channels * 98 - 2, 128)
-    for k in range(channels):  # two rows between channels of 96 rows
-        np.testing.assert_array_equal(shown[98 * k : 98 * k + 96 : 16, ::16, 0], BYTES[-k, 0])
+    (shown, *_), _ = played(tmp_path / "out.gif", channels * 386 - 2, 512)
+    for k in range(channels):  # two rows between channels of 384 rows
+        np.testing.assert_array_equal(shown[386 * k : 386 * k + 384 : 64, ::64, 0], BYTES[-k, 0])
 
 
 def test_a_slight_overshoot_does_not_change_the_grey_of_a_picture(tmp_path):
@@ -194,7 +194,7 @@ def test_an_existing_file_stays_unless_asked(tmp_path):
 
 def test_unknown_ending_names_the_nearest(tmp_path):
     with pytest.raises(
-        OptionError, match=r"ending of out.pngg must be one of .gif, .npy.*did you mean '.png'"
+        OptionError, match=r"ending of out.pngg must be one of .gif, .nc, .npy.*did you mean '.png'"
     ):
         write_frames(tmp_path / "out.pngg", FORECAST)
     with pytest.raises(OptionError, match="ending of out must be"):

@@ -167,9 +167,26 @@ def test_an_animation_plays_the_past_and_then_the_forecast(tmp_path: Path):
         for k in range(5):
             film.seek(k)
             pixels = np.asarray(film.convert("L")).astype(int)
-            shown.append((pixels[94, 76], pixels[94, 76 + 140]))  # middles of the two panels
+            shown.append((pixels[158, 140], pixels[158, 140 + 268]))  # middles of the two panels
     assert np.abs(np.array(shown) - [(0, 0), (255, 255), (0, 0), (0, 0), (255, 128)]).max() <= 3
     assert [file.name for file in tmp_path.iterdir()] == ["a.gif"]
+
+
+def test_an_animation_says_when_and_borders_what_follows_the_past(tmp_path: Path):
+    """Dark around the forecast, light around the past; the label changes where times are given."""
+    past, forecast = frames(2), frames(2)
+    plain = animation({"forecast": forecast}, tmp_path / "a.gif", past=past)
+    timed = animation({"forecast": forecast}, tmp_path / "b.gif", past=past, moments=["20:05"] * 4)
+    with Image.open(plain) as film, Image.open(timed) as other:
+        assert film.size[0] >= 512
+        for k in range(4):
+            film.seek(k)
+            other.seek(k)
+            pixels, written = (np.asarray(image.convert("L")).astype(int) for image in (film, other))
+            assert (pixels[10, 20:500] < 50).all() == (k >= 2)
+            assert (pixels[11, 20:500] > 190).all() == (k < 2)
+            ink = [(image[12 + 512 + 4 :] < 160).sum() for image in (pixels, written)]
+            assert ink[1] > 1.3 * ink[0]
 
 
 def test_an_animation_keeps_every_grey(tmp_path: Path):
@@ -177,7 +194,7 @@ def test_an_animation_keeps_every_grey(tmp_path: Path):
     path = animation({"ramp": ramp}, tmp_path / "a.gif")
     with Image.open(path) as film:
         pixels = np.asarray(film.convert("L"))
-    assert (pixels[12 : 12 + 128 : 8, 12 : 12 + 128 : 8] == ramp[0, 0]).all()
+    assert (pixels[12 : 12 + 512 : 32, 12 : 12 + 512 : 32] == ramp[0, 0]).all()
 
 
 def test_an_animation_shows_every_channel_below_the_other(tmp_path: Path):
@@ -186,8 +203,8 @@ def test_an_animation_shows_every_channel_below_the_other(tmp_path: Path):
     path = animation({"truth": truth}, tmp_path / "a.gif")
     with Image.open(path) as film:
         pixels = np.asarray(film.convert("L")).astype(int)
-    middle = 12 + 64
-    assert [pixels[12 + y, middle] for y in (10, 120, 140, 250)] == [255, 0, 0, 255]
+    middle = 12 + 256
+    assert [pixels[12 + y, middle] for y in (10, 500, 530, 1000)] == [255, 0, 0, 255]
 
 
 def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path: Path):

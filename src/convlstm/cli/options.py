@@ -75,7 +75,9 @@ class Command:
         self.parameters = {n: p for n, p in known.items() if n != "watch" and p.kind is not p.VAR_KEYWORD}
         self.types = {n: _type(n, hints[n]) for n in self.parameters}
         self.arguments = [
-            n for n, p in self.parameters.items() if p.kind is not p.KEYWORD_ONLY and n != "out"
+            n
+            for n, p in self.parameters.items()
+            if p.kind is not p.KEYWORD_ONLY and n not in ("out", "steps")
         ]
         several = [n for n in self.arguments if any(get_origin(k) is Sequence for k in get_args(hints[n]))]
         #: The argument that takes all words that are left, such as several paths.

@@ -18,7 +18,8 @@ from convlstm.validation import check_path, received
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+#: Endings of images in a folder of frames.
+IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _AXES = ("frame", "channel", "row", "column")
 
 
@@ -218,11 +219,9 @@ def by_number(stems: Sequence[str]) -> list[list[str | int]]:
 
 
 def _images_of(folder: Path) -> list[Path]:
-    files = sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and file.name[0] != "."
-    )
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES and file.name[0] != ".")
     if not files:
-        raise DataError(f"a folder of frames must hold images ({', '.join(_IMAGES)}); {folder} holds none")
+        raise DataError(f"a folder of frames must hold images ({', '.join(IMAGES)}); {folder} holds none")
     keys = by_number([file.stem for file in files])
     return [files[k] for k in sorted(range(len(files)), key=keys.__getitem__)]
 

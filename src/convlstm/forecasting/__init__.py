@@ -1,1 +1,1 @@
-"""Forecast files."""
+"""Forecasts in the unit of their past, and their files."""

@@ -1,9 +1,8 @@
-"""Forecast files: arrays, animations and film strips, chosen by the ending of the file name."""
+"""Forecast files: labelled grids, arrays, animations and film strips, by the ending of the file name."""
 
 import io
-import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,12 +11,17 @@ from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.files import check_finite, from_unit
-from convlstm.errors import RunError, ShapeError, check_name
+from convlstm.errors import OptionError, RunError, ShapeError, check_name
+from convlstm.forecasting.cf import check_replaceable, write_cf
 from convlstm.pictures.colours import UNIT, Scale, channel_scales
 from convlstm.pictures.frames import animation, film_strip
 from convlstm.validation import check_bool, check_instance, check_path
 
-ENDINGS = (".gif", ".npy", ".npz", ".png")
+if TYPE_CHECKING:
+    import xarray as xr
+
+LABELLED = (".nc", ".zarr")
+ENDINGS = (".gif", ".npy", ".npz", ".png", *LABELLED)
 
 
 def write_frames(
@@ -58,6 +62,8 @@ def write_frames(
         RunError: the file exists or cannot be written; an existing file is unchanged.
     """
     path = check_output(path, overwrite=overwrite)
+    if path.suffix.lower() in LABELLED:
+        raise OptionError(f"{path.suffix} needs labelled frames; received none: use write_forecast")
     values = {"frames": _to_array(frames, "frames")}
     if past is not None:
         values["past"] = _to_array(past, "past")
@@ -82,6 +88,64 @@ def write_frames(
     return path
 
 
+def write_forecast(
+    path: str | Path,
+    forecast: "xr.DataArray",
+    past: NDArray[np.float32],
+    *,
+    source: str = "",
+    history: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Write a labelled forecast in the format that the ending of ``path`` names.
+
+    - ``.nc`` and ``.zarr``: by the CF conventions, see `convlstm.forecasting.cf.write_cf`.
+    - ``.npz``: ``frames`` (L, C, H, W) and, where frames have dates, their ``time``; ``.npy``: frames alone.
+    - ``.gif`` and ``.png``: pictures of the past and the forecast, as of `write_frames`.
+
+    Args:
+        path: file to write, in an existing folder.
+        forecast: (time, channel, y, x), in its unit, NaN where not measured.
+        past: (K, C, H, W), the frames that it follows, in the same unit.
+        source: the model and its version.
+        history: when and by which command it was made.
+        overwrite: replace an existing file.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        OptionError: another ending.
+        RunError: the file exists or cannot be written; an existing file is unchanged.
+    """
+    path = check_output(path, overwrite=overwrite)
+    ending, file, values = path.suffix.lower(), io.BytesIO(), forecast.values
+    if ending in LABELLED:
+        return write_cf(path, forecast, source=source, history=history, overwrite=overwrite)
+    if ending in (".gif", ".png"):
+        rows, limits = {"forecast": values.astype(np.float32)}, channel_scales(past)
+        if ending == ".gif":
+            return animation(rows, path, past=past, limits=limits, moments=_moments(forecast, len(past)))
+        film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
+    elif ending == ".npz":
+        dated = {"time": forecast["time"].values} if forecast["time"].dtype.kind == "M" else {}
+        np.savez_compressed(file, allow_pickle=False, frames=values, **dated)
+    else:
+        np.save(file, values, allow_pickle=False)
+    write_atomically(path, file.getvalue())
+    return path
+
+
+def _moments(forecast: "xr.DataArray", past: int) -> list[str]:
+    """Times of the frames of past and forecast as people read them; none where there are no dates."""
+    last = forecast["forecast_reference_time"].values
+    if last.dtype.kind != "M":
+        return []
+    step = forecast["forecast_period"].values[0]
+    times = last + step * np.arange(1 - past, len(forecast) + 1)
+    return [str(time.astype("datetime64[m]")).replace("T", " ") + " UTC" for time in times]
+
+
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     """Refuse a path that `write_frames` could not write, before a forecast is made.
 
@@ -96,13 +160,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
         raise RunError(
             f"a forecast must go to an existing folder; {path.parent} is none: make it or choose another"
         )
-    if path.is_dir():
-        raise RunError(f"a forecast must go to a file; {path} is a folder: choose another name")
-    if os.path.lexists(path) and not overwrite:
-        raise RunError(
-            "a forecast must not replace a file unasked; "
-            f"{path} exists: choose another name or pass overwrite"
-        )
+    check_replaceable(path, overwrite=overwrite)
     check_writable(path.parent)
     return path
 

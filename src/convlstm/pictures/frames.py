@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Limits = tuple[float, float] | list[Scale] | None
 
+_FILM = 512  # pixels of the longer side of an animation of one panel, and of all panels side by side
 _MIN_SIDE = 64  # pixels of the longer side of a frame; frames of more than three times as many are averaged
 _MAX_COLUMNS = 10
 _GAP, _HEAD, _LINE = 4, 24, 18  # between frames; height of labels above frames; of a line of the legend
@@ -86,10 +87,12 @@ def animation(
     limits: Limits = None,
     scale: int | None = None,
     frame_ms: int = 180,
+    moments: Sequence[str] = (),
 ) -> Path:
     """Write a GIF that plays the rows side by side, the past first.
 
-    Colours are those of `film_strip`; channels that have a row each there are stacked vertically here.
+    Colours are those of `film_strip`; channels that have a row each there are stacked vertically here. After
+    a past, what follows it has a dark border.
 
     Args:
         rows: panel name to (L, C, H, W), L the same for all.
@@ -97,8 +100,10 @@ def animation(
         past: (K, C, H, W), played first; panels of differences are blank meanwhile.
         signed: names of the panels that hold differences.
         limits: as in `film_strip`.
-        scale: pixels of the picture per pixel of a frame; None makes frames at least 128 pixels long.
+        scale: pixels of the picture per pixel of a frame; None makes them at least 512 pixels long side by
+            side, and each at least 128.
         frame_ms: duration of a frame in milliseconds; the last one stays five times as long.
+        moments: time of every frame, of the past and what follows, written beside its label.
 
     Returns:
         ``path``.
@@ -117,10 +122,10 @@ def animation(
     lengths = {name: len(row) for name, row in frames.items() if name}
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
-    frames, times = resize(frames, scale, 2 * _MIN_SIDE)
+    frames, times = resize(frames, scale, max(2 * _MIN_SIDE, math.ceil(_FILM / len(lengths))))
     painted, lines = _paint_rows(frames, signed, limits)
     panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
-    pictures = _draw_panels(panels, signed, lines)
+    pictures = _draw_panels(panels, signed, lines, moments)
     file = io.BytesIO()
     durations = [frame_ms] * (len(pictures) - 1) + [5 * frame_ms]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
@@ -309,7 +314,9 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int) -> "I
     return picture
 
 
-def _draw_panels(panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[str]) -> list["Image"]:
+def _draw_panels(
+    panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[str], moments: Sequence[str]
+) -> list["Image"]:
     """One picture per time, the past (under an empty name) first."""
     from PIL import Image, ImageDraw
 
@@ -339,8 +346,12 @@ def _draw_panels(panels: dict[str, Pixels], signed: Collection[str], lines: Sequ
                 picture.paste(Image.fromarray(past[time + known]), (x, head))
             else:
                 picture.paste(Image.fromarray(panel[time]), (x, head))
-            pen.rectangle(box, outline=_EDGE)
+            if time >= 0 and known:
+                pen.rectangle((x - 3, head - 3, box[2] + 2, box[3] + 2), outline=_INK, width=3)
+            else:
+                pen.rectangle(box, outline=_EDGE)
         label = f"past {past_label(time + known, known)}" if time < 0 else f"{clip_text(single)} +{time + 1}"
+        label += f"   {moments[time + known]}" if moments else ""
         under = head + height + foot
         middle = (edge + across // 2, under - foot // 2)
         pen.text(middle, label.strip(), fill=_MUTED, font=_font(13), anchor="mm")

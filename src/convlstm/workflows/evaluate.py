@@ -62,7 +62,7 @@ def evaluate(
             `out` is given.
         data: whose test split is forecast, a source or frames as for `train`; that of the run itself unless
             given. An option of it alone, such as --data.test_size, changes that option of the run's data.
-            Labelled frames are read in the unit and scale that the model was trained with, where it has these.
+            Labelled frames are read in the unit and scale of the model's training, where it has these.
         thresholds: least values of events, in the unit of the data, for categorical scores and the fractions
             skill score, such as [1,2.5,5]; those usual for the unit unless given.
         data_range: largest minus smallest value that the data can take; what the data say unless given.

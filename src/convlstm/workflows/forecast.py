@@ -2,109 +2,239 @@
 
 import logging
 import os
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convlstm.data.files import Frames, check_finite, from_unit, read_frames, to_unit
-from convlstm.errors import DataError, RunError
-from convlstm.forecasting.files import check_output, write_frames
+from convlstm import __version__
+from convlstm.data.files import IMAGES, Frames, check_finite, from_unit, read_frames, to_unit
+from convlstm.data.frame_store import seconds
+from convlstm.data.opening import open_frames
+from convlstm.data.specification import Specification
+from convlstm.data.windows import time_step
+from convlstm.errors import DataError, RunError, check_name
+from convlstm.forecasting.fields import as_dtype, labelled
+from convlstm.forecasting.files import LABELLED, check_output, write_forecast, write_frames
+from convlstm.forecasting.rollout import evaluating, forecast_labelled, relabelled, specification_of
 from convlstm.hub import read_config
+from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
 from convlstm.training.run_folder import import_path, run_of
 from convlstm.trust import packages
-from convlstm.validation import (
-    check_bool,
-    check_path,
-    check_positive,
-    check_tensor,
-    received,
-)
-from convlstm.workflows.evaluate import load_model
+from convlstm.validation import check_bool, check_path, check_positive, check_tensor, received
+from convlstm.workflows.evaluate import load_model, spoken_name
 from convlstm.workflows.parts import check_parts
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 _MOST_STEPS = 10**6
+_PLAIN = (".npy", ".npz", ".gif")
+_CODES = ("arrays", "images", "video", "memory")  # readers whose values are those of the file, not scaled
 _log = logging.getLogger("convlstm")
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A forecast in the scale of its past.
+    """A forecast in the unit, or the scale, of its past.
 
     Args:
-        frames: (L, C, H, W), dtype of the past that was given.
-        past: (K, C, H, W), float32, the frames that the model received.
+        frames: (L, C, H, W), dtype of the past that was given; NaN where never measured.
+        past: (K, C, H, W), float32, the frames that the model received, in the unit of the input; arrays,
+            images and animations for a model without specification in the scale of the model.
         path: the file that was written, if any.
+        labelled: the same forecast as an `xarray.DataArray` (time, channel, y, x) with unit, times and
+            coordinates; None for arrays, images and animations and a model without specification.
     """
 
     frames: NDArray[Any] = field(repr=False)
     past: Tensor = field(repr=False)
     path: Path | None = None
+    labelled: Any = field(default=None, repr=False)
 
 
 @import_path()
 def forecast(
     model: Forecaster | str | os.PathLike[str],
-    past: Tensor | NDArray[Any] | str | os.PathLike[str],
-    *,
+    past: Tensor | NDArray[Any] | str | os.PathLike[str] | Any,
     steps: int,
+    *,
     out: str | os.PathLike[str] | None = None,
+    reader: str | None = None,
+    variable: str | None = None,
+    units: str | None = None,
+    static: str | os.PathLike[str] | None = None,
+    gaps: str = "refuse",
     overwrite: bool = False,
     trust: str | Sequence[str] = (),
-) -> Forecast:
-    """Forecast the frames that follow those in a file.
+) -> Any:
+    """Forecast the frames that follow those in files.
 
     The last frames are used, as many as the model was trained with. Frames may have any height and width.
-    Values come back in the scale of the input. The order of the images of a folder, and values far outside
-    those of the training, are reported as warnings.
+    They are converted and scaled as in training, and values come back in the unit of the input, not measured
+    where no frame of the past was. A model that stores nothing of its data takes values as they are. The
+    order of the images of a folder, and values far outside those of the training, are reported as warnings.
 
     Args:
-        model: a run folder or a model folder; in Python also a forecaster, which receives all frames.
-        past: frames: a .npy, .npz or .gif file, or a folder of images; in Python also an array (T, C, H, W).
+        model: a run folder or a model folder; in Python also a forecaster, which receives all frames unless
+            it was loaded with the specification of its data.
+        past: frames: a file, a folder or a pattern, of any format that training reads; in Python also an
+            array (T, C, H, W) or an xarray.DataArray.
         steps: frames to forecast.
-        out: the file to write, by its ending: .npz, .npy, .gif or .png (a film strip).
+        out: what to write, by its ending: .nc or .zarr (CF conventions), .npz, .npy, .gif or .png (a film
+            strip).
+        reader: name of the reader, or a dotted path of a function of your own; found by content if left out.
+        variable: name of the variable, or several separated by commas; that of the training if left out.
+        units: unit of frames that state none; that of the training if left out.
+        static: file of the fields that do not change, for a model that was trained with some.
+        gaps: refuse a past with missing frames, or mask these as not measured.
         overwrite: replace the file if it exists.
         trust: names of your own packages, separated by commas, whose classes the model may load beside
             convlstm's.
 
     Returns:
-        The `Forecast`.
+        The `Forecast`; of a DataArray a DataArray with the same axes and labels.
     """
     check_positive(steps, "steps", most=_MOST_STEPS)
     check_bool(overwrite, "overwrite")
     trust = packages(trust)
     path = None if out is None else check_output(check_path(out, "--out"), overwrite=overwrite)
-    notes: dict[str, Any] = {}
+    masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
+    planes = None if static is None else check_path(static, "--static")
+    loaded, notes, source = _loaded(model, trust)
+    loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    if "specification" not in notes and _is_plain(past):
+        made, scaled, dtype = _of_plain(loaded, past, steps, notes)
+        if path is None or path.suffix.lower() not in LABELLED:
+            if path is not None:
+                write_frames(path, scaled, dtype=dtype, past=made.past, overwrite=overwrite)
+            return replace(made, path=path)
+        frames = open_frames(past if isinstance(past, str | os.PathLike) else _array(past))
+        made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames))))
+    else:
+        frames = _opened(past, specification_of(loaded), reader, variable, units)
+        made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked)
+    if path is not None:
+        history, known = _history(model, past, steps, path), made.past.numpy()
+        write_forecast(path, made.labelled, known, source=source, history=history, overwrite=overwrite)
+    made = replace(made, path=path)
+    return relabelled(made.labelled, past) if _is_labelled(past) else made
+
+
+def _loaded(
+    model: Forecaster | str | os.PathLike[str], trust: Sequence[str]
+) -> tuple[Forecaster, dict[str, Any], str]:
+    """A model, the notes of its folder, and its name and version."""
     if isinstance(model, Forecaster):
         check_parts(None, model)
-    else:
-        folder = check_path(model, "MODEL")
-        model = load_model(folder, trust)
-        run = run_of(folder)
-        notes = read_config(folder if run is None else run.model)
-        needed = notes.get("past", 1)
-        if type(needed) is not int or needed < 1:
-            raise RunError(
-                "the past that a model was trained with must be a number of frames; "
-                f"{folder} says {str(needed)[:80]!r}: copy the folder again"
-            )
+        known = getattr(model, "_convlstm_notes", {})
+        notes = known if "specification" in known else {}
+        return model, notes, f"{spoken_name(model)}, convlstm {__version__}"
+    folder = check_path(model, "MODEL")
+    loaded, run = load_model(folder, trust), run_of(folder)
+    folder = folder if run is None else run.model
+    notes = read_config(folder)
+    needed = notes.get("past", 1)
+    if type(needed) is not int or needed < 1:
+        raise RunError(
+            "the past that a model was trained with must be a number of frames; "
+            f"{folder} says {str(needed)[:80]!r}: copy the folder again"
+        )
+    weights = (weights_digest(folder) or "")[:16]
+    return loaded, notes, f"{spoken_name(loaded)}, convlstm {__version__}, weights sha256 {weights}"
+
+
+def _is_plain(past: Any) -> bool:
+    """True for arrays, animations and folders of images, which `read_frames` reads."""
+    if isinstance(past, str | os.PathLike):
+        path = check_path(past, "PAST")
+        if path.is_dir():
+            return any(file.suffix.lower() in IMAGES for file in path.iterdir())
+        return path.suffix.lower() in _PLAIN
+    return not _is_labelled(past)
+
+
+def _is_labelled(past: Any) -> "TypeGuard[xr.DataArray]":
+    """True for an `xarray.DataArray`; where xarray is not loaded there is none."""
+    xarray = sys.modules.get("xarray")
+    return xarray is not None and isinstance(past, xarray.DataArray)
+
+
+def _of_plain(
+    model: Forecaster, past: Any, steps: int, notes: dict[str, Any]
+) -> tuple[Forecast, Tensor, np.dtype[Any]]:
+    """Forecast of an array, images or an animation; its frames as the model gives them, and their dtype."""
     frames, name = _frames(past)
     known = frames.values[-notes.get("past", len(frames.values)) :]
     _check_past(frames.values, name, model, notes)
     for line in (*frames.notes, *_far_outside(known, name, notes.get("value_range"))):
         _log.warning(line)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.inference_mode():
-        future = model.to(device)(known[None].to(device), steps)[0].cpu()
-    if path is not None:
-        write_frames(path, future, dtype=frames.dtype, past=known, overwrite=overwrite)
-    return Forecast(from_unit(future.numpy(), frames.dtype), known, path)
+    with evaluating(model) as like:
+        future = model(known[None].to(like), steps)[0].float().cpu()
+    return Forecast(from_unit(future.numpy(), frames.dtype), known), future, frames.dtype
+
+
+def _of_labelled(
+    model: Forecaster, frames: "xr.DataArray", steps: int, notes: dict[str, Any], **options: Any
+) -> Forecast:
+    """Forecast of labelled frames in their unit."""
+    values, past, scaled = forecast_labelled(model, frames, steps, **options)
+    for line in _far_outside(scaled, "the past, in the scale of the network,", notes.get("value_range")):
+        _log.warning(line)
+    specification = specification_of(model)
+    missing = () if specification is None else specification.missing
+    codes = frames.attrs["reader"] in _CODES and "dtype" in frames.attrs
+    typed = as_dtype(values, frames.attrs["dtype"] if codes else np.float32, missing)
+    return Forecast(typed, torch.from_numpy(past.values), labelled=labelled(typed, frames, past.step_s))
+
+
+def _opened(
+    past: Any,
+    specification: Specification | None,
+    reader: str | None,
+    variable: str | None,
+    units: str | None,
+) -> "xr.DataArray":
+    """Labelled frames: the variables of the training unless others are named, with a unit where known."""
+    given = past if _is_labelled(past) or isinstance(past, str | os.PathLike) else _array(past)
+    options: dict[str, Any] = {"reader": reader, "units": units}
+    options |= {} if specification is None else {"missing": specification.missing}
+    names = variable.split(",") if isinstance(variable, str) else variable
+    try:
+        trained = None if specification is None else list(specification.variables)
+        frames = open_frames(given, variable=names or trained, **options)
+    except DataError:
+        if names:
+            raise
+        frames = open_frames(given, **options)  # the only variable, under another name
+    if _is_labelled(past):
+        frames.attrs["dtype"] = str(past.dtype)
+    if specification is not None and "units" not in frames.attrs and specification.units not in ("", "1"):
+        frames.attrs["units"] = specification.units
+        _log.warning(
+            f"the past states no unit and is taken in {specification.units}, that of the training: give "
+            "--units if it is another"
+        )
+    return frames
+
+
+def _history(model: Any, past: Any, steps: int, path: Path) -> str:
+    """When and by which command a file was made."""
+    shown = [
+        os.fspath(each) if isinstance(each, str | os.PathLike) else type(each).__name__
+        for each in (model, past)
+    ]
+    words = ["convlstm", "forecast", *shown, "--steps", str(steps), "--out", str(path)]
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(words)}"
 
 
 def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frames, str]:
@@ -112,16 +242,7 @@ def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frame
     if isinstance(past, str | os.PathLike):
         path = check_path(past, "PAST")
         return read_frames(path), str(path)
-    given: Any = check_tensor(past, "past").detach() if isinstance(past, Tensor) else past
-    try:
-        if isinstance(given, Tensor):
-            given = (given.float() if given.dtype == torch.bfloat16 else given).cpu()
-        array = np.ma.filled(given, np.nan) if isinstance(given, np.ma.MaskedArray) else np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"the past must be an array of numbers; received {received(past)}, which gave '{error}': convert "
-            "it"
-        ) from error
+    array = _array(past)
     if array.ndim != 4 or 0 in array.shape:
         raise DataError(
             f"frames must be (T, C, H, W) with no empty axis; received shape {array.shape}: bring them to it"
@@ -129,6 +250,20 @@ def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frame
     values = to_unit(array, "the past")
     check_finite(values, "the past", ("frame", "channel", "row", "column"))
     return Frames(torch.from_numpy(values), array.dtype), "the past"
+
+
+def _array(past: Any) -> NDArray[Any]:
+    """An array in memory, masked values as NaN."""
+    given: Any = check_tensor(past, "past").detach() if isinstance(past, Tensor) else past
+    try:
+        if isinstance(given, Tensor):
+            given = (given.float() if given.dtype == torch.bfloat16 else given).cpu()
+        return np.ma.filled(given, np.nan) if isinstance(given, np.ma.MaskedArray) else np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"the past must be an array of numbers; received {received(past)}, which gave '{error}': convert "
+            "it"
+        ) from error
 
 
 def _check_past(values: Tensor, name: str, model: Forecaster, notes: dict[str, Any]) -> None:

@@ -148,7 +148,7 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     """The same, but empty where all variables are refused."""
     import xarray as xr
 
-    roles = _roles(dataset)
+    roles = axis_roles(dataset)
     time = _times(dataset, roles, path)
     last = str(dataset.attrs.get("last_valid_timestep", ""))[:19]
     if last and "time" in roles:  # an archive by mlcast's specification, whose times go on without data
@@ -186,7 +186,7 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     return xr.Dataset(frames, coordinates, {"refused": refused})
 
 
-def _roles(dataset: "xr.Dataset") -> dict[str, Hashable]:
+def axis_roles(dataset: "xr.Dataset") -> dict[str, Hashable]:
     """Dimension of time, y, x and channel, as far as there are any."""
     import cf_xarray  # noqa: F401
 

@@ -1,0 +1,241 @@
+"""Frames in their unit to what a model reads, and its forecast back to labelled frames."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike, NDArray
+from torch import Tensor
+
+from convlstm.data.archive_windows import scaled
+from convlstm.data.extra_inputs import INPUTS, extra_inputs, static_fields
+from convlstm.data.frame_store import seconds
+from convlstm.data.specification import Specification
+from convlstm.data.specify import check_fits
+from convlstm.data.units import conversion, unit_named
+from convlstm.errors import DataError, OptionError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Floats = NDArray[np.float32]
+_CARRIED = ("units", "long_name", "standard_name", "cell_methods", "grid_mapping", "dry_value")
+_TOLERANCE = 0.1  # of a time step, by which frames may be early or late
+
+
+@dataclass(frozen=True)
+class Past:
+    """The last frames of a sequence, as many as a model reads.
+
+    Attributes:
+        values: (K, C, H, W), in ``units``, NaN where not measured and in missing frames.
+        units: of the values.
+        times: (K,), seconds since 1970-01-01; None for frames without dates.
+        step_s: seconds between frames.
+    """
+
+    values: Floats
+    units: str
+    times: NDArray[np.float64] | None
+    step_s: float
+
+
+def last_frames(frames: "xr.DataArray", specification: Specification, *, masked: bool = False) -> Past:
+    """The last K frames of a labelled sequence; no others are read.
+
+    Args:
+        frames: (time, channel, y, x), as `convlstm.data.opening.open_frames` returns them.
+        specification: of the data that the model was trained on.
+        masked: take missing frames as not measured instead of refusing the sequence.
+
+    Raises:
+        DataError: too few frames, missing ones, or others than the model was trained on.
+    """
+    past = specification.past
+    frames = frames[-past:]
+    times = seconds(frames)
+    found = float(np.diff(times).min()) if len(times) > 1 else specification.step_s
+    dated = frames["time"].dtype.kind == "M"
+    # Frames that are only counted are a second apart.
+    counted = (not dated and found == 1) or _is_counted(specification)
+    step_s = found if counted else specification.step_s
+    check_fits(frames, specification.step_s if counted else found, specification)
+    places = past - 1 + np.rint((times - times[-1]) / step_s).astype(np.int64)
+    late = np.abs(times - times[-1] - (places - past + 1) * step_s)
+    if (late > _TOLERANCE * step_s).any():
+        raise DataError(
+            f"frames must be {step_s:g} s apart; {_text(frames, int(late.argmax()))} is {late.max():g} s "
+            "off: leave it out"
+        )
+    inside = places >= 0
+    if not masked and not (len(frames) == past and inside.all()):
+        missing = "" if len(frames) < past else f", but not one every {step_s:g} s"
+        raise DataError(
+            f"the past must hold the {past} frames that the model was trained with, none missing; received "
+            f"{len(frames)} from {_text(frames, 0)} to {_text(frames, -1)}{missing}: give more frames, or "
+            "--gaps mask"
+        )
+    frames, places = frames[inside], places[inside]
+    values = np.full((past, *frames.shape[1:]), np.nan, np.float32)
+    values[places] = frames.values
+    window = times[-1] + step_s * np.arange(1 - past, 1)
+    return Past(values, str(frames.attrs.get("units", "")), window if dated else None, step_s)
+
+
+def _is_counted(specification: Specification) -> bool:
+    """True if frames of the training had no times, and their number counts as seconds."""
+    return not specification.dated and specification.step_s == 1
+
+
+class Fields:
+    """Values in a unit to the scale of a network, and back.
+
+    Args:
+        specification: of the data that the model was trained on.
+        units: of the values; that of the specification if empty.
+        step_s: seconds between frames, which accumulations cover; used if training did not know them.
+
+    Raises:
+        DataError: a unit that does not convert exactly to that of the model.
+    """
+
+    def __init__(self, specification: Specification, units: str, step_s: float) -> None:
+        self.specification = specification
+        self.step_s = step_s = step_s if _is_counted(specification) else specification.step_s
+        self._transform = specification.built_transform()
+        relation, own = specification.relation(), specification.units
+        units = unit_named(units or own)
+        self._to_own = conversion(units, own, step_s=step_s, zr=relation)
+        self._from_own = conversion(own, units, step_s=step_s, zr=relation)
+
+    def read(
+        self, past: Past, steps: int, static: Floats | None = None
+    ) -> tuple[Tensor, Tensor | None, NDArray[np.bool_]]:
+        """What a model reads.
+
+        Args:
+            past: the frames.
+            steps: L.
+            static: (S, H, W), fields that do not change, scaled.
+
+        Returns:
+            The frames (K, C, H, W) in the scale of the network, 0 where not measured; the extra inputs
+            (K + L, E, H, W), None without any; and the mask (K, C, H, W) of the measured pixels.
+        """
+        times = self._times(past, steps)
+        frames, valid = scaled(self._to_own(past.values), times[:-steps], self._transform)
+        if not self.specification.inputs:
+            return frames, None, valid.numpy()
+        names = [name for name in self.specification.inputs if name in INPUTS]
+        static = np.empty((0, *frames.shape[2:]), np.float32) if static is None else static
+        future = np.ones((steps, *valid.shape[1:]), bool)
+        mask = np.concatenate([valid.numpy(), future])
+        extra = extra_inputs(names, times, mask, len(frames), static)
+        return frames, torch.from_numpy(extra), valid.numpy()
+
+    def write(self, forecast: Tensor, past: Past, valid: NDArray[np.bool_]) -> Floats:
+        """The forecast (L, C, H, W) in the unit of the past, NaN where no frame of the past was measured.
+
+        Args:
+            forecast: (L, C, H, W), in the scale of the network.
+            past: the frames that it follows.
+            valid: (K, C, H, W), measured pixels of the past.
+        """
+        times = torch.from_numpy(self._times(past, len(forecast))[len(valid) :])
+        values = self._from_own(self._transform.inverse(forecast.float().cpu(), times).float().numpy())
+        return np.where(valid.any(0), values, np.float32(np.nan))
+
+    def _times(self, past: Past, steps: int) -> NDArray[np.float64]:
+        """Times (K + L,) of past and future."""
+        count = len(past.values) + steps
+        times: NDArray[np.float64] = self.step_s * np.arange(count, dtype=np.float64)
+        if past.times is not None:
+            times += past.times[0]
+            return times
+        seasonal = [name for name in self.specification.inputs if name in ("hour", "season")]
+        if seasonal or self.specification.transform["kind"] == "anomaly":
+            raise DataError(
+                f"the model reads the {seasonal[0] if seasonal else 'season'}, and frames must have times; "
+                "received none: give an xarray.DataArray or files with times"
+            )
+        return times
+
+
+def read_static(path: Path | None, specification: Specification, size: Sequence[int]) -> Floats | None:
+    """The static fields (S, H, W) that a model reads; None if it reads none.
+
+    Raises:
+        OptionError: it reads some and none are given, or the other way round.
+        DataError: as many others, or on another grid.
+    """
+    wanted = specification.inputs.count("static")
+    if (path is None) != (wanted == 0):
+        raise OptionError(
+            f"static fields must be given to a model that reads some; this one reads {wanted} and received "
+            f"{path or 'none'}: {'give --static FILE' if wanted else 'leave --static out'}"
+        )
+    if path is None:
+        return None
+    fields = static_fields(path)
+    if fields.shape != (wanted, *size):
+        raise DataError(
+            f"static fields must be the {wanted} that the model reads, on the grid of the frames, "
+            f"{' x '.join(map(str, size))}; {path} has {' x '.join(map(str, fields.shape))}: bring them to it"
+        )
+    return fields
+
+
+def labelled(values: NDArray[Any], frames: "xr.DataArray", step_s: float) -> "xr.DataArray":
+    """A forecast with the name, the coordinates and the attributes of the frames that it follows.
+
+    Args:
+        values: (L, C, H, W), in the unit of the frames.
+        frames: (time, channel, y, x), as `convlstm.data.opening.open_frames` returns them.
+        step_s: seconds between frames.
+
+    Returns:
+        (time, channel, y, x), with the coordinates ``forecast_reference_time``, the time of the last frame,
+        and ``forecast_period`` (time) beside those of the frames.
+    """
+    import xarray as xr
+
+    last = frames["time"].values[-1]
+    periods = np.rint(step_s * 1e9 * np.arange(1, len(values) + 1)).astype("timedelta64[ns]")
+    coordinates = {name: axis.variable for name, axis in frames.coords.items() if "time" not in axis.dims}
+    coordinates |= {
+        "time": xr.Variable("time", last + periods, frames["time"].attrs),
+        "forecast_reference_time": xr.Variable((), last),
+        "forecast_period": xr.Variable("time", periods),
+    }
+    attributes = {name: frames.attrs[name] for name in _CARRIED if name in frames.attrs}
+    return xr.DataArray(values, coordinates, ("time", "channel", "y", "x"), frames.name, attributes)
+
+
+def as_dtype(values: Floats, dtype: DTypeLike, missing: Sequence[float] = ()) -> NDArray[Any]:
+    """Values in another dtype; integers are rounded and clipped to their range.
+
+    Args:
+        values: NaN where not measured.
+        dtype: the dtype.
+        missing: codes of "not measured", of which integers take the first.
+
+    Returns:
+        The array; float32 where integers have no code for the NaN that are there.
+    """
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return values.astype(dtype)
+    absent = np.isnan(values)
+    if dtype.kind not in "iu" or (absent.any() and not missing):
+        return values
+    ends = np.iinfo(dtype)
+    rounded = np.clip(np.rint(np.where(absent, 0, values).astype(np.float64)), ends.min, ends.max)
+    return np.where(absent, missing[0] if absent.any() else 0, rounded).astype(dtype)
+
+
+def _text(frames: "xr.DataArray", index: int) -> str:
+    time = frames["time"].values[index]
+    return str(time.astype("datetime64[s]" if time.dtype.kind == "M" else "timedelta64[s]"))

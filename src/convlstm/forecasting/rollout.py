@@ -1,0 +1,248 @@
+"""Forecasts of frames in their own unit, with the scale that a model was trained with."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convlstm.data.discovery import as_dataset
+from convlstm.data.files import check_finite
+from convlstm.data.opening import open_frames
+from convlstm.data.readers.gridded import axis_roles
+from convlstm.data.specification import Specification, described
+from convlstm.data.transforms import Linear
+from convlstm.errors import DataError
+from convlstm.forecasting.fields import Fields, Floats, Past, as_dtype, labelled, last_frames, read_static
+from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.validation import check_instance, check_positive
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_AT_ONCE = 2**22  # pixels of the frames that are forecast together
+_ROLES = ("time", "channel", "y", "x")
+
+
+def forecast(
+    model: Forecaster,
+    frames: Any,
+    steps: int,
+    *,
+    units: str | None = None,
+    static: Path | None = None,
+    masked: bool = False,
+) -> Any:
+    """Forecast the frames that follow given ones, in their unit and dtype.
+
+    Args:
+        model: a loaded model, on any device; its folder holds the specification of the data that it was
+            trained on, by which frames are converted, scaled and filled. One without reads and returns values
+            as they are.
+        frames: an `xarray.DataArray` with any names of its axes; or an array or a tensor (..., K, C, H, W),
+            with any leading axes. The last K frames are read. Not measured is NaN, or one of the codes that
+            stood for it in training.
+        steps: L.
+        units: of frames that state none; the model's if None.
+        static: file of the static fields that the model reads, if any.
+        masked: take missing frames as not measured instead of refusing the sequence.
+
+    Returns:
+        The same kind as ``frames``, with L frames; pixels that no frame of the past measured are NaN, or the
+        code of integers. Labelled frames have their coordinates and attributes, and those of the forecast.
+
+    Raises:
+        DataError: frames that are not those that the model was trained on, and do not convert to them.
+    """
+    import xarray as xr
+
+    check_instance(frames, (xr.DataArray, np.ndarray, Tensor), "frames", "pass an xarray.DataArray")
+    check_positive(steps, "steps")
+    if isinstance(frames, xr.DataArray):
+        return _of_labelled(model, frames, steps, units, static, masked)
+    array = frames.detach().float().cpu().numpy() if isinstance(frames, Tensor) else frames
+    made = _of_array(model, array, steps, units or "", static)
+    return torch.from_numpy(made).to(frames) if isinstance(frames, Tensor) else made
+
+
+def _of_labelled(
+    model: Forecaster,
+    given: "xr.DataArray",
+    steps: int,
+    units: str | None,
+    static: Path | None,
+    masked: bool,
+) -> "xr.DataArray":
+    specification = specification_of(model)
+    missing = () if specification is None else specification.missing
+    frames = open_frames(given, missing=missing, units=units)
+    values, past, _ = forecast_labelled(model, frames, steps, static=static, masked=masked)
+    return relabelled(labelled(as_dtype(values, given.dtype, missing), frames, past.step_s), given)
+
+
+def relabelled(forecast: "xr.DataArray", frames: "xr.DataArray") -> "xr.DataArray":
+    """A forecast (time, channel, y, x) with the axes, the coordinates and the attributes of its past.
+
+    Args:
+        forecast: as `convlstm.forecasting.fields.labelled` gives it.
+        frames: the past, its axes under any names and in any order; others of size 1 are dropped.
+    """
+    import xarray as xr
+
+    roles = axis_roles(as_dataset(frames))
+    frames = frames.isel({axis: 0 for axis in frames.dims if axis not in roles.values()})
+    names = {role: roles.get(role, role) for role in _ROLES}
+    time = names["time"]
+    coordinates = {name: axis.variable for name, axis in frames.coords.items() if time not in axis.dims}
+    for name in ("time", "forecast_reference_time", "forecast_period"):
+        variable = forecast[name].variable
+        coordinates[names.get(name, name)] = xr.Variable(
+            [names[str(axis)] for axis in variable.dims], variable
+        )
+    coordinates[time].attrs = frames[time].attrs if time in frames.coords else {}
+    made = xr.Variable([names[str(role)] for role in forecast.dims], forecast.values, frames.attrs)
+    absent = [names[role] for role in ("channel",) if names[role] not in frames.dims]
+    order = [*([] if time in frames.dims else [time]), *frames.dims]
+    made = made.isel(dict.fromkeys(absent, 0)).transpose(*order)
+    return xr.DataArray(made, coordinates, name=frames.name)
+
+
+def forecast_labelled(
+    model: Forecaster,
+    frames: "xr.DataArray",
+    steps: int,
+    *,
+    static: Path | None = None,
+    masked: bool = False,
+) -> tuple[Floats, Past, Tensor]:
+    """Forecast of labelled frames in their unit.
+
+    Args:
+        model: the forecaster.
+        frames: (time, channel, y, x), as `open_frames` returns them.
+        steps: L.
+        static: file of the static fields that the model reads.
+        masked: take missing frames as not measured.
+
+    Returns:
+        The forecast (L, C, H, W), NaN where no frame of the past was measured; its past; and this past
+        (K, C, H, W) in the scale of the network.
+
+    Raises:
+        DataError: as `forecast`.
+    """
+    specification = specification_of(model)
+    unscaled = specification is None
+    if specification is None:
+        specification = _unscaled(
+            model,
+            len(frames),
+            [str(name) for name in frames["channel"].values],
+            str(frames.attrs.get("units", "")),
+        )
+    past = last_frames(frames, specification, masked=masked)
+    if unscaled:
+        check_finite(past.values, "the past", _ROLES)
+    ((values, scaled),) = _run(model, specification, [past], steps, static)
+    return values, past, scaled
+
+
+def _of_array(
+    model: Forecaster, array: NDArray[Any], steps: int, units: str, static: Path | None
+) -> NDArray[Any]:
+    """Forecast of an array (..., K, C, H, W), in its unit and dtype."""
+    if array.ndim < 4 or 0 in array.shape or array.dtype.kind not in "biuf":
+        raise DataError(
+            f"frames must be numbers (..., K, C, H, W) with no empty axis; received {array.dtype} "
+            f"{array.shape}: bring them to it"
+        )
+    specification = specification_of(model)
+    values = array.astype(np.float32)
+    if specification is None:
+        specification = _unscaled(model, array.shape[-4], [str(k) for k in range(array.shape[-3])], units)
+        check_finite(values, "the past", [f"axis {k}" for k in range(array.ndim)])
+    if array.shape[-4] < specification.past or array.shape[-3] != len(specification.variables):
+        raise DataError(
+            f"frames must be the {specification.past} of the past or more, with the channels "
+            f"{', '.join(specification.variables)}; received {array.shape}, (..., K, C, H, W): give these"
+        )
+    values[np.isin(array, specification.missing)] = np.nan
+    cases = values.reshape(-1, *array.shape[-4:])[:, -specification.past :]
+    pasts = [Past(case, units, None, specification.step_s) for case in cases]
+    made = np.stack([values for values, _ in _run(model, specification, pasts, steps, static)])
+    made = made.reshape(*array.shape[:-4], *made.shape[1:])
+    return as_dtype(made, array.dtype, specification.missing)
+
+
+def specification_of(model: Forecaster) -> Specification | None:
+    """The specification of the data that a model was trained on, from the folder that it was loaded from.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    plain = getattr(model, "_convlstm_notes", {}).get("specification")
+    return None if plain is None else Specification.from_dict(plain)
+
+
+def _unscaled(model: Forecaster, frames: int, names: list[str], units: str) -> Specification:
+    """Specification of frames whose values are in the scale of the network already."""
+    return Specification(
+        variables=tuple(names),
+        units=units,
+        transform=described(Linear()),
+        dry_value=None,
+        step_s=1.0,
+        dated=False,
+        grid={},
+        missing=(),
+        data_range=1.0,
+        past=getattr(model, "_convlstm_notes", {}).get("past", frames),
+        steps=1,
+        splits={},
+        fingerprint="",
+    )
+
+
+def _run(
+    model: Forecaster, specification: Specification, pasts: list[Past], steps: int, static: Path | None
+) -> list[tuple[Floats, Tensor]]:
+    """Forecasts of pasts of one unit and size, with these in the scale of the network.
+
+    As many are read at once as are about four million pixels.
+    """
+    first = pasts[0]
+    size = first.values.shape[-2:]
+    fields = Fields(specification, first.units, first.step_s)
+    planes = read_static(static, specification, size)
+    most = max(1, _AT_ONCE // (size[0] * size[1]))
+    found: list[tuple[Floats, Tensor]] = []
+    with evaluating(model) as like:
+        for start in range(0, len(pasts), most):
+            chunk = pasts[start : start + most]
+            read = [fields.read(past, steps, planes) for past in chunk]
+            inputs = [extra for _, extra, _ in read if extra is not None]
+            future = run_forecaster(
+                model,
+                torch.stack([frames for frames, _, _ in read]).to(like),
+                steps,
+                torch.stack(inputs).to(like) if inputs else None,
+            )
+            rows = zip(future, chunk, read, strict=True)
+            found += [(fields.write(made, past, valid), frames) for made, past, (frames, _, valid) in rows]
+    return found
+
+
+@contextmanager
+def evaluating(model: Forecaster) -> Iterator[Tensor]:
+    """Evaluation without gradients; yields a tensor of the device and dtype of the model's weights."""
+    trained = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield next((w for w in model.parameters() if w.is_floating_point()), torch.empty(0))
+    finally:
+        model.train(trained)

@@ -1,0 +1,193 @@
+"""Forecasts of files with units, times and coordinates, by a model that stores what it was trained on."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+
+import convlstm
+from convlstm import EncoderForecaster
+from convlstm.cli.main import main
+from convlstm.data.archive import Archive
+from convlstm.data.opening import open_frames
+from convlstm.data.units import ZR
+from convlstm.errors import DataError
+
+SIZE, PAST = (16, 20), 3
+START, STEP = np.datetime64("2021-02-04T20:05", "ns"), np.timedelta64(300, "s")
+
+
+def rates(count=40):
+    values = np.random.default_rng(0).gamma(0.3, 5.0, (count, *SIZE)).astype(np.float32)
+    values[:, 4:, 10:] = 0
+    values[:, 0, 0] = np.nan
+    coordinates = {
+        "time": START + STEP * np.arange(count),
+        "y": (
+            "y",
+            1000.0 * np.arange(SIZE[0])[::-1],
+            {"units": "m", "standard_name": "projection_y_coordinate"},
+        ),
+        "x": ("x", 1000.0 * np.arange(SIZE[1]), {"units": "m", "standard_name": "projection_x_coordinate"}),
+    }
+    attributes = {"units": "mm h-1", "standard_name": "rainfall_rate"}
+    return xr.DataArray(values, coordinates, ("time", "y", "x"), "rain", attributes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model folder of an untrained model and the specification of an archive of rain rates."""
+    source = Archive(rates(), past=PAST, steps=2)
+    torch.manual_seed(0)
+    model = EncoderForecaster(1, [4], patch_size=2)
+    notes = {"past": PAST, "specification": source.specification.to_dict(), "value_range": [0.0, 1.0]}
+    return model.save_pretrained(tmp_path_factory.mktemp("model"), **notes)
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    """A NetCDF file of rain, beside another variable, of six frames."""
+    frames = rates(6)
+    xr.Dataset({"rain": frames, "snow": frames * 0}).to_netcdf(tmp_path / "rain.nc", engine="h5netcdf")
+    return tmp_path / "rain.nc"
+
+
+def test_a_file_gives_a_forecast_in_every_format(folder, files, tmp_path, capsys):
+    expected = convlstm.forecast(folder, rates(6), 4)
+    words = ["forecast", str(folder), str(files), "--steps", "4", "--out"]
+    for ending in ("nc", "zarr", "npz", "npy", "gif", "png"):
+        assert main([*words, str(tmp_path / f"f.{ending}")]) == 0
+    assert capsys.readouterr().err == ""
+    for ending in ("nc", "zarr"):
+        frames = open_frames(tmp_path / f"f.{ending}", variable="rain")
+        np.testing.assert_array_equal(frames[:, 0].values, expected.values)
+        np.testing.assert_array_equal(frames["time"], expected["time"])
+        np.testing.assert_array_equal(frames["x"], expected["x"])
+        assert frames.attrs["units"] == "mm h-1"
+    with xr.open_dataset(tmp_path / "f.nc", engine="h5netcdf", decode_timedelta=False) as file:
+        source = file.attrs["source"]
+        assert source.startswith(f"encoder_forecaster, convlstm {convlstm.__version__}, weights sha256 ")
+        assert file.attrs["history"].endswith(f"convlstm {' '.join(words)} {tmp_path / 'f.nc'}")
+        assert file["forecast_reference_time"].values == START + 5 * STEP
+    frames = open_frames(tmp_path / "f.npz")
+    np.testing.assert_array_equal(frames[:, 0].values, expected.values)
+    np.testing.assert_array_equal(frames["time"], expected["time"])
+    np.testing.assert_array_equal(np.load(tmp_path / "f.npy")[:, 0], expected.values)
+    with Image.open(tmp_path / "f.gif") as film:
+        assert (film.n_frames, film.size[0] >= 512) == (PAST + 4, True)
+
+
+def test_a_dataarray_gives_a_dataarray_and_writes_the_same(folder, tmp_path):
+    frames = rates(5)
+    made = convlstm.forecast(folder, frames, 4, out=tmp_path / "f.nc")
+    assert isinstance(made, xr.DataArray)
+    assert (made.dims, made.shape) == (frames.dims, (4, *SIZE))
+    np.testing.assert_array_equal(open_frames(tmp_path / "f.nc", variable="rain")[:, 0].values, made.values)
+    with pytest.raises(DataError, match="the 3 frames"):
+        convlstm.forecast(folder, frames[:2], 4, out=tmp_path / "g.nc")
+    assert not (tmp_path / "g.nc").exists()
+
+
+def test_arrays_are_scaled_as_in_training_and_come_back_in_their_unit(folder, caplog):
+    frames = rates(5)
+    made = convlstm.forecast(folder, frames.values[:, None], steps=4)
+    np.testing.assert_array_equal(made.frames[:, 0], convlstm.forecast(folder, frames, 4).values)
+    assert np.isnan(made.frames[:, 0, 0, 0]).all()
+    np.testing.assert_array_equal(made.past.numpy()[:, 0], frames.values[-PAST:])
+    assert [record.message for record in caplog.records] == [
+        "the past states no unit and is taken in mm/h, that of the training: give --units if it is another"
+    ]
+    amounts = convlstm.forecast(folder, frames.values[:, None] / 12, steps=4, units="mm")
+    np.testing.assert_allclose(12 * amounts.frames, made.frames, rtol=1e-4, atol=1e-6)
+
+
+def test_values_far_outside_those_of_the_training_are_reported(folder, caplog):
+    convlstm.forecast(folder, rates(5) * 1e9, steps=1)
+    told = (
+        "the past, in the scale of the network, holds values from 0 to 3.8.*, the model was trained on 0 to 1"
+    )
+    assert re.search(told, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "sentence"),
+    [
+        (lambda f: f.assign_attrs(units="K"), [], "values must be in 'mm/h' or in a unit that converts"),
+        (lambda f: f.isel(time=[0, 1, 2, 5]), [], "or --gaps mask"),
+        (lambda f: f.isel(time=[0, 1, 2, 5]), ["--gaps", "mask"], ""),
+        (lambda f: f.isel(time=[0, 1, 2, 5]), ["--gaps", "x"], "gaps must be one of mask, refuse"),
+        (lambda f: f.assign_coords(x=f["x"].copy(data=2 * f["x"])), [], "pixels must be 1000 x 1000 m"),
+        (lambda f: f.rename("hail"), ["--variable", "rain"], "variable must be one that the files hold"),
+        (lambda f: f.rename("hail"), [], ""),
+        (lambda f: f, ["--reader", "knmi"], "that the reader knmi recognises"),
+        (lambda f: f, ["--static", "land.nc"], "reads 0 and received land.nc: leave --static out"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence_and_writes_nothing(
+    folder, tmp_path, capsys, change, options, sentence
+):
+    frames = change(rates(6))
+    frames.to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
+    words = ["forecast", str(folder), str(tmp_path / "past.nc"), "--steps", "2", *options]
+    status = main([*words, "--out", str(tmp_path / "f.nc")])
+    shown = capsys.readouterr().err
+    assert (status, (tmp_path / "f.nc").exists()) == ((2, False) if sentence else (0, True)), shown
+    assert sentence in shown
+    assert shown.count("\n") == bool(sentence)
+
+
+def test_files_without_labels_of_a_model_without_specification_become_labelled(tmp_path, capsys):
+    """Values are those of the array, as in every other format."""
+    torch.manual_seed(0)
+    EncoderForecaster(1, [4]).save_pretrained(tmp_path / "m", past=PAST)
+    codes = np.random.default_rng(0).integers(0, 256, (5, *SIZE), np.uint8)
+    np.save(tmp_path / "past.npy", codes)
+    words = ["forecast", str(tmp_path / "m"), str(tmp_path / "past.npy"), "--steps", "2", "--out"]
+    for name in ("f.nc", "f.npy"):
+        assert main([*words, str(tmp_path / name)]) == 0
+    written = open_frames(tmp_path / "f.nc", variable="frames")
+    np.testing.assert_array_equal(written.values, np.load(tmp_path / "f.npy"))
+    np.testing.assert_array_equal(written["time"].values / np.timedelta64(1, "s"), [0, 1])
+    frames = rates(5).fillna(0)
+    frames.to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
+    model = EncoderForecaster.from_pretrained(tmp_path / "m").eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(frames.values[None, -PAST:, None]), 2)[0]
+    made = convlstm.forecast(tmp_path / "m", tmp_path / "past.nc", steps=2)
+    np.testing.assert_allclose(made.frames, expected, rtol=1e-4, atol=1e-4)
+    rates(5).to_netcdf(tmp_path / "holes.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match="values must be finite"):
+        convlstm.forecast(tmp_path / "m", tmp_path / "holes.nc", steps=2)
+
+
+def test_a_damaged_specification_is_named(folder, files, tmp_path, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    del config["specification"]["units"]
+    model = tmp_path / "m"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    words = ["forecast", str(model), str(files), "--steps", "2", "--out", str(tmp_path / "f.nc")]
+    assert main(words) == 2
+    assert "a specification of data must hold" in capsys.readouterr().err
+
+
+def test_archives_of_radar_forecast_in_their_own_unit(folder, tmp_path, capsys):
+    """Reflectivity to rates for the model, by its Z-R relation or the usual one, and back."""
+    frames = rates(4)
+    relation = ZR()
+    radar = frames.copy(data=relation.reflectivity(frames.values)).assign_attrs(units="dBZ")
+    for k in range(4):
+        radar[k : k + 1].to_netcdf(tmp_path / f"radar_{k}.nc", engine="h5netcdf")
+    words = ["forecast", str(folder), f"{tmp_path}/radar_*.nc", "--steps", "3", "--out"]
+    assert main([*words, str(tmp_path / "f.nc")]) == 0
+    assert capsys.readouterr().err == ""
+    made = open_frames(tmp_path / "f.nc", variable="rain")
+    assert made.attrs["units"] == "dBZ"
+    expected = relation.reflectivity(convlstm.forecast(folder, frames, 3).values)
+    np.testing.assert_allclose(made[:, 0].values, expected, atol=1e-3)
