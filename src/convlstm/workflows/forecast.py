@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -15,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convlstm import __version__
 from convlstm.data.files import IMAGES, Frames, check_finite, from_unit, read_frames, to_unit
 from convlstm.data.frame_store import seconds
 from convlstm.data.opening import open_frames
@@ -138,7 +138,7 @@ def _loaded(
         check_parts(None, model)
         known = getattr(model, "_convlstm_notes", {})
         notes = known if "specification" in known else {}
-        return model, notes, f"{spoken_name(model)}, convlstm {__version__}"
+        return model, notes, f"{spoken_name(model)}, convlstm {version('convlstm')}"
     folder = check_path(model, "MODEL")
     loaded, run = load_model(folder, trust), run_of(folder)
     folder = folder if run is None else run.model
@@ -150,7 +150,7 @@ def _loaded(
             f"{folder} says {str(needed)[:80]!r}: copy the folder again"
         )
     weights = (weights_digest(folder) or "")[:16]
-    return loaded, notes, f"{spoken_name(loaded)}, convlstm {__version__}, weights sha256 {weights}"
+    return loaded, notes, f"{spoken_name(loaded)}, convlstm {version('convlstm')}, weights sha256 {weights}"
 
 
 def _is_plain(past: Any) -> bool:
