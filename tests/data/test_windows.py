@@ -78,7 +78,14 @@ def test_a_split_by_event_cuts_none():
     for frames in found.values():
         assert set(frames.reshape(10, 20).sum(1).tolist()) <= {0, 20}
     assert sum(frames.sum() for frames in found.values()) == 200
-    assert (found["validation"].sum(), found["test"].sum()) == (20, 40)
+    assert (found["validation"].sum(), found["test"].sum()) == (40, 40)
+
+
+@pytest.mark.parametrize("events", [3, 4, 5])
+def test_every_split_has_an_event(events):
+    times = np.concatenate([start + np.arange(36) * 300.0 for start in np.arange(events) * 1e6])
+    found = split_frames(times, "event", 8, guard=4)
+    assert [int(found[name].sum()) // 36 for name in found] == [events - 2, 1, 1]
 
 
 def test_given_periods():

@@ -138,23 +138,40 @@ def _fractions(
 ) -> dict[Split, NDArray[np.bool_]]:
     count = len(times)
     share = max(round(0.15 * count), length)
-    ends = [count - 2 * (share + guard), count - share - guard, count]
+    if whole_events:
+        borders = np.array([0, *(gap.after + 1 for gap in gaps(times)), count])
+        validation, test = _last_events(borders, share)
+        ends, guard = [validation, test, count], 0
+    else:
+        ends = [count - 2 * (share + guard), count - share - guard, count]
     if ends[0] < length:
         raise DataError(
             f"{count} frames are too few for windows of {length}, past + steps, in three splits: lower "
             "--data.past or --data.steps, or give periods by --data.split"
         )
-    if whole_events:
-        # Every stretch goes to the split in which its middle lies.
-        borders = np.array([0, *(gap.after + 1 for gap in gaps(times)), count])
-        middles = (borders[:-1] + borders[1:]) / 2
-        ends = [int(borders[np.searchsorted(middles, end)]) for end in ends[:2]] + [count]
-        guard = 0
     place = np.arange(count)
     starts = [0, *(max(end, 0) + guard for end in ends[:2])]
     return {
         name: (place >= start) & (place < end) for name, start, end in zip(SPLITS, starts, ends, strict=True)
     }
+
+
+def _last_events(borders: NDArray[np.int64], share: int) -> tuple[int, int]:
+    """First frames of validation and test: the last events of about ``share`` frames each, at least one.
+
+    Args:
+        borders: first frame of every event, and the number of frames.
+        share: frames wanted of each.
+    """
+    first = len(borders) - 1
+    starts = []
+    for others in (2, 1):  # splits that still need an event
+        last = first
+        first -= 1
+        while first > others and borders[last] - borders[first] < 0.75 * share:
+            first -= 1
+        starts.append(int(borders[max(first, 0)]))
+    return starts[1], starts[0]
 
 
 def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.bool_]]:
