@@ -1,9 +1,13 @@
 """Order of windows: by seed and epoch alone, and shared out to processes."""
 
+import numpy as np
+import pytest
 import torch
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convlstm.data.archive import Archive
 from convlstm.data.base import Window, WindowDataset
 from convlstm.training.loaders import EpochSampler, evaluation_loader, training_loader
 
@@ -56,3 +60,45 @@ def test_evaluation_sees_every_window_once(size, ranks, batch):
     ]
     seen = [int(value) for loader in loaders for window in loader for value in window.past.flatten()]
     assert sorted(seen) == list(range(size))
+
+
+@pytest.mark.parametrize("kind", ["nc", "zarr"])
+def test_workers_read_an_archive_that_was_read_before_they_began(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr("convlstm.data.frame_store._KEPT_BYTES", 1)  # all frames are read again
+    frames = np.random.default_rng(0).random((60, 12, 12), np.float32)
+    times = np.datetime64("2021-01-01", "ns") + np.arange(60) * np.timedelta64(300, "s")
+    content = xr.Dataset({"rain": (("time", "y", "x"), frames, {"units": "mm/h"})}, {"time": times})
+    path = tmp_path / f"rain.{kind}"
+    if kind == "nc":
+        content.to_netcdf(path, engine="h5netcdf")
+    else:
+        content.to_zarr(path, consolidated=False)
+    windows = Archive(str(path), past=2, steps=2, crop=8, train_size=8).split("train")
+    first = [windows[index].past for index in range(8)]
+    loader = training_loader(windows, 4, seed=0, workers=2)
+    loader.timeout = 60  # instead of waiting for ever
+    assert torch.equal(torch.cat([window.past for window in loader]), torch.stack(first))
+
+
+class Kept(WindowDataset):
+    """Counts the frames in memory instead of giving windows."""
+
+    def __init__(self, windows):
+        self.windows = windows
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        self.windows[index]
+        return len(self.windows.store._kept)
+
+
+def test_all_workers_together_keep_no_more_frames_than_one_process(monkeypatch):
+    monkeypatch.setattr("convlstm.data.frame_store._KEPT_BYTES", 20 * 4 * 12 * 12)
+    frames = np.random.default_rng(0).random((200, 12, 12), np.float32)
+    windows = Archive(frames, units="mm/h", past=2, steps=2, crop=8, train_size=40).split("train")
+    for workers, most in ((0, 20), (2, 10)):
+        loader = training_loader(Kept(windows), 1, seed=0, workers=workers)
+        loader.timeout = 60 * bool(workers)
+        assert [int(count) for count in loader][-4:] == [most] * 4

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -15,7 +16,7 @@ _KEPT_BYTES = 2**30
 
 
 class FrameStore:
-    """Reader of frames by their index; the frames read last stay in memory, up to 1 GiB of them.
+    """Reader of frames by their index; the frames read last stay in memory, up to 1 GiB in all workers.
 
     Args:
         frames: (time, channel, y, x).
@@ -25,7 +26,7 @@ class FrameStore:
     def __init__(self, frames: "xr.DataArray", convert: Callable[[Floats], Floats]) -> None:
         self._frames, self._convert = frames, convert
         self._kept: OrderedDict[int, Floats] = OrderedDict()
-        self._most = max(1, _KEPT_BYTES // max(1, 4 * int(np.prod(self.shape))))
+        self._most = _KEPT_BYTES // max(1, 4 * int(np.prod(self.shape)))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -37,14 +38,18 @@ class FrameStore:
         """Frames (C, H, W), NaN where not measured; None for a negative index, a frame that is missing."""
         absent = sorted({index for index in indices if index >= 0} - self._kept.keys())
         for first, last in _runs(absent):
-            values = self._frames[first : last + 1].values.astype(np.float32, copy=False)
+            # Not by threads: those that dask keeps are missing in a worker, which would wait for them.
+            chunk = self._frames.data[first : last + 1].compute(scheduler="synchronous")
+            values = np.asarray(chunk, np.float32)
             for index, frame in zip(range(first, last + 1), self._convert(values), strict=True):
                 self._kept[index] = frame
         found = [self._kept[index] if index >= 0 else None for index in indices]
         for index in indices:
             if index >= 0:
                 self._kept.move_to_end(index)
-        while len(self._kept) > self._most:
+        worker = get_worker_info()
+        most = self._most // (worker.num_workers if worker else 1)
+        while len(self._kept) > max(1, most):
             self._kept.popitem(last=False)
         return found
 
