@@ -11,6 +11,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning", "torchmetrics", "tensorboard", "rich", "jsonargparse", "docstring_parser", "yaml"),
     "data": ("sklearn", "xarray", "dask", "pyproj", "h5py", "cf_xarray", "h5netcdf", "zarr", "cfgrib"),
     "video": ("av",),
+    "flow": ("pysteps", "cv2"),
     "plots": ("matplotlib", "PIL", "jinja2"),
 }
 

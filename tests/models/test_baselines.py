@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.motion import advect, motion_field
 from convlstm.models.base import run_forecaster
-from convlstm.models.baselines import BASELINES, Advection, Blank, LinearTrend, MeanFrame, Persistence
+from convlstm.models.baselines import (
+    BASELINES,
+    Advection,
+    Blank,
+    Climatology,
+    DampedPersistence,
+    LinearTrend,
+    MeanFrame,
+    Persistence,
+)
 
 
 @pytest.mark.parametrize("name", BASELINES)
@@ -182,6 +191,23 @@ def test_labels_are_passed_to_forecasters_that_take_them():
     assert run_forecaster(Labelled(), past, 3, valid=valid, times=times).eq(1).all()
     assert run_forecaster(Labelled(), past, 3).eq(0).all()
     assert run_forecaster(Blank(), past, 3, valid=valid, times=times).eq(0).all()
+
+
+def test_damped_persistence_by_hand():
+    """Anomalies of the last measured frame halve at every step, on top of the climatology of each time."""
+    past, times = torch.tensor([5.0, 13.0, 0.0]).view(1, 3, 1, 1, 1), torch.arange(5.0)[None]
+    valid = torch.tensor([True, True, False]).view(1, 3, 1, 1, 1)
+
+    def usual(times, like):
+        return (10 * times).view(1, -1, 1, 1, 1).expand_as(like)
+
+    found = run_forecaster(DampedPersistence(0.5, usual), past, 2, valid=valid, times=times)
+    assert found.flatten().tolist() == [30 - 7 / 2, 40 - 7 / 4]  # 13 is 7 below the usual 20
+    assert run_forecaster(Climatology(usual), past, 2, times=times).flatten().tolist() == [30, 40]
+    assert DampedPersistence(0.5)(past + 8, 2).flatten().tolist() == [4, 2]  # in the scale of anomalies
+    assert Climatology()(past, 2).eq(0).all()
+    by_pixel = DampedPersistence(torch.tensor([[[0.5, 0.0]]]))(torch.full((1, 1, 1, 1, 2), 8.0), 2)
+    assert by_pixel.squeeze().tolist() == [[4, 0], [2, 0]]
 
 
 @pytest.mark.skipif("CONVLSTM_DATA" not in os.environ, reason="CONVLSTM_DATA names no folder of real files")

@@ -2,13 +2,23 @@
 
 from convlstm.models.autoregressive import AutoregressiveForecaster, ForecastStream
 from convlstm.models.base import Forecaster
-from convlstm.models.baselines import Advection, Blank, LinearTrend, MeanFrame, Persistence
+from convlstm.models.baselines import (
+    Advection,
+    Blank,
+    Climatology,
+    DampedPersistence,
+    LinearTrend,
+    MeanFrame,
+    Persistence,
+)
 from convlstm.models.encoder_forecaster import EncoderForecaster
 
 __all__ = [
     "Advection",
     "AutoregressiveForecaster",
     "Blank",
+    "Climatology",
+    "DampedPersistence",
     "EncoderForecaster",
     "ForecastStream",
     "Forecaster",

@@ -9,6 +9,9 @@ from convlstm.functional.motion import advect, motion_field
 from convlstm.models.base import Forecaster, check_past
 from convlstm.validation import check_bool
 
+#: Usual values (B, T, C, H, W) at times (B, T), or None if unknown, and a tensor of that shape.
+ClimatologyAt = Callable[[Tensor | None, Tensor], Tensor]
+
 
 class Persistence(Forecaster):
     """The last frame stays as it is; where it was not measured, the last measured value does."""
@@ -91,6 +94,62 @@ class Advection(Forecaster):
         check_past(past, steps)
         frames = measured_so_far(past, valid)
         return advect(frames[:, -1], motion_field(frames), steps, zero_outside=self.zero_outside)
+
+
+class Climatology(Forecaster):
+    """The usual value of each time of the year.
+
+    Args:
+        climatology: values (B, T, C, H, W) at times (B, T) in the scale of the network, such as
+            `convlstm.data.climatology.Anomaly.climatology`, called with the times and a tensor of that shape;
+            None where the scale is that of anomalies: zeros.
+    """
+
+    def __init__(self, climatology: ClimatologyAt | None = None) -> None:
+        super().__init__()
+        self.climatology = climatology
+
+    def forward(self, past: Tensor, steps: int, *, times: Tensor | None = None) -> Tensor:
+        """Forecast the usual values: (B, K, C, H, W) -> (B, steps, C, H, W), by times (B, K + steps)."""
+        check_past(past, steps)
+        return self._usual(past[:, -1:].repeat(1, steps, 1, 1, 1), past.shape[1], times)
+
+    def _usual(self, like: Tensor, first: int, times: Tensor | None) -> Tensor:
+        """Usual values at the times from ``first`` on, of the shape of a tensor."""
+        if self.climatology is None:
+            return torch.zeros_like(like)
+        return self.climatology(None if times is None else times[:, first : first + like.shape[1]], like)
+
+
+class DampedPersistence(Climatology):
+    """The anomaly of the last frame, damped by a factor at every step, on top of the climatology.
+
+    Args:
+        damping: factor of a step: one number, or (C, H, W).
+        climatology: as of `Climatology`.
+    """
+
+    def __init__(self, damping: float | Tensor, climatology: ClimatologyAt | None = None) -> None:
+        super().__init__(climatology)
+        self.damping = torch.as_tensor(damping)
+
+    def forward(
+        self, past: Tensor, steps: int, *, valid: Tensor | None = None, times: Tensor | None = None
+    ) -> Tensor:
+        """Damp the last anomaly: (B, K, C, H, W) -> (B, steps, C, H, W).
+
+        Args:
+            past: (B, K, C, H, W).
+            steps: L.
+            valid: (B, K, C, H, W), bool, true where measured; everywhere if None.
+            times: (B, K + L), seconds since 1970-01-01.
+        """
+        check_past(past, steps)
+        last = measured_so_far(past, valid)[:, -1:]
+        anomaly = last - self._usual(last, past.shape[1] - 1, times)
+        lead_L111 = torch.arange(1, steps + 1, device=past.device).view(-1, 1, 1, 1)
+        future = self._usual(last.expand(-1, steps, -1, -1, -1), past.shape[1], times)
+        return future + anomaly * self.damping.to(past) ** lead_L111
 
 
 def measured_so_far(past: Tensor, valid: Tensor | None) -> Tensor:
