@@ -354,7 +354,7 @@ def test_help_is_about_the_classes_that_were_chosen(own, capsys):
     assert "--model.hidden_dim" not in shown
 
 
-@pytest.mark.parametrize("name", ["evaluate", "forecast", "report", "demo"])
+@pytest.mark.parametrize("name", ["describe", "evaluate", "forecast", "report", "demo"])
 def test_every_command_has_a_page(name, capsys):
     assert main([name, "-h"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: convlstm {name}")

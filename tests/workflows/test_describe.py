@@ -181,7 +181,8 @@ def test_the_pasted_command_trains(tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out.partition("next:\n")[2]
     words = shlex.split(text.replace("\\\n", " "))
     assert words[:4] == ["convlstm", "train", "--data", "nights of rain"]
-    small = ["--epochs=1", "--batch_size=32", "--model.hidden_dim=[2]", "--accelerator=cpu"]
+    assert words[-4:-2] == ["--batch_size", "14"]
+    small = ["--epochs=1", "--model.hidden_dim=[2]", "--accelerator=cpu"]
     assert main([*words[1:], *small]) == 0
     assert (tmp_path / "runs" / "nights-of-rain" / "model" / "model.safetensors").exists()
 
@@ -278,6 +279,16 @@ def test_damaged_files_are_left_out_on_request(tmp_path):
         found = convlstm.describe(tmp_path, skip_bad=True)
     assert (found.files, found.times.frames) == (2, 40)
     assert found.notes[0] == "damaged files left out: 1"
+
+
+def test_what_files_say_is_printed_as_it_is(tmp_path, capsys):
+    write(
+        tmp_path / "a.nc", every_five_minutes(4), "[m] :smile:", **{"[bold]u\x1b[31m": np.zeros((4, 12, 16))}
+    )
+    assert main(["describe", str(tmp_path / "a.nc")]) == 0
+    text = capsys.readouterr().out
+    assert "[bold]u [31m: unit '[m] :smile:'" in text
+    assert "convlstm forecast MODEL" in text
 
 
 def test_terminals_without_block_characters(tmp_path):

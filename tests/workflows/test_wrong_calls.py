@@ -125,6 +125,11 @@ WRONG = {
     ("forecast", "trust"): NO_NAMES,
     ("report", "run"): [*NO_PATHS, None, "nowhere", "file", "."],
     ("demo", "out"): NO_PATHS,
+    ("describe", "path"): [*NO_PATHS, None, [], "nowhere", "file", ["file.npy", 3], torch.zeros(3)],
+    ("describe", "reader"): [3, "x", "x.y", [1], Plain, torch.zeros(3)],
+    ("describe", "variable"): [3, "x", [], [1], Plain, torch.zeros(3)],
+    ("describe", "missing"): ["x", [None], None, Plain, torch.zeros(3)],
+    ("describe", "skip_bad"): [None, "x", 3, [1], Plain, torch.zeros(3)],
 }
 
 
@@ -135,11 +140,13 @@ def test_an_argument_of_another_kind_is_one_sentence_before_any_work(
     monkeypatch.chdir(tmp_path)
     for name in ("file", "file.npy"):
         Path(name).touch()
+    np.save("frames.npy", np.zeros((3, 4, 4), np.float32))
     model = EncoderForecaster(hidden_dim=[4])
     whole = {
         "train": {"data": DATA, "model": model, "config": TrainingConfig(epochs=1, accelerator="cpu")},
         "evaluate": {"model": model, "data": DATA},
         "forecast": {"model": model, "past": PAST, "steps": 1},
+        "describe": {"path": "frames.npy"},
     }.get(workflow, {})
     whole |= {"batch_size": 4} if workflow == "evaluate" else {}
     if argument == "resume":

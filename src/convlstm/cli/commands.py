@@ -27,6 +27,10 @@ def describe(*, json: bool = False, **options: Any) -> None:
     console.print(table(found, ascii_only=console.options.ascii_only))
     if found.train:
         print(f"next:\n{command_lines(found.train, console.width)}")
+    else:
+        paths = shlex.join(map(os.fspath, options["path"]))
+        print("next, with a model that was trained on more of such frames:")
+        print(f"convlstm forecast MODEL {paths} --steps 12 --out next.nc")
 
 
 def train(**options: Any) -> None:

@@ -23,12 +23,15 @@ def table(description: Description, *, ascii_only: bool) -> "Table":
         ascii_only: True for terminals that show no block characters.
     """
     from rich.table import Table
+    from rich.text import Text
 
     shown = Table.grid(padding=(0, 2))
     shown.add_column(no_wrap=True, style="bold")
     shown.add_column(overflow="fold")
     for name, text in _rows(description, _LETTERS if ascii_only else _BLOCKS):
-        shown.add_row(name, text)
+        # Files say what they like: no markup, no control characters.
+        printable = "".join(letter if letter.isprintable() else " " for letter in text)
+        shown.add_row(name, Text(printable))
     return shown
 
 

@@ -21,7 +21,9 @@ from convlstm.data.specification import THRESHOLDS
 from convlstm.data.specify import grid_of, is_rain
 from convlstm.data.statistics import Statistics, sample, statistics
 from convlstm.data.units import unit_named
-from convlstm.errors import ConvLSTMError, DataError
+from convlstm.errors import ConvLSTMError, DataError, OptionError
+from convlstm.training.config import TrainingConfig
+from convlstm.validation import check_bool, received
 from convlstm.workflows.periods import LENGTHS, Plan, Times, plan_windows, times_of
 
 if TYPE_CHECKING:
@@ -122,7 +124,15 @@ def describe(
     Raises:
         DataError: no such files, files of several kinds, or frames that do not fit each other.
     """
-    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    paths: list[Any] = list(path) if isinstance(path, list | tuple) else [path]
+    check_bool(skip_bad, "skip_bad")
+    if variable is not None:
+        named = [variable] if isinstance(variable, str) else variable
+        if not isinstance(named, list | tuple) or not named or not all(isinstance(n, str) for n in named):
+            raise OptionError(
+                f"variable must be a name or a list of names; received {received(variable)}: leave it out "
+                "for all"
+            )
     try:
         files, found, read = discover(paths, reader)
         whole = _first(files, read, skip_bad)
@@ -324,6 +334,8 @@ def _train_words(
     options["gaps"] = "mask" if plan.masked else None
     words = ["convlstm", "train", "--data", *_short(paths)]
     words += [word for name, value in options.items() if value for word in (f"--data.{name}", str(value))]
+    if (most := plan.splits["train"].windows) < int(TrainingConfig().batch_size):
+        words += ["--batch_size", str(most)]
     return (*words, "--out", f"runs/{_run_name(Path(paths[0]))}")
 
 
