@@ -197,7 +197,7 @@ WRONG = {
     "train --model.cell torch.nn.Linear": "--model.cell must be the dotted path of a Cell; received",
     "train --model own_code.MyModel": "MyModel needs --model.width; received none",
     "train --model own_code.MyModel --epochs 3": "MyModel needs --model.width; received none",
-    "train --model.channels 3": "channels of the model must be those of the frames, 1; received 3",
+    "train --model.channels 3": "channels of the model must be those of the data, 1; received 3",
     "train --config no.yaml": "must be a readable YAML file; no.yaml gave 'No such file or directory'",
     "train --config own_code.py": "a configuration must be",
     "train --config typo.yaml": "no option epoch in the configuration; did you mean epochs?",

@@ -86,7 +86,7 @@ def test_no_other_file_of_the_source_names_the_files_of_a_run():
     names = {
         name for name in (*RunFolder.NAMES, *RunFolder.PICTURES, "last.ckpt", "best.ckpt") if "." in name
     }
-    assert len(names) == 14
+    assert len(names) == 15
     for path in source.rglob("*.py"):
         tree = ast.parse(path.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

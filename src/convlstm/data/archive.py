@@ -1,7 +1,7 @@
 """Windows of labelled frames: radar, weather, sea surface or video, from files or from memory."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -47,7 +47,7 @@ class Archive(Source):
         path: a file, a folder, a glob or a list of these; from Python also an array (T, H, W) or
             (T, C, H, W), or an `xarray.DataArray`.
         variable: name of the variable; several become channels.
-        reader: name of the reader, or a dotted path of a function of your own; found by content if None.
+        reader: name of the reader, or a function of your own or its dotted path; found by content if None.
         units: the unit wanted: declared where the files have none, otherwise converted to where that is
             exact; that of the files if None.
         missing: codes that stand for not measured, beside those that the format has.
@@ -78,7 +78,7 @@ class Archive(Source):
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any,
         variable: str | Sequence[str] | None = None,
         *,
-        reader: str | None = None,
+        reader: str | Callable[[Path], Any] | None = None,
         units: str | None = None,
         missing: float | Sequence[float] = (),
         transform: str = "auto",

@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from inspect import isroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,7 +13,7 @@ from convlstm.data.readers.base import Reader, damaged
 from convlstm.data.readers.gridded import labelled
 from convlstm.errors import DataError, OptionError, check_name
 from convlstm.trust import is_dotted
-from convlstm.validation import check_path, received
+from convlstm.validation import check_callable, check_path, received
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,14 +33,16 @@ def as_dataset(frames: "xr.DataArray | xr.Dataset") -> "xr.Dataset":
     return frames.to_dataset(name=frames.name if frames.name is not None else "frames")
 
 
-def discover(path: Any, reader: str | None = None) -> "tuple[list[Path], str, Read]":
+def discover(
+    path: Any, reader: "str | Callable[[Path], Any] | None" = None
+) -> "tuple[list[Path], str, Read]":
     """Find the files of an archive and the reader of the first one that some reader recognises.
 
     Of a folder, files count that end as that one or are recognised by its reader: no notes, no checksums.
 
     Args:
         path: a file, a folder, a pattern, or a list of these.
-        reader: a reader's name, or the dotted path of a function from a path to a DataArray; None to find it.
+        reader: a reader's name, a function from a path to a DataArray, or its dotted path; None to find it.
 
     Returns:
         The files in the order of the numbers in their names, the name of the reader, and what reads a file.
@@ -56,8 +59,11 @@ def discover(path: Any, reader: str | None = None) -> "tuple[list[Path], str, Re
             files |= {file: file == match for file in _walk(match)}
     if not files:
         raise DataError(f"frames must come from existing files; none match {received(path)}: check the path")
-    if reader is not None and "." in reader and is_dotted(reader):
-        return _in_order(files), reader, _own(reader)
+    if isinstance(reader, str) and "." in reader and is_dotted(reader):
+        reader = _imported(reader)
+    if reader is not None and not isinstance(reader, str):
+        name = f"{reader.__module__}.{reader.__qualname__}" if isroutine(reader) else received(reader)
+        return _in_order(files), name, _own(check_callable(reader, "reader"), name)
     if reader is not None:
         check_name(reader, _NAMES, "reader")
     readers = [each for each in READERS if reader in (None, each.name)]
@@ -109,13 +115,11 @@ def _in_order(files: Iterable[Path]) -> list[Path]:
     return ordered
 
 
-def _own(dotted: str) -> "Read":
-    """The user's function under a dotted path, as a function from a path to a Dataset."""
-    import xarray as xr
-
+def _imported(dotted: str) -> Callable[[Path], Any]:
+    """The user's function under a dotted path."""
     module, _, name = dotted.rpartition(".")
     try:
-        function = getattr(import_module(module), name)
+        return check_callable(getattr(import_module(module), name), "reader")
     except Exception as error:  # the user's module may raise anything
         raise OptionError(
             f"reader must be a name ({', '.join(_NAMES)}) or the dotted path of a function; importing "
@@ -123,12 +127,17 @@ def _own(dotted: str) -> "Read":
             "be found"
         ) from error
 
+
+def _own(function: Callable[[Path], Any], name: str) -> "Read":
+    """The user's function from a path to a DataArray as one to a Dataset."""
+    import xarray as xr
+
     def read(path: Path) -> xr.Dataset:
         with damaged(path):
             frames = function(path)
             if not isinstance(frames, xr.DataArray | xr.Dataset):
                 raise OptionError(
-                    f"a reader must return an xarray.DataArray; {dotted} returned {received(frames)}: give "
+                    f"a reader must return an xarray.DataArray; {name} returned {received(frames)}: give "
                     "it dims such as ('time', 'y', 'x')"
                 )
             return labelled(as_dataset(frames), path)

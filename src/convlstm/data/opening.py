@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import pairwise
@@ -36,7 +36,7 @@ _PER_CHANNEL = ("units", "cell_methods", "dtype", "dry_value", "valid_range")
 def open_frames(
     path: "Frames",
     *,
-    reader: str | None = None,
+    reader: str | Callable[[Path], Any] | None = None,
     variable: str | Sequence[str] | None = None,
     missing: float | Sequence[float] = (),
     units: str | None = None,
@@ -51,7 +51,7 @@ def open_frames(
         path: a file, a folder (with the folders in it; hidden ones are left out), a pattern such as
             ``radar/2021*/*.h5``, or a list of these; or frames in memory: a DataArray or Dataset with named
             axes, or an array (T, H, W) or (T, C, H, W).
-        reader: name of a reader, or the dotted path of a function of your own that takes the path of a file
+        reader: name of a reader, or a function of your own, or its dotted path, that takes the path of a file
             and returns a DataArray; None to find the reader by the content of the first file.
         variable: name of the variable, or names of several, which become channels; None for the only one.
         missing: values that stand for "not measured" in the files, beside those that the format names.

@@ -58,15 +58,16 @@ def specify(
         relation: Z-R relation, where the unit was converted by one.
 
     Raises:
-        DataError: nothing measured in the training split, negative rain, or too little for the transform.
+        DataError: nothing measured in a split, negative rain, or too little for the transform.
     """
     sampled, values = _sample(store, windows["train"], whole=transform == "anomaly")
     valid = np.isfinite(values)
-    if not valid.any():
-        raise DataError(
-            f"the training split must hold measured values; none of {len(sampled)} frames of it has any: "
-            "check --data.missing and --data.split"
-        )
+    for name, found in windows.items():
+        if not (valid.any() if name == "train" else _any_measured(store, found)):
+            raise DataError(
+                f"every split must hold measured values; {name} holds none: check --data.missing and "
+                "--data.split"
+            )
     low, high = float(values[valid].min()), float(values[valid].max())
     dry = frames.attrs.get("dry_value")
     rain = is_rain(frames, units)
@@ -115,6 +116,12 @@ def _sample(
     batches = np.array_split(sampled, math.ceil(len(sampled) / _BATCH))
     frames = (frame for batch in batches for frame in store.read(batch.tolist()) if frame is not None)
     return sampled, np.stack([frame[:, ::stride, ::stride].copy() for frame in frames])
+
+
+def _any_measured(store: FrameStore, windows: NDArray[np.int64]) -> bool:
+    """True if the frames of windows hold a measured value; they are read up to the first that does."""
+    indices = np.unique(windows[windows >= 0]).tolist()
+    return any(np.isfinite(frame).any() for index in indices for frame in store.read([index]))  # type: ignore[arg-type]
 
 
 def variables(frames: "xr.DataArray") -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def fit(
             f"training itself needs numbers; received {auto[0]}=auto: call convlstm.train, which finds them"
         )
     check(config, data)
-    notes: dict[str, Any] = {"past": data.past, "steps": data.steps, "data": data.describe()}
+    notes = _notes(model, data)
     model.check_saved(**notes)
     if not model.training:  # as from_pretrained gives it; parts set to evaluation mode alone stay so
         model.train()
@@ -86,6 +86,7 @@ def fit(
         restore(model, run.best)
         if trainer.is_global_zero:
             model.save_pretrained(run.model, **(notes | values.note()))
+        model._convlstm_notes = notes | values.note()  # as if it were loaded
 
     with quiet(), interruptible():
         module = ForecastModule(
@@ -114,6 +115,17 @@ def fit(
             raise
     save_best()
     return model.cpu().eval()
+
+
+def _notes(model: Forecaster, data: Source) -> dict[str, Any]:
+    """Notes of the model folder: what the model was trained on, beside those that it was loaded with."""
+    notes: dict[str, Any] = dict(getattr(model, "_convlstm_notes", {}))
+    notes |= {"past": data.past, "steps": data.steps, "data": data.describe()}
+    if data.specification is not None:
+        notes["specification"] = data.specification.to_dict()
+    elif "specification" in notes:  # that of other data
+        notes["specification"] = None
+    return notes
 
 
 def restore(model: Forecaster, checkpoint: Path) -> None:

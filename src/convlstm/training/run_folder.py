@@ -49,6 +49,7 @@ class RunFolder:
     """
 
     config = _Name(RUN_CONFIG)  #: Every option of the run, as ``--config`` takes it.
+    data = _Name("data.json")  #: What was decided about labelled data: unit, scale, grid, splits.
     commands = _Name("command.txt")  #: The commands that trained the run, one a line.
     environment = _Name(_ENVIRONMENT)  #: Versions, machine, folders of the user's own modules.
     metrics = _Name("metrics.csv")  #: Losses by epoch.
@@ -73,7 +74,7 @@ class RunFolder:
     NAMES: ClassVar[tuple[str, ...]] = tuple(
         file.name
         for file in (
-            *(config, commands, environment, metrics, checkpoints, logs, model),
+            *(config, data, commands, environment, metrics, checkpoints, logs, model),
             *(scores, scores_table, cases, report),
         )
     )

@@ -185,13 +185,15 @@ def _described_callback(callback: Any) -> Any:
 
 
 def _absolute(value: Any, *, text_is_path: bool) -> Any:
-    """Text that names something that exists as an absolute path; lists are walked, the rest stays.
+    """Text that names something that exists as an absolute path, in lists and mappings too; the rest stays.
 
     Text is taken for a path if the argument's type is one, or if it has a separator or a file extension; a
     pattern only by its type.
     """
     if isinstance(value, list):
         return [_absolute(item, text_is_path=text_is_path) for item in value]
+    if isinstance(value, dict):  # such as the arguments of an archive
+        return {name: _absolute(item, text_is_path=name == "path") for name, item in value.items()}
     if isinstance(value, str) and (text_is_path or os.sep in value or Path(value).suffix):
         with suppress(ValueError):  # a null character
             if os.path.exists(value):

@@ -1,6 +1,8 @@
 """Frames in place of a source: their path, or an array in memory."""
 
 import glob
+import json
+import logging
 import os
 from contextlib import suppress
 from functools import partial
@@ -9,9 +11,14 @@ from typing import Any
 import yaml
 
 import convlstm.data
-from convlstm.data import Archive
+from convlstm.data import Archive, Source
+from convlstm.data.base import SPLITS
+from convlstm.data.specification import Specification
+from convlstm.errors import RunError, reading
+from convlstm.training.run_folder import RunFolder
 from convlstm.workflows.configuration import is_array, read_yaml
 
+_log = logging.getLogger("convlstm")
 _ENDINGS = (
     *(".npy", ".npz", ".nc", ".nc4", ".h5", ".hdf", ".hdf5", ".zarr", ".grib", ".grib2", ".grb", ".gz"),
     *(".gif", ".png", ".jpg", ".tif", ".tiff", ".pgm", ".mp4", ".avi", ".mov", ".mkv"),
@@ -52,4 +59,44 @@ def as_source(data: Any) -> Any:
     """
     if is_frames(data) or isinstance(data, os.PathLike | list | tuple) or is_array(data):
         return Archive(data)
+    return data
+
+
+def as_before(data: Source, run: RunFolder) -> Source:
+    """Labelled data in the unit and scale that a run began with, although files may have been added since.
+
+    Raises:
+        RunError: the run was trained and says no longer in which, or its file is damaged; data other than an
+            `Archive` that now have others.
+        DataError: frames that do not fit it.
+    """
+    if not isinstance(data, Archive) and data.specification is None:
+        return data
+    if not run.data.exists():
+        if run.checkpoint() is None:
+            return data
+        raise RunError(
+            f"a run on labelled frames goes on in their scale; {run.data}, which holds it, is missing: copy "
+            "it back"
+        )
+    with reading(run.data, "be readable JSON", "copy the run again"):
+        plain = json.loads(run.data.read_text(encoding="utf-8"))
+    stored = Specification.from_dict(plain)
+    if not isinstance(data, Archive):
+        for name in ("units", "transform", "step_s", "variables", "inputs"):
+            if (now := getattr(data.specification, name)) != (before := getattr(stored, name)):
+                raise RunError(
+                    f"a run goes on with the {name} that it began with, {before}; its data now have {now}: "
+                    "give the same frames"
+                )
+        return data
+    data = data.using(stored)
+    before = [stored.splits[name][1] for name in SPLITS[:2]]
+    now = [len(data.window_frames(name)) for name in SPLITS[:2]]
+    if now != before:
+        _log.warning(
+            "the frames have changed since the run began, from %d training and %d validation windows to %d "
+            "and %d; their scale stays",
+            *(*before, *now),
+        )
     return data

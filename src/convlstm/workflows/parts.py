@@ -43,12 +43,15 @@ from convlstm.workflows.frames import archive_of
 DEFAULTS = {"data": "convlstm.MovingObjects", "model": "convlstm.EncoderForecaster"}
 #: The parts of a run that are classes with arguments.
 PARTS = (*DEFAULTS, "optimizer", "scheduler", "callbacks")
+#: Arguments of a model that must be as the attributes of the data.
+CHANNELS = {"channels": "channels", "extra_channels": "extra input channels"}
 #: The options of a `TrainingConfig`.
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
 #: Gives the class or function under a dotted path, called as `Trust.find`.
 Find = Callable[..., Any]
 
 _KINDS = (nn.Module, Source)  # of the classes that arguments may be
+_CODE = {"reader": Callable[..., Any]}  # arguments of archives inside a mapping that name a function
 _HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
 
 
@@ -99,7 +102,8 @@ def merged(resolved: Settings, changes: Settings) -> Settings:
 def build(resolved: Settings, only: Iterable[str] = (*PARTS, "config")) -> Settings:
     """The objects that resolved settings describe: ``data``, ``model``, ``config`` and so on, where given.
 
-    The weights of the model are drawn from the seed of the configuration.
+    The weights of the model are drawn from the seed of the configuration; its channels are those of the data
+    unless given.
 
     Args:
         resolved: by `resolve`.
@@ -109,9 +113,11 @@ def build(resolved: Settings, only: Iterable[str] = (*PARTS, "config")) -> Setti
     built: Settings = {"config": config} if "config" in only else {}
     for name in PARTS:
         if name in only and name in resolved:
+            made = resolved[name]
             if name == "model":
                 torch.manual_seed(config.seed)
-            built[name] = _built(name, resolved[name]) if name in DEFAULTS else resolved[name]
+                made = _with_channels(made, built.get("data"))
+            built[name] = _built(name, made) if name in DEFAULTS else made
     return built
 
 
@@ -174,7 +180,7 @@ def check_parts(data: Source | None, model: Forecaster | None) -> None:
 
     Raises:
         OptionError: an object of another class, or one whose constructor left out what every such object has;
-            frames of another number of channels than the model was built for.
+            frames of other channels or extra inputs than the model was built for.
     """
     if data is not None:
         remedy = "pass an object of a class of data, such as MovingObjects(), the path of frames or an array"
@@ -188,12 +194,14 @@ def check_parts(data: Source | None, model: Forecaster | None) -> None:
                 f"a model must be a whole module; received a {type(model).__name__} without parameters: call "
                 "super().__init__() first in its constructor"
             )
-    built_for = None if data is None else getattr(model, "channels", data.channels)
-    if data is not None and model is not None and built_for != data.channels:
-        raise OptionError(
-            f"the channels of the model must be those of the frames, {data.channels}; received {built_for}: "
-            f"use --model.channels {data.channels}, or data with those of the model"
-        )
+    for name, what in CHANNELS.items() if data is not None and model is not None else ():
+        there, built_for = getattr(data, name), getattr(model, name, None)
+        reads_none = not built_for and name not in inspect.signature(type(model)).parameters
+        if built_for not in (None, there) and not reads_none:
+            raise OptionError(
+                f"the {what} of the model must be those of the data, {there}; received {built_for}: use "
+                f"--model.{name} {there}, or data with those of the model"
+            )
 
 
 def import_named(path: Any, kind: Any = object, *, functions: bool = True, option: str = "") -> Any:
@@ -319,7 +327,7 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     if isinstance(value, Mapping):
         if "class_path" in value:
             return _class_with_arguments(value, find, name, _KINDS)
-        return {key: _argument(item, None, find, f"{name}.{key}") for key, item in value.items()}
+        return {key: _argument(item, _CODE.get(key), find, f"{name}.{key}") for key, item in value.items()}
     options = (hint, *get_args(hint))
     kinds = [get_origin(option) or option for option in options]
     if isinstance(value, list | tuple):
@@ -340,6 +348,13 @@ def _items(kind: Any) -> tuple[Any, ...]:
     """The types of the items of a list or tuple type."""
     origin = get_origin(kind)
     return get_args(kind) if isinstance(origin, type) and issubclass(origin, Sequence) else ()
+
+
+def _with_channels(made: partial[Any], data: Source | None) -> partial[Any]:
+    """The class of a model with the channels of the data, where it takes any and is given none."""
+    known = inspect.signature(made.func).parameters
+    taken = [name for name in CHANNELS if name in known and hasattr(data, name)]
+    return partial(made.func, **{name: getattr(data, name) for name in taken} | made.keywords)
 
 
 def _complete(name: str, made: partial[Any]) -> partial[Any]:

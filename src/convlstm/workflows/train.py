@@ -39,7 +39,7 @@ from convlstm.workflows.configuration import (
     plain_settings,
     read_settings,
 )
-from convlstm.workflows.frames import as_source
+from convlstm.workflows.frames import as_before, as_source
 from convlstm.workflows.parts import PARTS, build, check_parts, of_run, unbuilt
 
 # Set for the processes that Lightning starts for further devices: the run folder.
@@ -162,7 +162,8 @@ def _new(folder: Path | None, given: Settings, worker: bool) -> tuple[RunFolder,
     config, data = given.get("config", TrainingConfig()), given.get("data") or MovingObjects()
     check(config, data)
     torch.manual_seed(config.seed)
-    model = given.get("model") or EncoderForecaster()
+    channels, extra_channels = data.channels, data.extra_channels
+    model = given.get("model") or EncoderForecaster(channels, extra_channels=extra_channels)
     check_parts(data, model)
     if worker and (named := os.environ.get(_RUN)):  # by the process of rank 0
         folder = Path(named)
@@ -185,12 +186,14 @@ def _resumed(run: RunFolder, given: Settings, trust: Sequence[str], worker: bool
             "--resume takes every option but --epochs from the run itself; received another "
             f"{', '.join(other)}: leave it out"
         )
-    return parts
+    return dataclasses.replace(parts, data=as_before(parts.data, run))
 
 
 def _train(run: RunFolder, parts: Parts, resume: bool) -> TrainedRun:
     """Write the configuration, the command and the machine, put numbers in place of ``auto``, train."""
-    text = configuration(parts)
+    text, specification = configuration(parts), parts.data.specification
+    for line in [] if specification is None else specification.lines():
+        _log.info(line)
     with _changing(run):
         if not resume:
             run.start()
@@ -201,6 +204,8 @@ def _train(run: RunFolder, parts: Parts, resume: bool) -> TrainedRun:
             run.changes.write(run.last, run.best.read_bytes())
         if not resume or read_settings(run.config).get("epochs") != parts.config.epochs:
             run.write(run.config, text)  # first, so that a run that is killed can be resumed
+        if specification is not None and not run.data.exists():
+            run.write(run.data, json.dumps(specification.to_dict(), indent=2) + "\n")
         commands = run.commands.read_text() if run.commands.exists() else ""
         run.write(run.commands, f"{commands}{command_line()}\n")
         if not run.environment.exists():

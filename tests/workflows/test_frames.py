@@ -1,4 +1,4 @@
-"""Training on files of frames: a path is enough, and what is decided about them stays with the model."""
+"""Frames in place of a source: what stands for an archive on the command line, in files and in Python."""
 
 import io
 import json
@@ -10,40 +10,17 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from radar_files import CONFIG, RATES, TYPED
 
 import convlstm
 from convlstm import EncoderForecaster, TrainingConfig
 from convlstm.cli.main import main
 from convlstm.cli.options import Command
-from convlstm.data import Archive, Rain
-from convlstm.data.rain import rain_rates
+from convlstm.data import Archive, Mixture, Rain
 from convlstm.errors import ConvLSTMError, OptionError, RunError
-from convlstm.workflows.configuration import read_settings
-
-TYPED = ["--data.past=3", "--data.steps=3", "--epochs=1", "--batch_size=4", "--accelerator=cpu"]
-TYPED += ["--model.hidden_dim=[4]"]
-CONFIG = TrainingConfig(epochs=1, batch_size=4, accelerator="cpu")
-START, STEP = np.datetime64("2021-02-01T00:00", "ns"), np.timedelta64(5, "m")
-RATES = rain_rates(np.random.default_rng(0), 40, (16, 16))
-
-
-def write_netcdf(folder, rates=RATES, *, files=2, start=START, name="rate", **attributes):
-    """Write rain rates as files of equal length, with grid and times."""
-    folder.mkdir(exist_ok=True)
-    times = start + np.arange(len(rates)) * STEP
-    for k, part in enumerate(np.array_split(np.arange(len(rates)), files)):
-        axes = {axis: (axis, np.arange(16) * 1000.0, {"units": "m"}) for axis in "yx"}
-        frames = (("time", "y", "x"), rates[part], {"units": "mm/h"} | attributes)
-        dataset = xr.Dataset({name: frames}, {"time": times[part], **axes})
-        dataset.to_netcdf(folder / f"{start}_{k}.nc".replace(":", ""), engine="h5netcdf")
-
-
-@pytest.fixture
-def radar(tmp_path, monkeypatch):
-    """A folder of two NetCDF files of rain rates in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    write_netcdf(tmp_path / "radar")
-    return tmp_path / "radar"
+from convlstm.training.run_folder import RunFolder
+from convlstm.workflows.configuration import described, read_settings, yaml_of
+from convlstm.workflows.parts import load
 
 
 def small(**options):
@@ -165,3 +142,38 @@ def test_frames_in_memory_are_given_again_to_go_on(tmp_path, kind):
     assert convlstm.evaluate(run, data=Archive(frames, past=3, steps=3)).cases == 1
     with pytest.raises(OptionError, match="another data: leave it out"):
         convlstm.train(resume=run, data=Archive(frames, past=2, steps=3), config=longer)
+
+
+def test_a_reader_of_ones_own_runs_only_where_its_package_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_reader.py").write_text(
+        "import numpy, xarray\n\n\ndef read(path):\n"
+        "    return xarray.DataArray(numpy.load(path), dims=('time', 'y', 'x'), attrs={'units': 'mm/h'})\n"
+    )
+    np.save("frames.npy", RATES[:, :8, :8])
+    assert main(["train", "--data=frames.npy", "--data.reader=own_reader.read", *TYPED, "--out=run"]) == 0
+    assert stored("run")["reader"] == "own_reader.read"
+    assert json.loads(Path("run/environment.json").read_text())["modules"] == {"own_reader": str(tmp_path)}
+    with pytest.raises(RunError, match="own_reader.read: if you trust that package, add --trust own_reader"):
+        convlstm.evaluate("run")
+    assert convlstm.evaluate("run", trust="own_reader").cases == 1
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("own_reader.read", "os.system"))
+    with pytest.raises(RunError, match="received os.system: if you trust"):
+        convlstm.train(resume="run")
+
+
+def test_archives_inside_a_mixture_have_absolute_paths_and_trusted_readers(radar):
+    common = {"crop": 8, "past": 2, "steps": 1}
+    data = Mixture([{"path": "radar/*_0.nc"}, {"path": "radar"}], common)
+    paths = [archive["path"] for archive in described(data)["init_args"]["archives"]]
+    assert paths == [f"{radar}/*_0.nc", str(radar)]
+    config = Path("config.yaml")
+    plain = {"data": described(data), "model": described(small())}
+    config.write_text(yaml_of(plain))
+    assert isinstance(load(RunFolder(Path()))["data"], Mixture)
+    plain["data"]["init_args"]["archives"][1]["reader"] = "os.system"
+    config.write_text(yaml_of(plain))
+    with pytest.raises(RunError, match="received os.system: if you trust"):
+        load(RunFolder(Path()))

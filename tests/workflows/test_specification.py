@@ -1,0 +1,141 @@
+"""Training on labelled frames: what is decided about them is printed, stored and kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from PIL import Image
+from radar_files import CONFIG, RATES, START, STEP, TYPED, write_netcdf
+
+import convlstm
+from convlstm import EncoderForecaster
+from convlstm.cli.main import main
+from convlstm.data import Archive, MovingObjects, open_frames
+from convlstm.data.specification import Specification
+from convlstm.errors import OptionError
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return EncoderForecaster(hidden_dim=[4], **options)
+
+
+def test_a_model_takes_its_channels_from_the_data(radar, capsys):
+    two = xr.open_mfdataset(str(radar / "*.nc"), engine="h5netcdf").load().assign(gauge=lambda d: d.rate * 2)
+    two.to_netcdf("two.nc", engine="h5netcdf")
+    words = ["train", "--data=two.nc", "--data.variable=[rate, gauge]", "--data.inputs=[mask, hour]", *TYPED]
+    assert main([*words, "--out=typed"]) == 0
+    model = convlstm.EncoderForecaster.from_pretrained("typed/model")
+    assert (model.channels, model.extra_channels) == (2, 3)
+    data = Archive("two.nc", ["rate", "gauge"], inputs=("mask", "hour"), past=3, steps=3)
+    model = convlstm.train(data=data, config=CONFIG, out="python").model
+    assert (model.channels, model.extra_channels) == (2, 3)
+    for word, sentence in {
+        "--model.channels=1": "must be those of the data, 2; received 1: use --model.channels 2",
+        "--model.extra_channels=1": "extra input channels of the model must be those of the data, 3; rec",
+    }.items():
+        assert main([*words, word, "--out=no"]) == 2
+        assert sentence in capsys.readouterr().err
+    with pytest.raises(OptionError, match="received 0: use --model.extra_channels 3"):
+        convlstm.train(data=data, model=small(channels=2), config=CONFIG, out="no")
+    assert not Path("no").exists()
+
+
+def test_what_was_decided_is_printed_stored_and_kept_when_frames_are_added(radar, capsys):
+    assert main(["train", "--data=radar", *TYPED, "--out=run"]) == 0
+    data = Archive("radar", past=3, steps=3)
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[:5] == data.specification.lines()
+    assert "scale of the network: logarithm (floor 0.1, top 100)" in printed
+    in_run = Specification.from_dict(json.loads(Path("run/data.json").read_text()))
+    in_model = Specification.from_dict(json.loads(Path("run/model/config.json").read_text())["specification"])
+    assert in_run == in_model == data.specification
+    before = Path("run/data.json").read_bytes()
+    write_netcdf(radar, 50 * RATES[:20], files=1, start=START + 40 * STEP)
+    assert main(["train", "--resume=run", "--epochs=2"]) == 0
+    shown = capsys.readouterr()
+    assert "from 17 training and 1 validation windows to 31 and 4; their scale stays" in shown.err
+    assert Path("run/data.json").read_bytes() == before
+    in_model = json.loads(Path("run/model/config.json").read_text())["specification"]
+    assert Specification.from_dict(in_model) == in_run
+
+
+def test_a_scale_fitted_to_the_data_outlives_a_grown_archive(radar):
+    words = ["train", "--data=radar", "--data.transform=standard", *TYPED, "--out=run"]
+    assert main(words) == 0
+    write_netcdf(radar, 50 * RATES, files=1, start=START + 40 * STEP)
+    first = json.loads(Path("run/data.json").read_text())["transform"]
+    assert Archive("radar", past=3, steps=3, transform="standard").specification.transform != first
+    assert main(["train", "--resume=run", "--epochs=2"]) == 0
+    assert json.loads(Path("run/model/config.json").read_text())["specification"]["transform"] == first
+
+
+def test_a_run_without_its_scale_is_refused(radar, capsys):
+    assert main(["train", "--data=radar", *TYPED, "--out=run"]) == 0
+    capsys.readouterr()
+    for text, sentence in {
+        "{}": "a specification of data must hold",
+        "{": "run/data.json must be readable JSON",
+        None: "run/data.json, which holds it, is missing: copy it back",
+    }.items():
+        Path("run/data.json").unlink()
+        if text is not None:
+            Path("run/data.json").write_text(text)
+        assert main(["train", "--resume=run", "--epochs=2"]) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.count("\n") == 1
+
+
+def _image_folder(folder):
+    folder.mkdir()
+    for k, frame in enumerate(RATES):
+        Image.fromarray((frame * 2).clip(0, 255).astype(np.uint8)).save(folder / f"{k}.png")
+
+
+@pytest.mark.parametrize("kind", ["netcdf", "npy", "images"])
+def test_every_kind_trains_resumes_and_is_evaluated(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    if kind == "netcdf":
+        write_netcdf(tmp_path / "frames")
+    elif kind == "npy":
+        (tmp_path / "frames").mkdir()
+        np.save(tmp_path / "frames" / "x.npy", RATES)
+    else:
+        _image_folder(tmp_path / "frames")
+    assert main(["train", "--data=frames", *TYPED, "--out=run"]) == 0
+    assert main(["train", "--resume=run", "--epochs=2"]) == 0
+    monkeypatch.chdir(tmp_path.parent)  # the run holds anywhere
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    scores = json.loads((tmp_path / "run/scores.json").read_text())
+    assert scores["cases"] == 1
+    assert len(scores["scores"]["mse"]["by_lead"]["persistence"]) == 3
+
+
+def test_a_forecast_is_in_the_scale_of_its_input(tmp_path, monkeypatch):
+    """A change of unit of all frames changes nothing but the unit of the forecast."""
+    monkeypatch.chdir(tmp_path)
+    for name, factor in {"whole": 1, "small": 0.02}.items():
+        np.save(f"{name}.npy", (RATES * factor).astype(np.float32))
+        assert main(["train", f"--data={name}.npy", *TYPED, f"--out={name}"]) == 0
+        words = ["forecast", name, f"{name}.npy", "--steps=4", f"--out={name}-forecast.npy"]
+        assert main(words) == 0
+    whole, small = (np.load(f"{name}-forecast.npy") for name in ("whole", "small"))
+    assert np.abs(whole).max() > 0.1
+    np.testing.assert_allclose(small, 0.02 * whole, rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_in_memory_knows_its_scale_and_forgets_that_of_other_data(radar):
+    data = Archive("radar", past=3, steps=3)
+    run = convlstm.train(data=data, model=small(), config=CONFIG, out="run")
+    loaded = EncoderForecaster.from_pretrained("run/model")
+    frames = open_frames("radar")[:3]
+    np.testing.assert_array_equal(
+        convlstm.forecast(run.model, frames, 2), convlstm.forecast(loaded, frames, 2)
+    )
+    digits = MovingObjects(canvas=16, object_size=8, past=3, steps=3, train_size=4, validation_size=4)
+    convlstm.train(data=digits, model=loaded, config=CONFIG, out="digits")
+    assert json.loads(Path("digits/model/config.json").read_text())["specification"] is None
