@@ -153,6 +153,24 @@ def test_evaluate_shows_tables_and_writes_scores(run, capsys):
         assert cases["forecast_encoder_forecaster"].shape == (3, 3, 1, 16, 16)
 
 
+def test_evaluate_shows_all_scores_where_asked_for(run, tmp_path, capsys):
+    words = ["evaluate", str(run / "model"), "--data", "Rain", "--data.canvas=16", "--data.test_size=2"]
+    shown = {}
+    for name in ("some", "--all"):
+        more = [name] * (name == "--all")
+        assert main([*words, *more, "--out", str(tmp_path / name)]) == 0
+        shown[name] = capsys.readouterr().out
+    assert "| rmse " in shown["some"]
+    assert "| csi_2.5 " in shown["some"]
+    assert "| ets_2.5 " not in shown["some"]
+    assert "| ets_2.5 " in shown["--all"]
+    assert shown["--all"].count("| lead ") > 30 > shown["some"].count("| lead ")
+    with (tmp_path / "some" / "scores.csv").open(newline="") as file:
+        rows = {(row["forecaster"], row["score"], row["lead"]): row for row in csv.DictReader(file)}
+    assert rows["blank", "far_1", "1"]["value"] == ""  # no event was forecast: undefined
+    assert rows["persistence", "csi_1", "mean_of_leads"]["samples"] != "0"
+
+
 def test_evaluate_on_other_data_and_into_another_folder(run, tmp_path):
     for name, words in {
         "changed": [str(run), "--data.test_size", "3"],

@@ -153,3 +153,23 @@ def test_names_never_touch_and_stay_in_order(wanted: list[float]):
 def test_names_that_do_not_touch_stay_where_their_lines_end():
     assert _spread([0.1, 0.5, 0.9], [0.08] * 3) == pytest.approx([0.1, 0.5, 0.9])
     assert _spread([0.5, 0.5], [0.08, 0.16]) == pytest.approx([0.44, 0.56])
+
+
+def test_bands_are_drawn_behind_lines_and_widen_the_range():
+    plain = [Line(name="a", values=[1.0, 2.0, 3.0], slot=0)]
+    banded = [replace(plain[0], band=[(0.5, 1.5), (1.0, 8.0), (math.nan, math.nan)])]
+    options = {"x_label": "lead time", "y_label": "per pixel"}
+    without, with_it = (line_chart(range(1, 4), lines, **options) for lines in (plain, banded))
+    assert "fill-opacity: 0.16" in with_it
+    assert "fill-opacity: 0.16" not in without
+    assert "8" in texts(with_it)
+    assert "8" not in texts(without)
+    far = [*plain, Line(name="b", values=[1.0, 2.0, 3.0], slot=1, far=True, band=[(0, 90.0)] * 3)]
+    assert "80" not in texts(line_chart(range(1, 4), far, **options))
+
+
+def test_a_logarithmic_x_axis_has_powers_of_two():
+    lines = [Line(name="a", values=[1.0, 30.0, 3.0], slot=0)]
+    svg = line_chart([2.2, 9.1, 40.0], lines, x_label="wavelength", y_label="power", log=True, log_x=True)
+    assert {"4", "8", "16", "32"} <= set(texts(svg))
+    assert "3" not in texts(svg)

@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
+from convlstm.data import Rain
 from convlstm.errors import OptionError, RunError
+from convlstm.models.baselines import Blank, MeanFrame, Persistence
+from convlstm.pictures.colours import MISSING as NOT_MEASURED_FIELD
+from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 from convlstm.plots.headline import drawbacks, tiles, verdict
 from convlstm.plots.report import write_report
 from convlstm.plots.report_frames import film_strips
 from convlstm.plots.run_record import read_run
-from convlstm.verification.verify import read_scores
+from convlstm.scores import field_scores
+from convlstm.verification.verify import read_scores, scores_files, verify
 
 MakeRun = Callable[..., Path]
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -122,7 +128,7 @@ def test_the_headline_compares_with_the_best_baseline(make_run: MakeRun):
     assert skill[1] == "0.7000"  # 1 - 0.0123 / 0.041
     assert skill.note.startswith("over mean frame")
     assert (mse.value, mse.note) == ("0.01230", "per pixel; mean frame has 0.04100")
-    assert (cases.value, cases.note) == ("1,000", "4 frames in, 3 out")
+    assert (cases.value, cases.note) == ("1,000", "4 frames in, 3 out, 30 events")
 
 
 @pytest.mark.parametrize(
@@ -253,10 +259,10 @@ def test_film_strips_show_the_frames_of_the_cases(make_run: MakeRun):
     shown = np.asarray(picture.convert("L"))
     with np.load(run / "cases.npz") as file:
         expected = np.rint(file["truth"][0, :, 0] * 255)
-    assert shown.shape == (72, 3 * (72 + 4))  # 24 pixels three times as large, and a margin
+    assert shown.shape == (96, 3 * (96 + 4))  # 24 pixels four times as large, and a margin
     for k in range(3):
-        cell = shown[:, k * 76 + 2 : k * 76 + 74]
-        assert (cell == expected[k].repeat(3, axis=0).repeat(3, axis=1)).all()
+        cell = shown[:, k * 100 + 2 : k * 100 + 98]
+        assert (cell == expected[k].repeat(4, axis=0).repeat(4, axis=1)).all()
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,7 @@ def test_any_size_gives_a_report(make_run: MakeRun, sizes):
     assert ("Teacher forcing" in shown) == sizes.get("teacher", True)
     assert ("2 channels, each with a row of its own" in shown) == (sizes.get("channels") == 2)
     assert ("3 channels, shown as red, green and blue" in shown) == (sizes.get("channels") == 3)
-    assert ("shown at 1/3 of their size" in shown) == (sizes.get("width") == 400)
+    assert ("shown at 1/2 of their size" in shown) == (sizes.get("width") == 400)
 
 
 def strip(rows: list[dict[str, str]], start: str) -> np.ndarray:
@@ -317,6 +323,95 @@ def test_rain_is_seen_and_its_legend_names_the_limits(make_run: MakeRun):
     assert "square-root scale" in page.text
     (high,) = re.findall(r"value 0 ([\d.]+)", page.text)
     assert float(high) < 50
+
+
+def test_rain_with_a_unit_has_the_colours_of_a_radar(make_run: MakeRun):
+    run = make_run()
+    rain = np.zeros((3, 3, 1, 24, 24), np.float32)
+    rain[..., 0, :3] = 0.1, 3.0, 400.0  # the first, the fifth and the last class
+    rain[..., 1, 0] = np.nan
+    forecast = np.nan_to_num(rain)
+    forecast[:, 0, :, 5, 5] = 50
+    change_cases(run, truth=rain, past=rain, forecast_encoder_forecaster=forecast)
+    change(run, lambda plain: plain.update(unit="mm/h"))
+    page, rows = report(run), pictures(run)
+    truth = strip(rows, "Truth: frames +1 to +3 of the best case")[2:, 4:]  # inside the first pixel
+    table = TABLES["mm/h"]
+    found = [tuple(truth[0, 4 * k, :3]) for k in range(4)]
+    assert found == [table.colours[0], table.colours[4], table.colours[-1], DRY]
+    assert tuple(truth[4, 0, :3]) == NOT_MEASURED
+    error = strip(rows, "Error, forecast minus truth: frames +1 to +3 of the best case")[2:, 4:]
+    assert tuple(error[4, 0, :3]) == NOT_MEASURED
+    assert error[20, 20, 0] > error[20, 20, 2]  # too much rain is orange
+    for text in ("rain (mm/h) 0.1 0.2 0.5 1 2 5 10 20 50 100", "not measured", "error (mm/h)"):
+        assert text in page.text
+    assert "0.5th percentile" not in page.text
+
+
+def test_fields_with_gaps_name_the_colour_of_what_was_not_measured(make_run: MakeRun):
+    run = make_run()
+    field = np.random.default_rng(0).random((3, 3, 1, 24, 24)).astype(np.float32)
+    field[..., :4] = np.nan
+    change_cases(run, truth=field)
+    change(run, lambda plain: plain.update(unit="K"))
+    page = report(run)
+    assert "not measured" in page.text
+    assert "value (K)" in page.text
+    truth = strip(pictures(run), "Truth: frames +1 to +3 of the best case")[2:, 4:]
+    assert tuple(truth[0, 0, :3]) == NOT_MEASURED_FIELD
+
+
+def of_rain(run: Path) -> None:
+    """Scores of a verification of rain in place of those of the run."""
+    source = Rain(canvas=20, past=4, steps=3, test_size=8)
+    found, _ = verify(
+        Persistence(),
+        DataLoader(source.split("test"), 8),
+        name="encoder_forecaster",
+        data="rain",
+        baselines={"mean_frame": MeanFrame, "blank": Blank},
+        scores=field_scores("mm/h", (0.2, 1.0), (20, 20)),
+        unit="mm/h",
+        to_units=source.to_units,
+    )
+    (run / "scores.json").write_bytes(scores_files(found)[0])
+    (run / "cases.npz").unlink()
+
+
+def test_the_report_of_rain_has_a_selection_in_sight_and_all_scores_on_demand(make_run: MakeRun):
+    run = make_run()
+    of_rain(run)
+    text = write_report(run).read_text()
+    first, hidden = (text.split(f'<section id="{name}">')[1] for name in SECTIONS[1:3])
+    first, hidden = (part.split("</section>")[0] for part in (first, hidden))
+    seen, more = first.split("<details>")
+    heads = re.findall(r'<th scope="row">(.*?)</th>', seen)
+    assert heads[:3] == ["RMSE\u202f↓", "Bias", "Critical success index at 0.2 mm/h\u202f↑"]
+    assert len(heads) == 2 + 2 * 3 + 2 + 1 + 1  # of two thresholds; FSS, power, skill
+    assert len(re.findall(r'<th scope="row">', more)) == 5 + 2 * 6 + 2 * 2 + 2 + 1
+    assert "1000 bootstrap draws of 8 events" in seen
+    charts, *rest = hidden.split("<details>")
+    titles = re.findall(r"<figcaption><b>(.*?)</b>", charts)
+    assert titles[0] == "Skill of encoder forecaster"
+    assert "Critical success index at 1 mm/h" in titles
+    assert titles[-1] == "Power spectrum at +3"
+    assert "Probability of detection at 1 mm/h" in rest[0]
+    assert "bands are 95 % intervals" in charts
+    pooled = re.findall(r'<th scope="row">(mean|pooled)</th>', rest[1])
+    assert pooled == ["mean", "pooled"] * (2 * 6 + 2 * 2)
+    report(run)
+
+
+def test_an_order_that_is_not_resolved_is_not_claimed(make_run: MakeRun):
+    run = make_run()
+    change(run, lambda plain: plain["scores"]["mse"]["differences"]["overall"].update(persistence=[-1, 2]))
+    scores = read_scores(run / "scores.json")
+    assert verdict(scores).endswith("persistence, the best baseline; the order is not resolved")
+    change(run, lambda plain: plain["scores"]["ssim"]["differences"]["overall"].update(advection=[-1, 2]))
+    change(run, lambda plain: plain["scores"]["ssim"]["overall"].update(advection=0.999))
+    assert not any("SSIM" in text for text in drawbacks(read_scores(run / "scores.json")))
+    change(run, lambda plain: plain["scores"]["ssim"]["differences"]["overall"].update(advection=[-2, -1]))
+    assert any("SSIM" in text for text in drawbacks(read_scores(run / "scores.json")))
 
 
 def test_baselines_whose_frames_are_all_equal_have_no_row(make_run: MakeRun):
@@ -460,7 +555,7 @@ def bad(name: str, content: str | bytes) -> Callable[[Path], object]:
     [
         (bad("scores.json", "{"), "scores.json must be a readable JSON"),
         (bad("scores.json", "[]"), "scores must be as a verification writes them"),
-        (lambda run: change(run, lambda s: s.update(schema=2)), "schema 1 or older; received 2"),
+        (lambda run: change(run, lambda s: s.update(schema=3)), "schema 2 or older; received 3"),
         (
             lambda run: change(run, lambda s: s["scores"]["mae"]["overall"].update(advection="x")),
             "values of mae .x. is missing or wrong",

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from convlstm.errors import OptionError, RunError
-from convlstm.verification.results import ScoreTable, Verification
+from convlstm.verification.results import Verification
+from convlstm.verification.score_table import Interval, Intervals, ScoreTable, Spectra
 from convlstm.verification.verify import read_scores
 
 TITLES = {"mse": ("MSE", False), "psnr": ("PSNR", True), "sharpness": ("Sharpness", None)}
@@ -25,12 +26,33 @@ def verification(steps=2, model="mine", **changed):
             higher_is_better=better,
             by_lead={name: [value] * steps for name, value in level.items()},
             overall=dict(level),
+            samples=[500] * steps,
+            samples_of="pixels",
+            intervals=alike(level, steps, lambda value: Interval(0.9 * value, 1.1 * value)),
+            differences=alike(
+                {n: v for n, v in level.items() if n != model},
+                steps,
+                lambda value: Interval(0.95 * level[model] - value, 1.05 * level[model] - value),
+            ),
         )
         for key, (title, better) in TITLES.items()
     }
     return Verification(
-        model=model, cases=7, past=4, steps=steps, data="frames", forecasters=tuple(level), scores=scores
+        model=model,
+        cases=7,
+        past=4,
+        steps=steps,
+        data="frames",
+        forecasters=tuple(level),
+        scores=scores,
+        blocks=7,
     )
+
+
+def alike(level, steps, interval):
+    """The same interval at every lead."""
+    ends = {name: interval(value) for name, value in level.items()}
+    return Intervals({name: [pair] * steps for name, pair in ends.items()}, ends)
 
 
 def cells(text, title):
@@ -66,14 +88,17 @@ def test_dict_has_the_keys_of_scores_json():
         "past",
         "steps",
         "data",
+        "unit",
         "weights",
+        "blocks",
         "best_baseline",
         "forecasters",
         "scores",
         "skill",
+        "spectra",
     ]
     assert (plain["schema"], plain["model"], plain["cases"], plain["past"], plain["steps"]) == (
-        1,
+        2,
         "mine",
         7,
         4,
@@ -81,14 +106,20 @@ def test_dict_has_the_keys_of_scores_json():
     )
     assert plain["forecasters"] == ["mine", "persistence", "blank"]
     assert plain["best_baseline"] == "blank"
-    assert plain["scores"]["mse"] == {
+    table = plain["scores"]["mse"]
+    assert {name: table[name] for name in ("title", "unit", "formula", "higher_is_better")} == {
         "title": "MSE",
         "unit": "a unit",
         "formula": "a formula",
         "higher_is_better": False,
-        "by_lead": {"mine": [0.1, 0.1], "persistence": [0.4, 0.4], "blank": [0.2, 0.2]},
-        "overall": {"mine": 0.1, "persistence": 0.4, "blank": 0.2},
     }
+    assert table["by_lead"] == {"mine": [0.1, 0.1], "persistence": [0.4, 0.4], "blank": [0.2, 0.2]}
+    assert table["overall"] == {"mine": 0.1, "persistence": 0.4, "blank": 0.2}
+    assert table["mean_of_leads"] is None
+    assert (table["samples"], table["samples_of"]) == ([500, 500], "pixels")
+    assert table["intervals"]["overall"]["mine"] == pytest.approx([0.09, 0.11])
+    assert table["differences"]["by_lead"]["blank"][1] == pytest.approx([-0.105, -0.095])
+    assert "mine" not in table["differences"]["overall"]
     assert plain["skill"]["blank"] == {"by_lead": [0.5, 0.5], "overall": 0.5}
 
 
@@ -103,8 +134,8 @@ def test_dict_and_back_through_strict_json():
 
 def test_refuses_what_it_did_not_write():
     plain = verification().to_dict()
-    with pytest.raises(RunError, match="schema 1 or older; received 2: update convlstm"):
-        Verification.from_dict(plain | {"schema": 2})
+    with pytest.raises(RunError, match="schema 2 or older; received 3: update convlstm"):
+        Verification.from_dict(plain | {"schema": 3})
     del plain["scores"]["psnr"]["by_lead"]["blank"]
     with pytest.raises(RunError, match="'blank' is missing or wrong: evaluate again"):
         Verification.from_dict(plain)
@@ -124,6 +155,9 @@ def test_refuses_what_it_did_not_write():
         ({"schema": "1"}, "schema '1' is missing or wrong"),
         ({"weights": 5}, "weights 5 is missing or wrong"),
         ({"steps": 3}, "3 values by lead time; received 2 for mse of mine"),
+        ({"unit": 3}, "unit 3 is missing or wrong"),
+        ({"blocks": 0}, "blocks 0 is missing or wrong"),
+        ({"spectra": {"wavelengths": [2.0], "power": {"mine": []}}}, "length of spectra is missing or wrong"),
         ({"model": "other"}, "must hold the mse of its model, other"),
         ({"scores": {}, "forecasters": [1]}, "must hold the mse of its model, mine; received  of 1"),
     ],
@@ -131,6 +165,50 @@ def test_refuses_what_it_did_not_write():
 def test_refuses_values_that_no_verification_has(change, sentence):
     with pytest.raises(RunError, match=sentence):
         Verification.from_dict(verification().to_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("samples", [1.5]),
+        ("samples", [-1]),
+        ("intervals", {"by_lead": {}, "overall": {}}),
+        ("differences", {"by_lead": {"persistence": [[1]], "blank": []}, "overall": {}}),
+        ("mean_of_leads", {"mine": "x"}),
+    ],
+)
+def test_refuses_parts_of_a_score_that_no_verification_has(name, value):
+    plain = verification().to_dict()
+    plain["scores"]["psnr"][name] = value
+    with pytest.raises(RunError, match="is missing or wrong: evaluate again"):
+        Verification.from_dict(plain)
+
+
+@pytest.mark.parametrize("name", ["intervals", "differences"])
+def test_refuses_intervals_of_other_lead_times(name):
+    plain = verification().to_dict()
+    plain["scores"]["psnr"][name]["by_lead"]["blank"].pop()
+    with pytest.raises(RunError, match="2 values by lead time; received 1 for psnr of blank"):
+        Verification.from_dict(plain)
+
+
+def test_scores_of_schema_1_are_read_and_their_order_is_not_resolved():
+    plain = verification().to_dict() | {"schema": 1}
+    for name in ("unit", "blocks", "spectra"):
+        del plain[name]
+    for table in plain["scores"].values():
+        for name in ("mean_of_leads", "samples", "samples_of", "intervals", "differences"):
+            del table[name]
+    old = Verification.from_dict(plain)
+    assert old.scores["mse"].by_lead == verification().scores["mse"].by_lead
+    assert old.blocks is old.spectra is old.scores["mse"].intervals is None
+    assert cells(old.to_markdown(), "Overall")["mine"][0] == "0.1000~"
+    assert "~ best, order not resolved: that needs 6 events; evaluate again" in old.to_markdown()
+
+
+def test_spectra_there_and_back():
+    found = replace(verification(), spectra=Spectra([2.5, 10.0], {"mine": [0.1, 2.0], "truth": [0.2, 2.5]}))
+    assert Verification.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, "x", True, [0.1], 10**400])
@@ -148,17 +226,22 @@ def test_refuses_scores_that_are_no_finite_numbers(tmp_path, value):
 
 def test_a_wide_table_is_divided_evenly():
     found = verification()
-    many = replace(found, scores={f"score_{k:02d}": found.scores["mse"] for k in range(12)} | found.scores)
-    heads = [line.split()[1:] for line in printed(many, 100) if line.startswith("forecaster ")]
-    assert [len(head) for head in heads] == [8, 8]  # and not 9 and 7
+    many = replace(found, scores={f"score_{k:02d}": found.scores["mse"] for k in range(6)} | found.scores)
+    heads = [line.split()[1:] for line in printed(many, 75) if line.startswith("forecaster ")]
+    assert [len(head) for head in heads] == [5, 5]  # and not 6 and 4
 
 
 def test_rows_are_long_and_complete():
     found = verification()
     rows = list(found.rows())
-    assert ("persistence", "psnr", "2", 0.4) in rows
-    assert ("mine", "mse", "overall", 0.1) in rows
-    assert ("mine", "skill_over_blank", "1", 0.5) in rows
+    of = {row[:3]: row for row in rows}
+    row = of["persistence", "psnr", "2"]
+    assert (row.value, row.samples) == (0.4, 500)
+    assert row[4:8] == pytest.approx((0.36, 0.44, -0.305, -0.295))
+    row = of["mine", "mse", "overall"]
+    assert (row.value, row.samples) == (0.1, 1000)
+    assert math.isnan(row.difference_low)
+    assert of["mine", "skill_over_blank", "1"].value == 0.5
     assert len(rows) == len({row[:3] for row in rows}) == (3 * 3 + 2) * 3
 
 
@@ -173,6 +256,70 @@ def test_markdown_marks_the_best():
     assert cells(text, "Sharpness (a unit)")["lead"] == ["1", "2", "overall"]
     assert cells(text, "Skill of mine")["blank"] == ["0.5000", "0.5000", "0.5000"]
     assert "7 cases, 4 frames in, 2 out" in text
+    assert "* best, ~ best but order not resolved: the 95 % interval" in text
+    assert "(1000 bootstrap draws of 7 events)" in text
+    assert "a formula; 500 pixels a lead" in text
+
+
+def test_equal_values_have_no_mark():
+    assert "*" not in "".join(cells(verification(mine=0.4, blank=0.4).to_markdown(), "Overall")["mine"])
+
+
+def test_an_order_that_is_not_resolved_has_another_mark():
+    close = verification(blank=0.104)  # of which the difference may be 0
+    overall = cells(close.to_markdown(), "Overall")
+    assert overall["mine"][0] == "0.1000~"
+    assert overall["persistence"][1] == "0.4000*"
+    worse = verification(mine=0.12, blank=0.117)
+    assert cells(worse.to_markdown(), "Overall")["blank"][0] == "0.1170~"
+    undefined = verification(blank=math.nan)
+    assert cells(undefined.to_markdown(), "Overall")["mine"][0] == "0.1000*"
+
+
+def test_ratios_have_a_mean_of_leads_beside_the_pooled_value():
+    found = verification()
+    table = replace(
+        found.scores["psnr"], mean_of_leads={"mine": 0.15, "persistence": 0.35, "blank": math.nan}
+    )
+    found = replace(found, scores=found.scores | {"csi_1": table})
+    shown = cells(found.to_markdown("csi_1"), "PSNR")
+    assert shown["lead"] == ["1", "2", "mean", "overall"]
+    assert shown["blank"] == ["0.2000", "0.2000", "-", "0.2000"]
+    assert "mean of the leads, overall pooled" in found.to_markdown("csi_1")
+    means = {row.forecaster: row.value for row in found.rows() if row.lead == "mean_of_leads"}
+    assert means["persistence"] == 0.35
+
+
+FIELD = ("mse", "rmse", "mae", "bias", "correlation")
+FIELD += tuple(
+    f"{kind}_{t}" for t in (1, 5) for kind in ("csi", "pod", "far", "ets", "frequency_bias", "hss")
+)
+FIELD += (*(f"fss_{t}_{w}" for t in (1, 5) for w in (1, 9, 33)), "variance_ratio", "power_below_16")
+
+
+def field(steps=2):
+    found = verification(steps)
+    return replace(found, scores=dict.fromkeys(FIELD, found.scores["mse"]), unit="mm/h")
+
+
+def test_many_scores_are_rows():
+    overall = cells(field().to_markdown(), "Overall in mm/h")
+    assert overall["score"] == ["mine", "persistence", "blank"]
+    assert tuple(overall)[2:-1] == FIELD  # after the heading and its rule
+    assert overall["csi_5"] == ["0.1000*", "0.4000", "0.2000"]
+    assert overall["skill"] == ["", "0.7500", "0.5000"]
+
+
+def test_the_main_scores_of_many():
+    main = ("rmse", "bias", "csi_1", "pod_1", "far_1", "csi_5", "pod_5", "far_5", "fss_1_9", "fss_5_9")
+    assert field().main_scores == (*main, "power_below_16")
+    assert verification().main_scores == tuple(verification().scores)
+    overall = cells(field().to_markdown(brief=True), "Overall in mm/h")
+    assert set(overall) == {"score", *main, "power_below_16", "skill"} | {k for k in overall if "-" in k}
+    assert field().to_markdown(brief=True).count("| lead ") == 4  # rmse, two of csi, and the skill
+    lines = printed(field(12), 80, brief=True)
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 60
 
 
 def test_the_marked_value_is_the_best_of_its_lead():
@@ -201,11 +348,11 @@ def test_every_value_has_four_digits_however_bad_the_others_are(values, shown):
     assert tuple(overall[name][0] for name in found.forecasters) == shown
 
 
-def printed(found, width, *scores):
+def printed(found, width, *scores, **options):
     """The lines of the tables on a screen."""
     console = Console(width=width, highlight=False)
     with console.capture() as screen:
-        console.print(found.to_rich(*scores))
+        console.print(found.to_rich(*scores, **options))
     return screen.get().splitlines()
 
 
@@ -248,7 +395,7 @@ def test_no_forecaster_no_score_and_no_best_mark_is_lost_at_any_width(width, ste
     for name in NAMES[1:]:
         assert len(rows_of(lines, name)) == len(heads)
     stars = sum(line.count("*") for line in lines)
-    assert stars == 1 + 2 * (1 + len(leads) + 1)  # what a star is, and those of mse and psnr
+    assert stars == 1 + 2 * (1 + len(leads) + 1)  # the legend, and those of mse and psnr
 
 
 def test_a_long_name_goes_on_below_and_markdown_has_every_lead_time():
@@ -256,8 +403,8 @@ def test_a_long_name_goes_on_below_and_markdown_has_every_lead_time():
     found = verification(30, name, **{name: 0.1, "persistence": 0.4, "blank": 0.2})
     lines = printed(found, 60)
     assert max(map(len, lines)) <= 60
-    assert lines[3].split()[-1] != name
-    assert (lines[4].split()[0] + lines[5]).rstrip() == name
+    first = next(k for k, line in enumerate(lines) if line.startswith("a_model"))
+    assert "".join(line.split()[0] for line in lines[first : first + 4]) == name
     assert cells(found.to_markdown(), "MSE")["lead"] == [str(k) for k in range(1, 31)] + ["overall"]
 
 
@@ -276,7 +423,7 @@ def test_rich_shows_the_same_numbers():
     shown = screen.get()
     for text in (
         "Overall: 7 cases",
-        "; * is the best",
+        "* best, ~ best but order not resolved",
         "0.4000",
         "0.1000*",
         "MSE (a unit; lower is better)",

@@ -44,8 +44,9 @@ def train(**options: Any) -> None:
 
 
 def evaluate(**options: Any) -> None:
-    """Evaluate, and print the tables."""
-    _show(convlstm.evaluate(**options, watch=_watched))
+    """Evaluate, and print the tables, those of all scores or of the main ones."""
+    brief = not options.pop("all", False)
+    _show(convlstm.evaluate(**options, watch=_watched), brief=brief)
     run = run_of(options["model"])
     files = run if run is not None and "out" not in options else RunFolder(options["out"])
     print(f"scores in {files.scores}, {files.scores_table.name}; cases in {files.cases.name}")
@@ -85,12 +86,11 @@ def _watched(batches: Iterable[Window], cases: int) -> Iterator[Window]:
             bar.advance(task, len(batch.past))
 
 
-def _show(verification: Verification) -> None:
+def _show(verification: Verification, *, brief: bool = True) -> None:
     from rich.console import Console
 
     console = Console()
-    shown = [name for name in ("mse", "sharpness") if name in verification.scores]
     if console.is_terminal:
-        console.print(verification.to_rich(*shown))
+        console.print(verification.to_rich(brief=brief))
     else:
-        print(verification.to_markdown(*shown))
+        print(verification.to_markdown(brief=brief))

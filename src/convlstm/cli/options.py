@@ -44,6 +44,8 @@ from convlstm.workflows.parts import (
     unbuilt,
 )
 
+#: Options of what a command prints, by command, and their help.
+SWITCHES = {"evaluate": {"all": "print the tables of all scores, and not of the main ones alone"}}
 #: Names, with underscores, and the values that were typed.
 Options = list[tuple[str, str | None]]
 
@@ -74,6 +76,7 @@ class Command:
         known = {**signature(self.workflow).parameters, **signature(own).parameters}
         self.parameters = {n: p for n, p in known.items() if n != "watch" and p.kind is not p.VAR_KEYWORD}
         self.types = {n: _type(n, hints[n]) for n in self.parameters}
+        self.types |= dict.fromkeys(SWITCHES.get(name, ()), bool)
         self.arguments = [
             n
             for n, p in self.parameters.items()
@@ -212,7 +215,7 @@ class Command:
         That of a help page needs no class of Lightning and shows arguments without names.
         """
         doc = docstring_parser.parse(self.workflow.__doc__)
-        texts = {p.arg_name: p.description for p in doc.params}
+        texts = {p.arg_name: p.description for p in doc.params} | SWITCHES.get(self.name, {})
         parser = ArgumentParser(
             prog=f"convlstm {self.name}",
             description=f"{doc.short_description} {doc.long_description or ''}",
@@ -225,7 +228,7 @@ class Command:
         )
         for name, kind in self.types.items():
             kind = list[kind_of(name)] if name == "callbacks" and not page else kind  # type: ignore[misc]
-            default = self.parameters[name].default
+            default = self.parameters[name].default if name in self.parameters else False
             if name == "config":
                 parser.add_class_arguments(TrainingConfig, None)
             elif name in chosen:

@@ -131,7 +131,9 @@ class _RainWindows(WindowDataset):
             raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
         past = self.source.past
         values = self.source.sequence(self.name, index)[:, None]
-        times: NDArray[Any] = 1e9 + (index * len(values) + np.arange(len(values))) * _STEP_S
+        # More than a day apart: every sequence is an event of its own.
+        start = 1e9 + index * (len(values) * _STEP_S + 86400)
+        times: NDArray[Any] = start + np.arange(len(values)) * _STEP_S
         frames, valid = scaled(values, times, Logarithm(_FLOOR, _TOP))
         return LabelledWindow(
             frames[:past],

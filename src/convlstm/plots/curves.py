@@ -67,12 +67,14 @@ class Line:
         values: a y for every x; a gap if not finite.
         slot: index of the colour; 0 is the model and drawn heavier, baselines count from 1.
         far: ignored when the range of the axis is chosen.
+        band: low and high around every value, drawn as a band; none if empty.
     """
 
     name: str
     values: Sequence[float]
     slot: int
     far: bool = False
+    band: Sequence[tuple[float, float]] = ()
 
 
 def display_name(name: str) -> str:
@@ -89,17 +91,19 @@ def line_chart(
     reference: Reference = None,
     floor: float | None = None,
     log: bool = False,
+    log_x: bool = False,
 ) -> str:
     """Draw lines over x.
 
     Args:
-        x: integers, rising.
+        x: rising.
         lines: one or more.
         x_label: label of the x axis.
         y_label: label above the y axis, with the unit.
         reference: value and name of a thin horizontal line.
         floor: lowest y to show; lines may leave the chart below it, as may those that are ``far``.
         log: logarithmic y axis, named in its label, if all values are positive and span a factor above 25.
+        log_x: logarithmic x axis, with ticks at powers of 2; x is linear and has ticks at integers otherwise.
 
     Returns:
         an ``<svg>`` element for a page that defines ``--ink``, ``--muted``, ``--rule``, ``--paper`` and
@@ -107,7 +111,6 @@ def line_chart(
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     values, finite = _values(lines)
     logarithmic = bool(log and finite.size and finite.min() > 0 and finite.max() > 25 * finite.min())
@@ -116,10 +119,7 @@ def line_chart(
         axes = figure.add_axes(_AXES)
         axes.set_xlabel(x_label)
         figure.text(0, 0.975, clip_text(y_label + " (log scale)" * logarithmic, 58), va="top")
-        pad = (x[-1] - x[0]) * 0.03 or 0.5
-        axes.set_xlim(x[0] - pad, x[-1] + pad)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=11, integer=True, steps=[1, 2, 5, 10]))
-        axes.xaxis.set_major_formatter("{x:.0f}")
+        _x_axis(axes, x, log=log_x)
         if finite.size:
             _range(axes, finite, logarithmic, reference, floor)
             _lines(axes, x, lines, values)
@@ -131,6 +131,21 @@ def line_chart(
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     return _inline(file.getvalue())
+
+
+def _x_axis(axes: "Axes", x: Sequence[float], *, log: bool) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    if log:
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(x[0] / 1.05, x[-1] * 1.05)
+        axes.xaxis.set_major_locator(LogLocator(base=2))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        pad = (x[-1] - x[0]) * 0.03 or 0.5
+        axes.set_xlim(x[0] - pad, x[-1] + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=11, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter("{x:.0f}")
 
 
 def outside(lines: Sequence[Line]) -> list[Line]:
@@ -149,7 +164,9 @@ def _values(lines: Sequence[Line]) -> tuple[Values, Values]:
     values = np.array([line.values for line in lines], dtype=np.float64)
     near = values[[not line.far for line in lines]]
     chosen = near if np.isfinite(near).any() else values
-    return values, chosen[np.isfinite(chosen)]
+    bands = [end for line in lines if not line.far for pair in line.band for end in pair]
+    found = np.concatenate([chosen.ravel(), np.array(bands, dtype=np.float64)])
+    return values, found[np.isfinite(found)]
 
 
 def _range(axes: "Axes", finite: Values, log: bool, reference: Reference, floor: float | None) -> None:
@@ -192,6 +209,9 @@ def _lines(axes: "Axes", x: Sequence[float], lines: Sequence[Line], values: Valu
     for line, y in zip(lines, values, strict=True):
         dotted = len(x) <= 12 or not np.isfinite(y).all()
         model = line.slot == 0
+        if line.band:
+            low_T, high_T = np.clip(np.array(line.band, dtype=np.float64).T, *ends)
+            axes.fill_between(x, low_T, high_T, color=_colour(line.slot), alpha=0.16, linewidth=0, zorder=2)
         axes.plot(
             x,
             np.where(np.isfinite(y), np.clip(y, *ends), np.nan),

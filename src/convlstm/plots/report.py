@@ -18,7 +18,8 @@ from convlstm.plots.run_record import RunRecord, read_run
 from convlstm.scores.digits import aligned, in_text
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_path
-from convlstm.verification.results import ScoreTable, Verification
+from convlstm.verification.results import Verification
+from convlstm.verification.score_table import ScoreTable, Spectra
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -33,6 +34,7 @@ _TRAINING = (
     ("Learning rate", "", "at the end of an epoch", "step size of the optimiser", ("learning_rate",)),
     ("Teacher forcing", "", "true frames in place of forecast ones", "probability", ("teacher",)),
 )
+_MOST_COLUMNS = 10  # scores that are columns of a table; more are its rows
 _TRAINING_NAMES = {"val_loss": "validation", "train_loss": "training"}
 
 
@@ -141,48 +143,83 @@ def _template() -> "Template":
 def _scores(scores: Verification) -> dict[str, Any]:
     """The headline, tables and charts; scores with MSE and sharpness, which belong together, first."""
     order = sorted(scores.scores, key=lambda key: {"mse": 0, "sharpness": 1}.get(key, 2))
-    tables = [scores.scores[key] for key in order]
+    # Of many scores, those of which a page of curves is made; the others are there on demand.
+    shown = set(scores.main_scores) - {key for key in order if key.startswith(("pod", "far"))}
+    first = [key for key in order if key in shown] if "rmse" in scores.scores else order
     charts = [_skill_chart(scores)] if scores.best_baseline else []
+    charts += [_score_chart(scores, scores.scores[key]) for key in first]
+    if scores.spectra is not None:
+        charts.append(_spectra_chart(scores, scores.spectra))
     return {
         "model": display_name(scores.model),
         "data": scores.data,
+        "unresolved": scores.unresolved,
         "verdict": verdict(scores),
         "drawbacks": list(drawbacks(scores)),
         "tiles": tiles(scores),
-        "overall": _overall(scores),
-        "charts": charts + [_score_chart(scores, table) for table in tables],
-        "lead_tables": [_lead_table(scores, table) for table in tables],
+        "overall": _overall(scores, scores.main_scores),
+        "all": _overall(scores, order) if len(scores.main_scores) < len(order) else None,
+        "charts": charts,
+        "more_charts": [_score_chart(scores, scores.scores[key]) for key in order if key not in first],
+        "lead_tables": [_lead_table(scores, scores.scores[key]) for key in order],
     }
 
 
-def _overall(scores: Verification) -> Table:
-    """All lead times together: a row per forecaster, a column per score."""
+def _overall(scores: Verification, keys: Sequence[str]) -> Table:
+    """All lead times together: a row per forecaster, a column per score; of many scores the other way."""
     arrow = {True: "\u202f↑", False: "\u202f↓", None: ""}
-    names, columns = scores.forecasters, []
-    for table in scores.scores.values():
-        cells = _cells([table.overall[name] for name in names], table.higher_is_better)
-        columns.append(Column(table.title + arrow[table.higher_is_better], cells, table.unit, table.formula))
+    names, title = scores.forecasters, "Scores of all forecasters, overall"
+    tables = [scores.scores[key] for key in keys]
+    heads = [table.title + arrow[table.higher_is_better] for table in tables]
+    values = [[table.overall[name] for name in names] for table in tables]
+    marks = [_marks(table) for table in tables]
     skill = [scores.skill[name].overall if name in scores.skill else None for name in names]
+    if len(scores.scores) > _MOST_COLUMNS:
+        columns = [
+            Column(
+                display_name(name), _cells([*(row[k] for row in values), skill[k]], [row[k] for row in marks])
+            )
+            for k, name in enumerate(names)
+        ]
+        return Table(title, [*heads, "Skill of the model over it"], columns)
+    columns = [
+        Column(head, _cells(row, mark), table.unit, table.formula)
+        for head, row, mark, table in zip(heads, values, marks, tables, strict=True)
+    ]
     columns.append(Column("Skill", _cells(skill), "of the model over it"))
-    title = "Scores of all forecasters, overall"
     return Table(title, [*map(display_name, names)], columns, display_name(scores.model))
+
+
+def _marks(table: ScoreTable) -> list[str]:
+    """Marks of the overall values: * for the best, ~ if the order is not resolved."""
+    best = table.best(None)
+    return ["" if name not in best else "*" if table.resolved(name, None) else "~" for name in table.overall]
 
 
 def _lead_table(scores: Verification, table: ScoreTable) -> Table:
     """A row per lead time and a column per forecaster, so that any number of lead times fits a page."""
-    columns = [Column(display_name(name), _cells(table.by_lead[name])) for name in scores.forecasters]
-    return Table(f"{table.title}, {table.unit}", [f"+{k + 1}" for k in range(scores.steps)], columns)
+    rows = [f"+{k + 1}" for k in range(scores.steps)]
+    columns = []
+    for name in scores.forecasters:
+        values = list(table.by_lead[name])
+        if table.mean_of_leads is not None:
+            values += [table.mean_of_leads[name], table.overall[name]]
+        columns.append(Column(display_name(name), _cells(values)))
+    if table.mean_of_leads is not None:
+        rows += ["mean", "pooled"]
+    counts = f", {table.count(0):,} {table.samples_of} at +1" if table.samples else ""
+    return Table(f"{table.title}, {table.unit}{counts}", rows, columns)
 
 
-def _cells(values: Sequence[float | None], higher_is_better: bool | None = None) -> list[Cell]:
-    """Cells of a column; None is a cell that does not apply."""
-    known = [v for v in values if v is not None and math.isfinite(v)]
-    best = None if higher_is_better is None or not known else (max if higher_is_better else min)(known)
+def _cells(values: Sequence[float | None], marks: Sequence[str] = ()) -> list[Cell]:
+    """Cells of a column; None is a cell that does not apply. The mark * is a bold number."""
+    marks = [*marks, *[""] * (len(values) - len(marks))]
     texts = ["–" if v is None else in_text(v) for v in values]
+    texts = [text + mark.strip("*") for text, mark in zip(texts, marks, strict=True)]
     padded = aligned(texts, digit="\u2007", point="\u2008")  # spaces as wide as a digit and as a point
     return [
-        Cell(text, wide[len(text) :], value is not None and value == best)
-        for value, text, wide in zip(values, texts, padded, strict=True)
+        Cell(text, wide[len(text) :], mark == "*")
+        for text, wide, mark in zip(texts, padded, marks, strict=True)
     ]
 
 
@@ -193,15 +230,24 @@ def _slots(scores: Verification) -> dict[str, int]:
 
 
 def _score_chart(scores: Verification, table: ScoreTable) -> Chart:
-    far = _far(scores, table)
+    far, ranges = _far(scores, table), table.intervals.by_lead if table.intervals else {}
+    banded = {scores.model, scores.best_baseline}
     lines = [
-        Line(name=display_name(name), values=table.by_lead[name], slot=slot, far=name in far)
+        Line(
+            name=display_name(name),
+            values=table.by_lead[name],
+            slot=slot,
+            far=name in far,
+            band=ranges.get(name, ()) if name in banded else (),
+        )
         for name, slot in _slots(scores).items()
     ]
-    sharpness = table is scores.scores.get("sharpness")
-    direction = "below 1 is blur" if sharpness else _DIRECTION[table.higher_is_better]
+    sharpness = table.unit.startswith("ratio, 1")
+    direction = (
+        "below 1 is blur" if table is scores.scores.get("sharpness") else _DIRECTION[table.higher_is_better]
+    )
     worst = min if table.higher_is_better else max
-    note = table.formula
+    note = table.formula + ("; bands are 95 % intervals" if ranges else "")
     for line in outside(lines):
         end = worst(filter(math.isfinite, line.values), default=math.nan)
         note += f"; {line.name} lies outside, {in_text(end)} at worst"
@@ -245,6 +291,32 @@ def _skill_chart(scores: Verification) -> Chart:
         "1 is perfect, 0 is no better",
         reference=(0.0, "no better"),
         floor=-1.0 if cut else None,
+    )
+
+
+def _spectra_chart(scores: Verification, spectra: Spectra) -> Chart:
+    """Power spectra of the model, the best baseline and the truth."""
+    slots, best = _slots(scores), scores.best_baseline
+    slots["truth"] = 7 if best is not None and slots[best] == 4 else 4
+    lines = [
+        Line(
+            name=display_name(name),
+            values=[value if value > 0 else math.nan for value in spectra.power[name]],
+            slot=slots[name],
+        )
+        for name in (scores.model, best, "truth")
+        if name is not None
+    ]
+    return _chart(
+        f"Power spectrum at +{scores.steps}",
+        "below the truth is blur",
+        "radially averaged, mean over frames",
+        spectra.wavelengths,
+        lines,
+        "wavelength (pixels)",
+        f"power ({scores.unit})²" if scores.unit else "power",
+        log=True,
+        log_x=True,
     )
 
 

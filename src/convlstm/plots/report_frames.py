@@ -13,6 +13,7 @@ from convlstm.pictures.colours import (
     BYTES,
     DIVERGING,
     GREY,
+    MISSING,
     UNIT,
     Pixels,
     channel_names,
@@ -21,12 +22,14 @@ from convlstm.pictures.colours import (
     paint,
 )
 from convlstm.pictures.frames import divide, enlarge, resize
+from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES, paint_radar
 from convlstm.plots.curves import display_name
 from convlstm.plots.run_record import RunRecord
 from convlstm.scores.digits import in_text, short
 from convlstm.verification.cases import Case
 
 _MARGIN = 2
+_SIDE = 96  # pixels of the longer side of a frame, at least
 
 
 def film_strips(record: RunRecord) -> dict[str, Any]:
@@ -51,6 +54,9 @@ class _FilmStrips:
         cases, scores = record.cases, record.verification
         names = list(cases[0].forecasts)
         self.cases = cases
+        self.unit = scores.unit if scores else ""
+        self.radar = TABLES.get(self.unit)
+        self.gaps = any(np.isnan(case.truth).any() for case in cases)
         self.model = scores.model if scores else names[0]
         mse = scores.scores["mse"].overall if scores else {}
         baselines = sorted(
@@ -66,11 +72,12 @@ class _FilmStrips:
 
     def values(self) -> dict[str, Any]:
         """Notes, colour bars and film strips."""
-        shown, times = resize({"": self.cases[0].truth})
+        shown, times = resize({"": self.cases[0].truth}, side=_SIDE)
         reduced = shown[""].shape[3]
         return {
             "notes": self._notes(math.ceil(self.cases[0].truth.shape[3] / reduced)),
             "bars": list(self._bars()),
+            "classes": self._classes(),
             "cell": reduced * times + 2 * _MARGIN,
             "enlarged": times > 1,
             "cases": [self._case(case) for case in self.cases],
@@ -100,10 +107,10 @@ class _FilmStrips:
         """Pictures and texts of rows, divided into blocks of columns."""
         if not strips:
             return []
-        shown, times = resize({str(k): strip.frames for k, strip in enumerate(strips)})
+        shown, times = resize({str(k): strip.frames for k, strip in enumerate(strips)}, side=_SIDE)
         painted = {}
         for (key, frames), strip in zip(shown.items(), strips, strict=True):
-            channels = paint(frames, self.error_scales if strip.signed else self.scales, signed=strip.signed)
+            channels = self._painted(frames, signed=strip.signed)
             painted[key] = [enlarge(pixels, times) for pixels in channels]
         blocks = []
         for block in divide(painted, past=past):
@@ -118,6 +125,17 @@ class _FilmStrips:
                 rows.append(texts | _png(pixels))
             blocks.append({"labels": [label.replace("-", "−") for label in block.labels], "rows": rows})
         return blocks
+
+    def _painted(self, frames: NDArray[Any], *, signed: bool) -> list[Pixels]:
+        """Colours of frames (T, C, H, W), one picture per channel."""
+        if self.radar is None:
+            return paint(frames, self.error_scales if signed else self.scales, signed=signed)
+        if not signed:
+            return paint_radar(frames, self.radar)
+        channels = paint(frames, self.error_scales, signed=True)
+        for c, pixels in enumerate(channels):
+            pixels[np.isnan(frames[:, c])] = NOT_MEASURED
+        return channels
 
     def _notes(self, reduction: int) -> str:
         """Sentences on the colours and on rows that are left out."""
@@ -134,7 +152,11 @@ class _FilmStrips:
             "All cases share these colours; errors are blue where the forecast is too low and orange where "
             "it is too high."
         )
-        if any(scale not in (UNIT, BYTES) for scale in self.scales):
+        if self.radar is not None:
+            notes.append(
+                f"Rain in {self.unit} has the colours of a weather radar, in classes on a logarithmic scale."
+            )
+        elif any(scale not in (UNIT, BYTES) for scale in self.scales):
             notes.append(
                 "Black and white are the 0.5th percentile of the values and the 99.5th of those above it; "
                 "values beyond them have these colours too."
@@ -147,20 +169,33 @@ class _FilmStrips:
 
     def _bars(self) -> Iterator[dict[str, str]]:
         coloured = len(self.scales) == 1 and self.cases[0].truth.shape[1] == 3
-        scales = [] if coloured else self.scales  # red, green and blue need no explanation
+        # Red, green and blue need no explanation, and classes have one of their own.
+        scales = [] if coloured or self.radar is not None else self.scales
         for kind, stops, ends in (("value", GREY, scales), ("error", DIVERGING, self.error_scales)):
             for name, scale in zip(channel_names(kind, len(ends)), ends, strict=True):
                 yield {
-                    "name": name,
+                    "name": f"{name} ({self.unit})" if self.unit not in ("", "1") else name,
                     "low": short(scale.low),
                     "high": short(scale.high),
                     "colours": ", ".join(f"rgb{colour}" for _, colour in stops),
                     "note": "square-root scale" if scale.root else "",
                 }
 
+    def _classes(self) -> dict[str, Any] | None:
+        """Colour bar of the classes of rain, and the colour of pixels that were not measured."""
+        missing = f"rgb{MISSING if self.radar is None else NOT_MEASURED}" if self.gaps else ""
+        if self.radar is None:
+            return {"name": "", "steps": [], "missing": missing} if missing else None
+        steps = [("", f"rgb{DRY}")]
+        steps += [
+            (f"{bound:g}", f"rgb{colour}")
+            for bound, colour in zip(self.radar.bounds, self.radar.colours, strict=True)
+        ]
+        return {"name": f"rain ({self.unit})", "steps": steps, "missing": missing}
+
 
 def _baseline(case: Case, name: str) -> _Strip:
-    mse = float(np.mean((case.forecasts[name].astype(np.float64) - case.truth) ** 2))
+    mse = float(np.nanmean((case.forecasts[name].astype(np.float64) - case.truth) ** 2))
     return _Strip(display_name(name), f"Forecast of {name}", case.forecasts[name], f"MSE {in_text(mse)}")
 
 

@@ -42,7 +42,7 @@ def aligned(texts: Sequence[str], *, digit: str = " ", point: str = " ") -> list
         digit: a space as wide as a digit.
         point: a space as wide as the decimal point.
     """
-    tails = [re.sub(r"^[^.*]*", "", text) for text in texts]
+    tails = [re.sub(r"^[^.*~]*", "", text) for text in texts]
     longest = max(map(len, tails), default=0)
     padded = []
     for text, tail in zip(texts, tails, strict=True):

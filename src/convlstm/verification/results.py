@@ -6,16 +6,27 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from convlstm.errors import RunError, check_name
-from convlstm.scores.digits import aligned, four_digits
+from convlstm.scores.digits import four_digits
+from convlstm.verification.score_table import (
+    DRAWS,
+    LEAST_BLOCKS,
+    Interval,
+    Intervals,
+    ScoreTable,
+    Spectra,
+    positive,
+    read_spectra,
+    read_table,
+    typed,
+)
+from convlstm.verification.tables import Grid, Screen, markdown
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, ConsoleRenderable
-    from rich.text import Text
+    from rich.console import ConsoleRenderable
 
-SCHEMA = 1
+SCHEMA = 2
+_MOST_COLUMNS = 10  # scores that are columns of the table over all lead times; more are its rows
 
 
 class Skill(NamedTuple):
@@ -32,25 +43,30 @@ class Skill(NamedTuple):
     overall: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreTable:
-    """One score of all forecasters; the first four attributes are those of ``Score``.
+class Row(NamedTuple):
+    """Value of a score, as a row of ``scores.csv``; NaN where unknown or undefined.
 
     Attributes:
-        title: heading.
-        unit: unit of a value.
-        formula: one line.
-        higher_is_better: None if neither direction is.
-        by_lead: L values by forecaster.
-        overall: one value by forecaster.
+        forecaster: name.
+        score: name.
+        lead: ``1`` to L, then ``overall`` and, for ratios, ``mean_of_leads``.
+        value: of the score.
+        low: lower end of its interval.
+        high: upper end.
+        difference_low: lower end of the interval of the model minus this baseline.
+        difference_high: upper end.
+        samples: pixels or frames; 0 if unknown.
     """
 
-    title: str
-    unit: str
-    formula: str
-    higher_is_better: bool | None
-    by_lead: Mapping[str, list[float]]
-    overall: Mapping[str, float]
+    forecaster: str
+    score: str
+    lead: str
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    difference_low: float = math.nan
+    difference_high: float = math.nan
+    samples: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +83,8 @@ class Verification:
         scores: tables by the name of the score; ``mse`` is always present.
         weights: digest of the weights that were scored, see `model_folder.weights_digest`; None if unknown.
         unit: of the values.
+        blocks: number of events that bootstrap intervals are drawn from; None if unknown.
+        spectra: power spectra, where a score has them.
     """
 
     model: str
@@ -78,6 +96,8 @@ class Verification:
     scores: Mapping[str, ScoreTable]
     weights: str | None = None
     unit: str = ""
+    blocks: int | None = None
+    spectra: Spectra | None = None
 
     @property
     def best_baseline(self) -> str | None:
@@ -98,38 +118,56 @@ class Verification:
             for name in self.forecasters[1:]
         }
 
+    @property
+    def main_scores(self) -> tuple[str, ...]:
+        """The scores to show where space is short: of fields a selection, otherwise all."""
+        if "rmse" not in self.scores:
+            return tuple(self.scores)
+        kinds = ("csi", "pod", "far")
+        found = [key for key in self.scores if key in ("rmse", "bias") or key.startswith(kinds)]
+        windows: dict[str, list[str]] = {}  # of the fractions skill score, by threshold
+        for key in self.scores:
+            if key.startswith("fss"):
+                windows.setdefault(key.rpartition("_")[0], []).append(key)
+        middle = [keys[len(keys) // 2] for keys in windows.values()]
+        return (*found, *middle, *(key for key in self.scores if key.startswith("power")))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in ``scores.json``; undefined values are None."""
-        names = ("model", "cases", "past", "steps", "data", "weights", "best_baseline", "forecasters")
-        plain = {"schema": SCHEMA} | {name: getattr(self, name) for name in names}
+        names = ("model", "cases", "past", "steps", "data", "unit", "weights", "blocks", "best_baseline")
+        plain = {"schema": SCHEMA} | {name: getattr(self, name) for name in (*names, "forecasters")}
         plain["scores"] = {key: asdict(table) for key, table in self.scores.items()}
         plain["skill"] = {name: skill._asdict() for name, skill in self.skill.items()}
+        plain["spectra"] = None if self.spectra is None else asdict(self.spectra)
         # NaN and infinity, which JSON does not have, become None.
         finite: dict[str, Any] = json.loads(json.dumps(plain), parse_constant=lambda _: None)
         return finite
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Verification":
-        """Inverse of ``to_dict``.
+        """Inverse of ``to_dict``; what an older schema does not hold is unknown.
 
         Raises:
             RunError: a newer schema, something is missing, or a value that no verification has.
         """
         try:
-            if _typed(plain, "schema", int) > SCHEMA:
+            if typed(plain, "schema", int) > SCHEMA:
                 raise RunError(
                     f"scores must have schema {SCHEMA} or older; received {plain['schema']}: update convlstm"
                 )
-            names = _typed(plain, "forecasters", list)
+            names = typed(plain, "forecasters", list)
             found = cls(
-                model=_typed(plain, "model", str),
-                cases=_positive(plain, "cases"),
-                past=_positive(plain, "past"),
-                steps=_positive(plain, "steps"),
-                data=_typed(plain, "data", str),
-                weights=None if plain.get("weights") is None else _typed(plain, "weights", str),
+                model=typed(plain, "model", str),
+                cases=positive(plain, "cases"),
+                past=positive(plain, "past"),
+                steps=positive(plain, "steps"),
+                data=typed(plain, "data", str),
+                weights=None if plain.get("weights") is None else typed(plain, "weights", str),
+                unit=typed({"unit": ""} | dict(plain), "unit", str),
+                blocks=None if plain.get("blocks") is None else positive(plain, "blocks"),
                 forecasters=tuple(names),
-                scores={key: _read_table(key, table, names) for key, table in plain["scores"].items()},
+                scores={key: read_table(key, table, names) for key, table in plain["scores"].items()},
+                spectra=None if plain.get("spectra") is None else read_spectra(plain["spectra"]),
             )
         except RunError:
             raise
@@ -143,216 +181,128 @@ class Verification:
                 f"{', '.join(found.scores)} of {', '.join(map(str, names))}: evaluate again"
             )
         for key, table in found.scores.items():
-            for name, values in table.by_lead.items():
+            parts: tuple[ScoreTable | Intervals | None, ...] = (table, table.intervals, table.differences)
+            pairs = [pair for part in parts if part is not None for pair in part.by_lead.items()]
+            for name, values in pairs:
                 if len(values) != found.steps:
                     raise RunError(
-                        f"scores must hold {found.steps} values by lead time; received {len(values)} "
-                        f"for {key} of {name}: evaluate again"
+                        f"scores must hold {found.steps} values by lead time; received {len(values)} for "
+                        f"{key} of {name}: evaluate again"
                     )
         return found
 
-    def rows(self) -> Iterator[tuple[str, str, str, float]]:
-        """Rows of a long table: forecaster, score, lead (``1`` to L, then ``overall``), value.
+    def rows(self) -> Iterator[Row]:
+        """Rows of a long table: every value with its interval and its samples.
 
         The skill of the model over a baseline is the score ``skill_over_<baseline>``.
         """
-        lines = [
-            (name, key, table.by_lead[name], table.overall[name])
-            for key, table in self.scores.items()
-            for name in self.forecasters
-        ]
-        lines += [(self.model, f"skill_over_{name}", *skill) for name, skill in self.skill.items()]
-        for name, key, by_lead, overall in lines:
-            for lead, value in [*enumerate(by_lead, start=1), ("overall", overall)]:
-                yield name, key, str(lead), value
+        for key, table in self.scores.items():
+            for name in self.forecasters:
+                for lead in (*range(self.steps), None):
+                    value, difference = (
+                        part.at(name, lead) if part and name in part.overall else Interval(math.nan, math.nan)
+                        for part in (table.intervals, table.differences)
+                    )
+                    text = "overall" if lead is None else str(lead + 1)
+                    yield Row(
+                        name, key, text, table.values(lead)[name], *value, *difference, table.count(lead)
+                    )
+                if (mean := table.mean_of_leads) is not None:
+                    yield Row(name, key, "mean_of_leads", mean[name], samples=table.count(None))
+        for name, skill in self.skill.items():
+            for lead, number in [*enumerate(skill.by_lead, start=1), ("overall", skill.overall)]:
+                yield Row(self.model, f"skill_over_{name}", str(lead), number)
 
-    def to_markdown(self, *scores: str) -> str:
-        """Tables in Markdown with every lead time, aligned as plain text; the best values are marked with *.
+    def to_markdown(self, *scores: str, brief: bool = False) -> str:
+        """Tables in Markdown with every lead time, aligned as plain text; the best values are marked.
 
         Args:
             scores: names of those to show by lead time; all if none is given.
+            brief: show `main_scores` alone, and few by lead time.
 
         Raises:
             OptionError: a name that is not among the scores.
         """
-        return "\n\n".join(_markdown(grid) for grid in self._grids(scores)) + "\n"
+        return "\n\n".join(markdown(grid) for grid in self._grids(scores, brief=brief)) + "\n"
 
-    def to_rich(self, *scores: str) -> "ConsoleRenderable":
+    def to_rich(self, *scores: str, brief: bool = False) -> "ConsoleRenderable":
         """Tables of ``to_markdown`` in the width of a `rich.console.Console`.
 
         No forecaster and no best value is cut at any width: a table of scores that is too wide is divided
         into several, and lead times are thinned out evenly, the same in all tables.
         """
-        return _Screen(self._grids(scores))
+        return Screen(self._grids(scores, brief=brief))
 
-    def _grids(self, scores: Iterable[str]) -> list["_Grid"]:
-        shown = [check_name(name, self.scores, "score") for name in scores] or list(self.scores)
-        title = f"Skill of {self.model} over each baseline"
-        formula = "1 - MSE of the model / MSE of the baseline; 1 is perfect, 0 is no better"
-        skill = _by_lead(title, formula, self.skill)
-        return [self._overall(), *(self._score(self.scores[key]) for key in shown), skill]
+    def _grids(self, scores: Iterable[str], *, brief: bool) -> list[Grid]:
+        overall = self.main_scores if brief else tuple(self.scores)
+        shown = [check_name(name, self.scores, "score") for name in scores] or list(overall)
+        if brief and not scores:
+            few = ("mse", "sharpness") if "rmse" not in self.scores else ("rmse", "csi")
+            shown = [key for key in shown if key.startswith(few) and key != "mse_sum"]
+        return [self._overall(overall), *(self._score(self.scores[key]) for key in shown), self._skills()]
 
-    def _overall(self) -> "_Grid":
-        columns = {
-            key: _starred([table.overall[name] for name in self.forecasters], table.higher_is_better)
-            for key, table in self.scores.items()
-        }
+    def _overall(self, scores: Sequence[str]) -> Grid:
+        """All lead times together."""
+        columns = {key: _marked(self.scores[key], self.forecasters, None) for key in scores}
         skill = self.skill
         columns["skill"] = [four_digits(skill[n].overall) if n in skill else "" for n in self.forecasters]
-        title = f"Overall: {self.cases} cases, {self.past} frames in, {self.steps} out; * is the best"
-        return _Grid(title, self.data, "forecaster", list(self.forecasters), columns)
+        unit = f" in {self.unit}" if self.unit else ""
+        title = f"Overall{unit}: {self.cases} cases, {self.past} frames in, {self.steps} out"
+        note, names = "\n".join(filter(None, (self.data, self.legend))), list(self.forecasters)
+        if len(columns) <= _MOST_COLUMNS:
+            return Grid(title, note, "forecaster", names, columns)
+        rows = {name: [texts[k] for texts in columns.values()] for k, name in enumerate(names)}
+        return Grid(title, note, "score", list(columns), rows)
 
-    def _score(self, table: ScoreTable) -> "_Grid":
+    def _skills(self) -> Grid:
+        title = f"Skill of {self.model} over each baseline"
+        formula = "1 - MSE of the model / MSE of the baseline; 1 is perfect, 0 is no better"
+        skills = self.skill.values()
+        leads = {str(k + 1): [four_digits(skill.by_lead[k]) for skill in skills] for k in range(self.steps)}
+        leads["overall"] = [four_digits(skill.overall) for skill in skills]
+        return Grid(title, formula, "lead", list(self.skill), leads)
+
+    @property
+    def legend(self) -> str:
+        """Meaning of the marks of the best values."""
+        if self.blocks is None or self.blocks < LEAST_BLOCKS:
+            return f"~ best, order not resolved: {self.unresolved}"
+        return f"* best, ~ best but order not resolved: {self.unresolved}"
+
+    @property
+    def unresolved(self) -> str:
+        """Reason for an order that is not resolved."""
+        if self.blocks is None:
+            return f"that needs {LEAST_BLOCKS} events; evaluate again"
+        if self.blocks < LEAST_BLOCKS:
+            return f"that needs {LEAST_BLOCKS} events; there are {self.blocks}"
+        return (
+            "the 95 % interval of the difference of model and baseline holds 0 "
+            f"({DRAWS} bootstrap draws of {self.blocks} events)"
+        )
+
+    def _score(self, table: ScoreTable) -> Grid:
         direction = {True: "; higher is better", False: "; lower is better", None: ""}[table.higher_is_better]
-        values = {name: (table.by_lead[name], table.overall[name]) for name in self.forecasters}
         title = f"{table.title} ({table.unit}{direction})"
-        return _by_lead(title, table.formula, values, table.higher_is_better)
+        columns = {str(k + 1): _marked(table, self.forecasters, k) for k in range(self.steps)}
+        if table.mean_of_leads is not None:
+            columns["mean"] = [four_digits(table.mean_of_leads[name]) for name in self.forecasters]
+        columns["overall"] = _marked(table, self.forecasters, None)
+        note = table.formula
+        if table.samples:
+            low, high = min(table.samples), max(table.samples)
+            counts = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            note += f"; {counts} {table.samples_of} a lead"
+        if table.mean_of_leads is not None:
+            note += "; mean of the leads, overall pooled"
+        return Grid(title, note, "lead", list(self.forecasters), columns)
 
 
-class _Grid(NamedTuple):
-    """Table of text: a row per forecaster, a column per score or lead time (the last one is overall).
-
-    ``corner`` is the heading of the first column: "lead" if the columns are lead times.
-    """
-
-    title: str
-    note: str
-    corner: str
-    names: list[str]
-    columns: dict[str, list[str]]
-
-
-class _Screen:
-    """Tables in the width of the console they are printed on."""
-
-    def __init__(self, grids: list[_Grid]) -> None:
-        self.grids = grids
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator["Text"]:
-        names = max(len(name) for grid in self.grids for name in [grid.corner, *grid.names])
-        # Long names are wrapped, so that three numbers fit beside them.
-        names = min(names, max(options.max_width - 3 * 12, 8))
-        width = options.max_width - names
-        leads = _leads([grid for grid in self.grids if grid.corner == "lead"], width)
-        for grid in self.grids:
-            columns = leads if grid.corner == "lead" else list(grid.columns)
-            yield from _rich(grid, _parts(grid, columns, width), names)
-
-
-def _leads(grids: list[_Grid], available: int) -> list[str]:
-    """Lead times, evenly spaced, that fit the width in all tables, and the column over all of them."""
-    widths = {key: max(_width(key, grid.columns[key]) for grid in grids) for key in grids[0].columns}
-    *leads, overall = widths
-    for count in range(len(leads), 2, -1):
-        columns = [*_evenly(leads, count), overall]
-        if sum(widths[key] for key in columns) <= available:
-            return columns
-    return [*_evenly(leads, 2), overall]
-
-
-def _evenly(leads: list[str], count: int) -> list[str]:
-    places = {round(k * (len(leads) - 1) / max(count - 1, 1)) for k in range(min(count, len(leads)))}
-    return [leads[place] for place in sorted(places)]
-
-
-def _parts(grid: _Grid, keys: list[str], available: int) -> list[list[str]]:
-    """Columns in as few groups as fit the width, each with about as many columns."""
-    for count in range(1, len(keys) + 1):
-        parts = [[str(key) for key in part] for part in np.array_split(keys, count)]
-        if all(sum(_width(key, grid.columns[key]) for key in part) <= available for part in parts):
-            return parts
-    return [[key] for key in keys]
-
-
-def _width(key: str, texts: list[str]) -> int:
-    """Width of a column with the gap before it."""
-    return max(map(len, [key, *aligned(texts)])) + 2
-
-
-def _markdown(grid: _Grid) -> str:
-    columns = [[grid.corner, *grid.names], *([key, *aligned(texts)] for key, texts in grid.columns.items())]
-    widths = [max(3, *map(len, column)) for column in columns]
-    columns[0] = [name.ljust(widths[0]) for name in columns[0]]
-    rows = [
-        "| " + " | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in zip(*columns, strict=True)
-    ]
-    rule = "| " + " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]) + " |"
-    head = [f"**{grid.title}**", *([grid.note] if grid.note else []), ""]
-    return "\n".join([*head, rows[0], rule, *rows[1:]])
-
-
-def _rich(grid: _Grid, parts: list[list[str]], name_width: int) -> Iterator["Text"]:
-    """Title and note, then the lines of each group of columns, followed by an empty one."""
-    from rich.text import Text
-
-    yield Text(grid.title, style="bold")
-    yield from [Text(grid.note, style="dim")] if grid.note else []
-    for part in parts:
-        columns = [
-            [cell.rjust(_width(key, grid.columns[key])) for cell in [key, *aligned(grid.columns[key])]]
-            for key in part
-        ]
-        header = grid.corner.ljust(name_width) + "".join(column.pop(0) for column in columns)
-        yield Text(header, style="bold")
-        yield Text("─" * len(header), style="dim")
-        for name, *cells in zip(grid.names, *columns, strict=True):
-            line = Text(name[:name_width].ljust(name_width))
-            for cell in cells:
-                line.append(cell, style="bold green" if "*" in cell else "")
-            yield line
-            yield from (Text(name[k : k + name_width]) for k in range(name_width, len(name), name_width))
-        yield Text("")
-
-
-def _by_lead(
-    title: str,
-    note: str,
-    values: Mapping[str, tuple[list[float], float]],
-    higher_is_better: bool | None = None,
-) -> _Grid:
-    """Table of the values by lead time, and of the overall one, that each forecaster has."""
-    leads = zip(*([*by_lead, overall] for by_lead, overall in values.values()), strict=True)
-    texts = [_starred(column, higher_is_better) for column in leads]
-    columns = {str(lead): column for lead, column in enumerate(texts[:-1], start=1)}
-    return _Grid(title, note, "lead", list(values), columns | {"overall": texts[-1]})
-
-
-def _starred(values: Sequence[float], higher_is_better: bool | None) -> list[str]:
-    """Numbers as text, the best marked with *."""
-    known = [value for value in values if not math.isnan(value)]
-    best = math.nan if higher_is_better is None or not known else (max if higher_is_better else min)(known)
-    return [four_digits(value) + "*" * (value == best) for value in values]
-
-
-def _typed(plain: Mapping[str, Any], name: str, kind: type, owner: str = "") -> Any:
-    if type(plain[name]) is not kind:
-        raise TypeError(f"{name}{owner} {plain[name]!r}"[:100])
-    return plain[name]
-
-
-def _positive(plain: Mapping[str, Any], name: str) -> int:
-    value: int = _typed(plain, name, int)
-    if value < 1:
-        raise ValueError(f"{name} {value}")
-    return value
-
-
-def _read_table(key: str, table: Mapping[str, Any], names: list[str]) -> ScoreTable:
-    def values(given: list[Any]) -> list[float]:
-        for value in given:
-            if value is not None and (type(value) not in (float, int) or not math.isfinite(value)):
-                raise TypeError(f"values of {key} {value!r}"[:100])
-        return [math.nan if value is None else float(value) for value in given]
-
-    owner = f" of {key}"
-    known = table["higher_is_better"] is not None
-    return ScoreTable(
-        **{name: _typed(table, name, str, owner) for name in ("title", "unit", "formula")},
-        higher_is_better=_typed(table, "higher_is_better", bool, owner) if known else None,
-        by_lead={name: values(_typed(table["by_lead"], name, list, owner)) for name in names},
-        overall={name: values([table["overall"][name]])[0] for name in names},
-    )
+def _marked(table: ScoreTable, names: Sequence[str], lead: int | None) -> list[str]:
+    """Numbers as text, the best marked with * if the order is resolved and with ~ if not."""
+    best, values = table.best(lead), table.values(lead)
+    marks = {name: "*" if table.resolved(name, lead) else "~" for name in best}
+    return [four_digits(values[name]) + marks.get(name, "") for name in names]
 
 
 def _skill(model: float, baseline: float) -> float:

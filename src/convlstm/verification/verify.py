@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from convlstm.scores.standard import standard_scores
 from convlstm.validation import check_callable, check_instance, check_path, check_tensor
 from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, in_units
 from convlstm.verification.blocks import BlockSums
+from convlstm.verification.bootstrap import score_tables, spectra_of
 from convlstm.verification.cases import Baselines, Cases, CaseSelector
-from convlstm.verification.results import ScoreTable, Verification
+from convlstm.verification.results import Row, Verification
 
 
 def verify(
@@ -101,19 +103,24 @@ def verify(
         data=data,
         unit=unit,
         forecasters=tuple(forecasters),
-        scores=_tables(scores, blocks, tuple(forecasters)),
+        blocks=blocks.count,
+        scores=score_tables(scores, blocks, tuple(forecasters)),
+        spectra=spectra_of(scores, blocks, tuple(forecasters)),
     )
     return verification, selector.cases()
 
 
 def scores_files(verification: Verification) -> tuple[bytes, bytes]:
-    """Scores as JSON, and as CSV with a row per forecaster, score and lead time."""
-    text = json.dumps(verification.to_dict(), indent=2, allow_nan=False) + "\n"
+    """Scores as JSON, and as CSV with a row per forecaster, score and lead time, empty where undefined."""
+    text = json.dumps(verification.to_dict(), indent=2, allow_nan=False)
+    # Lists of numbers, and of intervals, on one line: a number a line would be thousands of lines.
+    for found in (r"\[[^][{}\"]*\]", r"\[\s+\[[^{}\"]*?\]\s+\](?=,?\n)"):
+        text = re.sub(found, lambda part: " ".join(part[0].split()), text)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(("forecaster", "score", "lead", "value"))
-    writer.writerows(verification.rows())
-    return text.encode(), lines.getvalue().encode()
+    writer.writerow(Row._fields)
+    writer.writerows([cell if cell == cell else "" for cell in row] for row in verification.rows())
+    return (text + "\n").encode(), lines.getvalue().encode()
 
 
 def read_scores(path: str | Path) -> Verification:
@@ -171,22 +178,6 @@ def _terms(
     except ConvLSTMError as error:
         raise type(error)(f"{name}: {error}") from None
     return found
-
-
-def _tables(scores: Sequence[Score], blocks: BlockSums, forecasters: Sequence[str]) -> dict[str, ScoreTable]:
-    tables = {}
-    for score in scores:
-        key = score.terms_key or score.name
-        sums = {name: blocks.sums(name, key).sum(0) for name in forecasters}
-        tables[score.name] = ScoreTable(
-            title=score.title,
-            unit=score.unit,
-            formula=score.formula,
-            higher_is_better=score.higher_is_better,
-            by_lead={name: score.value(sums_NL).tolist() for name, sums_NL in sums.items()},
-            overall={name: float(score.value(sums_NL.sum(1))) for name, sums_NL in sums.items()},
-        )
-    return tables
 
 
 def _case_errors(forecast: Tensor, truth: Tensor, weight: Tensor | None) -> list[float]:
