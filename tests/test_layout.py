@@ -21,7 +21,7 @@ PYPROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["p
 # `scores` too (it draws for forecasting, training and plots), `testing` from any.
 ORDER = (
     *("functional", "cells", "engines", "layers", "models", "verification", "forecasting", "training"),
-    *("plots", "workflows", "cli"),
+    *("plots", "workflows", "pysteps", "cli"),
 )
 LEAVES = (
     *("atomic_write", "errors", "extras", "hub", "hyperparameters", "model_card", "model_folder", "trust"),

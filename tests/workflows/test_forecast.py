@@ -191,3 +191,18 @@ def test_archives_of_radar_forecast_in_their_own_unit(folder, tmp_path, capsys):
     assert made.attrs["units"] == "dBZ"
     expected = relation.reflectivity(convlstm.forecast(folder, frames, 3).values)
     np.testing.assert_allclose(made[:, 0].values, expected, atol=1e-3)
+
+
+def test_tiles_on_the_command_line_give_the_same(folder, tmp_path, capsys):
+    frames = rates(4)
+    wide = xr.concat([frames.drop_vars("x")] * 15, "x").assign_coords(x=("x", np.arange(300.0) * 1000))
+    wide["x"].attrs = {"units": "m"}
+    wide.to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
+    words = ["forecast", str(folder), str(tmp_path / "past.nc"), "--steps", "2", "--out"]
+    assert main([*words, str(tmp_path / "whole.npy")]) == 0
+    assert main([*words, str(tmp_path / "tiled.npy"), "--tile", "64"]) == 0
+    assert "tiles: 64 x 64 pixels, each read with " in capsys.readouterr().out
+    whole, tiled = (np.load(tmp_path / name) for name in ("whole.npy", "tiled.npy"))
+    np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-4)
+    assert main([*words, str(tmp_path / "f.npy"), "--tile", "0"]) == 2
+    assert "tile must be at least 1; received 0" in capsys.readouterr().err

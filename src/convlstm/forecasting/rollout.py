@@ -18,7 +18,8 @@ from convlstm.data.specification import Specification, described
 from convlstm.data.transforms import Linear
 from convlstm.errors import DataError
 from convlstm.forecasting.fields import Fields, Floats, Past, as_dtype, labelled, last_frames, read_static
-from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.forecasting.tiles import forecast_frames
+from convlstm.models.base import Forecaster
 from convlstm.validation import check_instance, check_positive
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def forecast(
     units: str | None = None,
     static: Path | None = None,
     masked: bool = False,
+    tile: int | None = None,
 ) -> Any:
     """Forecast the frames that follow given ones, in their unit and dtype.
 
@@ -50,6 +52,8 @@ def forecast(
         units: of frames that state none; the model's if None.
         static: file of the static fields that the model reads, if any.
         masked: take missing frames as not measured instead of refusing the sequence.
+        tile: pixels along the sides of the tiles that large frames are forecast by; chosen by the free memory
+            if None.
 
     Returns:
         The same kind as ``frames``, with L frames; pixels that no frame of the past measured are NaN, or the
@@ -63,24 +67,19 @@ def forecast(
     check_instance(frames, (xr.DataArray, np.ndarray, Tensor), "frames", "pass an xarray.DataArray")
     check_positive(steps, "steps")
     if isinstance(frames, xr.DataArray):
-        return _of_labelled(model, frames, steps, units, static, masked)
+        return _of_labelled(model, frames, steps, units, static=static, masked=masked, tile=tile)
     array = frames.detach().float().cpu().numpy() if isinstance(frames, Tensor) else frames
-    made = _of_array(model, array, steps, units or "", static)
+    made = _of_array(model, array, steps, units or "", static, tile)
     return torch.from_numpy(made).to(frames) if isinstance(frames, Tensor) else made
 
 
 def _of_labelled(
-    model: Forecaster,
-    given: "xr.DataArray",
-    steps: int,
-    units: str | None,
-    static: Path | None,
-    masked: bool,
+    model: Forecaster, given: "xr.DataArray", steps: int, units: str | None, **options: Any
 ) -> "xr.DataArray":
     specification = specification_of(model)
     missing = () if specification is None else specification.missing
     frames = open_frames(given, missing=missing, units=units)
-    values, past, _ = forecast_labelled(model, frames, steps, static=static, masked=masked)
+    values, past, _ = forecast_labelled(model, frames, steps, **options)
     return relabelled(labelled(as_dtype(values, given.dtype, missing), frames, past.step_s), given)
 
 
@@ -118,6 +117,7 @@ def forecast_labelled(
     *,
     static: Path | None = None,
     masked: bool = False,
+    tile: int | None = None,
 ) -> tuple[Floats, Past, Tensor]:
     """Forecast of labelled frames in their unit.
 
@@ -127,6 +127,7 @@ def forecast_labelled(
         steps: L.
         static: file of the static fields that the model reads.
         masked: take missing frames as not measured.
+        tile: as for `forecast`.
 
     Returns:
         The forecast (L, C, H, W), NaN where no frame of the past was measured; its past; and this past
@@ -147,12 +148,12 @@ def forecast_labelled(
     past = last_frames(frames, specification, masked=masked)
     if unscaled:
         check_finite(past.values, "the past", _ROLES)
-    ((values, scaled),) = _run(model, specification, [past], steps, static)
+    ((values, scaled),) = _run(model, specification, [past], steps, static, tile)
     return values, past, scaled
 
 
 def _of_array(
-    model: Forecaster, array: NDArray[Any], steps: int, units: str, static: Path | None
+    model: Forecaster, array: NDArray[Any], steps: int, units: str, static: Path | None, tile: int | None
 ) -> NDArray[Any]:
     """Forecast of an array (..., K, C, H, W), in its unit and dtype."""
     if array.ndim < 4 or 0 in array.shape or array.dtype.kind not in "biuf":
@@ -173,7 +174,7 @@ def _of_array(
     values[np.isin(array, specification.missing)] = np.nan
     cases = values.reshape(-1, *array.shape[-4:])[:, -specification.past :]
     pasts = [Past(case, units, None, specification.step_s) for case in cases]
-    made = np.stack([values for values, _ in _run(model, specification, pasts, steps, static)])
+    made = np.stack([values for values, _ in _run(model, specification, pasts, steps, static, tile)])
     made = made.reshape(*array.shape[:-4], *made.shape[1:])
     return as_dtype(made, array.dtype, specification.missing)
 
@@ -208,7 +209,12 @@ def _unscaled(model: Forecaster, frames: int, names: list[str], units: str) -> S
 
 
 def _run(
-    model: Forecaster, specification: Specification, pasts: list[Past], steps: int, static: Path | None
+    model: Forecaster,
+    specification: Specification,
+    pasts: list[Past],
+    steps: int,
+    static: Path | None,
+    tile: int | None,
 ) -> list[tuple[Floats, Tensor]]:
     """Forecasts of pasts of one unit and size, with these in the scale of the network.
 
@@ -225,11 +231,12 @@ def _run(
             chunk = pasts[start : start + most]
             read = [fields.read(past, steps, planes) for past in chunk]
             inputs = [extra for _, extra, _ in read if extra is not None]
-            future = run_forecaster(
+            future = forecast_frames(
                 model,
                 torch.stack([frames for frames, _, _ in read]).to(like),
                 steps,
                 torch.stack(inputs).to(like) if inputs else None,
+                tile=tile,
             )
             rows = zip(future, chunk, read, strict=True)
             found += [(fields.write(made, past, valid), frames) for made, past, (frames, _, valid) in rows]

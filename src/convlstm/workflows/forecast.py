@@ -25,6 +25,7 @@ from convlstm.errors import DataError, RunError, check_name
 from convlstm.forecasting.fields import as_dtype, labelled
 from convlstm.forecasting.files import LABELLED, check_output, write_forecast, write_frames
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, relabelled, specification_of
+from convlstm.forecasting.tiles import forecast_frames
 from convlstm.hub import read_config
 from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
@@ -74,6 +75,7 @@ def forecast(
     units: str | None = None,
     static: str | os.PathLike[str] | None = None,
     gaps: str = "refuse",
+    tile: int | None = None,
     overwrite: bool = False,
     trust: str | Sequence[str] = (),
 ) -> Any:
@@ -97,6 +99,8 @@ def forecast(
         units: unit of frames that state none; that of the training if left out.
         static: file of the fields that do not change, for a model that was trained with some.
         gaps: refuse a past with missing frames, or mask these as not measured.
+        tile: forecast by tiles that contribute so many pixels a side, read with the pixels around them that
+            matter, so that the forecast is that of whole frames; chosen by the free memory if left out.
         overwrite: replace the file if it exists.
         trust: names of your own packages, separated by commas, whose classes the model may load beside
             convlstm's.
@@ -109,11 +113,12 @@ def forecast(
     trust = packages(trust)
     path = None if out is None else check_output(check_path(out, "--out"), overwrite=overwrite)
     masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
+    tile = None if tile is None else check_positive(tile, "tile")
     planes = None if static is None else check_path(static, "--static")
     loaded, notes, source = _loaded(model, trust)
     loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     if "specification" not in notes and _is_plain(past):
-        made, scaled, dtype = _of_plain(loaded, past, steps, notes)
+        made, scaled, dtype = _of_plain(loaded, past, steps, notes, tile)
         if path is None or path.suffix.lower() not in LABELLED:
             if path is not None:
                 write_frames(path, scaled, dtype=dtype, past=made.past, overwrite=overwrite)
@@ -122,7 +127,7 @@ def forecast(
         made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames))))
     else:
         frames = _opened(past, specification_of(loaded), reader, variable, units)
-        made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked)
+        made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked, tile=tile)
     if path is not None:
         history, known = _history(model, past, steps, path), made.past.numpy()
         write_forecast(path, made.labelled, known, source=source, history=history, overwrite=overwrite)
@@ -170,7 +175,7 @@ def _is_labelled(past: Any) -> "TypeGuard[xr.DataArray]":
 
 
 def _of_plain(
-    model: Forecaster, past: Any, steps: int, notes: dict[str, Any]
+    model: Forecaster, past: Any, steps: int, notes: dict[str, Any], tile: int | None
 ) -> tuple[Forecast, Tensor, np.dtype[Any]]:
     """Forecast of an array, images or an animation; its frames as the model gives them, and their dtype."""
     frames, name = _frames(past)
@@ -179,7 +184,7 @@ def _of_plain(
     for line in (*frames.notes, *_far_outside(known, name, notes.get("value_range"))):
         _log.warning(line)
     with evaluating(model) as like:
-        future = model(known[None].to(like), steps)[0].float().cpu()
+        future = forecast_frames(model, known[None].to(like), steps, tile=tile)[0].float().cpu()
     return Forecast(from_unit(future.numpy(), frames.dtype), known), future, frames.dtype
 
 

@@ -1,0 +1,132 @@
+"""Archives of forecasts from many initial times: one Zarr store that processes write at the same time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.atomic_write import replacing, writing
+from convlstm.errors import DataError, reading
+from convlstm.forecasting.cf import cf_dataset, check_replaceable
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_START, _LEAD = "forecast_reference_time", "forecast_period"
+
+
+def create_archive(
+    path: Path,
+    forecast: "xr.DataArray",
+    times: Sequence[np.datetime64] | NDArray[np.datetime64],
+    *,
+    source: str = "",
+    history: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Make a Zarr store for forecasts from many initial times; `write_to_archive` fills it.
+
+    The variables are (forecast_reference_time, forecast_period, [realization,] y, x), with the valid time in
+    the auxiliary coordinate ``time`` of the first two; a frame is a chunk. What is not written yet is NaN.
+
+    Args:
+        path: folder of the store.
+        forecast: one of them, as of `convlstm.forecasting.cf.cf_dataset`, for its labels.
+        times: the initial times, in ascending order.
+        source: the model and its version.
+        history: when and by which command it was made.
+        overwrite: replace a Zarr store.
+
+    Raises:
+        DataError: frames without dates, or times that do not ascend.
+        RunError: it exists and ``overwrite`` is off, or it cannot be written.
+    """
+    check_replaceable(path, overwrite=overwrite)
+    starts = np.asarray(times, "datetime64[ns]")
+    if forecast[_START].dtype.kind != "M" or not len(starts) or (np.diff(starts).astype(np.int64) <= 0).any():
+        raise DataError(
+            f"an archive needs forecasts with dates, and ascending initial times; received {starts.size} of "
+            f"{starts.dtype} and forecasts with {forecast[_START].dtype}: sort the times"
+        )
+    dataset = _of_starts(cf_dataset(forecast, source=source, history=history), starts)
+    with replacing(path) as scratch:
+        dataset.to_zarr(scratch, mode="w-", consolidated=False, compute=False)
+    return path
+
+
+def write_to_archive(path: Path, forecast: "xr.DataArray") -> None:
+    """Write a forecast in its place in an archive; processes may write those of other times meanwhile.
+
+    Args:
+        path: folder of the store.
+        forecast: as that which `create_archive` was given.
+
+    Raises:
+        DataError: another initial time, lead times or grid than those of the archive.
+        RunError: no archive, or it cannot be written.
+    """
+    import xarray as xr
+
+    one = cf_dataset(forecast)
+    with (
+        reading(path, "be an archive of forecasts", "make one with create_archive"),
+        xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=False) as archive,
+    ):
+        starts, leads = archive[_START].values, archive[_LEAD].values
+        sizes = {name: variable.sizes for name, variable in archive.data_vars.items()}
+    start = forecast[_START].values
+    places = np.flatnonzero(starts == start)
+    alike = np.array_equal(leads, one[_LEAD].values) and one.data_vars.keys() == sizes.keys()
+    if not (
+        len(places) and alike and all(sizes[name][a] == one.sizes[a] for name in sizes for a in ("y", "x"))
+    ):
+        raise DataError(
+            f"a forecast must be of the initial times, lead times, variables and grid of the archive {path}, "
+            f"from {starts[0]} to {starts[-1]}; received {start}, {dict(one.sizes)}: make another archive"
+        )
+    along = {name: _along(values) for name, values in one.data_vars.items()}
+    place = {_START: slice(int(places[0]), int(places[0]) + 1)}
+    with writing(path):
+        xr.Dataset(along).to_zarr(path, region=place, consolidated=False)
+
+
+def _of_starts(forecast: "xr.Dataset", starts: NDArray[np.datetime64]) -> "xr.Dataset":
+    """Data set of many initial times with the labels of one forecast and no values yet."""
+    import xarray as xr
+    from dask.array import full
+
+    variables = {}
+    for name, values in forecast.data_vars.items():
+        like = _along(values)
+        empty = full(  # type: ignore[no-untyped-call]
+            (len(starts), *like.shape[1:]),
+            np.nan if like.dtype.kind == "f" else 0,
+            like.dtype,
+            chunks=(1,) * (like.ndim - 2) + like.shape[-2:],
+        )
+        filling = {"_FillValue": like.encoding.get("_FillValue")}
+        variables[name] = xr.Variable(like.dims, empty, like.attrs, filling)
+    replaced = ("time", _START, _LEAD)
+    kept = {name: axis.variable for name, axis in forecast.coords.items() if name not in replaced}
+    periods = (forecast["time"].values - forecast[_START].values)[None]
+    times = starts[:, None] + periods
+    encoding, valid = forecast[_START].encoding, {"standard_name": "time", "long_name": "valid time"}
+    coordinates = kept | {
+        _START: xr.Variable(_START, starts, forecast[_START].attrs, encoding),
+        _LEAD: xr.Variable(_LEAD, forecast[_LEAD].values, forecast[_LEAD].attrs, {"_FillValue": None}),
+        "time": xr.Variable((_START, _LEAD), times, valid, encoding),
+    }
+    return xr.Dataset(variables, coordinates, forecast.attrs)
+
+
+def _along(values: "xr.DataArray") -> "xr.Variable":
+    """A variable of one forecast with the axes of an archive."""
+    import xarray as xr
+
+    values = (
+        values.transpose("time", ...) if "time" in values.dims else values
+    )  # members after the lead times
+    dims = (_START, *(_LEAD if axis == "time" else axis for axis in values.dims))
+    return xr.Variable(dims, values.values[None], values.attrs, values.encoding)

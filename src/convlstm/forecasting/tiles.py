@@ -1,0 +1,215 @@
+"""Forecasts of large frames by overlapping tiles, equal to those of whole frames, and their memory."""
+
+import copy
+import ctypes
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from convlstm.engines.buffer_pool import pool
+from convlstm.errors import OptionError
+from convlstm.models.autoregressive import AutoregressiveForecaster
+from convlstm.models.base import Forecaster, run_forecaster
+
+_ALIGNMENT = 32  # least multiple at which tiles start, so that patches and levels lie as in the whole frame
+_WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
+_PROBE = 192  # side of the frame that memory is measured on
+_LARGE = 2**19  # pixels from which memory is measured before a forecast
+_SHARE = 0.8  # of the free memory that a forecast may take
+_log = logging.getLogger("convlstm")
+
+
+def forecast_frames(
+    model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None, *, tile: int | None = None
+) -> Tensor:
+    """Forecast of frames of any size: whole where memory suffices, otherwise by tiles.
+
+    Args:
+        model: the forecaster, in evaluation mode.
+        past: (B, K, C, H, W).
+        steps: L.
+        inputs: (B, K + L, E, H, W), extra inputs.
+        tile: height and width that a tile contributes; chosen by the free memory if None.
+
+    Returns:
+        (B, L, C, H, W); by tiles equal to that of whole frames up to rounding.
+
+    Raises:
+        OptionError: tiles for a model that sees the whole frame, or not enough memory for the smallest ones.
+    """
+    size = past.shape[-2:]
+    if tile is None and size[0] * size[1] < _LARGE:
+        return run_forecaster(model, past, steps, inputs)
+    if tile is None:
+        needed, free = past.shape[0] * memory(model, past, steps, inputs), free_memory(past.device)
+        whole = needed * size[0] * size[1]
+        _log.info(
+            f"memory: at most about {_gigabytes(whole)} for {size[0]} x {size[1]} pixels; "
+            f"{_gigabytes(free)} are free"
+        )
+        if whole <= _SHARE * free:
+            return run_forecaster(model, past, steps, inputs)
+        unit, overlap = alignment(model, past.shape[2]), influence_radius(model, past, steps, inputs)
+        side = math.isqrt(int(_SHARE * free / needed)) // unit * unit
+        tile = side - 2 * _rounded(overlap, unit)
+        if tile < unit:
+            least = needed * (unit + 2 * _rounded(overlap, unit)) ** 2
+            raise OptionError(
+                f"a forecast must fit in memory; {_gigabytes(free)} are free and the smallest tile takes "
+                f"{_gigabytes(least)}: free memory, or forecast fewer steps"
+            )
+    return _by_tiles(model, past, steps, inputs, tile)
+
+
+def _by_tiles(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None, tile: int) -> Tensor:
+    unit = alignment(model, past.shape[2])
+    overlap = _rounded(influence_radius(model, past, steps, inputs), unit)
+    tile = _rounded(tile, unit)
+    height, width = past.shape[-2:]
+    whole = past.new_empty(past.shape[0], steps, *past.shape[2:])
+    _log.info(f"tiles: {tile} x {tile} pixels, each read with {overlap} around it")
+    for rows, columns in product(_spans(height, tile, overlap), _spans(width, tile, overlap)):
+        part = past[..., slice(*rows[0]), slice(*columns[0])]
+        extra = None if inputs is None else inputs[..., slice(*rows[0]), slice(*columns[0])]
+        made = run_forecaster(model, part.contiguous(), steps, extra)
+        above, left = (slice(start - read[0], end - read[0]) for read, (start, end) in (rows, columns))
+        whole[..., slice(*rows[1]), slice(*columns[1])] = made[..., above, left]
+    return whole
+
+
+def _spans(length: int, tile: int, overlap: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Ends of what each tile reads along an axis, and of what it contributes."""
+    for start in range(0, length, tile):
+        end = min(start + tile, length)
+        yield (max(start - overlap, 0), min(end + overlap, length)), (start, end)
+
+
+def alignment(model: Forecaster, channels: int) -> int:
+    """Pixels at whose multiples tiles start: those of the coarsest level that the model pads frames to."""
+    unit = 1
+    if isinstance(model, AutoregressiveForecaster):
+        unit = model.pad(torch.zeros(1, 1, channels, 1, 1)).shape[-1]
+    return _rounded(_ALIGNMENT, unit)
+
+
+def influence_radius(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None) -> int:
+    """Pixels around a tile that its forecast depends on.
+
+    Measured: the gradients, in float64 at random frames, of aligned pixels in the middle of a strip are zero
+    beyond the radius. Height and width are taken to be treated alike.
+
+    Args:
+        model: the forecaster, in evaluation mode.
+        past: (B, K, C, H, W), for their sizes alone.
+        steps: L.
+        inputs: (B, K + L, E, H, W), for their sizes alone.
+
+    Raises:
+        OptionError: a forecast that depends on the whole frame, as with attention over all pixels.
+    """
+    with torch.inference_mode(False):
+        reference = copy.deepcopy(model).cpu().double()
+    for module in reference.modules():
+        if getattr(module, "output", None) == "relu":
+            module.output = "linear"  # type: ignore[assignment] # so that no pixel has a gradient of zero
+    unit, length, channels = alignment(model, past.shape[2]), past.shape[1], past.shape[2]
+    extra = 0 if inputs is None else inputs.shape[2]
+    # First two frames, which tell whether a forecast depends on all pixels, for which a long one takes long.
+    for width, seen, ahead in [(_WIDTHS[0], min(length, 2), 1), *((w, length, steps) for w in _WIDTHS)]:
+        width = _rounded(width, 2 * unit)
+        radius = _radius(reference, (seen, channels, extra), ahead, unit, width)
+        if radius is not None and ahead == steps and seen == length:
+            return radius
+        if radius is None and ahead != steps:
+            break
+    raise OptionError(
+        "tiles need a model that sees a part of the frame; the forecast of this one depends on pixels more "
+        f"than {_WIDTHS[0] // 2} apart in a single step: forecast whole frames"
+    )
+
+
+def _radius(
+    reference: Forecaster, sizes: tuple[int, int, int], steps: int, unit: int, width: int
+) -> int | None:
+    """Radius of influence on a strip of a width; None if it reaches the ends."""
+    (length, channels, extra), draw = sizes, torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=draw, dtype=torch.float64, requires_grad=True)
+
+    with torch.inference_mode(False), torch.enable_grad():
+        frames = drawn(1, length, channels, unit, width)
+        inputs = drawn(1, length + steps, extra, unit, width) if extra else None
+        middle = slice(width // 2, width // 2 + unit)
+        last = run_forecaster(reference, frames, steps, inputs)[0, -1, ..., middle]
+        torch.autograd.backward(last.sum(), inputs=[frames] if inputs is None else [frames, inputs])
+    read = [each.grad for each in (frames, inputs) if each is not None and each.grad is not None]
+    touched = torch.cat([(grad != 0).flatten(0, -2).any(0).nonzero()[:, 0] for grad in read])
+    if not len(touched):
+        return 0
+    left, right = int(touched.min()), int(touched.max())
+    if left == 0 or right == width - 1:
+        return None
+    return max(middle.start - left, right + 1 - middle.stop, 0)
+
+
+def memory(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None) -> float:
+    """Bytes that a forecast takes for each pixel of a sequence, measured on small frames; 0 if unknown."""
+    sizes = [each.shape[1:3] for each in (past, inputs) if each is not None]
+    small = [past.new_zeros(1, *size, _PROBE, _PROBE) for size in sizes]
+    if past.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(past.device)
+        before = torch.cuda.memory_allocated(past.device)
+        run_forecaster(model, small[0], steps, *small[1:])
+        return (torch.cuda.max_memory_allocated(past.device) - before) / _PROBE**2
+    tiny = [each[..., :_ALIGNMENT, :_ALIGNMENT].contiguous() for each in small]
+    run_forecaster(model, tiny[0], steps, *tiny[1:])  # what the first call allocates for good
+    pool.clear()
+    with suppress(OSError, AttributeError):  # elsewhere than on Linux
+        ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but not given back would not be counted
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = _status("VmRSS")
+        run_forecaster(model, small[0], steps, *small[1:])
+        taken = _status("VmHWM") - before
+        pool.clear()
+        return max(taken, 0) / _PROBE**2
+    return 0.0
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device; infinite if unknown."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, ValueError, IndexError):
+        free = float(_entry(Path("/proc/meminfo"), "MemAvailable"))
+        with suppress(OSError, ValueError):  # the limit of a container
+            group = Path("/sys/fs/cgroup")
+            limit = int((group / "memory.max").read_text())
+            free = min(free, limit - int((group / "memory.current").read_text()))
+        return free
+    return math.inf
+
+
+def _status(name: str) -> int:
+    return _entry(Path("/proc/self/status"), name)
+
+
+def _entry(path: Path, name: str) -> int:
+    """Bytes of an entry in kB of a file of the kernel."""
+    (line,) = [line for line in path.read_text().splitlines() if line.startswith(f"{name}:")]
+    return 1024 * int(line.split()[1])
+
+
+def _rounded(value: int, unit: int) -> int:
+    """The least multiple of a unit that is not below a value."""
+    return -(-value // unit) * unit
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,134 @@
+"""Tiles: equal to whole frames, exactly as wide as a model sees, and memory that is stated and held."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from convlstm import ConvLSTM, EncoderForecaster, Forecaster
+from convlstm.errors import OptionError
+from convlstm.forecasting import tiles
+from convlstm.forecasting.tiles import forecast_frames, influence_radius
+from convlstm.models.base import run_forecaster
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak of memory")
+
+
+def network(**options):
+    torch.manual_seed(0)
+    net = EncoderForecaster(hidden_dim=[6, 6], **options).eval()
+    for weight in net.parameters():  # as much as a trained one, so that what is far away counts
+        weight.data *= 2.0
+    return net
+
+
+def frames(height, width, past=2, channels=1, seed=0):
+    return torch.rand(1, past, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def reached(model, past, steps, inputs=None):
+    """Pixels beside the middle block whose change changes the block, found one by one, in float64."""
+    model, past = model.double(), past.double()
+    whole = run_forecaster(model, past, steps)[..., past.shape[-1] // 2 :][..., :32]
+    for distance in range(past.shape[-1] // 2, 0, -1):
+        found = False
+        for column in (past.shape[-1] // 2 - distance, past.shape[-1] // 2 + 31 + distance):
+            if column < past.shape[-1]:
+                changed = past.clone()
+                changed[..., column] = 1 - changed[..., column]
+                other = run_forecaster(model, changed, steps)[..., past.shape[-1] // 2 :][..., :32]
+                found |= not torch.equal(other, whole)
+        if found:
+            return distance
+    return 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"patch_size": 1}, {"patch_size": 2, "output": "relu"}, {"skip": False, "filter_radius": 0}]
+)
+def test_the_radius_is_that_of_the_farthest_pixel_that_matters(options):
+    net, past = network(**options), frames(32, 192)
+    assert influence_radius(net, past, 1) == reached(net, past, 1)
+
+
+def test_the_radius_of_the_default_network_at_twelve_frames_to_twelve():
+    assert influence_radius(network(), frames(8, 8, past=12), 12) == 236
+
+
+@pytest.mark.parametrize("size", [(170, 230), (64, 350), (97, 70)])
+@pytest.mark.parametrize("options", [{}, {"extra_channels": 2}])
+def test_tiles_give_the_forecast_of_whole_frames(size, options):
+    net, past = network(**options), frames(*size)
+    inputs = frames(*size, past=5, channels=2, seed=1) if options else None
+    with torch.inference_mode():
+        whole = run_forecaster(net, past, 3, inputs)
+        tiled = forecast_frames(net, past, 3, inputs, tile=40)
+    assert whole.std() > 0.1
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+def test_a_narrower_overlap_would_show():
+    """The test above fails where tiles do not overlap."""
+    net, past = network(), frames(200, 301)
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "influence_radius", lambda *_: 0)
+        seams = forecast_frames(net, past, 3, tile=64) - run_forecaster(net, past, 3)
+    assert seams.abs().max() > 1e-2
+
+
+class Mean(Forecaster):
+    """A model whose forecast depends on the whole frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = ConvLSTM(1, 1, 3, batch_first=True)
+
+    def forward(self, past, steps):
+        outputs, _ = self.layer(past)
+        return (outputs[0][:, -1:] + past.mean((-1, -2), keepdim=True)[:, -1:]).expand(-1, steps, -1, -1, -1)
+
+
+def test_a_model_that_sees_the_whole_frame_is_refused():
+    with pytest.raises(OptionError, match="tiles need a model that sees a part of the frame"):
+        forecast_frames(Mean().eval(), frames(64, 64), 2, tile=32)
+
+
+@LINUX
+def test_memory_is_stated_and_held(caplog, monkeypatch):
+    """The peak of a forecast is below what is said before it, and not by far."""
+    caplog.set_level("INFO", "convlstm")
+    monkeypatch.setattr(tiles, "_LARGE", 1)
+    net, past = EncoderForecaster(hidden_dim=[32, 16]).eval(), frames(448, 448)
+    peaks = []
+    run = run_forecaster
+
+    def measured(model, frames, *rest):
+        Path("/proc/self/clear_refs").write_text("5")
+        before = tiles._status("VmRSS")
+        made = run(model, frames, *rest)
+        peaks.append(tiles._status("VmHWM") - before)
+        return made
+
+    with torch.inference_mode():
+        stated = tiles.memory(net, past, 1) * 448**2
+        monkeypatch.setattr(tiles, "memory", lambda *_: stated / 448**2)
+        monkeypatch.setattr(tiles, "run_forecaster", measured)
+        forecast_frames(net, past, 1)
+        assert re.search(r"at most about \d\.\d GiB for 448 x 448 pixels; \d+\.\d GiB are free", caplog.text)
+        assert 0.4 * stated < peaks[0] < stated
+        monkeypatch.setattr(tiles, "free_memory", lambda _: stated / 2)
+        tiled = forecast_frames(net, past, 1)
+    assert "tiles: " in caplog.text
+    assert max(peaks[1:]) < stated / 2
+    torch.testing.assert_close(tiled, run(net, past, 1), rtol=0, atol=1e-5)
+
+
+@LINUX
+def test_too_little_memory_for_the_smallest_tile_is_refused(monkeypatch):
+    monkeypatch.setattr(tiles, "_LARGE", 1)
+    monkeypatch.setattr(tiles, "free_memory", lambda _: 1e6)
+    with torch.inference_mode(), pytest.raises(OptionError, match="must fit in memory; 0.0 GiB are free"):
+        forecast_frames(network(), frames(64, 64), 2)
