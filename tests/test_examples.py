@@ -20,23 +20,27 @@ def knmi(path, time, codes):
     """Reflectivity composite of KNMI in 8 bits."""
     with h5py.File(path, "w") as file:
         geographic = file.create_group("geographic")
-        geographic.attrs |= {
-            "geo_row_offset": np.float32(3650),
-            "geo_column_offset": np.float32(0),
-            "geo_pixel_size_x": np.float32(1),
-            "geo_pixel_size_y": np.float32(-1),
-            "geo_dim_pixel": np.bytes_("KM,KM"),
-        }
+        geographic.attrs.update(
+            {
+                "geo_row_offset": np.float32(3650),
+                "geo_column_offset": np.float32(0),
+                "geo_pixel_size_x": np.float32(1),
+                "geo_pixel_size_y": np.float32(-1),
+                "geo_dim_pixel": np.bytes_("KM,KM"),
+            }
+        )
         proj4 = "+proj=stere +lat_0=90 +lon_0=0 +lat_ts=60 +a=6378.14 +b=6356.75 +x_0=0 y_0=0"
         file.create_group("geographic/map_projection").attrs["projection_proj4_params"] = np.bytes_(proj4)
         image = file.create_group("image1")
         image.attrs["image_geo_parameter"] = np.bytes_("REFLECTIVITY_[DBZ]")
         image["image_data"] = codes
-        file.create_group("image1/calibration").attrs |= {
-            "calibration_formulas": np.bytes_("GEO = 0.500000 * PV + -32.000000"),
-            "calibration_missing_data": 0,
-            "calibration_out_of_image": 255,
-        }
+        file.create_group("image1/calibration").attrs.update(
+            {
+                "calibration_formulas": np.bytes_("GEO = 0.500000 * PV + -32.000000"),
+                "calibration_missing_data": 0,
+                "calibration_out_of_image": 255,
+            }
+        )
         text = time.astype("M8[s]").item().strftime("%d-%b-%Y;%H:%M:%S.000").upper()
         overview = file.create_group("overview")
         overview.attrs["product_datetime_end"] = np.bytes_(text)
