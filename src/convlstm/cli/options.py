@@ -28,9 +28,17 @@ from convlstm.hyperparameters import path_of
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, import_path, run_of
 from convlstm.validation import check_path
-from convlstm.workflows.configuration import Settings, argument_types, configuration, is_path, read_yaml
+from convlstm.workflows.configuration import (
+    Settings,
+    argument_types,
+    is_path,
+    plain_settings,
+    read_yaml,
+    yaml_of,
+)
 from convlstm.workflows.frames import archive_of, is_frames
 from convlstm.workflows.parts import (
+    CHANNELS,
     DEFAULTS,
     FIELDS,
     PARTS,
@@ -113,7 +121,10 @@ class Command:
         changes = {n: v for n, v in values.items() if n in self.settings and n in mentioned}
         resolved = merged(resolved, resolve(changes, import_named))
         if "print_config" in typed and "config" in self.types:
-            print(configuration(unbuilt(resolved)), end="")
+            settings = plain_settings(unbuilt(resolved))
+            for n in CHANNELS.keys() - resolved["model"].keywords.keys():
+                settings["model"]["init_args"].pop(n, None)  # those of the data
+            print(yaml_of(settings), end="")
             return
         if "config" in typed or not ("resume" in typed or self.name == "evaluate"):
             mentioned |= {*filed}

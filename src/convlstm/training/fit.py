@@ -84,9 +84,9 @@ def fit(
 
     def save_best() -> None:
         restore(model, run.best)
-        if trainer.is_global_zero:
-            model.save_pretrained(run.model, **(notes | values.note()))
         model._convlstm_notes = notes | values.note()  # as if it were loaded
+        if trainer.is_global_zero:
+            model.save_pretrained(run.model)
 
     with quiet(), interruptible():
         module = ForecastModule(
@@ -120,11 +120,10 @@ def fit(
 def _notes(model: Forecaster, data: Source) -> dict[str, Any]:
     """Notes of the model folder: what the model was trained on, beside those that it was loaded with."""
     notes: dict[str, Any] = dict(getattr(model, "_convlstm_notes", {}))
+    notes.pop("specification", None)  # that of other data
     notes |= {"past": data.past, "steps": data.steps, "data": data.describe()}
     if data.specification is not None:
         notes["specification"] = data.specification.to_dict()
-    elif "specification" in notes:  # that of other data
-        notes["specification"] = None
     return notes
 
 
