@@ -120,7 +120,9 @@ def _with_coordinates(dataset: "xr.Dataset") -> "xr.Dataset":
     for name in ("time", "forecast_reference_time"):
         axis = dataset[name]
         named = {"standard_name": name, "long_name": "valid time" if name == "time" else "time of last frame"}
-        if not dated:  # seconds after the first frame of the past
+        if dated:
+            named["units_metadata"] = "leap_seconds: none"
+        else:  # seconds after the first frame of the past
             axis = axis.copy(data=axis.values / np.timedelta64(1, "s"))
             named = {"long_name": f"{named['long_name']}, after the first frame", "units": "s"}
         dataset = dataset.assign_coords({name: axis.variable})
