@@ -15,6 +15,7 @@ from PIL import Image
 
 from convlstm import EncoderForecaster, MovingObjects
 from convlstm.cli.main import main
+from convlstm.data import Rain as SyntheticRain
 from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.training.config import TrainingConfig
 from convlstm.workflows.evaluate import evaluate
@@ -325,9 +326,8 @@ def test_the_demonstration_does_everything_once(tmp_path, monkeypatch, capsys):
     from convlstm.workflows import demo
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "DATA", DATA | SIZES)
-    monkeypatch.setattr(demo, "MODEL", {"hidden_dim": (4,)})
-    monkeypatch.setattr(demo, "TRAINING", CONFIG)
+    small = demo.Subject(MovingObjects, DATA | SIZES, {"hidden_dim": (4,)}, CONFIG)
+    monkeypatch.setitem(demo.SUBJECTS, "digits", small)
     assert main(["demo"]) == 0
     assert "the report is runs/demo/report.html" in capsys.readouterr().out
     for name in ("scores.json", "cases.npz", "report.html", "strip.png", "forecast.gif", "forecast.png"):
@@ -335,11 +335,44 @@ def test_the_demonstration_does_everything_once(tmp_path, monkeypatch, capsys):
     assert os.fspath(demo.demo()) == "runs/demo-2"
 
 
-def test_the_settings_of_the_demonstration_are_valid():
+def test_the_demonstration_of_rain_is_in_its_unit(tmp_path, monkeypatch, capsys):
+    from convlstm.verification.cases import read_cases
+    from convlstm.verification.verify import read_scores
     from convlstm.workflows import demo
 
-    data, config = MovingObjects(**demo.DATA), TrainingConfig(**demo.TRAINING)
-    model = EncoderForecaster(**demo.MODEL)
+    monkeypatch.chdir(tmp_path)
+    data = {"canvas": 24, "past": 3, "steps": 2, "train_size": 4, "validation_size": 2, "test_size": 3}
+    training = CONFIG | {"loss": "balanced"}
+    monkeypatch.setitem(
+        demo.SUBJECTS, "rain", demo.Subject(SyntheticRain, data, {"hidden_dim": (4,)}, training)
+    )
+    assert main(["demo", "rain"]) == 0
+    assert "the report is runs/demo-rain/report.html" in capsys.readouterr().out
+    verification = read_scores("runs/demo-rain/scores.json")
+    assert verification.unit == "mm/h"
+    assert [name for name in verification.scores if name.startswith("csi")]
+    for case in read_cases("runs/demo-rain/cases.npz"):
+        expected = torch.from_numpy(SyntheticRain(**data).sequence("test", case.index))[:3, None]
+        torch.testing.assert_close(torch.from_numpy(case.past), expected, equal_nan=True, rtol=1e-5, atol=0)
+        assert np.isfinite(case.forecasts["advection"]).all()
+    past = np.load("runs/demo-rain/past.npy")  # in mm/h too
+    np.testing.assert_allclose(past, SyntheticRain(**data).sequence("test", 0)[:3, None], rtol=1e-5)
+    for name in ("strip.png", "forecast.gif", "forecast.png"):
+        assert (tmp_path / "runs" / "demo-rain" / name).exists()
+
+
+def test_a_demonstration_that_is_none_is_refused(capsys):
+    assert main(["demo", "snow"]) == 2
+    assert "a subject must be one of digits, rain; received 'snow'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subject", ["digits", "rain"])
+def test_the_settings_of_the_demonstration_are_valid(subject):
+    from convlstm.workflows import demo
+
+    chosen = demo.SUBJECTS[subject]
+    data, config = chosen.source(**chosen.data), TrainingConfig(**chosen.training)
+    model = EncoderForecaster(**chosen.model)
     assert config.epochs >= 1
     assert model(data.split("test")[0].past[None], data.steps).shape[1] == data.steps
 
@@ -459,6 +492,7 @@ OWN = """
 from pathlib import Path
 import numpy as np
 from convlstm import EncoderForecaster, MovingObjects
+from convlstm.data import Rain as SyntheticRain
 
 class MyModel(EncoderForecaster):
     pass

@@ -219,3 +219,19 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path: Path):
     with pytest.raises(ShapeError, match="same number of frames"):
         animation({"truth": frames(2), "forecast": frames(3)}, tmp_path / "a.gif")
     assert not list(tmp_path.iterdir())
+
+
+def test_rain_has_the_colours_of_its_classes_and_their_legend():
+    """Each pixel has the colour of its class, not measured ones grey, and the legend shows every class."""
+    from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
+
+    table = TABLES["mm/h"]
+    rain = np.array([[0.0, 0.3, 3.0], [60.0, np.nan, 200.0]])[None, None]
+    picture = np.asarray(film_strip({"truth": rain}, past=rain, limits=table, scale=30))
+    seen = {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+    assert {DRY, NOT_MEASURED, *table.colours} <= seen
+    frames = {
+        colour: (picture[:-24] == colour).all(-1).sum() for colour in (DRY, NOT_MEASURED, *table.colours)
+    }
+    of_class = {DRY, NOT_MEASURED, *(table.colours[k] for k in (1, 4, 8, 9))}
+    assert {colour for colour, count in frames.items() if count >= 2 * 30 * 30} == of_class

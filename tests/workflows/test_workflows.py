@@ -121,7 +121,7 @@ def test_arguments_of_another_kind_are_refused_before_anything_is_written(run, t
         partial(convlstm.forecast, run, past, steps=1.5): "steps must be an integer",
         partial(convlstm.forecast, run, None, steps=1): "frames must be",
         partial(convlstm.report, 7): "RUN must be a path; received 7",
-        partial(convlstm.demo, 7): "--out must be a path; received 7",
+        partial(convlstm.demo, out=7): "--out must be a path; received 7",
     }.items():
         with pytest.raises(ConvLSTMError) as caught:
             call()

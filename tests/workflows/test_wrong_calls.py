@@ -130,6 +130,7 @@ WRONG = {
     ("describe", "variable"): [3, "x", [], [1], Plain, torch.zeros(3)],
     ("describe", "missing"): ["x", [None], None, Plain, torch.zeros(3)],
     ("describe", "skip_bad"): [None, "x", 3, [1], Plain, torch.zeros(3)],
+    ("demo", "subject"): [*NO_NAMES, "snow"],
 }
 
 

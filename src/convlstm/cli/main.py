@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": "score a trained model beside the baselines",
     "forecast": "forecast the frames that follow those in a file",
     "report": "write a run's report, one HTML file",
-    "demo": "learn to forecast moving digits, verify, report: a few minutes",
+    "demo": "learn to forecast moving digits, or rain, verify, report: a few minutes",
 }
 
 OVERVIEW = """\

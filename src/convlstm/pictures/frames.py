@@ -23,17 +23,21 @@ from convlstm.pictures.colours import (
     legend,
     paint,
 )
+from convlstm.pictures.radar import DRY, RadarTable, paint_radar
 from convlstm.validation import check_instance, check_number, check_path, check_positive, received
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
-Limits = tuple[float, float] | list[Scale] | None
+Line = str | RadarTable  # of the legend: a text, or the classes of a table
+Limits = tuple[float, float] | list[Scale] | RadarTable | None
 
 _FILM = 512  # pixels of the longer side of an animation of one panel, and of all panels side by side
 _MIN_SIDE = 64  # pixels of the longer side of a frame; frames of more than three times as many are averaged
 _MAX_COLUMNS = 10
+_CLASS = 46  # width of a class in the legend
 _GAP, _HEAD, _LINE = 4, 24, 18  # between frames; height of labels above frames; of a line of the legend
 _INK, _MUTED, _EDGE, _PAPER = (28, 31, 36), (98, 104, 115), (208, 212, 218), (255, 255, 255)
 
@@ -57,7 +61,8 @@ def film_strip(
         signed: names of the rows that hold differences; their colours are symmetric about zero.
         limits: values of black and white in the other rows, or a `Scale` per channel. None takes them from
             the past and the first row that is not signed, so that one extreme forecast does not wash out the
-            rest. Limits other than 0 and 1 or 255 are written below the frames.
+            rest. Limits other than 0 and 1 or 255 are written below the frames. A `RadarTable` gives rain the
+            colours of its classes, which are shown there.
         scale: pixels of the picture per pixel of a frame. None enlarges small frames to at least 64 pixels
             and averages large ones to at most 192.
 
@@ -228,7 +233,9 @@ def _check_rows(
 
 def _check_colours(signed: Collection[str], limits: Limits) -> None:
     check_instance(signed, (tuple, list, set, frozenset), "signed", "pass a list of names of rows")
-    if limits is None or (isinstance(limits, list) and all(isinstance(each, Scale) for each in limits)):
+    if limits is None or isinstance(limits, RadarTable):
+        return
+    if isinstance(limits, list) and all(isinstance(each, Scale) for each in limits):
         return
     if not isinstance(limits, tuple) or len(limits) != 2:
         raise OptionError(f"limits must be two numbers; received {received(limits)}: pass (0, 1)")
@@ -246,13 +253,17 @@ def _reduce(frames: NDArray[Any], factor: int) -> NDArray[np.float32]:
 
 def _paint_rows(
     frames: Mapping[str, NDArray[Any]], signed: Collection[str], limits: Limits
-) -> tuple[dict[str, list[Pixels]], list[str]]:
+) -> tuple[dict[str, list[Pixels]], list[Line]]:
     """Colours of every row, one picture per channel, and the lines of the legend."""
     unsigned = [name for name in frames if name not in signed]
     reference = [frames[name] for name in unsigned[: 2 if unsigned[:1] == [""] else 1]]
     painted: dict[str, list[Pixels]] = {}
-    lines: dict[str, None] = {}
+    lines: dict[Line, None] = {}
     for name, row in frames.items():
+        if isinstance(limits, RadarTable) and name not in signed:
+            painted[name] = paint_radar(row, limits)
+            lines[limits] = None
+            continue
         channels = row.shape[1]
         like = [values for values in reference if values.shape[1] == channels]
         scales = channel_scales(*(like or [row]))
@@ -263,7 +274,7 @@ def _paint_rows(
         else:
             if isinstance(limits, list):
                 scales = limits
-            elif limits is not None:
+            elif isinstance(limits, tuple):
                 scales = [Scale(*limits)] * (1 if channels == 3 else channels)
             lines |= dict.fromkeys(legend(scales))
         painted[name] = paint(row, scales, signed=name in signed)
@@ -281,7 +292,7 @@ def _row_name(row: Row) -> str:
     return clip_text(f"{row.name}, {row.channel}" if row.channel else row.name)
 
 
-def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int) -> "Image":
+def _draw_strip(blocks: Sequence[Block], lines: Sequence[Line], times: int) -> "Image":
     from PIL import Image, ImageDraw
 
     height, width = (times * side for side in blocks[0].rows[0].pixels.shape[1:3])
@@ -289,7 +300,7 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int) -> "I
     left = math.ceil(max(names.getlength(_row_name(row)) for block in blocks for row in block.rows)) + 24
     total = sum(_HEAD + len(block.rows) * (height + _GAP) + 8 for block in blocks)
     columns = max(len(block.labels) for block in blocks)
-    right = max([columns * (width + _GAP), *(math.ceil(labels.getlength(line)) for line in lines)])
+    right = max([columns * (width + _GAP), *map(_line_width, lines)])
     picture = Image.new("RGB", (left + right + 8, total + 4 + _LINE * len(lines)), _PAPER)
     pen = ImageDraw.Draw(picture)
     top = 4
@@ -309,13 +320,12 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[str], times: int) -> "I
             top += height + _GAP
         top += 8
     for k, line in enumerate(lines):
-        place = (left, top + _LINE * k + _LINE // 2)
-        pen.text(place, line, fill=_MUTED, font=labels, anchor="lm")
+        _draw_line(pen, (left, top + _LINE * k + _LINE // 2), line)
     return picture
 
 
 def _draw_panels(
-    panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[str], moments: Sequence[str]
+    panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[Line], moments: Sequence[str]
 ) -> list["Image"]:
     """One picture per time, the past (under an empty name) first."""
     from PIL import Image, ImageDraw
@@ -326,7 +336,7 @@ def _draw_panels(
     single = next(iter(panels)) if len(panels) == 1 else ""  # named in the label below
     edge, gap, head, foot = 12, 12, 12 if single else 30, 26
     across = len(panels) * (width + gap) - gap
-    right = max([across, *(math.ceil(_font(12).getlength(text)) for text in (single, *lines))])
+    right = max([across, *map(_line_width, (single, *lines))])
     size = (2 * edge + right, head + height + foot + _LINE * len(lines))
     known = len(past)
     grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
@@ -356,10 +366,29 @@ def _draw_panels(
         middle = (edge + across // 2, under - foot // 2)
         pen.text(middle, label.strip(), fill=_MUTED, font=_font(13), anchor="mm")
         for k, line in enumerate(lines):
-            pen.text((edge, under + _LINE * k), line, fill=_MUTED, font=_font(12), anchor="la")
+            _draw_line(pen, (edge, under + _LINE * k + 7), line)
         # A palette holds every grey, but not every colour.
         pictures.append(picture.convert("L") if grey else picture)
     return pictures
+
+
+def _line_width(line: Line) -> int:
+    if isinstance(line, str):
+        return math.ceil(_font(12).getlength(line))
+    return _CLASS * (len(line.bounds) + 1) + math.ceil(_font(12).getlength(line.unit)) + 8
+
+
+def _draw_line(pen: "ImageDraw", place: tuple[int, int], line: Line) -> None:
+    """A line of the legend, its left end in the middle at a place: a text, or a colour for each class."""
+    x, y = place
+    if isinstance(line, str):
+        pen.text(place, line, fill=_MUTED, font=_font(12), anchor="lm")
+        return
+    texts = ["dry", *(f"{bound:g}" for bound in line.bounds)]
+    for k, (colour, text) in enumerate(zip((DRY, *line.colours), texts, strict=True)):
+        pen.rectangle((x + _CLASS * k, y - 6, x + _CLASS * k + 12, y + 6), fill=colour)
+        pen.text((x + _CLASS * k + 17, y), text, fill=_MUTED, font=_font(12), anchor="lm")
+    pen.text((x + _CLASS * len(texts), y), line.unit, fill=_MUTED, font=_font(12), anchor="lm")
 
 
 def _font(size: int) -> "FreeTypeFont | ImageFont":

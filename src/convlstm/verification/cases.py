@@ -134,7 +134,8 @@ def cases_file(
             past, truth = (in_units(x, window, to_units) for x in (window.past, window.future))
             arrays |= {"past": _array(past, window.past_valid), "truth": _array(truth, window.future_valid)}
             for key, forecaster in forecasters.items():
-                forecast = run_forecaster(forecaster, window.past, steps, window.inputs)
+                labels = {"valid": window.past_valid, "times": window.times}
+                forecast = run_forecaster(forecaster, window.past, steps, window.inputs, **labels)
                 arrays[f"forecast_{key}"] = _array(in_units(forecast, window, to_units))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)

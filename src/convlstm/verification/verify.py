@@ -86,7 +86,8 @@ def verify(
             weight = _weight(window, area)
             block_B = blocks.assign(len(truth), window.times)
             for key, forecaster in forecasters.items():
-                forecast = run_forecaster(forecaster, past, lengths[1], window.inputs)
+                labels = {"valid": window.past_valid, "times": window.times}
+                forecast = run_forecaster(forecaster, past, lengths[1], window.inputs, **labels)
                 forecast = in_units(forecast, window, to_units)
                 for terms_key, terms_NBL in _terms(key, scores, forecast, truth, weight, seen).items():
                     blocks.add(key, terms_key, block_B, terms_NBL)

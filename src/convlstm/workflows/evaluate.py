@@ -33,6 +33,7 @@ from convlstm.validation import (
 from convlstm.verification.cases import cases_file
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import scores_files, verify
+from convlstm.workflows.baselines import baselines_of
 from convlstm.workflows.configuration import described
 from convlstm.workflows.frames import as_source
 from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
@@ -109,6 +110,7 @@ def evaluate(
         batches = batches if watch is None else watch(batches, len(dataset))
         to_units = None if source.specification is None else source.to_units
         both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units}
+        both["baselines"] = baselines_of(source)
         options = _options(source, thresholds, data_range, dataset)
         verification, cases = verify(forecaster, batches, data=source.describe(), **both, **options)
         if run is not None:
