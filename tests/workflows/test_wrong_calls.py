@@ -158,4 +158,4 @@ def test_an_argument_of_another_kind_is_one_sentence_before_any_work(
         message = str(caught.value)
         assert "\n" not in message, value
         assert len(message) < 600, value
-        assert sorted(os.listdir()) == ["file", "file.npy"], value
+        assert sorted(os.listdir()) == ["file", "file.npy", "frames.npy"], value
