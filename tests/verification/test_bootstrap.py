@@ -147,6 +147,8 @@ def test_a_model_that_knows_most_is_resolved_and_a_copy_of_a_baseline_is_not():
         assert not same.scores[key].resolved("persistence", None)
     assert found(Better(windows), 7).to_dict() == better.to_dict()  # the same draws, whatever the batches
     assert better.spectra.power.keys() == {*better.forecasters, "truth"}
+    assert max(better.spectra.wavelengths) < 32  # of frames of 20 pixels
+    assert min(better.spectra.power["truth"]) > 1e-6
     assert better.spectra.power["persistence"] != better.spectra.power["model"]
 
 

@@ -17,7 +17,8 @@ from convlstm.data.base import LabelledWindow, Window, WindowDataset
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Blank, Persistence
-from convlstm.scores import MAE, MSE, standard_scores
+from convlstm.scores import MAE, MSE, field_scores, standard_scores
+from convlstm.verification import verify as module
 from convlstm.verification.cases import CaseSelector, cases_file
 from convlstm.verification.results import Row
 from convlstm.verification.verify import read_scores, scores_files, verify
@@ -337,3 +338,24 @@ def test_a_data_range_that_is_none_is_refused_before_any_work():
     with pytest.raises(OptionError, match="data_range must be positive and finite; received 0"):
         verify(model, batched(Drift([0.1])), data_range=0.0)
     assert not model.calls
+
+
+def test_large_frames_are_scored_in_parts_of_the_batch(monkeypatch):
+    frames = torch.rand(2, 5, 2, 1, 12, 12)
+    valid = torch.rand(5, 2, 1, 12, 12) > 0.2
+    window = LabelledWindow(*frames, future_valid=valid)
+    scores = field_scores("K", (0.5,), (12, 12))
+
+    def found(batch):
+        return verify(Persistence(), [batch], name="mine", scores=scores)[0].to_dict()
+
+    whole = found(window)
+    monkeypatch.setattr(module, "_MOST_VALUES", 2 * 288)
+    parts = found(window)
+    for key, table in whole["scores"].items():
+        assert parts["scores"][key]["overall"]["mine"] == pytest.approx(table["overall"]["mine"], rel=1e-6)
+        assert parts["scores"][key]["samples"] == table["samples"]
+    broken = frames.clone()
+    broken[1, 3, 0, 0, 2, 2] = torch.nan
+    with pytest.raises(DataError, match="case 3 at lead 1 is not"):
+        found(Window(*broken))

@@ -118,6 +118,19 @@ def test_pixels_count_by_the_cosine_of_their_latitude():
     assert np.abs(plain - expected).min() > 1e-3
 
 
+def test_frames_of_years_have_a_climatology_and_damped_persistence():
+    """An annual cycle with little noise: the climatology is as good as the noise, persistence is not."""
+    draw, days = np.random.default_rng(0), np.arange(900)
+    values = 15 + 10 * np.sin(2 * np.pi * days / 365.25)[:, None, None] + 0.1 * draw.normal(size=(900, 6, 5))
+    frames = labelled(values.astype(np.float32), "degC", "sst", minutes=1440)
+    found = convlstm.evaluate(Last(), data=Archive(frames, past=3, steps=10))
+    assert found.forecasters[-2:] == ("climatology", "damped_persistence")
+    rmse = found.scores["rmse"].by_lead
+    assert rmse["climatology"][-1] == pytest.approx(0.1, rel=0.2)
+    assert rmse["persistence"][-1] > 0.5
+    assert rmse["damped_persistence"][-1] == pytest.approx(0.1, rel=0.2)
+
+
 def test_video_is_scored_as_before():
     draw = np.random.default_rng(0)
     frames = labelled(draw.integers(0, 256, (40, 12, 12)).astype(np.float32), "1", "frames")

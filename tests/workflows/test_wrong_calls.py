@@ -113,6 +113,7 @@ WRONG = {
     ("evaluate", "data"): [*OBJECTS, None, MovingObjects, Unfinished(), WithoutSplits()],
     ("evaluate", "data_range"): ["x", -1, 0, float("nan"), [1], Plain, torch.zeros(3)],
     ("evaluate", "thresholds"): [3, "x", ["x"], [1, 1.0], [float("nan")], Plain, torch.zeros(3)],
+    ("evaluate", "baselines"): [None, 3, "x", ["x"], [3], Plain, torch.zeros(3)],
     ("evaluate", "batch_size"): [None, 0, -1, 1.5, 10**30, float("nan"), "4", True, [1], Plain],
     ("evaluate", "out"): [*NO_PATHS, "file/scores"],
     ("evaluate", "trust"): NO_NAMES,

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.scores.base import Score, measured
@@ -40,8 +41,10 @@ class FSS(Score):
     def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
         """Squared differences and squares of the fractions, weighted, and the weights."""
         finite = (forecast - forecast + truth - truth + weight).sum((2, 3, 4))
-        seen = (weight > 0).to(forecast)
-        said, happened = (self._fraction((x >= self.threshold) * seen) for x in (forecast, truth))
+        events = [(x >= self.threshold) & (weight > 0) for x in (forecast, truth)]
+        rows, columns = self._reach(events[0] | events[1])
+        weight = weight[..., rows, columns]
+        said, happened = (self._fraction(x[..., rows, columns].to(forecast)) for x in events)
         difference, size = (said - happened).square(), said.square() + happened.square()
         sums = [(term * weight).sum((2, 3, 4)) for term in (difference, size)]
         return torch.stack([*sums, finite])
@@ -55,13 +58,22 @@ class FSS(Score):
 
     def _along(self, x: Tensor, axis: int) -> Tensor:
         """Sums over the window along one axis, from cumulative sums: exact, as these are whole numbers."""
-        half, length = self.window // 2, x.shape[axis]
-        if half == 0:
+        if self.window == 1:
             return x
-        places = torch.arange(length, device=x.device)
-        total = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.cumsum(axis)], axis)
-        last, first = (places + half + 1).clamp(max=length), (places - half).clamp(min=0)
-        return total.index_select(axis, last) - total.index_select(axis, first)
+        half, length = self.window // 2, x.shape[axis]
+        total = F.pad(x, (0, 0) * (-1 - axis) + (half + 1, half)).cumsum(axis)
+        return total.narrow(axis, self.window, length) - total.narrow(axis, 0, length)
+
+    def _reach(self, events_BLCHW: Tensor) -> tuple[slice, slice]:
+        """Rows and columns whose windows see an event; fractions are 0 elsewhere."""
+        height, width = events_BLCHW.shape[-2:]
+        flat = events_BLCHW.reshape(-1, height, width).any(0)
+        found = []
+        for seen in (flat.any(1), flat.any(0)):
+            places = seen.nonzero()
+            first, last = (int(places[0]), int(places[-1])) if len(places) else (0, 0)
+            found.append(slice(max(0, first - self.window // 2), last + self.window // 2 + 1))
+        return found[0], found[1]
 
 
 class VarianceRatio(Score):

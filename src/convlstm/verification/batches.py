@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from convlstm.data.base import LabelledWindow, Window, on_device
 from convlstm.errors import OptionError, ShapeError
+from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.validation import check_tensor, received
 
 #: From the scale of the network to the unit that is scored: frames (B, T, C, H, W), times (B, T) or None.
@@ -52,6 +53,19 @@ def batches_on_device(
             )
         device = past.device if parameter is None else parameter.device
         yield on_device(LabelledWindow(*window), device)
+
+
+def forecast_of(model: Forecaster, window: LabelledWindow, to_units: ToUnits | None) -> Tensor:
+    """Forecast (B, L, C, H, W) of the future of a batch in the unit that is scored."""
+    forecast = run_forecaster(
+        model,
+        window.past,
+        window.future.shape[1],
+        window.inputs,
+        valid=window.past_valid,
+        times=window.times,
+    )
+    return in_units(forecast, window, to_units)
 
 
 def in_units(frames: Tensor, window: LabelledWindow, to_units: ToUnits | None) -> Tensor:

@@ -45,7 +45,8 @@ def spectra_of(scores: Sequence[Score], blocks: BlockSums, forecasters: Sequence
         of_forecast, of_truth = spectra(blocks.sums(name, key).sum(0)[:, -1])
         found[name] = of_forecast
     found["truth"] = of_truth
-    there = of_truth > 0  # frames have no wavelengths beyond their size
+    # Frames have no wavelengths beyond their size, where power is 0 or a rounding error.
+    there = of_truth > 1e-12 * of_truth.nan_to_num(0).max()
     if not there.any():
         return None
     power = {name: values[there].tolist() for name, values in found.items()}

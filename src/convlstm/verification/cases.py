@@ -16,10 +16,10 @@ from torch.utils.data import default_collate
 
 from convlstm.data.base import LabelledWindow, Window, WindowDataset
 from convlstm.errors import DataError, RunError, reading
-from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.validation import check_path
-from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, in_units
+from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, forecast_of, in_units
 
 _RESERVOIR = 1023  # cases that the median is estimated from
 
@@ -130,13 +130,10 @@ def cases_file(
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     with evaluating(model):
         for window in batches_on_device([batch], model):
-            steps = window.future.shape[1]
             past, truth = (in_units(x, window, to_units) for x in (window.past, window.future))
             arrays |= {"past": _array(past, window.past_valid), "truth": _array(truth, window.future_valid)}
             for key, forecaster in forecasters.items():
-                labels = {"valid": window.past_valid, "times": window.times}
-                forecast = run_forecaster(forecaster, window.past, steps, window.inputs, **labels)
-                arrays[f"forecast_{key}"] = _array(in_units(forecast, window, to_units))
+                arrays[f"forecast_{key}"] = _array(forecast_of(forecaster, window, to_units))
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     return content.getvalue()

@@ -7,20 +7,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from convlstm.data.base import LabelledWindow, Window
 from convlstm.errors import ConvLSTMError, DataError, OptionError, ShapeError, reading
-from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score
 from convlstm.scores.standard import standard_scores
 from convlstm.validation import check_callable, check_instance, check_path, check_tensor
-from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, in_units
+from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, forecast_of, in_units
 from convlstm.verification.blocks import BlockSums
 from convlstm.verification.bootstrap import score_tables, spectra_of
 from convlstm.verification.cases import Baselines, Cases, CaseSelector
 from convlstm.verification.results import Row, Verification
+
+_MOST_VALUES = 2**23  # of a forecast that is scored at once
 
 
 def verify(
@@ -86,9 +89,7 @@ def verify(
             weight = _weight(window, area)
             block_B = blocks.assign(len(truth), window.times)
             for key, forecaster in forecasters.items():
-                labels = {"valid": window.past_valid, "times": window.times}
-                forecast = run_forecaster(forecaster, past, lengths[1], window.inputs, **labels)
-                forecast = in_units(forecast, window, to_units)
+                forecast = forecast_of(forecaster, window, to_units)
                 for terms_key, terms_NBL in _terms(key, scores, forecast, truth, weight, seen).items():
                     blocks.add(key, terms_key, block_B, terms_NBL)
                 if key == name:
@@ -171,6 +172,22 @@ def _terms(
     name: str, scores: Sequence[Score], forecast: Tensor, truth: Tensor, weight: Tensor | None, first: int
 ) -> dict[str, Tensor]:
     """Terms (N, B, L) of all scores, those of the same terms once."""
+    cases = max(1, _MOST_VALUES // truth[0].numel())
+    if len(truth) > cases:  # in parts, so that memory does not grow with the batch times the size of frames
+        whole = None if weight is None else weight.expand(truth.shape)
+        starts = range(0, len(truth), cases)
+        parts = [
+            _terms(
+                name,
+                scores,
+                forecast[k : k + cases],
+                truth[k : k + cases],
+                None if whole is None else whole[k : k + cases],
+                first + k,
+            )
+            for k in starts
+        ]
+        return {key: torch.cat([part[key] for part in parts], dim=1) for key in parts[0]}
     found: dict[str, Tensor] = {}
     try:
         for score in scores:

@@ -48,6 +48,7 @@ def evaluate(
     *,
     data: Source | Any = None,
     thresholds: Sequence[float] | None = None,
+    baselines: Sequence[str] = (),
     data_range: float | None = None,
     batch_size: int = 16,
     out: str | os.PathLike[str] | None = None,
@@ -66,6 +67,8 @@ def evaluate(
             Labelled frames are read in the unit and scale of the model's training, where it has these.
         thresholds: least values of events, in the unit of the data, for categorical scores and the fractions
             skill score, such as [1,2.5,5]; those usual for the unit unless given.
+        baselines: names of further ones, ``optical_flow`` and ``steps_mean``, which need pysteps and take
+            long; those that suit the data are there in any case.
         data_range: largest minus smallest value that the data can take; what the data say unless given.
             Without it there is no PSNR and no SSIM.
         batch_size: windows forecast at once.
@@ -85,6 +88,7 @@ def evaluate(
     if watch is not None:
         check_callable(watch, "watch", "pass a function of the batches and the number of cases")
     thresholds = check_thresholds(thresholds)
+    check_instance(baselines, (list, tuple), "baselines", "give a list such as [optical_flow]")
     if data_range is not None:
         check_data_range(data_range)
     place = None if isinstance(model, Forecaster) else check_path(model, "MODEL")
@@ -97,6 +101,7 @@ def evaluate(
     source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data
     check_parts(source, forecaster)
     source = fitted(source, forecaster)
+    made = baselines_of(source, baselines)
     changes = Changes()
     try:
         if folder is not None:
@@ -109,8 +114,7 @@ def evaluate(
         batches: Iterable[Window] = evaluation_loader(dataset, batch_size)
         batches = batches if watch is None else watch(batches, len(dataset))
         to_units = None if source.specification is None else source.to_units
-        both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units}
-        both["baselines"] = baselines_of(source)
+        both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units, "baselines": made}
         options = _options(source, thresholds, data_range, dataset)
         verification, cases = verify(forecaster, batches, data=source.describe(), **both, **options)
         if run is not None:
