@@ -15,7 +15,7 @@ NONE = np.empty(0, np.int64)
 
 
 def test_shares_and_range_equal_numpy():
-    found = statistics(RAIN, np.array([0, 3]), dry_value=0.0, log_scale=True, thresholds=(1.0, 5.0))
+    found = statistics(RAIN, np.array([0, 1, 3]), dry_value=0.0, log_scale=True, thresholds=(1.0, 5.0))
     measured = np.isfinite(RAIN)
     assert found.not_measured == pytest.approx(np.isnan(RAIN).mean())
     assert found.never_measured == pytest.approx(20 / 600)
@@ -25,7 +25,7 @@ def test_shares_and_range_equal_numpy():
     assert found.above == pytest.approx({1: (RAIN[measured] >= 1).mean(), 5: (RAIN[measured] >= 5).mean()})
     shares = [(frame > 0).sum() / np.isfinite(frame).sum() for frame in RAIN]
     assert found.wet[1:] == pytest.approx((min(shares), max(shares)))
-    changes = np.concatenate([np.abs(RAIN[k + 1] - RAIN[k]).ravel() for k in (0, 3)])
+    changes = np.concatenate([np.abs(RAIN[k + 1] - RAIN[k]).ravel() for k in (0, 1, 3)])
     assert found.change == pytest.approx(np.nanmean(changes) / np.nanmax(RAIN), rel=1e-6)
 
 
