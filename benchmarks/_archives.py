@@ -70,10 +70,10 @@ def write_netcdf(path: Path, frames: Frames) -> None:
 
 def write_zarr(path: Path, count: int, size: tuple[int, int]) -> None:
     """A Zarr archive, a chunk a frame, written piece by piece."""
-    frames = labelled(reflectivity(32, size))
+    frames = labelled(reflectivity(256, size))
     encoding = {"reflectivity": {"chunks": (1, *size)}}
-    for first in range(0, count, 32):
-        stamps = times(count)[first : first + 32]
+    for first in range(0, count, 256):
+        stamps = times(count)[first : first + 256]
         piece = frames.isel(time=slice(len(stamps))).assign_coords(time=stamps)
         if first:
             piece.to_zarr(path, append_dim="time", consolidated=False)
