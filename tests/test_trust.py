@@ -185,7 +185,6 @@ def test_trust_names_packages():
         ("convlstm.data.moving.MovingObjects", "convlstm.MovingObjects"),
         ("convlstm.functional.gates.identity", "identity"),
         ("convlstm.functional.warp.phase_correlation", "phase_correlation"),
-        ("convlstm.functional.warp.translate", "translate"),
         ("convlstm.layers.parts.ChannelNorm", "ChannelNorm"),
         ("convlstm.layers.recurrent.ConvLSTM", "convlstm.ConvLSTM"),
         ("convlstm.layers.stack.Stack", "Stack"),

@@ -227,10 +227,12 @@ class Command:
         """
         doc = docstring_parser.parse(self.workflow.__doc__)
         texts = {p.arg_name: p.description for p in doc.params} | SWITCHES.get(self.name, {})
+        optional = {n for n in self.arguments if self.parameters[n].default is not Parameter.empty}
+        places = [f"[{n.upper()}]" if n in optional else n.upper() for n in self.arguments]
         parser = ArgumentParser(
             prog=f"convlstm {self.name}",
             description=f"{doc.short_description} {doc.long_description or ''}",
-            usage=" ".join(["%(prog)s", *map(str.upper, self.arguments), "[OPTIONS]"]),
+            usage=" ".join(["%(prog)s", *places, "[OPTIONS]"]),
             exit_on_error=False,
             allow_abbrev=False,
             print_config=None,
@@ -245,7 +247,8 @@ class Command:
             elif name in chosen:
                 parser.add_class_arguments(chosen[name], name, fail_untyped=False)
             elif page and name in self.arguments:
-                parser.add_argument(name.upper(), type=str, help=texts.get(name))
+                given: dict[str, Any] = {"nargs": "?", "default": default} if name in optional else {}
+                parser.add_argument(name.upper(), type=str, help=texts.get(name), **given)
             else:
                 given = {} if default in (Parameter.empty, ()) else {"default": default}
                 parser.add_argument(f"--{name}", type=kind, help=texts.get(name), **given)

@@ -59,7 +59,9 @@ def _translated(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMErr
         )
     if isinstance(error, ConvLSTMError):
         return error
-    if _DIED.search(text):
+    # A connection that breaks is the first sign of a worker that dies while it sends a batch.
+    broken = isinstance(error, ConnectionError | EOFError) and ranks == 1
+    if broken or _DIED.search(text):
         return RunError(
             "the processes that prepare windows must stay alive; one ended unexpectedly: free memory or use "
             "fewer workers"
