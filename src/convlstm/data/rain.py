@@ -177,7 +177,7 @@ def wind(random: np.random.Generator) -> tuple[float, float]:
 def _cells(
     random: np.random.Generator, frames: int, canvas: tuple[int, int], velocity: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """What up to six cells, which move with the wind, grow and decay, add to the level of rain: (T, H, W)."""
+    """Level of rain (T, H, W) added by up to six cells, which move with the wind, grow and decay."""
     count = int(random.integers(0, _CELLS + 1))
     start = random.uniform(-0.2, 1.2, (2, 1, count)) * np.array(canvas)[:, None, None]
     moved = np.array(velocity)[:, None] * random.uniform(0.8, 1.2, count)

@@ -154,7 +154,7 @@ def _whole(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _encoded(dataset: "xr.Dataset") -> "xr.Dataset":
-    """How values are stored: floats compressed, a frame a chunk, times in seconds."""
+    """Set the encoding of the values: floats compressed, a frame a chunk, times in seconds."""
     for variable in dataset.variables.values():
         variable.encoding = {}
     for name in ("time", "forecast_reference_time"):

@@ -114,7 +114,7 @@ class Fields:
     def read(
         self, past: Past, steps: int, static: Floats | None = None
     ) -> tuple[Tensor, Tensor | None, NDArray[np.bool_]]:
-        """What a model reads.
+        """Input of a model.
 
         Args:
             past: the frames.

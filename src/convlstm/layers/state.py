@@ -71,7 +71,7 @@ def initial_state(cell: nn.Module, frame: Tensor) -> Any:
 def initial_states(
     cells: Sequence[nn.Module], widths: Sequence[int], x: Tensor, size: Sequence[int]
 ) -> list[tuple[Tensor, Any]]:
-    """By layer, a frame of its input (B, C, *S) with arbitrary values, and the state before the first frame.
+    """Frame of each layer's input (B, C, *S), of arbitrary values, and the layer's initial state.
 
     Args:
         cells: one per layer.

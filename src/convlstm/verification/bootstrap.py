@@ -54,7 +54,7 @@ def spectra_of(scores: Sequence[Score], blocks: BlockSums, forecasters: Sequence
 
 
 def _draws(blocks: int, seed: int) -> Tensor:
-    """How often each block is in each draw, (D, B), float64."""
+    """Number of times that each block is in each draw, (D, B), float64."""
     random = np.random.Generator(np.random.PCG64(seed))
     return torch.from_numpy(random.multinomial(blocks, np.full(blocks, 1 / blocks), DRAWS).astype(float))
 

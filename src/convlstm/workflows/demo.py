@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a demonstration forecasts, and the settings of its training.
+    """Data and model of a demonstration, and the settings of its training.
 
     Args:
         source: class of the data.

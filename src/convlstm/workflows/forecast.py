@@ -233,7 +233,7 @@ def _opened(
 
 
 def _history(model: Any, past: Any, steps: int, path: Path) -> str:
-    """When and by which command a file was made."""
+    """Time and command by which a file was made."""
     shown = [
         os.fspath(each) if isinstance(each, str | os.PathLike) else type(each).__name__
         for each in (model, past)

@@ -127,7 +127,7 @@ def plan_windows(times: NDArray[np.float64], dated: bool) -> Plan:
 
 
 def _notes(past: int, steps: int, split: str, masked: bool) -> tuple[str, ...]:
-    """What differs from the default, in sentences."""
+    """Differences from the default, in sentences."""
     notes = []
     if (past, steps) != LENGTHS[0]:
         usual = "{} + {}".format(*LENGTHS[0])

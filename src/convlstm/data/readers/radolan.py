@@ -51,7 +51,7 @@ _NO_DATA, _CLUTTER, _VALUE = 0x2000, 0x8000, 0x0FFF  # bits of a code
 
 @dataclass(frozen=True)
 class _Kind:
-    """What all frames of an archive have in common; ``corner`` is the upper left one in metres."""
+    """Product shared by all frames of an archive; ``corner`` is the upper left one in metres."""
 
     shape: tuple[int, int]
     scale: float
