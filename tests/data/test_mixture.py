@@ -59,6 +59,20 @@ def test_test_windows_are_the_middle_of_all_frames(two):
         windows[10]
 
 
+def test_an_archive_of_training_alone_has_no_part_in_validation_and_test(two):
+    alone = two[1] | {"split": {"train": "2021-02-01"}}
+    mixture = Mixture([two[0], alone], COMMON)
+    lengths = [len(archive.split("train")) for archive in mixture.archives]
+    assert (lengths[1], len(mixture.split("train"))) == (76, sum(lengths))
+    for name in ("validation", "test"):
+        assert [which(window) for window in mixture.split(name)] == ["a"] * 2
+    assert (
+        mixture.specification.splits["train"][0] == mixture.archives[0].specification.splits["train"][0] + 80
+    )
+    with pytest.raises(DataError, match="every split needs 5 consecutive frames.*; test has 0 frames"):
+        Mixture([alone], COMMON).split("test")
+
+
 def test_one_specification_for_all(two):
     mixture = Mixture(two, COMMON)
     first, second = (archive.specification for archive in mixture.archives)

@@ -1,10 +1,13 @@
 """Windows by time stamps, and splits that share nothing."""
 
+from datetime import date
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convlstm.data.base import SPLITS
 from convlstm.data.windows import MISSING, fingerprint, gaps, split_frames, time_step, window_frames
 from convlstm.errors import DataError, OptionError
 
@@ -105,8 +108,12 @@ def test_given_periods():
         split_frames(times, periods | {"test": "yesterday"}, 2, guard=0)
     with pytest.raises(DataError, match="every split needs frames; test has none of the 10"):
         split_frames(times, periods | {"test": "2005"}, 2, guard=0)
-    with pytest.raises(OptionError, match="periods must be given of train, validation and test; received a"):
-        split_frames(times, {"a": "2001"}, 2, guard=0)
+    dates = {"train": date(2001, 1, 1), "validation": [date(2001, 1, 2)]}  # as YAML reads them
+    found = split_frames(times, dates, 2, guard=0)
+    assert [found[name].nonzero()[0].tolist() for name in SPLITS] == [[0], [1], []]
+    for wrong in ({"train": "2001", "a": "2001"}, {"test": "2001"}):
+        with pytest.raises(OptionError, match="periods must be given of train, and of validation and test"):
+            split_frames(times, wrong, 2, guard=0)
     with pytest.raises(OptionError, match="split must be 'time', 'event' or periods"):
         split_frames(times, "random", 2, guard=0)
 

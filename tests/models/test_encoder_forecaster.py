@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from convlstm import ConvLSTMCell, EncoderForecaster
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
+from convlstm.functional.motion import motion_field
+from convlstm.models.baselines import Advection
 
 
 @pytest.fixture
@@ -253,3 +256,34 @@ def test_the_engine_asked_for_does_the_arithmetic(monkeypatch):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
     with pytest.raises(OptionError, match="engine must be one of auto, compiled, fused, reference"):
         EncoderForecaster(2, [4, 5], engine="fast")
+
+
+@pytest.mark.parametrize("radius", [0, 2])
+def test_a_fresh_model_with_advection_forecasts_as_advection_does(radius):
+    """Frames that move 5 pixels a step, further than the filter reaches."""
+    torch.manual_seed(0)
+    field = F.avg_pool2d(frames(1, 1, 64, 140), 3, stride=1)
+    # (1, 7, 1, 62, 60)
+    sequence = torch.stack([field[..., 65 - 5 * k : 125 - 5 * k] for k in range(7)], dim=1)
+    past, future = sequence[:, :4], sequence[:, 4:]
+    model = EncoderForecaster(1, [4, 4], filter_radius=radius, advection=True).double()
+    inside = (..., slice(4, -4), slice(20, -4))
+    forecast, spread = model(past, 3)[inside], future[inside].std()
+    assert (forecast - Advection()(past, 3)[inside]).std() < 0.15 * spread
+    assert (forecast - future[inside]).std() < 0.2 * spread
+    assert (past[:, -1:] - future)[inside].std() > 0.8 * spread
+
+
+def test_motion_is_that_of_the_observed_frames():
+    """Forecasts that are fed, or true frames in training, leave the motion as it is."""
+    torch.manual_seed(0)
+    model, past = EncoderForecaster(2, [3], advection=True).double(), frames(1, 5, 2, 16, 16)
+    carry, frame, velocities = model.start(past), past[:, -1], []
+    for _ in range(3):
+        frame, carry = model.step(frame.roll(3, -1), carry)
+        velocities.append(carry.velocity)
+    torch.testing.assert_close(
+        velocities[0], motion_field(torch.cat([past[:, 1:-1], past[:, -1:].roll(3, -1)], 1))
+    )
+    assert torch.equal(velocities[0], velocities[2])
+    assert model.observe(past[:, -1], carry).velocity is None

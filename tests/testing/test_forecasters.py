@@ -29,6 +29,7 @@ class NextFrame(AutoregressiveForecaster):
 MODELS = {
     "encoder forecaster": lambda n: EncoderForecaster(n, [3, 4], patch_size=2),
     "without skip": lambda n: EncoderForecaster(n, [3], skip=False, filter_radius=0, patch_size=1),
+    "with advection": lambda n: EncoderForecaster(n, [3, 4], patch_size=2, advection=True),
     "gru": lambda n: EncoderForecaster(n, [3, 3], cell=ConvGRUCell),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),

@@ -126,7 +126,7 @@ class Archive(Source):
     @cached_property
     def specification(self) -> Specification:  # type: ignore[override]
         """The specification, decided from the training split unless `using` gave it."""
-        windows = {name: self.window_frames(name) for name in SPLITS}
+        windows = {name: self.window_frames(name) for name in SPLITS if self._members[name].any()}
         return specify(
             self.frames,
             self.store,

@@ -21,7 +21,8 @@ _ALIKE = ("units", "transform", "dry_value", "step_s", "inputs")
 class Mixture(Source):
     """Source that draws crops of one size from several archives, such as the radars of several countries.
 
-    An epoch draws from each archive in proportion to its windows. Validation and test use the crop in the
+    An epoch draws from each archive in proportion to its windows; one whose ``split`` has periods of train
+    alone has no part in validation and test. These use the crop in the
     middle of each frame; whole frames of one archive are verified by giving that archive alone.
 
     Args:
@@ -73,8 +74,9 @@ class Mixture(Source):
                     )
         every = [first, *others]
         splits = {}
-        for name in first.splits:
-            frames, windows, starts, ends = zip(*(one.splits[name] for one in every), strict=True)
+        for name in dict.fromkeys(name for one in every for name in one.splits):
+            of_all = [one.splits[name] for one in every if name in one.splits]
+            frames, windows, starts, ends = zip(*of_all, strict=True)
             splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
         grid = {"shape": list(self.archives[0].crop or ())}
         widest = max(one.data_range for one in every)
@@ -87,8 +89,9 @@ class Mixture(Source):
 
     def split(self, name: Split) -> WindowDataset:
         """Crops of one split of all archives; ``train`` is endless."""
-        _ = self.specification  # which refuses archives that do not mix
-        parts = [archive.split(name, crop=True) for archive in self.archives]
+        has = name in self.specification.splits  # which also refuses archives that do not mix
+        archives = [one for one in self.archives if not has or name in one.specification.splits]
+        parts = [archive.split(name, crop=True) for archive in archives]
         return _Mixed(parts, self.seed, self.train_size) if name == "train" else _Joined(parts)
 
     def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:

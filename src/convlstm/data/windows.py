@@ -98,8 +98,8 @@ def split_frames(
         times: (N,), seconds since 1970-01-01, increasing.
         split: ``time``: the last 15 % of the frames (one window at least) for test, as many before them for
             validation, the rest for training; ``event``: the same, but stretches between gaps stay whole; or
-            a mapping of each split to periods ``start/end`` (both included; a date alone is the whole day),
-            one or a list.
+            a mapping of splits to periods ``start/end`` (both included; a date alone is the whole day), one
+            or a list; validation and test may be left out, and then have no frame.
         length: frames of a window.
         guard: frames left out between neighbouring splits divided by ``time``.
 
@@ -107,7 +107,7 @@ def split_frames(
         (N,), bool, of each split; a frame is in one split at most.
 
     Raises:
-        DataError: a split would have no frame.
+        DataError: a split that is not left out would have no frame.
         OptionError: another way to split, periods that are none or that overlap.
     """
     if isinstance(split, Mapping):
@@ -120,7 +120,7 @@ def split_frames(
             f"received {received(split)}"
         )
     for name, frames in found.items():
-        if not frames.any():
+        if not frames.any() and (name in split or isinstance(split, str)):
             raise DataError(
                 f"every split needs frames; {name} has none of the {len(times)} from {_text(times[0])} to "
                 f"{_text(times[-1])}: give its periods by --data.split"
@@ -175,15 +175,16 @@ def _last_events(borders: NDArray[np.int64], share: int) -> tuple[int, int]:
 
 
 def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.bool_]]:
-    if set(split) != set(SPLITS):
+    if "train" not in split or not set(split) <= set(SPLITS):
         raise OptionError(
-            f"periods must be given of train, validation and test; received {', '.join(map(str, split))}"
+            "periods must be given of train, and of validation and test; received "
+            f"{', '.join(map(str, split)) or 'none'}"
         )
     found: dict[Split, NDArray[np.bool_]] = {}
     for name in SPLITS:
-        periods = split[name]
+        periods = split.get(name, ())
         inside = np.zeros(len(times), bool)
-        for period in [periods] if isinstance(periods, str) else list(periods):  # type: ignore[call-overload]
+        for period in periods if isinstance(periods, list | tuple) else [periods]:
             first, last = _period(period)
             inside |= (times >= first) & (times <= last)
         found[name] = inside

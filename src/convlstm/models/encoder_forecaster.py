@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
-from convlstm.functional.motion import dynamic_filter
+from convlstm.functional.motion import advect, dynamic_filter, motion_field
 from convlstm.layers import scan
 from convlstm.layers.frames import map_frames
 from convlstm.layers.state import has_memory
@@ -19,6 +19,8 @@ from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.validation import check_bool, check_callable, check_non_negative, check_positive, is_integer
 
 _MOST_WEIGHTS = 2**31
+_RECENT = 3  # observed frames before the newest one that motion is estimated from
+_NEAR_ADVECTION = 0.01  # of the usual first weights of the head
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda y: y,
     "sigmoid": torch.sigmoid,
@@ -35,10 +37,14 @@ class Carry(NamedTuple):
         encoder: states of the encoder's levels.
         forecaster: states of the forecaster's levels; None before the first forecast, which starts from the
             encoder's.
+        recent: (B, at most 3, C, H, W), with ``advection`` the observed frames before the newest one.
+        velocity: (B, 2, H, W), with ``advection`` their motion; None before the first forecast.
     """
 
     encoder: States
     forecaster: States | None
+    recent: Tensor | None = None
+    velocity: Tensor | None = None
 
 
 def remembering_lstm(input_dim: int, hidden_dim: int, kernel_size: tuple[int, ...], bias: bool) -> Cell:
@@ -72,6 +78,10 @@ class EncoderForecaster(AutoregressiveForecaster):
             none. Each pixel of a forecast is a weighted mean of its neighbourhood in the frame before, with
             weights from the last convolution, plus the output of that convolution: shapes need not pass
             through the states, and stay sharp for longer.
+        advection: move each frame along the motion of the last observed frames (`convlstm.functional.motion`)
+            before it is filtered, so that the network forecasts what differs from advection. For rain and
+            clouds, which move further in a step than a filter reaches. Motion is estimated from the whole
+            frame: such a model cannot forecast by tiles.
         output: activation of the last convolution: ``linear``, ``sigmoid`` (values in [0, 1]) or ``relu``
             (values of at least 0). Linear learns sparse frames several times faster: the other two saturate
             at the blank forecast.
@@ -100,6 +110,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         output: str = "linear",
         cell: CellFactory = remembering_lstm,
         *,
+        advection: bool = False,
         extra_channels: int = 0,
         engine: str = "auto",
         transport: int | None = None,
@@ -116,7 +127,8 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.patch_size = check_positive(patch_size, "patch_size")
         self.filter_radius = check_non_negative(filter_radius, "filter_radius")
-        self.skip, self.output = check_bool(skip, "skip"), check_name(output, _OUTPUTS, "output")
+        self.skip, self.advection = check_bool(skip, "skip"), check_bool(advection, "advection")
+        self.output = check_name(output, _OUTPUTS, "output")
         self.engine = check_name(engine, ENGINES, "engine")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(
@@ -138,9 +150,12 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.forecaster = _cells(cell, widths, hidden_dim, kernels)
         self.up = nn.ModuleList(nn.ConvTranspose2d(h, h, 4, stride=2, padding=1) for h in hidden_dim[1:])
         self.head = nn.Conv2d(hidden_dim[0], (filter_size + channels) * patch_size**2, 1)
-        if self.head.bias is not None and filter_size:
-            with torch.no_grad():  # the filter starts near the identity
-                self.head.bias.view(-1, patch_size**2)[filter_size // 2] += 3.0
+        with torch.no_grad():
+            if filter_size:  # the filter starts near the identity
+                self.head.bias.view(-1, patch_size**2)[filter_size // 2] += 6.0 if advection else 3.0
+            if advection:  # and the forecast near advection
+                self.head.weight.mul_(_NEAR_ADVECTION)
+                self.head.bias.view(-1, patch_size**2)[-channels:].mul_(_NEAR_ADVECTION)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -153,18 +168,26 @@ class EncoderForecaster(AutoregressiveForecaster):
 
     def start(self, past: Tensor) -> Carry:
         """The carry after all frames of the past (B, K, C, H, W) but the last."""
-        return Carry(self._read(past[:, :-1], [None] * len(self.encoder)), None)
+        encoder = self._read(past[:, :-1], [None] * len(self.encoder))
+        recent = past[:, -1 - _RECENT : -1, : self.channels] if self.advection else None
+        return Carry(encoder, None, recent)
 
     def observe(self, frame: Tensor, carry: Carry) -> Carry:
         """The carry after an observed frame (B, C, H, W), which only the encoder reads."""
-        return Carry(self._read(frame.unsqueeze(1), carry.encoder), None)
+        encoder = self._read(frame.unsqueeze(1), carry.encoder)
+        recent = None if carry.recent is None else self._with(frame, carry.recent)[:, -_RECENT:]
+        return Carry(encoder, None, recent)
 
     def step(self, frame: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         """Forecast the frame (B, C, H, W) after the newest one."""
         encoder = self._read(frame.unsqueeze(1), carry.encoder)
         forecaster = encoder if carry.forecaster is None else carry.forecaster
-        forecast, forecaster = self._write(frame, [state.h for state in encoder], forecaster)
-        return forecast, Carry(encoder, forecaster)
+        moved, velocity = frame[:, : self.channels], carry.velocity
+        if carry.recent is not None:
+            velocity = motion_field(self._with(frame, carry.recent)) if velocity is None else velocity
+            moved = advect(moved, velocity, 1)[:, 0]
+        forecast, forecaster = self._write(moved, [state.h for state in encoder], forecaster)
+        return forecast, Carry(encoder, forecaster, carry.recent, velocity)
 
     def pad(self, frames: Tensor) -> Tensor:
         """Frames (B, T, C, H, W) with bottom and right borders repeated to whole pixels at every level."""
@@ -186,8 +209,12 @@ class EncoderForecaster(AutoregressiveForecaster):
                 x = F.leaky_relu(map_frames(self.down[level], x), 0.2)
         return new
 
+    def _with(self, frame: Tensor, recent: Tensor) -> Tensor:
+        """Recent frames (B, K, C, H, W) and the newest one, (B, C, H, W) or with extra inputs, after them."""
+        return torch.cat([recent, frame[:, None, : self.channels]], dim=1)
+
     def _write(self, frame: Tensor, features: list[Tensor], states: States) -> tuple[Tensor, States]:
-        """The frame after ``frame``, from the encoder's outputs and the forecaster's states."""
+        """The frame after ``frame`` (B, C, H, W), from the encoder's outputs and the forecaster's states."""
         x = features[-1]
         new = list(states)
         for level in reversed(range(len(states))):
@@ -199,8 +226,9 @@ class EncoderForecaster(AutoregressiveForecaster):
         forecast = F.pixel_shuffle(self.head(x), self.patch_size)
         if self.filter_radius:
             weights, forecast = forecast[:, : -self.channels], forecast[:, -self.channels :]
-            frame = frame[:, : self.channels]
             forecast = forecast + dynamic_filter(frame, torch.softmax(weights, dim=1))
+        elif self.advection:
+            forecast = forecast + frame
         return _OUTPUTS[self.output](forecast), new
 
 
