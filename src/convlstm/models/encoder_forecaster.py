@@ -150,12 +150,9 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.forecaster = _cells(cell, widths, hidden_dim, kernels)
         self.up = nn.ModuleList(nn.ConvTranspose2d(h, h, 4, stride=2, padding=1) for h in hidden_dim[1:])
         self.head = nn.Conv2d(hidden_dim[0], (filter_size + channels) * patch_size**2, 1)
-        with torch.no_grad():
-            if filter_size:  # the filter starts near the identity
-                self.head.bias.view(-1, patch_size**2)[filter_size // 2] += 6.0 if advection else 3.0
-            if advection:  # and the forecast near advection
-                self.head.weight.mul_(_NEAR_ADVECTION)
-                self.head.bias.view(-1, patch_size**2)[-channels:].mul_(_NEAR_ADVECTION)
+        if self.head.bias is not None:
+            with torch.no_grad():
+                self._start_near_the_frame(self.head.bias.view(-1, patch_size**2), filter_size)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -165,6 +162,14 @@ class EncoderForecaster(AutoregressiveForecaster):
             radius = arguments.pop("transport", None)
             arguments |= {} if radius is None else {"filter_radius": radius}
         return arguments
+
+    def _start_near_the_frame(self, bias: Tensor, filter_size: int) -> None:
+        """First weights with which the filter is near the identity, and forecasts near advection."""
+        if filter_size:
+            bias[filter_size // 2] += 6.0 if self.advection else 3.0
+        if self.advection:
+            self.head.weight.mul_(_NEAR_ADVECTION)
+            bias[-self.channels :].mul_(_NEAR_ADVECTION)
 
     def start(self, past: Tensor) -> Carry:
         """The carry after all frames of the past (B, K, C, H, W) but the last."""
