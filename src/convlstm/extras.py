@@ -3,6 +3,8 @@
 The table, the extras of ``pyproject.toml`` and the imports are compared by ``tests/test_layout.py``.
 """
 
+import os
+import sys
 from importlib import import_module
 
 from convlstm.errors import OptionError
@@ -40,3 +42,20 @@ def check_installed(module: str, what: str) -> None:
         import_module(module)
     except ImportError as error:
         raise OptionError(f"{what}, which is not installed: {install_hint(module)}") from error
+
+
+def load_pyproj() -> None:
+    """Import pyproj so that it works wherever ecCodes was imported before.
+
+    xarray imports ecCodes with its engines, whose copy of PROJ would take the place of pyproj's and crash it.
+    Loaded with RTLD_DEEPBIND, pyproj looks into its own copy first.
+    """
+    flags = getattr(sys, "getdlopenflags", int)()
+    deep = getattr(os, "RTLD_DEEPBIND", 0)  # Linux only
+    if deep:
+        sys.setdlopenflags(flags | deep)
+    try:
+        import_module("pyproj")
+    finally:
+        if deep:
+            sys.setdlopenflags(flags)

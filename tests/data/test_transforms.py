@@ -41,7 +41,7 @@ def test_zero_and_below_are_dry(transform):
 
 
 def test_by_hand():
-    assert float(Logarithm(0.1, 100).forward(torch.full((1, 1, 1, 1), 1.0))) == pytest.approx(1 / 3)
+    assert float(Logarithm(0.1, 99.9).forward(torch.full((1, 1, 1, 1), 0.9))) == pytest.approx(1 / 3)
     assert float(Floored(7, 60).forward(torch.full((1, 1, 1, 1), 33.5))) == pytest.approx(0.5)
     assert float(SquareRoot(100).forward(torch.full((1, 1, 1, 1), 25.0))) == pytest.approx(0.5)
     per_channel = Linear([0.0, 10.0], [1.0, 2.0]).forward(torch.full((3, 2, 1, 1), 12.0))
@@ -64,7 +64,7 @@ def test_plain_data_builds_it_again(transform):
     ("make", "sentence"),
     [
         (lambda: Linear(0, 0), "scale must be above 0; received 0"),
-        (lambda: Logarithm(0, 1), "floor must be above 0; received 0"),
+        (lambda: Logarithm(0, 1), "scale must be (above|greater than) 0; received 0"),
         (lambda: Floored(5, 5), "top must be above floor, 5; received 5"),
     ],
 )

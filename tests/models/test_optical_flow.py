@@ -62,8 +62,8 @@ def test_dry_frames_stay_dry_and_cases_do_not_mix(model):
 @needs_pysteps
 def test_the_mean_of_an_ensemble_is_smoother_than_a_member_and_repeatable():
     past = moving_rain(3)
-    one, many = StepsMean(1)(past, 3), StepsMean(8)(past, 3)
-    assert torch.equal(StepsMean(8)(past, 3), many)
+    one, many = StepsMean(members=1)(past, 3), StepsMean(members=8)(past, 3)
+    assert torch.equal(StepsMean(members=8)(past, 3), many)
     assert many[:, -1].std() < one[:, -1].std()
     assert torch.nn.functional.mse_loss(many, moving_rain()[:, 3:]) < torch.nn.functional.mse_loss(
         one, moving_rain()[:, 3:]

@@ -90,7 +90,7 @@ def test_threshold_mse_is_that_of_another_library():
     )
     expected = float(((x - y) ** 2).mean())
     for rate in (0.5, 1, 2.5, 5, 10):
-        level = np.log(rate / 0.1) / np.log(1000)
+        level = np.log1p(rate / 0.1) / np.log1p(1000)
         expected += float(scores.tw_squared_error(x, y, interval_where_one=(level, np.inf)))
     found = loss_named("threshold_mse", specified())(forecast + 0.05, future)
     assert found.item() == pytest.approx(expected, rel=1e-5)
@@ -99,7 +99,7 @@ def test_threshold_mse_is_that_of_another_library():
 def test_the_area_term_compares_soft_areas():
     (_, forecast), (_, future) = rain(Logarithm(), 0), rain(Logarithm(), 1)
     forecast = forecast * 0.8
-    levels = [np.log(rate / 0.1) / np.log(1000) for rate in (2.5, 5, 10)]
+    levels = [np.log1p(rate / 0.1) / np.log1p(1000) for rate in (2.5, 5, 10)]
     softness = (levels[2] - levels[0]) / 6
     terms = []
     for x, y in zip(forecast.double().flatten(0, 2), future.double().flatten(0, 2), strict=True):

@@ -55,7 +55,7 @@ def test_what_was_decided_is_printed_stored_and_kept_when_frames_are_added(radar
     data = Archive("radar", past=3, steps=3)
     printed = capsys.readouterr().out
     assert printed.splitlines()[:5] == data.specification.lines()
-    assert "scale of the network: logarithm (floor 0.1, top 100)" in printed
+    assert "scale of the network: logarithm (scale 0.1, top 100)" in printed
     in_run = Specification.from_dict(json.loads(Path("run/data.json").read_text()))
     in_model = Specification.from_dict(json.loads(Path("run/model/config.json").read_text())["specification"])
     assert in_run == in_model == data.specification

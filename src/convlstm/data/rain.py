@@ -147,7 +147,7 @@ class _RainWindows(WindowDataset):
 
 
 def rain_rates(random: np.random.Generator, frames: int, canvas: tuple[int, int]) -> NDArray[np.float32]:
-    """Rain rates (T, H, W) in mm/h of one sequence, 0 where dry."""
+    """Rain rates (T, H, W) in mm/h of one sequence, 0 where dry, 0.1 to 100 where not."""
     height, width = canvas[0] + _MARGIN, canvas[1] + _MARGIN
     rows = np.fft.fftfreq(height)[:, None]
     columns = np.fft.rfftfreq(width)[None]

@@ -25,7 +25,7 @@ _SAMPLED = 256  # frames that statistics are computed from
 _BATCH = 32  # frames read at once
 _MOST_VALUES = 2**25  # of those that statistics are computed from; of large frames every n-th pixel
 _RAIN = ("rain", "precip", "snowfall")
-_FLOOR_MMH, _TOP_MMH = 0.1, 100.0
+_SCALE_MMH, _TOP_MMH = 0.1, 100.0
 
 
 def specify(
@@ -197,8 +197,8 @@ def _transform(
         return Floored(dry=float(frames.attrs.get("dry_value", -32.0)))
     if name in ("log", "sqrt"):
         convert = conversion("mm/h", units, step_s=step_s) if rain and units != "1" else lambda ends: ends
-        floor, top = convert(np.array([_FLOOR_MMH, _TOP_MMH], np.float32)).tolist()
-        return Logarithm(floor, top) if name == "log" else SquareRoot(top)
+        scale, top = convert(np.array([_SCALE_MMH, _TOP_MMH], np.float32)).tolist()
+        return Logarithm(scale, top) if name == "log" else SquareRoot(top)
     axes = (0, 2, 3)
     mean, deviation = np.nanmean(values, axes), np.nanstd(values, axes)
     return Linear(mean.tolist(), np.where(deviation > 0, deviation, 1).tolist())

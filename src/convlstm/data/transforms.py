@@ -88,31 +88,31 @@ class Floored(Transform):
 
 
 class Logarithm(Transform):
-    """``log(x / floor) / log(top / floor)`` above a floor and 0 below it, for rain rates and amounts.
+    """``log(1 + x / scale) / log(1 + top / scale)``, for rain rates and amounts.
 
-    Up to two factors this is the reflectivity of the rate by any Z-R relation.
+    It is nearly linear below ``scale`` and nearly logarithmic above it, continuous at 0: the small positive
+    values that a network leaves on dry ground come back as next to nothing.
 
     Args:
-        floor: largest value that is taken for dry, in the unit; 0.1 mm/h for rain rates.
+        scale: value where one goes over into the other, in the unit; 0.1 mm/h for rain rates.
         top: value mapped to 1.
     """
 
     dry = 0.0
 
-    def __init__(self, floor: float = 0.1, top: float = 100.0) -> None:
-        self.floor, self.top = _floor_and_top(floor, top)
-        if self.floor <= 0:
-            raise OptionError(f"floor must be above 0; received {floor}: give the smallest wet value")
-        self._span = math.log(self.top / self.floor)
+    def __init__(self, scale: float = 0.1, top: float = 100.0) -> None:
+        self.scale, self.top = check_number(scale, "scale", above=0), check_number(top, "top", above=0)
+        self._span = math.log1p(self.top / self.scale)
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
-        """``log(x / floor) / log(top / floor)``, at least 0."""
-        return (torch.log(x.clamp(min=self.floor)) - math.log(self.floor)) / self._span
+        """``log(1 + x / scale) / log(1 + top / scale)``, negative values as 0."""
+        # Without a bound the quotient of the largest numbers would be infinite.
+        return torch.log1p(x.clamp(0, 1e30) / self.scale) / self._span
 
     def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
-        """``floor (top / floor)^y`` above 0, otherwise 0."""
+        """``scale ((1 + top / scale)^y - 1)``, negative values as 0."""
         # Beyond twice the logarithm of the top a forecast has exploded; without a bound it would be infinite.
-        return torch.where(y > 0, self.floor * torch.exp(y.clamp(max=2) * self._span), 0.0)
+        return self.scale * torch.expm1(y.clamp(0, 2) * self._span)
 
 
 class SquareRoot(Transform):

@@ -4,7 +4,7 @@ import contextlib
 import io
 import warnings
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from convlstm.models.baselines import measured_so_far
 from convlstm.validation import check_number, check_positive, check_seed
 
 _FRAMES = 3  # that both methods read
-_SCALE_DB, _FLOOR_DB, _DRY_DB = 30.0, -10.0, -15.0  # of rain rates from 0.1 to 100 mm/h, and of dry pixels
+_LEAST, _LEAST_DB, _DRY_DB = 0.1, -10.0, -15.0  # mm/h; the same in decibels; of dry pixels
 
 
 class _OfPysteps(Forecaster):
@@ -65,9 +65,11 @@ class StepsMean(_OfPysteps):
     """The mean of a STEPS ensemble of pysteps along the optical flow of Lucas-Kanade.
 
     It leaves out what cannot be forecast, as a network trained on squared error does, and is the baseline to
-    compare such a network with. Frames must be logarithms of rain rates or reflectivities, 0 where dry.
+    compare such a network with: the mean is taken in the scale of the frames.
 
     Args:
+        to_rates: rain rates in mm/h of frames (T, 1, H, W); the frames are rates if None.
+        from_rates: its inverse.
         members: of the ensemble.
         pixel_km: size of a pixel in km.
         step_minutes: time between frames.
@@ -78,9 +80,17 @@ class StepsMean(_OfPysteps):
     """
 
     def __init__(
-        self, members: int = 20, pixel_km: float = 1.0, step_minutes: float = 5.0, seed: int = 0
+        self,
+        to_rates: Callable[[Tensor], Tensor] | None = None,
+        from_rates: Callable[[Tensor], Tensor] | None = None,
+        *,
+        members: int = 20,
+        pixel_km: float = 1.0,
+        step_minutes: float = 5.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.to_rates, self.from_rates = to_rates or torch.clone, from_rates or torch.clone
         self.members, self.seed = check_positive(members, "members"), check_seed(seed)
         self.pixel_km = check_number(pixel_km, "pixel_km", above=0)
         self.step_minutes = check_number(step_minutes, "step_minutes", above=0)
@@ -89,12 +99,15 @@ class StepsMean(_OfPysteps):
         from pysteps.motion.lucaskanade import dense_lucaskanade
         from pysteps.nowcasts.steps import forecast
 
-        options: dict[str, Any] = {"n_ens_members": self.members, "precip_thr": _FLOOR_DB, "seed": self.seed}
+        options: dict[str, Any] = {"n_ens_members": self.members, "precip_thr": _LEAST_DB, "seed": self.seed}
         options |= {"kmperpixel": self.pixel_km, "timestep": self.step_minutes}
-        decibels = np.where(frames > 0, frames * _SCALE_DB + _FLOOR_DB, _DRY_DB)
-        members = forecast(decibels, dense_lucaskanade(decibels), steps, **options)
-        levels = (np.nan_to_num(members, nan=_DRY_DB) - _FLOOR_DB) / _SCALE_DB
-        found: NDArray[np.float64] = levels.clip(0).mean(0)
+        rates = self.to_rates(torch.from_numpy(frames).unsqueeze(1)).squeeze(1).numpy()
+        decibels = np.where(rates >= _LEAST, 10 * np.log10(rates.clip(_LEAST)), _DRY_DB)
+        members = np.nan_to_num(
+            forecast(decibels, dense_lucaskanade(decibels), steps, **options), nan=_DRY_DB
+        )
+        wet = torch.from_numpy(np.where(members >= _LEAST_DB, 10 ** (members / 10), 0)).unsqueeze(2)
+        found: NDArray[np.float64] = self.from_rates(wet).squeeze(2).mean(0).numpy()
         return found
 
 

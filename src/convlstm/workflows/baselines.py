@@ -11,6 +11,8 @@ from torch import Tensor
 from convlstm.data.archive import Archive
 from convlstm.data.base import Source
 from convlstm.data.climatology import Anomaly, fit_anomaly
+from convlstm.data.specification import Specification
+from convlstm.data.units import conversion
 from convlstm.errors import check_name
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Advection, Climatology, DampedPersistence
@@ -50,7 +52,21 @@ def baselines_of(source: Source, further: Sequence[str] = ()) -> dict[str, Calla
     for name in names:
         FURTHER[name]()  # says at once what is not installed
         found[name] = FURTHER[name]
+    if "steps_mean" in found and specification is not None:
+        found["steps_mean"] = partial(StepsMean, *_rates(specification))
     return found
+
+
+def _rates(specification: Specification) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Functions from the scale of the network to rain rates in mm/h and back."""
+    transform, units = specification.built_transform(), specification.units
+    relation = specification.relation()
+    to_mmh = conversion(units, "mm/h", step_s=specification.step_s, zr=relation)
+    from_mmh = conversion("mm/h", units, step_s=specification.step_s, zr=relation)
+    return (
+        lambda frames: torch.from_numpy(to_mmh(transform.inverse(frames).numpy())),
+        lambda rates: transform.forward(torch.from_numpy(from_mmh(rates.numpy()))),
+    )
 
 
 def _lasts_a_year(source: Archive) -> bool:

@@ -22,6 +22,7 @@ from convlstm.data.specify import grid_of, is_rain
 from convlstm.data.statistics import Statistics, sample, statistics
 from convlstm.data.units import unit_named
 from convlstm.errors import ConvLSTMError, DataError, OptionError
+from convlstm.extras import load_pyproj
 from convlstm.training.config import TrainingConfig
 from convlstm.validation import check_bool, received
 from convlstm.workflows.periods import LENGTHS, Plan, Times, plan_windows, times_of
@@ -269,6 +270,7 @@ def _region(frames: "xr.DataArray") -> list[float] | None:
             rows, columns = np.meshgrid(y.values * scale, x.values * scale, indexing="ij")
             border = np.ones(rows.shape, bool)
             border[1:-1, 1:-1] = False
+            load_pyproj()
             from pyproj import CRS, Transformer
             from pyproj.exceptions import ProjError
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.errors import ConvLSTMError, DataError
+from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -188,6 +189,7 @@ def projected(
 @lru_cache(maxsize=16)
 def _grid_mapping(projection: str) -> tuple[dict[str, Any], bool]:
     """CF attributes of a projection, True if it is geographic; every file of an archive asks for the same."""
+    load_pyproj()
     from pyproj import CRS
 
     crs = CRS.from_user_input(projection)

@@ -19,6 +19,7 @@ from convlstm.data.readers.base import (
     projected,
     time_in_name,
 )
+from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,6 +47,7 @@ class FMI(Reader):
 
     def read(self, path: Path) -> "xr.Dataset":
         """Reflectivity in dBZ, dry at -32."""
+        load_pyproj()
         from pyproj import Proj
 
         with damaged(path):

@@ -52,8 +52,6 @@ class Gridded(Reader):
 
     def read(self, path: Path) -> "xr.Dataset":
         """All variables with rows and columns, as `labelled` returns them."""
-        # Before ecCodes, which xarray imports with its engines: pyproj crashes where it comes second.
-        import pyproj  # noqa: F401
         import xarray as xr
 
         with damaged(path):

@@ -18,6 +18,7 @@ from convlstm.data.readers.base import (
 )
 from convlstm.data.readers.hdf5 import HDF5, attribute
 from convlstm.errors import DataError
+from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
     import h5py
@@ -118,6 +119,7 @@ def _codes(file: "h5py.File", place: str) -> dict[str, float]:
 
 def _grid(file: "h5py.File", place: str, shape: tuple[int, int]) -> dict[str, Any]:
     """Coordinates from the projection, the pixel's size and the upper left or the lower left corner."""
+    load_pyproj()
     from pyproj import Proj
 
     def where(name: str, default: float | None = None) -> Any:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from convlstm.data.readers.base import RADAR, Reader, damaged, decoded, frames_dataset, projected
 from convlstm.errors import DataError
+from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -176,6 +177,7 @@ def _frame_of_text(name: str, start: bytes) -> _Frame:
 
 def _corner(proj4: str, shape: tuple[int, int]) -> tuple[float, float]:
     """The upper left corner in whole metres, as in the headers of text."""
+    load_pyproj()
     from pyproj import Proj
 
     x, y = Proj(proj4)(*_ANCHOR)
