@@ -145,6 +145,56 @@ def test_fractions_skill_score_by_hand():
     assert both(FSS(1, 3), forecast, dry)[1] == 0
 
 
+@pytest.mark.parametrize("window", [1, 5, 33])
+@pytest.mark.parametrize("share", [0.001, 0.05])
+def test_fractions_of_rare_events_pixels_not_measured_and_areas(window, share):
+    draw = np.random.default_rng(1)
+    forecast, truth = (draw.random((3, 2, 2, 40, 44), np.float32) for _ in range(2))
+    weight = np.where(draw.random(truth.shape) < 0.9, draw.random((40, 1)), 0).astype(np.float32)
+    truth[..., 0, 0] = forecast[..., -1, -1] = 1  # in the corners
+    forecast[0, 0], truth[0, 1], forecast[:2, 1], truth[1, 1] = 0, 0, 0, 0
+    score = FSS(1 - share, window)
+    frames = (torch.from_numpy(x) for x in (forecast, truth, weight))
+    state = score.update(score.init(2), *frames)
+    events = [((x >= 1 - share) & (weight > 0)).astype(float) for x in (forecast, truth)]
+    said, happened = (uniform_filter(x, (0, 0, 0, window, window), mode="constant") for x in events)
+    difference, size = (
+        (weight * term).sum((0, 2, 3, 4)) for term in ((said - happened) ** 2, said**2 + happened**2)
+    )
+    np.testing.assert_allclose(score.compute(state), 1 - difference / size, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(score.samples(state.sums), weight.sum((0, 2, 3, 4)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("window", [1, 9, 33])
+def test_fractions_skill_score_of_pysteps(window):
+    spatial = pytest.importorskip("pysteps.verification.spatialscores")
+    forecast, truth = frames(shape=(4, 1, 1, 60, 52))
+    reference = spatial.fss_init(THRESHOLD, window)
+    for x, y in zip(forecast[:, 0, 0], truth[:, 0, 0], strict=True):
+        spatial.fss_accum(reference, x, y)
+    expected = spatial.fss_compute(reference)
+    assert both(FSS(THRESHOLD, window), forecast, truth)[1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_power_spectrum_of_pysteps():
+    """Waves of whole wavenumbers in all directions, which the rings of pysteps hold exactly."""
+    spectral = pytest.importorskip("pysteps.utils.spectral")
+    size = 62
+    wavenumber = np.hypot(*np.meshgrid(*[np.fft.fftfreq(size, 1 / size)] * 2))
+    whole = (wavenumber == wavenumber.round()) & (wavenumber < size // 2)
+    fields = [np.fft.ifft2(np.fft.fft2(x[0, 0, 0]) * whole).real for x in frames(shape=(1, 1, 1, size, size))]
+    forecast, truth = (x.astype(np.float32)[None, None, None] for x in fields)
+    score = SmallScalePower()
+    sums = score.update(score.init(1), torch.from_numpy(forecast), torch.from_numpy(truth)).sums
+    for field, found in zip(fields, spectra(sums), strict=True):
+        density, frequency = spectral.rapsd(field, fft_method=np.fft, return_freq=True)
+        of_ring = density * np.bincount(wavenumber.round().astype(int).ravel())[: len(density)] / size**2
+        expected = np.zeros(24)
+        for ring in range(1, len(density)):
+            expected[int(np.abs(np.log(wavelengths().numpy() * frequency[ring])).argmin())] += of_ring[ring]
+        np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5, atol=1e-12)
+
+
 def test_variance_ratio():
     forecast, truth = frames()
     by_lead, _ = both(VarianceRatio(), forecast, truth)

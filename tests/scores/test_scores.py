@@ -311,8 +311,9 @@ def test_a_score_of_ones_own():
         name, title, unit, formula = "bias", "Bias", "per pixel", "mean of forecast - truth"
         higher_is_better, count = None, 2
 
-        def terms(self, forecast, truth, weight):
-            return torch.stack([((forecast - truth) * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))])
+        def terms(self, forecast, truth):
+            error = (forecast.values - truth.values) * truth.weight
+            return torch.stack([error.sum((2, 3, 4)), truth.weight.sum((2, 3, 4))])
 
         def value(self, sums):
             return sums[0] / sums[1]

@@ -13,6 +13,7 @@ from convlstm.data.base import LabelledWindow
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import Blank, Persistence
 from convlstm.scores import CSI, MAE, MSE, RMSE, Sharpness, field_scores
+from convlstm.scores.frames import paired
 from convlstm.verification.blocks import BlockSums
 from convlstm.verification.bootstrap import score_tables
 from convlstm.verification.verify import verify
@@ -156,9 +157,9 @@ def test_terms_that_scores_share_are_computed_once():
     calls = []
 
     class Counted(MSE):
-        def terms(self, forecast, truth, weight):
+        def terms(self, forecast, truth):
             calls.append(1)
-            return super().terms(forecast, truth, weight)
+            return super().terms(forecast, truth)
 
     frames = torch.rand(2, 2, 3, 1, 12, 12)
     window = LabelledWindow(frames[0], frames[1])
@@ -172,8 +173,8 @@ def test_terms_that_scores_share_are_computed_once():
 
 def test_scores_with_the_same_key_are_of_the_same_terms():
     frames = torch.rand(2, 2, 3, 1, 40, 40)
-    weight, terms = torch.ones(()), {}
+    terms = {}
     for score in (*field_scores("K", (0.3, 0.6), (40, 40)), Sharpness()):
-        found = score.terms(*frames, weight.expand(frames[0].shape))
+        found = score.terms(*paired(*frames))
         first = terms.setdefault(score.terms_key or score.name, found)
         assert torch.equal(found, first), score.name

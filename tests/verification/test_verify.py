@@ -4,6 +4,7 @@ import tracemalloc
 import weakref
 from collections import deque
 from contextlib import suppress
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, Sha
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Blank, Persistence
 from convlstm.scores import MAE, MSE, field_scores, standard_scores
-from convlstm.verification import verify as module
+from convlstm.verification import batches
 from convlstm.verification.cases import CaseSelector, cases_file
 from convlstm.verification.results import Row
 from convlstm.verification.verify import read_scores, scores_files, verify
@@ -340,7 +341,12 @@ def test_a_data_range_that_is_none_is_refused_before_any_work():
     assert not model.calls
 
 
-def test_large_frames_are_scored_in_parts_of_the_batch(monkeypatch):
+@pytest.mark.parametrize(
+    ("where", "values"),
+    [("batches", 2 * 288), ("terms", 2 * 288), ("terms", 288), ("terms", 144)],
+    ids=["forecast", "cases", "a case", "a frame"],
+)
+def test_large_frames_come_in_parts(where, values, monkeypatch):
     frames = torch.rand(2, 5, 2, 1, 12, 12)
     valid = torch.rand(5, 2, 1, 12, 12) > 0.2
     window = LabelledWindow(*frames, future_valid=valid)
@@ -350,7 +356,7 @@ def test_large_frames_are_scored_in_parts_of_the_batch(monkeypatch):
         return verify(Persistence(), [batch], name="mine", scores=scores)[0].to_dict()
 
     whole = found(window)
-    monkeypatch.setattr(module, "_MOST_VALUES", 2 * 288)
+    monkeypatch.setattr(import_module(f"convlstm.verification.{where}"), "_MOST_VALUES", values)
     parts = found(window)
     for key, table in whole["scores"].items():
         assert parts["scores"][key]["overall"]["mine"] == pytest.approx(table["overall"]["mine"], rel=1e-6)
@@ -359,3 +365,48 @@ def test_large_frames_are_scored_in_parts_of_the_batch(monkeypatch):
     broken[1, 3, 0, 0, 2, 2] = torch.nan
     with pytest.raises(DataError, match="case 3 at lead 1 is not"):
         found(Window(*broken))
+    broken[1, 3, 0], broken[1, 3, 1, 0, 2, 2] = 0, torch.inf
+    with pytest.raises(DataError, match="case 3 at lead 2 is not"):
+        found(Window(*broken))
+
+
+def test_forecasts_are_of_a_part_of_a_batch_of_large_frames(monkeypatch):
+    sizes = []
+
+    class Watched(Persistence):
+        def forward(self, past, steps, *, valid=None):
+            sizes.append(len(past))
+            return super().forward(past, steps, valid=valid)
+
+    window = Window(*torch.rand(2, 5, 2, 1, 12, 12))
+    monkeypatch.setattr(batches, "_MOST_VALUES", 2 * 288)
+    verification, _ = verify(Watched(), [window, window], name="mine", baselines={"blank": Blank})
+    assert sizes == [2, 2, 1] * 2
+    assert verification.cases == 10
+
+
+def test_what_depends_on_the_truth_alone_is_computed_once():
+    seen = []
+
+    def total(frames):
+        seen.append(frames)
+        return frames.values.sum((2, 3, 4))
+
+    class Ratio(MSE):
+        name = "ratio"
+
+        def terms(self, forecast, truth):
+            return torch.stack([forecast.once(total), truth.once(total)])
+
+    class Again(Ratio):
+        name = "again"
+
+    frames = torch.rand(2, 2, 3, 1, 12, 12)
+    scores = [MSE(), Ratio(), Again()]
+    result, _ = verify(
+        Scaled(), [Window(*frames)], name="mine", baselines={"last": Persistence}, scores=scores
+    )
+    assert len(seen) == len(set(map(id, seen))) == 3  # two forecasts and one truth
+    expected = frames[0, :, -1].sum() * 3 / frames[1].sum()
+    for name in ("ratio", "again"):
+        assert result.scores[name].overall["last"] == pytest.approx(float(expected), rel=1e-6)

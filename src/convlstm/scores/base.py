@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from convlstm.errors import DataError, ShapeError
+from convlstm.scores.frames import Frames, finite, paired, total_weight
 from convlstm.validation import check_instance, check_positive, check_tensor
 
 
@@ -53,14 +54,12 @@ class Score(ABC):
     samples_of: str = "pixels"
 
     @abstractmethod
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-        """Terms of every frame.
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
+        """Terms of every frame, each from that frame alone: large frames come a few at a time.
 
         Args:
-            forecast: (B, L, C, H, W), float32 or better.
-            truth: as ``forecast``.
-            weight: as ``forecast``: 0 where the truth was not measured, elsewhere 1, or the share of the area
-                on grids whose pixels differ.
+            forecast: values (B, L, C, H, W) and their weights.
+            truth: as ``forecast``, with the same weights.
 
         Returns:
             (N, B, L).
@@ -107,44 +106,31 @@ class Score(ABC):
             DataError: a value is not finite, or too large for the score to be.
         """
         check_instance(state, ScoreState, "state", "start with init(steps)")
-        terms_NBL = self.checked_terms(
-            forecast, truth, weight, steps=state.sums.shape[1], first=int(state.cases)
-        )
+        steps = state.sums.shape[1]
+        check_frames(forecast, truth, steps)
+        weight = None if weight is None else check_tensor(weight, "weight")
+        terms_NBL = self.checked_terms(*paired(forecast, truth, weight), first=int(state.cases))
         return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
 
-    def checked_terms(
-        self, forecast: Tensor, truth: Tensor, weight: Tensor | None = None, *, steps: int, first: int = 0
-    ) -> Tensor:
+    def checked_terms(self, forecast: Frames, truth: Frames, *, first: int = 0, lead: int = 0) -> Tensor:
         """Terms of every frame, (N, B, L), float64, on the CPU.
 
         Args:
-            forecast: as of `update`.
-            truth: as of `update`.
-            weight: as of `update`.
-            steps: L.
-            first: number of the first case, for errors.
+            forecast: as of `terms`.
+            truth: as of `terms`.
+            first: index of the first case, for errors.
+            lead: index of the first lead time, for errors.
 
         Raises:
-            ShapeError: as `update`.
             DataError: as `update`.
         """
-        check_tensor(forecast, "forecast")
-        check_tensor(truth, "truth")
-        if forecast.shape != truth.shape or forecast.ndim != 5 or forecast.shape[1] != steps:
-            raise ShapeError(
-                f"forecast and truth must both be (B, {steps}, C, H, W); received "
-                f"{tuple(forecast.shape)} and {tuple(truth.shape)}: forecast every true frame"
-            )
-        dtype = torch.promote_types(torch.promote_types(forecast.dtype, truth.dtype), torch.float32)
-        weight = torch.ones((), device=truth.device) if weight is None else check_tensor(weight, "weight")
-        weight = weight.to(dtype).expand(truth.shape)
-        terms_NBL = self.terms(forecast.to(dtype), truth.to(dtype), weight).cpu().double()
-        finite_BL = terms_NBL.isfinite().all(0)
+        terms_NBL = self.terms(forecast, truth).cpu().double()
+        finite_BL = (forecast.once(finite) & truth.once(finite)).cpu() & terms_NBL.isfinite().all(0)
         if not finite_BL.all():
-            case, lead = (~finite_BL).nonzero()[0].tolist()
+            at_case, at_lead = (~finite_BL).nonzero()[0].tolist()
             raise DataError(
-                f"forecast and truth must be finite; {self.name} of case {first + case} at lead "
-                f"{lead + 1} is not: look for NaN, infinity or very large values there"
+                f"forecast and truth must be finite; {self.name} of case {first + at_case} at lead "
+                f"{lead + at_lead + 1} is not: look for NaN, infinity or very large values there"
             )
         return terms_NBL
 
@@ -187,10 +173,10 @@ class MeanScore(Score):
     def error(self, forecast: Tensor, truth: Tensor) -> Tensor:
         """Error of every pixel: (B, L, C, H, W)."""
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Weighted sum of the errors, and of the weights."""
-        error = self.error(forecast, truth)
-        return torch.stack([(error * weight).sum((2, 3, 4)), weight.sum((2, 3, 4))])
+        error = self.error(forecast.values, truth.values)
+        return torch.stack([(error * truth.weight).sum((2, 3, 4)), truth.once(total_weight)])
 
     def value(self, sums: Tensor) -> Tensor:
         """Sum of errors divided by that of weights."""
@@ -204,12 +190,12 @@ class FrameScore(Score):
     samples_of = "frames"
 
     @abstractmethod
-    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Value of every frame (B, L), and true (B, L) for the frames that have one."""
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Values of the frames that have one, and 1 for each of these."""
-        value, defined = self.of_frames(forecast, truth, weight)
+        value, defined = self.of_frames(forecast, truth)
         return torch.stack([torch.where(defined, value, 0), defined.to(value)])
 
     def value(self, sums: Tensor) -> Tensor:
@@ -217,6 +203,12 @@ class FrameScore(Score):
         return sums[0] / sums[1]
 
 
-def measured(weight: Tensor) -> Tensor:
-    """True (B, L) for frames (B, L, C, H, W) with a pixel of weight."""
-    return (weight > 0).any(4).any(3).any(2)
+def check_frames(forecast: Tensor, truth: Tensor, steps: int) -> None:
+    """Check that forecast and truth are both (B, ``steps``, C, H, W)."""
+    check_tensor(forecast, "forecast")
+    check_tensor(truth, "truth")
+    if forecast.shape != truth.shape or forecast.ndim != 5 or forecast.shape[1] != steps:
+        raise ShapeError(
+            f"forecast and truth must both be (B, {steps}, C, H, W); received "
+            f"{tuple(forecast.shape)} and {tuple(truth.shape)}: forecast every true frame"
+        )

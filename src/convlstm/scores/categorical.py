@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from convlstm.scores.base import Score
+from convlstm.scores.frames import Frames, events, total_weight
 from convlstm.validation import check_number
 
 
@@ -32,12 +33,13 @@ class CategoricalScore(Score):
         self.formula = f"{self.ratio}, counts of pixels over all frames"
         self.terms_key = f"contingency_{self.threshold:g}"
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Hits, false alarms, misses and correct negatives, weighted."""
-        finite = forecast - forecast + truth - truth + weight  # NaN where either is, so that it is refused
-        said, happened = forecast >= self.threshold, truth >= self.threshold
-        cells = (said & happened, said & ~happened, ~said & happened, ~said & ~happened)
-        return torch.stack([(finite * cell).sum((2, 3, 4)) for cell in cells])
+        both = forecast.once(events, self.threshold) & truth.once(events, self.threshold)
+        hits = _weight_where(both, truth.weight)
+        said, happened = (frames.once(_event_weight, self.threshold) for frames in (forecast, truth))
+        nothing = truth.once(total_weight).double() - said - happened + hits
+        return torch.stack([hits, said - hits, happened - hits, nothing]).clamp(min=0)
 
     def samples(self, sums: Tensor) -> Tensor:
         """Number of pixels."""
@@ -128,6 +130,16 @@ class HSS(CategoricalScore):
         a, b, c, d = sums
         found: Tensor = 2 * (a * d - b * c) / ((a + c) * (c + d) + (a + b) * (b + d))
         return found
+
+
+def _event_weight(frames: Frames, threshold: float) -> Tensor:
+    """Weight of the events of every frame, (B, L)."""
+    return _weight_where(frames.once(events, threshold), frames.weight)
+
+
+def _weight_where(true: Tensor, weight: Tensor) -> Tensor:
+    """Sum of the weights of every frame where something is true, (B, L), float64."""
+    return torch.where(true, weight, 0).sum((2, 3, 4)).double()
 
 
 CATEGORICAL: tuple[type[CategoricalScore], ...] = (CSI, POD, FAR, ETS, FrequencyBias, HSS)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from convlstm.functional.ssim import check_data_range, ssim
-from convlstm.scores.base import FrameScore, Score, measured
+from convlstm.scores.base import FrameScore, Score
+from convlstm.scores.frames import Frames, measured
 
 
 class SSIM(FrameScore):
@@ -28,11 +29,11 @@ class SSIM(FrameScore):
             f"data range {data_range:g}"
         )
 
-    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Structural similarity of each frame, over the windows that were measured whole."""
-        valid = weight > 0
-        value = ssim(forecast, truth, data_range=self.data_range, valid=None if valid.all() else valid)
-        blank = torch.where(valid, forecast + truth, 0).isfinite().all(4).all(3).all(2)
+        x, y, valid = forecast.values, truth.values, truth.valid
+        value = ssim(x, y, data_range=self.data_range, valid=None if valid.all() else valid)
+        blank = torch.where(valid, x + y, 0).isfinite().all(4).all(3).all(2)
         return value, ~(value.isnan() & blank)
 
 
@@ -52,19 +53,20 @@ class Sharpness(Score):
     count = 3
     samples_of = "frames"
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Gradient magnitude of the forecast and of the truth, each frame, and 1 for a frame."""
-        inside = weight[..., :-1, :-1] * (weight[..., 1:, :-1] > 0) * (weight[..., :-1, 1:] > 0)
-        sums = [(_gradient(x) * inside).sum((2, 3, 4)) for x in (forecast, truth)]
-        return torch.stack([*sums, measured(weight).to(sums[0])])
+        sums = [frames.once(_gradient) for frames in (forecast, truth)]
+        return torch.stack([*sums, truth.once(measured).to(sums[0])])
 
     def value(self, sums: Tensor) -> Tensor:
         """Ratio of the two sums."""
         return torch.where(sums[1] > 0, sums[0] / sums[1], torch.nan)
 
 
-def _gradient(x_BLCHW: Tensor) -> Tensor:
-    """Gradient magnitude (B, L, C, H - 1, W - 1)."""
-    down = x_BLCHW[..., 1:, :-1] - x_BLCHW[..., :-1, :-1]
-    right = x_BLCHW[..., :-1, 1:] - x_BLCHW[..., :-1, :-1]
-    return torch.hypot(down, right)
+def _gradient(frames: Frames) -> Tensor:
+    """Weighted sum of the gradient magnitude of every frame, (B, L), where all its pixels were measured."""
+    x, valid = frames.values, frames.valid
+    down = x[..., 1:, :-1] - x[..., :-1, :-1]
+    right = x[..., :-1, 1:] - x[..., :-1, :-1]
+    inside = frames.weight[..., :-1, :-1] * valid[..., 1:, :-1] * valid[..., :-1, 1:]
+    return (torch.hypot(down, right) * inside).sum((2, 3, 4))

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from convlstm.functional.ssim import check_data_range
-from convlstm.scores.base import FrameScore, MeanScore, Score, measured
+from convlstm.scores.base import FrameScore, MeanScore, Score
+from convlstm.scores.frames import Frames, measured, total_weight
 
 _MAX_DB = 100.0
 
@@ -112,12 +113,11 @@ class Correlation(Score):
     higher_is_better = True
     count = 6
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Weighted sums of forecast, truth, their squares and product, and the weights."""
-        # In float64: variances are differences of large sums.
-        x, y, w = forecast.double(), truth.double(), weight.double()
-        sums = [(w * term).sum((2, 3, 4)) for term in (x, y, x * x, y * y, x * y)]
-        return torch.stack([*sums, w.sum((2, 3, 4))])
+        (x, xx), (y, yy) = forecast.once(_moments), truth.once(_moments)
+        xy = (truth.once(_weighted) * forecast.values.double()).sum((2, 3, 4))
+        return torch.stack([x, y, xx, yy, xy, truth.once(total_weight).double()])
 
     def value(self, sums: Tensor) -> Tensor:
         """Correlation of the sums."""
@@ -126,6 +126,17 @@ class Correlation(Score):
         # Below this, a variance is rounding error of its two terms.
         flat = (variances[0] <= 1e-12 * xx) | (variances[1] <= 1e-12 * yy)
         return torch.where(flat, torch.nan, (xy - x * y) / (variances[0] * variances[1]).sqrt())
+
+
+def _weighted(frames: Frames) -> Tensor:
+    """Values times weights, in float64: variances are differences of large sums."""
+    return frames.values.double() * frames.weight
+
+
+def _moments(frames: Frames) -> tuple[Tensor, Tensor]:
+    """Weighted sums of the values of every frame, and of their squares, (B, L)."""
+    weighted = frames.once(_weighted)
+    return weighted.sum((2, 3, 4)), (weighted * frames.values.double()).sum((2, 3, 4))
 
 
 class SquaredErrorSum(FrameScore):
@@ -140,9 +151,10 @@ class SquaredErrorSum(FrameScore):
     formula = "mean over frames of the sum over channels and pixels of (forecast - truth)²"
     higher_is_better = False
 
-    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Sum over the pixels of each frame."""
-        return ((forecast - truth).square() * weight).sum((2, 3, 4)), measured(weight)
+        error = (forecast.values - truth.values).square()
+        return (error * truth.weight).sum((2, 3, 4)), truth.once(measured)
 
 
 class AbsoluteErrorSum(FrameScore):
@@ -157,9 +169,10 @@ class AbsoluteErrorSum(FrameScore):
     formula = "mean over frames of the sum over channels and pixels of |forecast - truth|"
     higher_is_better = False
 
-    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Sum over the pixels of each frame."""
-        return ((forecast - truth).abs() * weight).sum((2, 3, 4)), measured(weight)
+        error = (forecast.values - truth.values).abs()
+        return (error * truth.weight).sum((2, 3, 4)), truth.once(measured)
 
 
 class PSNR(FrameScore):
@@ -183,9 +196,9 @@ class PSNR(FrameScore):
             f"data range R = {data_range:g}"
         )
 
-    def of_frames(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Decibels of each frame."""
-        defined = measured(weight)
-        size = torch.where(defined, weight.sum((2, 3, 4)), 1)
-        mse = ((forecast - truth).square() * weight).sum((2, 3, 4)) / size
+        defined = truth.once(measured)
+        size = torch.where(defined, truth.once(total_weight), 1)
+        mse = ((forecast.values - truth.values).square() * truth.weight).sum((2, 3, 4)) / size
         return (10 * torch.log10(self.data_range**2 / mse)).clamp(max=_MAX_DB), defined

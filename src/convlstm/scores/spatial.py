@@ -1,12 +1,15 @@
 """Scores of scale: fractions skill score, radially averaged power spectrum, variance."""
 
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlstm.scores.base import Score, measured
+from convlstm.scores.base import Score
+from convlstm.scores.frames import Frames, events, measured, total_weight
 from convlstm.validation import check_number, check_positive
 
 _BINS = 24
@@ -38,42 +41,22 @@ class FSS(Score):
         self.title = f"FSS at {self.threshold:g} {unit}".rstrip() + f", {self.window} pixels"
         self.formula = "1 - Σ (F - O)² / Σ (F² + O²), fractions of events in a window"
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Squared differences and squares of the fractions, weighted, and the weights."""
-        finite = (forecast - forecast + truth - truth + weight).sum((2, 3, 4))
-        events = [(x >= self.threshold) & (weight > 0) for x in (forecast, truth)]
-        rows, columns = self._reach(events[0] | events[1])
-        weight = weight[..., rows, columns]
-        said, happened = (self._fraction(x[..., rows, columns].to(forecast)) for x in events)
-        difference, size = (said - happened).square(), said.square() + happened.square()
-        sums = [(term * weight).sum((2, 3, 4)) for term in (difference, size)]
-        return torch.stack([*sums, finite])
+        said, happened = (
+            frames.once(_fractions, self.threshold, self.window) for frames in (forecast, truth)
+        )
+        rows, columns = said.rows.meet(happened.rows), said.columns.meet(happened.columns)
+        product = _part(said.values, said.rows, said.columns, rows, columns) * _part(
+            happened.weighted, happened.rows, happened.columns, rows, columns
+        )
+        size = said.squares + happened.squares
+        difference = (size - 2 * product.sum((2, 3, 4)).double()).clamp(min=0)
+        return torch.stack([difference, size, truth.once(total_weight).double()])
 
     def value(self, sums: Tensor) -> Tensor:
         """Skill of the sums; undefined without an event."""
         return torch.where(sums[1] > 0, 1 - sums[0] / sums[1], torch.nan)
-
-    def _fraction(self, events_BLCHW: Tensor) -> Tensor:
-        return self._along(self._along(events_BLCHW, -1), -2) / self.window**2
-
-    def _along(self, x: Tensor, axis: int) -> Tensor:
-        """Sums over the window along one axis, from cumulative sums: exact, as these are whole numbers."""
-        if self.window == 1:
-            return x
-        half, length = self.window // 2, x.shape[axis]
-        total = F.pad(x, (0, 0) * (-1 - axis) + (half + 1, half)).cumsum(axis)
-        return total.narrow(axis, self.window, length) - total.narrow(axis, 0, length)
-
-    def _reach(self, events_BLCHW: Tensor) -> tuple[slice, slice]:
-        """Rows and columns whose windows see an event; fractions are 0 elsewhere."""
-        height, width = events_BLCHW.shape[-2:]
-        flat = events_BLCHW.reshape(-1, height, width).any(0)
-        found = []
-        for seen in (flat.any(1), flat.any(0)):
-            places = seen.nonzero()
-            first, last = (int(places[0]), int(places[-1])) if len(places) else (0, 0)
-            found.append(slice(max(0, first - self.window // 2), last + self.window // 2 + 1))
-        return found[0], found[1]
 
 
 class VarianceRatio(Score):
@@ -87,10 +70,10 @@ class VarianceRatio(Score):
     count = 3
     samples_of = "frames"
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Variance within each frame, of forecast and truth, and 1 for a frame."""
-        defined = measured(weight)
-        return torch.stack([*(_variance(x, weight) for x in (forecast, truth)), defined.to(forecast)])
+        variances = [frames.once(_variance) for frames in (forecast, truth)]
+        return torch.stack([*variances, truth.once(measured).to(variances[0])])
 
     def value(self, sums: Tensor) -> Tensor:
         """Ratio of the summed variances."""
@@ -119,10 +102,10 @@ class SmallScalePower(Score):
         self.title = f"Power below {self.wavelength:g} pixels"
         self.formula = f"power at wavelengths below {self.wavelength:g} pixels, forecast / truth"
 
-    def terms(self, forecast: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Power of the forecast, then of the truth, in every band, and 1 for a frame."""
-        bands = [_band_power(x, weight) for x in (forecast, truth)]
-        return torch.cat([*bands, measured(weight).to(bands[0])[None]])
+        bands = [frames.once(_band_power) for frames in (forecast, truth)]
+        return torch.cat([*bands, truth.once(measured).to(bands[0])[None]])
 
     def value(self, sums: Tensor) -> Tensor:
         """Ratio of the power in the bands below the limit."""
@@ -142,38 +125,125 @@ def wavelengths() -> Tensor:
     return torch.exp((torch.arange(_BINS, dtype=torch.float64) + 0.5) * step) * 2
 
 
-def _band_power(x_BLCHW: Tensor, weight: Tensor) -> Tensor:
+class _Span(NamedTuple):
+    """Pixels of an axis, from the first to before the last."""
+
+    first: int
+    last: int
+
+    def meet(self, other: "_Span") -> "_Span":
+        """Pixels that both hold."""
+        first = max(self.first, other.first)
+        return _Span(first, max(first, min(self.last, other.last)))
+
+
+class _Fractions(NamedTuple):
+    """Fractions of events in windows, at the rows and columns where they are not 0.
+
+    Attributes:
+        rows: of the frames.
+        columns: of the frames.
+        values: (B, L, C, rows, columns).
+        weighted: values times weights.
+        squares: weighted sum of their squares for every frame, (B, L), float64.
+    """
+
+    rows: _Span
+    columns: _Span
+    values: Tensor
+    weighted: Tensor
+    squares: Tensor
+
+
+def _fractions(frames: Frames, threshold: float, window: int) -> _Fractions:
+    """Fractions of events in the window around every pixel from which it reaches one."""
+    height, width = frames.values.shape[-2:]
+    rows, columns, values = frames.once(_event_counts, threshold)
+    if values.numel():
+        half = window // 2
+        # Differences of the counts at the corners of the windows; beyond events, counts stay as they are.
+        counts = F.pad(values.flatten(0, 1), (2 * half,) * 4, mode="replicate").unflatten(0, values.shape[:2])
+        down = counts[..., window:, :] - counts[..., :-window, :]
+        fractions = (down[..., window:] - down[..., :-window]) / window**2
+        reached = [_Span(span.first - half, span.last + half) for span in (rows, columns)]
+        rows, columns = reached[0].meet(_Span(0, height)), reached[1].meet(_Span(0, width))
+        values = _part(fractions, *reached, rows, columns).contiguous()
+    weighted = values * _part(frames.weight, _Span(0, height), _Span(0, width), rows, columns)
+    return _Fractions(rows, columns, values, weighted, (values * weighted).sum((2, 3, 4)).double())
+
+
+def _part(x: Tensor, rows: _Span, columns: _Span, some_rows: _Span, some_columns: _Span) -> Tensor:
+    """Some of the rows and columns of a tensor that holds others too."""
+    top, left = some_rows.first - rows.first, some_columns.first - columns.first
+    height, width = (span.last - span.first for span in (some_rows, some_columns))
+    return x[..., top : top + height, left : left + width]
+
+
+def _event_counts(frames: Frames, threshold: float) -> tuple[_Span, _Span, Tensor]:
+    """Rows and columns from the first to the last event, and counts of the events above and left of pixels.
+
+    Returns:
+        Rows, columns, and counts (B, L, C, rows + 1, columns + 1); empty ones without an event.
+    """
+    found = frames.once(events, threshold)
+    height, width = found.shape[-2:]
+    flat = found.view(torch.uint8).reshape(-1, height, width).amax(0)
+    spans = []
+    for seen in (flat.amax(1), flat.amax(0)):
+        places = seen.nonzero()
+        spans.append(_Span(int(places[0]), int(places[-1]) + 1) if len(places) else _Span(0, 0))
+    rows, columns = spans
+    inside = found[..., rows.first : rows.last, columns.first : columns.last]
+    # Whole numbers, which differences of float32 give exactly below 2^24.
+    dtype = torch.float64 if inside[0, 0, 0].numel() >= 2**24 else frames.values.dtype
+    if not inside.numel():
+        return rows, columns, inside.to(dtype)
+    total = inside.cumsum(-1, dtype=torch.int32).cumsum(-2, dtype=torch.int32)
+    return rows, columns, F.pad(total, (1, 0, 1, 0)).to(dtype)
+
+
+def _band_power(frames: Frames) -> Tensor:
     """Power in bands of wavelength, summed over directions and channels: (R, B, L).
 
     By Parseval's theorem the sum over bands is the variance within the frame, but for wavelengths beyond 512
     pixels, which count as these, and for those below 2, in the corners of the spectrum, which count as 2.
     """
-    height, width = x_BLCHW.shape[-2:]
-    power = torch.fft.rfft2(_centred(x_BLCHW.double(), weight)).abs().square()
-    rows = torch.fft.fftfreq(height, device=x_BLCHW.device, dtype=torch.float64)[:, None]
-    columns = torch.fft.rfftfreq(width, device=x_BLCHW.device, dtype=torch.float64)[None]
+    transform = torch.fft.rfft2(frames.once(_centred))
+    power = transform.real.square() + transform.imag.square()  # faster than abs()
+    band, waves = _bands(*frames.values.shape[-2:], frames.values.device)
+    flat = (power * waves).sum(2).flatten(2)
+    bands = torch.zeros(*flat.shape[:2], _BINS, dtype=flat.dtype, device=flat.device)
+    return bands.index_add_(2, band, flat).movedim(-1, 0)
+
+
+@lru_cache(maxsize=4)
+def _bands(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Band of every coefficient of a transform, flat, and the factor from its square to power."""
+    rows = torch.fft.fftfreq(height, device=device, dtype=torch.float64)[:, None]
+    columns = torch.fft.rfftfreq(width, device=device, dtype=torch.float64)[None]
     wavenumber = torch.hypot(rows, columns)
     # All columns but the first and, of an even width, the last stand for two waves.
-    twice = torch.full_like(columns, 2)
-    twice[0, 0] = 1
+    waves = torch.full_like(columns, 2)
+    waves[0, 0] = 1
     if width % 2 == 0:
-        twice[0, -1] = 1
+        waves[0, -1] = 1
     step = math.log(_LONGEST / 2) / _BINS
-    place = (torch.log(1 / wavenumber.clamp(min=1e-9) / 2) / step).floor().clamp(0, _BINS - 1).long()
-    flat = (power * twice / (height * width) ** 2).sum(2).flatten(2)
-    bands = torch.zeros(*flat.shape[:2], _BINS, dtype=flat.dtype, device=flat.device)
-    bands.index_add_(2, place.flatten(), flat)
-    return bands.movedim(-1, 0)
+    band = (torch.log(1 / wavenumber.clamp(min=1e-9) / 2) / step).floor().clamp(0, _BINS - 1).long()
+    return band.flatten(), waves / (height * width) ** 2
 
 
-def _centred(x_BLCHW: Tensor, weight: Tensor) -> Tensor:
-    """Deviations from the mean of the measured pixels of each channel, 0 elsewhere."""
-    seen = (weight > 0).to(x_BLCHW)
-    size = seen.sum((-2, -1), keepdim=True).clamp(min=1)
-    return (x_BLCHW - (x_BLCHW * seen).sum((-2, -1), keepdim=True) / size) * seen
+def _centred(frames: Frames) -> Tensor:
+    """Deviations from the mean of the measured pixels of each channel, 0 elsewhere, float64."""
+    x, seen = frames.values.double(), frames.valid
+    size = _pixels(seen)[..., None, None]
+    return (x - (x * seen).sum((-2, -1), keepdim=True) / size) * seen
 
 
-def _variance(x_BLCHW: Tensor, weight: Tensor) -> Tensor:
+def _variance(frames: Frames) -> Tensor:
     """Variance within each frame, (B, L)."""
-    size = (weight > 0).sum((-2, -1)).clamp(min=1)
-    return (_centred(x_BLCHW.double(), weight).square().sum((-2, -1)) / size).sum(2)
+    return (frames.once(_centred).square().sum((-2, -1)) / _pixels(frames.valid)).sum(2)
+
+
+def _pixels(valid: Tensor) -> Tensor:
+    """Number of measured pixels of each channel, (B, L, C), at least 1."""
+    return valid.sum((-2, -1)).clamp(min=1)

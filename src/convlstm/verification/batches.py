@@ -14,6 +14,8 @@ from convlstm.validation import check_tensor, received
 #: From the scale of the network to the unit that is scored: frames (B, T, C, H, W), times (B, T) or None.
 ToUnits = Callable[[Tensor, Tensor | None], Tensor]
 
+_MOST_VALUES = 2**23  # of the future of the windows that are forecast at once
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -53,6 +55,14 @@ def batches_on_device(
             )
         device = past.device if parameter is None else parameter.device
         yield on_device(LabelledWindow(*window), device)
+
+
+def in_parts(windows: Iterable[LabelledWindow]) -> Iterator[LabelledWindow]:
+    """Batches of fewer windows where their frames are so large that many forecasts would fill the memory."""
+    for batch in windows:
+        cases = max(1, _MOST_VALUES // max(1, batch.future[0].numel()))
+        for k in range(0, len(batch.future), cases):
+            yield LabelledWindow(*(None if field is None else field[k : k + cases] for field in batch))  # type: ignore[arg-type]
 
 
 def forecast_of(model: Forecaster, window: LabelledWindow, to_units: ToUnits | None) -> Tensor:

@@ -7,23 +7,28 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from convlstm.data.base import LabelledWindow, Window
-from convlstm.errors import ConvLSTMError, DataError, OptionError, ShapeError, reading
+from convlstm.errors import DataError, OptionError, ShapeError, reading
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score
 from convlstm.scores.standard import standard_scores
 from convlstm.validation import check_callable, check_instance, check_path, check_tensor
-from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, forecast_of, in_units
+from convlstm.verification.batches import (
+    ToUnits,
+    batches_on_device,
+    evaluating,
+    forecast_of,
+    in_parts,
+    in_units,
+)
 from convlstm.verification.blocks import BlockSums
 from convlstm.verification.bootstrap import score_tables, spectra_of
 from convlstm.verification.cases import Baselines, Cases, CaseSelector
 from convlstm.verification.results import Row, Verification
-
-_MOST_VALUES = 2**23  # of a forecast that is scored at once
+from convlstm.verification.terms import terms_of
 
 
 def verify(
@@ -41,9 +46,10 @@ def verify(
 ) -> tuple[Verification, Cases]:
     """Score a forecaster and the baselines on the same cases.
 
-    Memory does not grow with the number of cases: one batch, one forecast of it and the sums of the scores in
-    at most 512 blocks. Pixels that were not measured count in no score. The best and the worst case are
-    exact, and so is the median up to 1023 cases; beyond, it is the median of a random sample of 1023.
+    Memory does not grow with the number of cases: one batch, the forecasts of it (of large frames, of a part
+    of it at a time) and the sums of the scores in at most 512 blocks. Pixels that were not measured count in
+    no score. The best and the worst case are exact, and so is the median up to 1023 cases; beyond, it is the
+    median of a random sample of 1023.
 
     Args:
         model: called as ``model(past, steps)`` in evaluation mode, without gradients; its mode is restored.
@@ -77,7 +83,7 @@ def verify(
     blocks, selector, seen = BlockSums(), CaseSelector(), 0
     lengths: tuple[int, int] | None = None
     with evaluating(model):
-        for window in batches_on_device(batches, model):
+        for window in in_parts(batches_on_device(batches, model)):
             past, truth = window.past, in_units(window.future, window, to_units)
             lengths = lengths or (past.shape[1], truth.shape[1])
             scores = standard_scores(data_range, truth.shape[-2:]) if scores is None else scores
@@ -86,14 +92,13 @@ def verify(
                     f"all batches must have {lengths[0]} past and {lengths[1]} future frames; received "
                     f"{past.shape[1]} and {truth.shape[1]}: verify them apart"
                 )
-            weight = _weight(window, area)
             block_B = blocks.assign(len(truth), window.times)
-            for key, forecaster in forecasters.items():
-                forecast = forecast_of(forecaster, window, to_units)
-                for terms_key, terms_NBL in _terms(key, scores, forecast, truth, weight, seen).items():
-                    blocks.add(key, terms_key, block_B, terms_NBL)
-                if key == name:
-                    selector.add(_case_errors(forecast, truth, weight))
+            forecasts = {key: forecast_of(each, window, to_units) for key, each in forecasters.items()}
+            terms = terms_of(scores, forecasts, truth, _weight(window, area), seen)
+            for (key, terms_key), terms_NBL in terms.items():
+                blocks.add(key, terms_key, block_B, terms_NBL)
+            (mse,) = (score for score in scores if score.name == "mse")
+            selector.add(mse.value(terms[name, mse.terms_key or mse.name].sum(2)).tolist())
             seen += len(truth)
     if lengths is None or scores is None:
         raise DataError("verification needs at least one case; received none: check the data and its split")
@@ -166,42 +171,3 @@ def _weight(window: LabelledWindow, area: Tensor | None) -> Tensor | None:
         )
     rows = area.to(window.future)[:, None]
     return rows if window.future_valid is None else rows * window.future_valid
-
-
-def _terms(
-    name: str, scores: Sequence[Score], forecast: Tensor, truth: Tensor, weight: Tensor | None, first: int
-) -> dict[str, Tensor]:
-    """Terms (N, B, L) of all scores, those of the same terms once."""
-    cases = max(1, _MOST_VALUES // truth[0].numel())
-    if len(truth) > cases:  # in parts, so that memory does not grow with the batch times the size of frames
-        whole = None if weight is None else weight.expand(truth.shape)
-        starts = range(0, len(truth), cases)
-        parts = [
-            _terms(
-                name,
-                scores,
-                forecast[k : k + cases],
-                truth[k : k + cases],
-                None if whole is None else whole[k : k + cases],
-                first + k,
-            )
-            for k in starts
-        ]
-        return {key: torch.cat([part[key] for part in parts], dim=1) for key in parts[0]}
-    found: dict[str, Tensor] = {}
-    try:
-        for score in scores:
-            if (key := score.terms_key or score.name) not in found:
-                found[key] = score.checked_terms(forecast, truth, weight, steps=truth.shape[1], first=first)
-    except ConvLSTMError as error:
-        raise type(error)(f"{name}: {error}") from None
-    return found
-
-
-def _case_errors(forecast: Tensor, truth: Tensor, weight: Tensor | None) -> list[float]:
-    """MSE of every case (B,) over what was measured; NaN for a case of which nothing was."""
-    error = (forecast.float() - truth.float()).square()
-    if weight is None:
-        return error.mean((1, 2, 3, 4)).tolist()
-    weight = weight.expand(error.shape)
-    return ((error * weight).sum((1, 2, 3, 4)) / weight.sum((1, 2, 3, 4))).tolist()

@@ -1,0 +1,76 @@
+"""Frames as scores take them: values, weights, and what several scores derive from them, computed once."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class Frames:
+    """Forecast or true frames of a batch, which keep what scores derive from them.
+
+    A verification passes the same true frames to all scores of all forecasters, so that what depends on the
+    truth alone is computed once.
+
+    Attributes:
+        values: (B, L, C, H, W), float32 or better.
+        weight: as ``values``: 0 where the truth was not measured, elsewhere 1, or the share of the area on
+            grids whose pixels differ.
+        valid: as ``values``, bool, true where the weight is more than 0.
+    """
+
+    def __init__(self, values: Tensor, weight: Tensor, valid: Tensor | None = None) -> None:
+        self.values = values.to(torch.promote_types(values.dtype, torch.float32))
+        self.weight = weight
+        self.valid = weight > 0 if valid is None else valid
+        self._derived: dict[Any, Any] = {}
+
+    def once(self, function: Callable[..., T], *arguments: float) -> T:
+        """``function(self, *arguments)``, computed at the first call."""
+        key = function, *arguments
+        if key not in self._derived:
+            self._derived[key] = function(self, *arguments)
+        found: T = self._derived[key]
+        return found
+
+
+def paired(forecast: Tensor, truth: Tensor, weight: Tensor | None = None) -> tuple[Frames, Frames]:
+    """Forecast and true frames with the same weights.
+
+    Args:
+        forecast: (B, L, C, H, W).
+        truth: as ``forecast``.
+        weight: at least 0, of a shape that expands to that of ``truth``; 1 everywhere if None.
+    """
+    true = Frames(truth, weights_of(truth, weight))
+    return Frames(forecast, true.weight, true.valid), true
+
+
+def weights_of(truth: Tensor, weight: Tensor | None) -> Tensor:
+    """Weights of all true values, of the shape of these, float32 or better."""
+    weight = torch.ones((), device=truth.device) if weight is None else weight
+    dtype = torch.promote_types(torch.promote_types(truth.dtype, weight.dtype), torch.float32)
+    return weight.to(dtype).expand(truth.shape)
+
+
+def total_weight(frames: Frames) -> Tensor:
+    """Sum of the weights of every frame, (B, L)."""
+    return frames.weight.sum((2, 3, 4))
+
+
+def measured(frames: Frames) -> Tensor:
+    """True (B, L) for frames with a pixel of weight."""
+    return frames.once(total_weight) > 0
+
+
+def finite(frames: Frames) -> Tensor:
+    """True (B, L) for frames of which every value, and their sum, is finite."""
+    return frames.values.sum((2, 3, 4)).isfinite()
+
+
+def events(frames: Frames, threshold: float) -> Tensor:
+    """True (B, L, C, H, W) where a value of at least a threshold was measured."""
+    return (frames.values >= threshold) & frames.valid
