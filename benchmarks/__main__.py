@@ -32,7 +32,8 @@ def main(names: list[str]) -> int:
         for table in benchmark.run():
             print(table.markdown(), flush=True)
             tables.append(table)
-            texts = [heading, *(each.markdown() for each in tables)]
+            command = f"    {getattr(benchmark, 'SETTING', '')}python -m benchmarks {name}\n"
+            texts = [heading, command, *(each.markdown() for each in tables)]
             (folder / f"{name}.md").write_text("\n".join(texts), encoding="utf-8")
             content = {"machine": machine, "tables": [each._asdict() for each in tables]}
             (folder / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
