@@ -40,6 +40,19 @@ def test_zero_and_below_are_dry(transform):
     assert (transform.forward(dry) == 0).all()
 
 
+def test_noise_on_dry_ground_is_dry_and_what_radars_store_comes_back():
+    transform = Floored(7, 60, -32)
+    y = torch.linspace(-0.01, 1.2, 20001, dtype=torch.float64).view(1, 1, 1, -1)
+    x = transform.inverse(y)
+    wet = x != transform.dry
+    assert (x.diff(dim=-1) >= 0).all()
+    assert torch.equal(wet, y * 53 >= 0.25)
+    torch.testing.assert_close(transform.forward(x)[wet], y[wet])
+    stored = torch.arange(0, 120, dtype=torch.float64).view(1, 1, 1, -1) / 2 - 32  # 8 bits, 0.5 dB
+    expected = torch.where(stored > 7, stored, -32)
+    torch.testing.assert_close(transform.inverse(transform.forward(stored)), expected)
+
+
 def test_by_hand():
     assert float(Logarithm(0.1, 99.9).forward(torch.full((1, 1, 1, 1), 0.9))) == pytest.approx(1 / 3)
     assert float(Floored(7, 60).forward(torch.full((1, 1, 1, 1), 33.5))) == pytest.approx(0.5)

@@ -16,6 +16,10 @@ from convlstm.validation import check_number
 
 Channels = float | Sequence[float]
 
+# Half of the 0.5 dB in which radars store reflectivity: a forecast that is less above the floor is nearer to
+# the floor than to the smallest value that is told apart from it.
+_HALF_STEP_DB = 0.25
+
 
 class Transform(StoresHyperparameters):
     """Map from a unit to the scale of a network, elementwise and increasing.
@@ -68,6 +72,10 @@ class Linear(Transform):
 class Floored(Transform):
     """``max(x - floor, 0) / (top - floor)``: values at or below a floor, such as dry radar pixels, become 0.
 
+    Back from the scale, what is less than 0.25 above the floor, half of the step in which radars store
+    reflectivity, is ``dry``: a network leaves small positive values on dry ground, each of which would be the
+    floor otherwise. All that is further above it comes back as it was.
+
     Args:
         floor: largest value that is taken for nothing there, 7 dBZ (0.1 mm/h) for reflectivity.
         top: value mapped to 1.
@@ -83,8 +91,9 @@ class Floored(Transform):
         return (x - self.floor).clamp(min=0) / (self.top - self.floor)
 
     def inverse(self, y: Tensor, times: Tensor | None = None) -> Tensor:
-        """``y (top - floor) + floor`` above 0, otherwise ``dry``."""
-        return torch.where(y > 0, y * (self.top - self.floor) + self.floor, self._dry)
+        """``y (top - floor) + floor``; ``dry`` where that is less than 0.25 above the floor."""
+        above = y * (self.top - self.floor)
+        return torch.where(above >= _HALF_STEP_DB, above + self.floor, self._dry)
 
 
 class Logarithm(Transform):
