@@ -12,6 +12,7 @@ from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError
 from convlstm.forecasting.rollout import forecast
 from convlstm.models import Persistence
+from convlstm.models.baselines import DampedPersistence
 
 PAST, STEPS, SIZE = 3, 4, (10, 12)
 START = np.datetime64("2021-02-04T20:05", "ns")
@@ -58,6 +59,18 @@ class Repeat(Persistence):
     def __init__(self, made):
         super().__init__()
         self._convlstm_notes = {"specification": made.to_dict()}
+
+
+class Damped(DampedPersistence):
+    """Damped persistence on a climatology of seconds after the first frame, which notes can be given to."""
+
+    def __init__(self, made):
+        super().__init__(0.5, self.seconds)
+        self._convlstm_notes = {"specification": made.to_dict()}
+
+    def seconds(self, times, like):
+        first = START.astype("datetime64[s]").astype(np.int64)
+        return (times - first).to(like)[..., None, None, None] + torch.zeros_like(like)
 
 
 def rates(frames=PAST, seed=0, dtype=np.float32):
@@ -233,6 +246,21 @@ def test_extra_inputs_are_those_of_past_and_future(trained, tmp_path):
         forecast(model, frames.values[:, None], STEPS, static=path)
     with pytest.raises(OptionError, match=r"this one reads 0 and received .*land\.nc"):
         forecast(trained(), frames, STEPS, static=path)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile": 32}])
+def test_a_baseline_knows_what_was_measured_and_when(options):
+    frames = rates(5)
+    frames[-1, 3, 3] = np.nan
+    frames[-PAST:, 4, 4] = np.nan
+    linear = specification(transform=described(Linear()))
+    made = forecast(Repeat(linear), frames, STEPS, **options)
+    np.testing.assert_array_equal(made[0], frames[-1].where(frames[-1].notnull(), frames[-2]))
+    np.testing.assert_array_equal(made, np.broadcast_to(made[0], made.shape))
+    damped = forecast(Damped(linear), frames, STEPS)
+    last, usual = frames[-1, 5].values, 300.0 * np.arange(5, 5 + STEPS)
+    expected = usual[:, None] + (last - 300.0 * 4) * 0.5 ** np.arange(1, STEPS + 1)[:, None]
+    np.testing.assert_allclose(damped[:, 5], expected, rtol=1e-6)
 
 
 def test_gaps_in_the_past_are_refused_or_masked(trained):

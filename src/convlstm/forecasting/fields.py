@@ -125,7 +125,7 @@ class Fields:
             The frames (K, C, H, W) in the scale of the network, 0 where not measured; the extra inputs
             (K + L, E, H, W), None without any; and the mask (K, C, H, W) of the measured pixels.
         """
-        times = self._times(past, steps)
+        times = self.times(past, steps)
         frames, valid = scaled(self._to_own(past.values), times[:-steps], self._transform)
         if not self.specification.inputs:
             return frames, None, valid.numpy()
@@ -144,12 +144,16 @@ class Fields:
             past: the frames that it follows.
             valid: (K, C, H, W), measured pixels of the past.
         """
-        times = torch.from_numpy(self._times(past, len(forecast))[len(valid) :])
+        times = torch.from_numpy(self.times(past, len(forecast))[len(valid) :])
         values = self._from_own(self._transform.inverse(forecast.float().cpu(), times).float().numpy())
         return np.where(valid.any(0), values, np.float32(np.nan))
 
-    def _times(self, past: Past, steps: int) -> NDArray[np.float64]:
-        """Times (K + L,) of past and future."""
+    def times(self, past: Past, steps: int) -> NDArray[np.float64]:
+        """Times (K + L,) of past and future; seconds after the first frame where there are no dates.
+
+        Raises:
+            DataError: no dates, and a model that depends on the season or the hour.
+        """
         count = len(past.values) + steps
         times: NDArray[np.float64] = self.step_s * np.arange(count, dtype=np.float64)
         if past.times is not None:

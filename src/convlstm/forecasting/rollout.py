@@ -231,11 +231,14 @@ def _run(
             chunk = pasts[start : start + most]
             read = [fields.read(past, steps, planes) for past in chunk]
             inputs = [extra for _, extra, _ in read if extra is not None]
+            times = [torch.from_numpy(fields.times(past, steps)) for past in chunk if past.times is not None]
             future = forecast_frames(
                 model,
                 torch.stack([frames for frames, _, _ in read]).to(like),
                 steps,
                 torch.stack(inputs).to(like) if inputs else None,
+                valid=torch.from_numpy(np.stack([valid for _, _, valid in read])).to(like.device),
+                times=torch.stack(times).to(like.device) if times else None,
                 tile=tile,
             )
             rows = zip(future, chunk, read, strict=True)

@@ -26,7 +26,14 @@ _log = logging.getLogger("convlstm")
 
 
 def forecast_frames(
-    model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None, *, tile: int | None = None
+    model: Forecaster,
+    past: Tensor,
+    steps: int,
+    inputs: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+    times: Tensor | None = None,
+    tile: int | None = None,
 ) -> Tensor:
     """Forecast of frames of any size: whole where memory suffices, otherwise by tiles.
 
@@ -35,7 +42,9 @@ def forecast_frames(
         past: (B, K, C, H, W).
         steps: L.
         inputs: (B, K + L, E, H, W), extra inputs.
-        tile: height and width that a tile contributes; chosen by the free memory if None.
+        valid: (B, K, C, H, W), bool, measured pixels; None if all are.
+        times: (B, K + L), seconds since 1970-01-01; None if unknown.
+        tile: height and width that a tile contributes; chosen by the free memory if None, for a network.
 
     Returns:
         (B, L, C, H, W); by tiles equal to that of whole frames up to rounding.
@@ -44,8 +53,9 @@ def forecast_frames(
         OptionError: tiles for a model that sees the whole frame, or not enough memory for the smallest ones.
     """
     size = past.shape[-2:]
-    if tile is None and size[0] * size[1] < _LARGE:
-        return run_forecaster(model, past, steps, inputs)
+    small = size[0] * size[1] < _LARGE or next(model.parameters(), None) is None  # baselines take little
+    if tile is None and small:
+        return run_forecaster(model, past, steps, inputs, valid=valid, times=times)
     if tile is None:
         needed, free = past.shape[0] * memory(model, past, steps, inputs), free_memory(past.device)
         whole = needed * size[0] * size[1]
@@ -54,7 +64,7 @@ def forecast_frames(
             f"{_gigabytes(free)} are free"
         )
         if whole <= _SHARE * free:
-            return run_forecaster(model, past, steps, inputs)
+            return run_forecaster(model, past, steps, inputs, valid=valid, times=times)
         unit, overlap = alignment(model, past.shape[2]), influence_radius(model, past, steps, inputs)
         side = math.isqrt(int(_SHARE * free / needed)) // unit * unit
         tile = side - 2 * _rounded(overlap, unit)
@@ -64,10 +74,18 @@ def forecast_frames(
                 f"a forecast must fit in memory; {_gigabytes(free)} are free and the smallest tile takes "
                 f"{_gigabytes(least)}: free memory, or forecast fewer steps"
             )
-    return _by_tiles(model, past, steps, inputs, tile)
+    return _by_tiles(model, past, steps, inputs, valid, times, tile)
 
 
-def _by_tiles(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None, tile: int) -> Tensor:
+def _by_tiles(
+    model: Forecaster,
+    past: Tensor,
+    steps: int,
+    inputs: Tensor | None,
+    valid: Tensor | None,
+    times: Tensor | None,
+    tile: int,
+) -> Tensor:
     unit = alignment(model, past.shape[2])
     overlap = _rounded(influence_radius(model, past, steps, inputs), unit)
     tile = _rounded(tile, unit)
@@ -75,10 +93,11 @@ def _by_tiles(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None
     whole = past.new_empty(past.shape[0], steps, *past.shape[2:])
     _log.info(f"tiles: {tile} x {tile} pixels, each read with {overlap} around it")
     for rows, columns in product(_spans(height, tile, overlap), _spans(width, tile, overlap)):
-        part = past[..., slice(*rows[0]), slice(*columns[0])]
-        extra = None if inputs is None else inputs[..., slice(*rows[0]), slice(*columns[0])]
-        made = run_forecaster(model, part.contiguous(), steps, extra)
-        above, left = (slice(start - read[0], end - read[0]) for read, (start, end) in (rows, columns))
+        read = (..., slice(*rows[0]), slice(*columns[0]))
+        part, extra = past[read].contiguous(), None if inputs is None else inputs[read]
+        measured = None if valid is None else valid[read]
+        made = run_forecaster(model, part, steps, extra, valid=measured, times=times)
+        above, left = (slice(start - first, end - first) for (first, _), (start, end) in (rows, columns))
         whole[..., slice(*rows[1]), slice(*columns[1])] = made[..., above, left]
     return whole
 
