@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
+from sevir_files import write_sevir
 
 from convlstm.cli.main import main
 
@@ -140,6 +141,24 @@ def test_video(tmp_path):
         container.mux(stream.encode())
     words = ["--data.path", str(tmp_path / "a.mp4"), "--data.crop", "16", "--data.train_size", "4"]
     assert trained("video", words, tmp_path) == ("1", 3)
+
+
+def sevir(folder):
+    """Three events of each split, of 384 x 384 pixels as SEVIR's have, but of coarse fields."""
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(0, 255, (9, 12, 12, 49)).astype(np.uint8)
+    rows = [
+        {"id": f"S{k}", "file_index": k, "time_utc": f"{day} 12:00:00"}
+        for k, day in enumerate(["2018-05-01", "2019-03-01", "2019-07-01"] * 3)
+    ]
+    codes = coarse.repeat(32, 1).repeat(32, 2)
+    return write_sevir(folder / "data" / "vil" / "2019" / "a.h5", codes, rows)
+
+
+def test_sevir(tmp_path):
+    sevir(tmp_path / "sevir")
+    words = ["--data.path", str(tmp_path / "sevir" / "data"), "--model.patch_size", "48"]
+    assert trained("sevir", words, tmp_path) == ("1", 1)
 
 
 def trained(example, words, tmp_path):

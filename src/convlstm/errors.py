@@ -53,8 +53,15 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def reading(path: Path, rule: str, remedy: str, kind: type[ConvLSTMError] = RunError) -> Iterator[None]:
+def reading(
+    path: Path | str,
+    rule: str = "be a whole, readable file",
+    remedy: str = "copy it again, or leave it out with --data.skip_bad",
+    kind: type[ConvLSTMError] = DataError,
+) -> Iterator[None]:
     """Translate whatever reading a file raises, as damaged files make libraries raise almost anything.
+
+    Errors of this library and of packages that are not installed pass unchanged.
 
     Args:
         path: the file, which opens the message.
@@ -67,5 +74,7 @@ def reading(path: Path, rule: str, remedy: str, kind: type[ConvLSTMError] = RunE
     """
     try:
         yield
+    except (ConvLSTMError, ImportError):
+        raise
     except Exception as error:
         raise kind(f"{path} must {rule}; reading gave '{first_line(error)}': {remedy}") from error

@@ -241,15 +241,20 @@ class Pretrained(StoresHyperparameters, nn.Module):
             raise RunError(
                 f"{folder} must hold a {cls.__name__}; it holds a {config['class']}: read it with that class"
             )
-        with reading(folder / WEIGHTS, "be a whole safetensors file", "copy it again"):
+        with reading(folder / WEIGHTS, "be a whole safetensors file", "copy it again", RunError):
             weights = load_file(folder / WEIGHTS)
         try:
             arguments = _resolved(config["hyperparameters"], known)
         except RecursionError as error:
             raise RunError(f"{folder / CONFIG} must hold plain data; its nesting is too deep") from error
-        rule = f"hold hyperparameters that build a {found.__name__}"
-        with reading(folder / CONFIG, rule, "copy the folder again"), size_limit(weights):
-            model: Self = found.rebuild(arguments)
+        try:
+            with size_limit(weights):
+                model: Self = found.rebuild(arguments)
+        except Exception as error:  # the user's class may raise anything
+            raise RunError(
+                f"{folder / CONFIG} must hold hyperparameters that build a {found.__name__}; building gave "
+                f"'{first_line(error)}': copy the folder again"
+            ) from error
         kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
         if len(kinds) == 1:
             model.to(kinds.pop())

@@ -33,7 +33,7 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"a model folder must hold {CONFIG} and {WEIGHTS}; {folder} has no {CONFIG}: "
             "give the folder of a run or of a model"
         )
-    with reading(path, "be readable JSON", "copy the folder again"):
+    with reading(path, "be readable JSON", "copy the folder again", RunError):
         config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not config.keys() >= RESERVED:
         raise RunError(

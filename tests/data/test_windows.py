@@ -125,3 +125,11 @@ def test_too_few_frames_are_refused():
 
 def test_a_fingerprint_tells_times_apart():
     assert fingerprint(MINUTES) == fingerprint(MINUTES.copy()) != fingerprint(MINUTES + 1)
+
+
+def test_windows_at_a_stride_begin_anew_after_a_gap():
+    times = np.array([0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15], float)
+    found = window_frames(times, 2, stride=3)
+    assert found[:, 0].tolist() == [0, 3, 5, 8]
+    masked = window_frames(np.array([0, 1, 2, 4, 5, 6, 7, 8], float), 3, stride=2, masked=True)
+    assert masked.tolist() == [[0, 1, 2], [2, -1, 3], [3, 4, 5], [5, 6, 7]]

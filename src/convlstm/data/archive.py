@@ -59,6 +59,7 @@ class Archive(Source):
         crop: height and width of the random crops of training, one number for both; whole frames if None.
         split: ``time``, ``event``, or a mapping of train, validation and test to periods; see
             `convlstm.data.windows.split_frames`.
+        stride: frames from the start of a window to that of the next one; sequences begin anew after a gap.
         gaps: ``refuse`` leaves out windows with missing frames, ``mask`` takes them as not measured.
         importance: 0 to 1, how far crops are drawn where it is wet (or moving); the loss weighs them back.
         inputs: extra input channels: ``mask`` (measured pixels), ``hour``, ``season``.
@@ -86,6 +87,7 @@ class Archive(Source):
         steps: int = 12,
         crop: int | Sequence[int] | None = None,
         split: str | Mapping[str, Any] = "time",
+        stride: int = 1,
         gaps: str = "refuse",
         importance: float = 0.0,
         inputs: Sequence[str] = (),
@@ -98,6 +100,7 @@ class Archive(Source):
         self.past, self.steps = check_positive(past, "past"), check_positive(steps, "steps")
         self.transform_name = check_name(transform, TRANSFORMS, "transform")
         self.masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
+        self.stride = check_positive(stride, "stride")
         self.importance, self.seed = check_probability(importance, "importance"), check_seed(seed)
         self.train_size = None if train_size is None else check_positive(train_size, "train_size")
         self.split_by, self.relation = split, ZR(*zr)
@@ -121,7 +124,16 @@ class Archive(Source):
         self.crop = None if crop is None else self._checked_crop(crop)
         self.static = self._static_fields(static)
         self.extra_channels = sum(INPUTS[name] for name in self.inputs) + len(self.static)
-        self._members = split_frames(self.times, split, past + steps, guard=steps)
+        dates = seconds(self.frames, "event") if "event" in self.frames.coords else self.times
+        if (
+            isinstance(split, Mapping)
+            and "event" not in self.frames.coords
+            and self.frames["time"].dtype.kind == "m"
+        ):
+            raise DataError(
+                f"periods need frames with dates; those of {self.name} have none: give --data.split event"
+            )
+        self._members = split_frames(self.times, split, past + steps, steps, dates)
 
     @cached_property
     def specification(self) -> Specification:  # type: ignore[override]
@@ -193,7 +205,7 @@ class Archive(Source):
         """Indices (W, K + L) of the frames of every window of a split."""
         inside = np.flatnonzero(self._members[name])
         length = self.past + self.steps
-        found = window_frames(self.times[inside], length, masked=self.masked) if len(inside) else inside
+        found = window_frames(self.times[inside], length, masked=self.masked, stride=self.stride)
         if not len(found):
             raise DataError(
                 f"every split needs {length} consecutive frames, past + steps; {name} has {len(inside)} "

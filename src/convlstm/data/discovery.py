@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convlstm.data.files import by_number
 from convlstm.data.readers import READERS
-from convlstm.data.readers.base import Reader, damaged
+from convlstm.data.readers.base import Reader
 from convlstm.data.readers.gridded import labelled
-from convlstm.errors import DataError, OptionError, check_name
+from convlstm.errors import DataError, OptionError, check_name, reading
 from convlstm.trust import is_dotted
 from convlstm.validation import check_callable, check_path, received
 
@@ -88,7 +88,7 @@ def _belongs(file: Path, first: Path, reader: Reader) -> bool:
 def _recognises(reader: Reader, path: Path) -> bool:
     if path.is_dir():
         return reader.recognises(path, b"")
-    with damaged(path), path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         head = file.read(_HEAD)
     return reader.recognises(path, head)
 
@@ -133,7 +133,7 @@ def _own(function: Callable[[Path], Any], name: str) -> "Read":
     import xarray as xr
 
     def read(path: Path) -> xr.Dataset:
-        with damaged(path):
+        with reading(path):
             frames = function(path)
             if not isinstance(frames, xr.DataArray | xr.Dataset):
                 raise OptionError(

@@ -54,7 +54,7 @@ def static_fields(path: Path) -> Floats:
     import xarray as xr
 
     rule, remedy = "be a readable file of static fields", "give NetCDF or Zarr"
-    with reading(path, rule, remedy, DataError), xr.open_dataset(path, decode_times=False) as opened:
+    with reading(path, rule, remedy), xr.open_dataset(path, decode_times=False) as opened:
         fields = [variable.squeeze(drop=True) for variable in opened.data_vars.values()]
         arrays = [field.values.astype(np.float32) for field in fields if field.ndim == 2]
     if not arrays or len({array.shape for array in arrays}) > 1:

@@ -173,7 +173,7 @@ def read_array(path: str | Path, *, mapped: bool = False) -> NDArray[Any]:
 
 
 def _whole(path: Path) -> AbstractContextManager[None]:
-    return reading(path, f"be a whole, readable {path.suffix or 'file'}", "copy or save it again", DataError)
+    return reading(path, f"be a whole, readable {path.suffix or 'file'}", "copy or save it again")
 
 
 def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:

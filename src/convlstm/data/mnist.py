@@ -157,7 +157,7 @@ def _read_idx(folder: Path, name: str) -> Images:
             f"a folder with MNIST images must hold {TRAIN_FILE} and {TEST_FILE}, plain or .gz; "
             f"{folder} has no {name}: copy it there, or fetch both with download_mnist"
         )
-    with reading(path, "be a whole, readable file", "copy or download it again", DataError):
+    with reading(path, "be a whole, readable file", "copy or download it again"):
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     if len(content) < 16 or content[:4] != b"\0\0\x08\x03":
         raise DataError(

@@ -62,7 +62,8 @@ def open_frames(
     Returns:
         (time, channel, y, x), float32, backed by dask, NaN where not measured, sorted by time. Coordinates:
         ``time`` (datetime64[ns], or timedelta64[ns] where the files have no dates), ``channel`` (names),
-        ``y``, ``x``, where known ``crs``, and ``lat`` and ``lon`` (y, x) of curvilinear grids. Attributes, as
+        ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and
+        ``event`` (time,), dates of the events that undated frames belong to. Attributes, as
         far as known: ``units``, ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels
         differ), ``dry_value`` and ``valid_range`` (where they do not), ``long_name``, ``standard_name``,
         ``grid_mapping``, and always ``reader``, ``files`` and ``skipped`` (counts).
@@ -255,6 +256,9 @@ def _joined(parts: list[_Part], *, careful: bool) -> "xr.DataArray":
         coordinates.setdefault(axis, xr.Variable(axis, np.arange(size), numbers))
     time = xr.Variable("time", times if order is None else times[order], first.dataset["time"].attrs)
     coordinates |= {"time": time, "channel": xr.Variable("channel", list(first.channels))}
+    if all("event" in part.dataset.coords for part in parts):
+        events = np.concatenate([part.dataset["event"].values for part in parts])
+        coordinates["event"] = xr.Variable("time", events if order is None else events[order])
     attributes: dict[str, Any] = {}
     for key, entries in first.attributes.items():
         if len(set(entries)) == 1 and entries[0] is not None:

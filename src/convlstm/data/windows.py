@@ -61,13 +61,14 @@ def gaps(times: Times) -> list[Gap]:
     return [Gap(int(k), int(missing[k])) for k in np.flatnonzero(np.diff(times) > 1.5 * step)]
 
 
-def window_frames(times: Times, length: int, *, masked: bool = False) -> NDArray[np.int64]:
+def window_frames(times: Times, length: int, *, masked: bool = False, stride: int = 1) -> NDArray[np.int64]:
     """The frames of every window of consecutive times.
 
     Args:
         times: (N,), increasing.
         length: frames of a window.
         masked: also windows with missing frames, but the first and the last frame of each is there.
+        stride: frames from the start of a window to that of the next, from the first frame after a gap on.
 
     Returns:
         (W, length), indices of frames, `MISSING` for those that are missing, in the order of time.
@@ -84,13 +85,20 @@ def window_frames(times: Times, length: int, *, masked: bool = False) -> NDArray
     if len(line) < length:
         return np.empty((0, length), np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(line, length)
+    place = np.arange(len(line))
+    first = np.maximum.accumulate(np.where(line == _GAP, place + 1, 0))  # of the frames without such a gap
     kept: NDArray[np.bool_] = (windows != _GAP).all(1) & (windows[:, 0] >= 0) & (windows[:, -1] >= 0)
+    kept &= ((place - first) % stride == 0)[: len(windows)]
     found: NDArray[np.int64] = windows[kept]
     return found
 
 
 def split_frames(
-    times: Times, split: str | Mapping[str, object], length: int, guard: int
+    times: Times,
+    split: str | Mapping[str, object],
+    length: int,
+    guard: int,
+    dates: Times | None = None,
 ) -> dict[Split, NDArray[np.bool_]]:
     """The frames of each split.
 
@@ -102,6 +110,7 @@ def split_frames(
             or a list; validation and test may be left out, and then have no frame.
         length: frames of a window.
         guard: frames left out between neighbouring splits divided by ``time``.
+        dates: (N,), which periods refer to instead of ``times``.
 
     Returns:
         (N,), bool, of each split; a frame is in one split at most.
@@ -111,6 +120,7 @@ def split_frames(
         OptionError: another way to split, periods that are none or that overlap.
     """
     if isinstance(split, Mapping):
+        times = times if dates is None else dates
         found = _given(times, split)
     elif split in ("time", "event"):
         found = _fractions(times, length, guard, whole_events=split == "event")
@@ -122,8 +132,8 @@ def split_frames(
     for name, frames in found.items():
         if not frames.any() and (name in split or isinstance(split, str)):
             raise DataError(
-                f"every split needs frames; {name} has none of the {len(times)} from {_text(times[0])} to "
-                f"{_text(times[-1])}: give its periods by --data.split"
+                f"every split needs frames; {name} has none of the {len(times)} from {_text(times.min())} to "
+                f"{_text(times.max())}: give its periods by --data.split"
             )
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.atomic_write import replacing, writing
-from convlstm.errors import DataError, reading
+from convlstm.errors import DataError, RunError, reading
 from convlstm.forecasting.cf import cf_dataset, check_replaceable
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_to_archive(path: Path, forecast: "xr.DataArray") -> None:
 
     one = cf_dataset(forecast)
     with (
-        reading(path, "be an archive of forecasts", "make one with create_archive"),
+        reading(path, "be an archive of forecasts", "make one with create_archive", RunError),
         xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=False) as archive,
     ):
         starts, leads = archive[_START].values, archive[_LEAD].values

@@ -77,7 +77,7 @@ def read_run(path: Path) -> RunRecord:
 def _read_text(path: Path) -> str | None:
     if not path.exists():
         return None
-    with reading(path, "be readable text in UTF-8", "remove or correct it"):
+    with reading(path, "be readable text in UTF-8", "remove or correct it", RunError):
         return path.read_text(encoding="utf-8")
 
 
@@ -85,7 +85,7 @@ def _read_environment(path: Path) -> dict[str, Any] | None:
     text = _read_text(path)
     if text is None:
         return None
-    with reading(path, "be JSON", "remove or correct it"):
+    with reading(path, "be JSON", "remove or correct it", RunError):
         plain = json.loads(text)
     if not isinstance(plain, dict):
         raise RunError(

@@ -1,7 +1,7 @@
 """Scores of forecasts by lead time and overall, accumulated over batches."""
 
 from convlstm.scores.base import Score, ScoreState
-from convlstm.scores.categorical import CSI, ETS, FAR, HSS, POD, FrequencyBias
+from convlstm.scores.categorical import CSI, ETS, FAR, HSS, POD, FrequencyBias, MeanCSI
 from convlstm.scores.image import SSIM, Sharpness
 from convlstm.scores.pixel import (
     MAE,
@@ -32,6 +32,7 @@ __all__ = [
     "Bias",
     "Correlation",
     "FrequencyBias",
+    "MeanCSI",
     "Score",
     "ScoreState",
     "Sharpness",

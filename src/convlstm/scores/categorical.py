@@ -4,6 +4,8 @@ With a hits, b false alarms, c misses and d correct negatives of n pixels (Wilks
 the Atmospheric Sciences, section 8.2). A ratio without an event is undefined.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -130,6 +132,42 @@ class HSS(CategoricalScore):
         a, b, c, d = sums
         found: Tensor = 2 * (a * d - b * c) / ((a + c) * (c + d) + (a + b) * (b + d))
         return found
+
+
+class MeanCSI(Score):
+    """Mean of the critical success index over thresholds, also called CSI-M.
+
+    Its value over all lead times is of counts that are summed over these; the mean of its values by lead
+    time, published under the same name, stands beside it. Undefined where that of a threshold is.
+
+    Args:
+        thresholds: least values of events, in the unit of the data.
+    """
+
+    name = "csi_mean"
+    title = "Critical success index, mean over thresholds"
+    unit = "at most 1"
+    higher_is_better = True
+    pooled = True
+
+    def __init__(self, thresholds: Sequence[float]) -> None:
+        self.scores = [CSI(threshold) for threshold in thresholds]
+        self.count = sum(score.count for score in self.scores)
+        named = ", ".join(f"{score.threshold:g}" for score in self.scores)
+        self.formula = f"mean of {CSI.ratio} at {named}, counts of pixels over all frames"
+
+    def terms(self, forecast: Frames, truth: Frames) -> Tensor:
+        """Contingency table of each threshold."""
+        return torch.cat([score.terms(forecast, truth) for score in self.scores])
+
+    def value(self, sums: Tensor) -> Tensor:
+        """Mean of the index of each threshold."""
+        tables = sums.chunk(len(self.scores))
+        return torch.stack([score.value(t) for score, t in zip(self.scores, tables, strict=True)]).mean(0)
+
+    def samples(self, sums: Tensor) -> Tensor:
+        """Number of pixels."""
+        return self.scores[0].samples(sums.chunk(len(self.scores))[0])
 
 
 def _event_weight(frames: Frames, threshold: float) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from convlstm.functional.ssim import WINDOW
 from convlstm.scores.base import Score
-from convlstm.scores.categorical import CATEGORICAL
+from convlstm.scores.categorical import CATEGORICAL, MeanCSI
 from convlstm.scores.image import SSIM, Sharpness
 from convlstm.scores.pixel import (
     MAE,
@@ -53,8 +53,9 @@ def field_scores(
     """
     least = min(size) if size is not None else max(_WINDOWS)
     categorical = [kind(threshold, unit) for threshold in thresholds for kind in CATEGORICAL]
+    means = [MeanCSI(thresholds)] if len(thresholds) > 1 else []
     windows = [window for window in _WINDOWS if window <= least]
     spatial = [FSS(threshold, window, unit) for threshold in thresholds for window in windows]
     scale = (VarianceRatio(), SmallScalePower())
     pixel = (MSE(unit), RMSE(unit), MAE(unit), Bias(unit), Correlation())
-    return (*pixel, *categorical, *spatial, *scale)
+    return (*pixel, *categorical, *means, *spatial, *scale)

@@ -141,7 +141,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise RunError(f"a checkpoint must exist; there is no {path}: train first")
-    with reading(path, "be a whole file written by convlstm train", _AGAIN):
+    with reading(path, "be a whole file written by convlstm train", _AGAIN, RunError):
         content = torch.load(path, map_location="cpu", weights_only=True)
     kinds = {"state_dict": dict, "loops": dict, "callbacks": dict, "epoch": int, "global_step": int}
     kinds |= {"optimizer_states": list, "lr_schedulers": list}
@@ -186,7 +186,7 @@ def check_checkpoint(
             "same again"
         )
     # The states are loaded into objects of their own first, as Lightning changes some before it fails.
-    with reading(path, "hold the states of optimizer and callbacks as they wrote them", _AGAIN):
+    with reading(path, "hold the states of optimizer and callbacks as they wrote them", _AGAIN, RunError):
         (state,) = content["optimizer_states"]
         module.new_optimizer().load_state_dict(copy.deepcopy(state))
         complete = False  # at least one epoch

@@ -147,7 +147,7 @@ def read_cases(path: str | Path) -> list[Case]:
     """
     path = check_path(path, "path of cases")
     again = f"run convlstm evaluate {path.parent} again"
-    with reading(path, "be a readable .npz file", again), path.open("rb") as content:
+    with reading(path, "be a readable .npz file", again, RunError), path.open("rb") as content:
         arrays = dict(np.load(content, allow_pickle=False).items())
     forecasts = [name for name in arrays if name.startswith("forecast_")]
     missing = {"label", "index", "mse", "past", "truth"} - arrays.keys()

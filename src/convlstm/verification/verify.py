@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from convlstm.data.base import LabelledWindow, Window
-from convlstm.errors import DataError, OptionError, ShapeError, reading
+from convlstm.errors import DataError, OptionError, RunError, ShapeError, reading
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score
@@ -137,7 +137,7 @@ def read_scores(path: str | Path) -> Verification:
         RunError: missing, unreadable, of a newer schema, or not as `scores_files` writes it.
     """
     path = check_path(path, "path of scores")
-    with reading(path, "be a readable JSON file", "evaluate the run first"):
+    with reading(path, "be a readable JSON file", "evaluate the run first", RunError):
         plain = json.loads(path.read_text(encoding="utf-8"))
     return Verification.from_dict(plain)
 

@@ -79,7 +79,7 @@ def as_before(data: Source, run: RunFolder) -> Source:
             f"a run on labelled frames goes on in their scale; {run.data}, which holds it, is missing: copy "
             "it back"
         )
-    with reading(run.data, "be readable JSON", "copy the run again"):
+    with reading(run.data, "be readable JSON", "copy the run again", RunError):
         plain = json.loads(run.data.read_text(encoding="utf-8"))
     stored = Specification.from_dict(plain)
     if not isinstance(data, Archive):

@@ -10,6 +10,7 @@ from convlstm.data.readers.mch import MCH
 from convlstm.data.readers.meteonet import MeteoNet
 from convlstm.data.readers.odim import ODIM
 from convlstm.data.readers.radolan import Radolan
+from convlstm.data.readers.sevir import SEVIR
 from convlstm.data.readers.video import Video
 
 # Those of one service first: some use a format that others read too.
@@ -20,6 +21,7 @@ READERS: tuple[Reader, ...] = (
     MCH(),
     Radolan(),
     MeteoNet(),
+    SEVIR(),
     Gridded(),
     Arrays(),
     Images(),

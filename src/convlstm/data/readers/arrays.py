@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, damaged, time_in_name
+from convlstm.data.readers.base import Reader, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.errors import DataError
+from convlstm.errors import DataError, reading
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +44,7 @@ class Arrays(Reader):
 
     def read(self, path: Path) -> "xr.Dataset":
         """The arrays of a file, those of an uncompressed one mapped into memory."""
-        with damaged(path):
+        with reading(path):
             with path.open("rb") as file:
                 single = file.read(len(_NPY)) == _NPY
             if single:
@@ -147,12 +147,13 @@ def _members(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with archive.open(name) as member:
-                    shape, _, dtype = _header(member)
+                    shape, _, dtype = npy_header(member)
                 found[name.removesuffix(".npy")] = shape, dtype
     return found
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, True if stored column by column, and dtype of an array; the file is then at its first value."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -183,7 +184,7 @@ def _mapped(file: BinaryIO, offset: int) -> NDArray[Any]:
     file.seek(offset + 26)  # the lengths of its name and of its further fields, after 26 bytes
     lengths = np.frombuffer(file.read(4), "<u2")
     file.seek(offset + 30 + int(lengths.sum()))
-    shape, fortran, dtype = _header(file)
+    shape, fortran, dtype = npy_header(file)
     return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")
 
 

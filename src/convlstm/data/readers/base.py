@@ -3,16 +3,15 @@
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.errors import ConvLSTMError, DataError
+from convlstm.data.readers.lazy import delayed_frames
 from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
@@ -82,26 +81,13 @@ class Reader(ABC):
             Coordinates: ``time`` (datetime64[ns], or timedelta64[ns] since the first frame where the format
             has no dates), ``y``, ``x`` with ``standard_name`` and ``units`` where known, from north to south
             and from west to east if the file has them so; ``crs``, a scalar with the CF attributes of the
-            grid mapping, where known. A variable's ``cell_methods`` says "time: sum" for accumulations.
+            grid mapping, where known. Events of several places whose times overlap stand one after the other,
+            a day apart and undated; ``event`` (time,), datetime64[ns], is then the date of each frame's
+            event. A variable's ``cell_methods`` says "time: sum" for accumulations.
 
         Raises:
             DataError: damaged, truncated, or without frames.
         """
-
-
-@contextmanager
-def damaged(path: Path | str) -> Iterator[None]:
-    """Turn what a damaged file makes a library raise, which may be almost anything, into a `DataError`."""
-    try:
-        yield
-    except (ConvLSTMError, ImportError):
-        raise
-    except Exception as error:
-        what = str(error) or type(error).__name__
-        raise DataError(
-            f"{path} must be a whole, readable file; reading gave '{what.splitlines()[0]}': copy it again, "
-            "or leave it out with --data.skip_bad"
-        ) from error
 
 
 def decoded(
@@ -140,15 +126,9 @@ def frames_dataset(
         crs: CF attributes of the grid mapping.
     """
     import xarray as xr
-    from dask.array import concatenate, from_delayed
-    from dask.delayed import delayed
 
     slices = [slice(k, min(k + _AT_ONCE, len(times))) for k in range(0, len(times), _AT_ONCE)]
-    parts = [
-        from_delayed(delayed(load)(part), (part.stop - part.start, *shape), np.float32)  # type: ignore[no-untyped-call]
-        for part in slices
-    ]
-    values = concatenate(parts)  # type: ignore[no-untyped-call]
+    values = delayed_frames([(partial(load, part), part.stop - part.start) for part in slices], shape)
     attributes = dict(attributes)
     coordinates: dict[str, Any] = {"time": np.asarray(times, f"{np.asarray(times).dtype.kind}8[ns]")}
     coordinates |= {} if y is None else {"y": y}

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from convlstm.data.readers.base import (
     RADAR,
     Reader,
-    damaged,
     decoded,
     frames_dataset,
     projected,
     time_in_name,
 )
+from convlstm.errors import reading
 from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class FMI(Reader):
         load_pyproj()
         from pyproj import Proj
 
-        with damaged(path):
+        with reading(path):
             with gzip.open(path) as file:
                 header = file.read(_HEADER)
             size = re.search(rb"^(\d+) (\d+)\n255\n", header, re.MULTILINE)
@@ -78,6 +78,6 @@ class FMI(Reader):
 
 
 def _values(path: Path, start: int, shape: tuple[int, int], frames: slice) -> NDArray[np.float32]:
-    with damaged(path), gzip.open(path) as file:
+    with reading(path), gzip.open(path) as file:
         codes = np.frombuffer(file.read()[start:], np.uint8).reshape(1, *shape)
     return decoded(codes[frames], 0.5, -32.0, [_NOT_MEASURED])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, damaged, time_in_name
+from convlstm.data.readers.base import Reader, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.errors import DataError
+from convlstm.errors import DataError, reading
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,7 +54,7 @@ class Gridded(Reader):
         """All variables with rows and columns, as `labelled` returns them."""
         import xarray as xr
 
-        with damaged(path):
+        with reading(path):
             if path.is_dir():
                 engine = _engine(path, b"")
             else:
@@ -226,7 +226,7 @@ def _times(dataset: "xr.Dataset", roles: dict[str, Hashable], path: Path | str) 
         if count == 1 and dated is not None:
             return xr.Variable("time", np.array([dated]), {"standard_name": "time"})
         return xr.Variable("time", numbered(count))
-    with damaged(path):
+    with reading(path):
         values = np.atleast_1d(dataset[found[0]].values)
         attributes = {"standard_name": "time"}
         attributes |= {k: v for k, v in dataset[found[0]].attrs.items() if k == "long_name"}

@@ -1,5 +1,7 @@
-"""Attributes of HDF5 files."""
+"""Content and attributes of HDF5 files."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -7,8 +9,20 @@ import numpy as np
 if TYPE_CHECKING:
     import h5py
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
-"""The first bytes of a file."""
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of a file
+
+
+def holds(path: Path, head: bytes, test: "Callable[[h5py.File], bool]") -> bool:
+    """True for a file, given its first bytes, that is HDF5 and passes a test; False for damaged ones."""
+    import h5py
+
+    if not head.startswith(_HDF5):
+        return False
+    try:
+        with h5py.File(path) as file:
+            return test(file)
+    except (OSError, KeyError):
+        return False
 
 
 def attribute(group: "h5py.Group", name: str) -> Any:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.files import pictures, stack_pictures
-from convlstm.data.readers.base import Reader, damaged, time_in_name
+from convlstm.data.readers.base import Reader, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
+from convlstm.errors import reading
 from convlstm.extras import check_installed
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Images(Reader):
         """One variable, ``frames``, (time, y, x) or, in colour, (time, channel, y, x)."""
         import xarray as xr
 
-        with damaged(path):
+        with reading(path):
             found = _header(path)
         shape = (len(found.times), *((3,) if found.colour else ()), *found.size)
         values = late(FileArray(path, shape, partial(_read, path)), (frames_at_once(shape), *shape[1:]))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import RADAR, Reader, damaged, decoded, frames_dataset, projected
-from convlstm.data.readers.hdf5 import HDF5, attribute
-from convlstm.errors import DataError
+from convlstm.data.readers.base import RADAR, Reader, decoded, frames_dataset, projected
+from convlstm.data.readers.hdf5 import attribute, holds
+from convlstm.errors import DataError, reading
 
 if TYPE_CHECKING:
     import h5py
@@ -34,21 +34,13 @@ class KNMI(Reader):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for HDF5 with KNMI's groups."""
-        import h5py
-
-        if not head.startswith(HDF5):
-            return False
-        try:
-            with h5py.File(path) as file:
-                return all(group in file for group in ("geographic", "overview", "image1"))
-        except OSError:
-            return False
+        return holds(path, head, lambda file: {"geographic", "overview", "image1"} <= file.keys())
 
     def read(self, path: Path) -> "xr.Dataset":
         """Reflectivity in dBZ, dry at -32, or precipitation in mm."""
         import h5py
 
-        with damaged(path):
+        with reading(path):
             with h5py.File(path) as file:
                 image, name = _image(path, file)
                 calibration = file[image]["calibration"]
@@ -73,7 +65,7 @@ def _values(
 ) -> NDArray[np.float32]:
     import h5py
 
-    with damaged(path), h5py.File(path) as file:
+    with reading(path), h5py.File(path) as file:
         return decoded(file[place][()][None][frames], gain, offset, missing)
 
 

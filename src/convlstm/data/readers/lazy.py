@@ -8,7 +8,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import damaged
+from convlstm.errors import reading
 
 if TYPE_CHECKING:
     from dask.array import Array
@@ -32,7 +32,7 @@ class FileArray:
         self.path, self.shape, self.ndim, self.read = path, shape, len(shape), read
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        with damaged(self.path), np.errstate(over="ignore"):  # beyond float32: infinite
+        with reading(self.path), np.errstate(over="ignore"):  # beyond float32: infinite
             return np.asarray(self.read(key), self.dtype)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import RADAR, Reader, damaged, frames_dataset, projected
-from convlstm.errors import DataError
+from convlstm.data.readers.base import RADAR, Reader, frames_dataset, projected
+from convlstm.errors import DataError, reading
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,7 +40,7 @@ class MCH(Reader):
         """Rates in mm/h."""
         from PIL import Image
 
-        with damaged(path):
+        with reading(path):
             with Image.open(path) as image:
                 comment, shape = image.info.get("comment", b""), (image.height, image.width)
             found = _PRODUCT.search(comment) or _PRODUCT.search(path.name.encode())
@@ -72,6 +72,6 @@ def _values(path: Path, frames: slice) -> NDArray[np.float32]:
     rates = (10 ** ((np.arange(256) - 71.5) / 20) / 316) ** (1 / 1.5)
     rates[list(_DRY)] = 0
     rates[_NOT_MEASURED] = np.nan
-    with damaged(path), Image.open(path) as image:
+    with reading(path), Image.open(path) as image:
         values: NDArray[np.float32] = rates.astype(np.float32)[np.asarray(image)][None][frames]
     return values

@@ -4,13 +4,14 @@ import pickle
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import RADAR, Reader, damaged, decoded, frames_dataset, projected
+from convlstm.data.readers.arrays import npy_header
+from convlstm.data.readers.base import RADAR, Reader, decoded, frames_dataset, projected
+from convlstm.errors import reading
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,12 +51,14 @@ class MeteoNet(Reader):
 
     def read(self, path: Path) -> "xr.Dataset":
         """Amounts in mm."""
-        with damaged(path):
+        with reading(path):
             with zipfile.ZipFile(path) as archive:
                 with archive.open(_DATA) as file:
-                    (count, *size), dtype = _header(file)
+                    (count, *size), columns_first, dtype = npy_header(file)
                 times = _dates(archive.read(_DATES))
             height, width = size
+            if columns_first:
+                raise ValueError("its data are stored column by column")
             if dtype != np.int16:
                 raise ValueError(f"its data are {dtype}, not int16")
             if len(times) != count:
@@ -72,19 +75,9 @@ class MeteoNet(Reader):
             )
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of the array in a file, which is then at its first value."""
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, columns_first, dtype = read(file)
-    if columns_first:
-        raise ValueError("an array is stored column by column")
-    return shape, dtype
-
-
 def _values(path: Path, frames: slice) -> NDArray[np.float32]:
-    with damaged(path), zipfile.ZipFile(path) as archive, archive.open(_DATA) as file:
-        (_, height, width), dtype = _header(file)
+    with reading(path), zipfile.ZipFile(path) as archive, archive.open(_DATA) as file:
+        (_, height, width), _, dtype = npy_header(file)
         file.seek(frames.start * height * width * dtype.itemsize, 1)
         codes = np.frombuffer(
             file.read((frames.stop - frames.start) * height * width * dtype.itemsize), dtype
@@ -106,7 +99,7 @@ def _dates(content: bytes) -> NDArray[Any]:
     import io
 
     file = io.BytesIO(content)
-    _, dtype = _header(file)
+    _, _, dtype = npy_header(file)
     values = _Dates(file).load() if dtype.hasobject else np.frombuffer(file.read(), dtype)
     return np.array(values, "datetime64[us]").astype("datetime64[ns]")
 
@@ -117,7 +110,7 @@ def _grid(path: Path, shape: tuple[int, int]) -> dict[str, Any]:
         zone = place.stem.removeprefix("radar_coords_")
         if zone not in path.stem.split("_"):
             continue
-        with damaged(place), np.load(place) as arrays:
+        with reading(place), np.load(place) as arrays:
             lat, lon = arrays["lats"], arrays["lons"]
         if lat.shape != shape:
             raise ValueError(f"{place} has the shape {lat.shape}, not {shape}")

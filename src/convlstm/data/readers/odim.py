@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from convlstm.data.readers.base import (
     RADAR,
     Reader,
-    damaged,
     decoded,
     frames_dataset,
     projected,
 )
-from convlstm.data.readers.hdf5 import HDF5, attribute
-from convlstm.errors import DataError
+from convlstm.data.readers.hdf5 import attribute, holds
+from convlstm.errors import DataError, reading
 from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
@@ -43,22 +42,14 @@ class ODIM(Reader):
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """True for HDF5 with ODIM's conventions, polar volumes included."""
-        import h5py
-
-        if not head.startswith(HDF5):
-            return False
-        try:
-            with h5py.File(path) as file:
-                return str(attribute(file, "Conventions")).startswith("ODIM_H5")
-        except (OSError, KeyError):
-            return False
+        return holds(path, head, lambda file: str(attribute(file, "Conventions")).startswith("ODIM_H5"))
 
     def read(self, path: Path) -> "xr.Dataset":
         """Rates in mm/h, amounts in mm, reflectivities in dBZ: undetected is dry, no data is NaN."""
         import h5py
         import xarray as xr
 
-        with damaged(path), h5py.File(path) as file:
+        with reading(path), h5py.File(path) as file:
             kind = attribute(file["what"], "object")
             if kind not in _GRIDDED:
                 raise DataError(
@@ -92,7 +83,7 @@ def _values(
 ) -> NDArray[np.float32]:
     import h5py
 
-    with damaged(path), h5py.File(path) as file:
+    with reading(path), h5py.File(path) as file:
         stored = file[place]["data"][()][None][frames]
         values = decoded(stored, codes["gain"], codes["offset"])
         values[stored == codes["undetect"]] = dry

@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import RADAR, Reader, damaged, decoded, frames_dataset, projected
-from convlstm.errors import DataError
+from convlstm.data.readers.base import RADAR, Reader, decoded, frames_dataset, projected
+from convlstm.errors import DataError, reading
 from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Radolan(Reader):
 
     def read(self, path: Path) -> "xr.Dataset":
         """Amounts in mm."""
-        with damaged(path):
+        with reading(path):
             frames = [_frame(path, name, file.read(_BEGINNING)) for name, file in _members(path)]
             frames.sort(key=lambda frame: frame.time)
             if not frames:
@@ -190,7 +190,7 @@ def _values(path: Path, frames: list[_Frame], part: slice) -> NDArray[np.float32
     wanted = {frame.member: k for k, frame in enumerate(frames[part])}
     values = np.empty((len(wanted), *frames[0].kind.shape), np.float32)
     left = len(wanted)
-    with damaged(path):
+    with reading(path):
         for name, file in _members(path):
             if name in wanted:
                 values[wanted[name]] = _decode(file, frames[part][wanted[name]])

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, damaged
+from convlstm.data.readers.base import Reader
 from convlstm.data.readers.lazy import delayed_frames
+from convlstm.errors import reading
 from convlstm.extras import check_installed
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Video(Reader):
         """One variable, ``frames``; the positions of its frames are read, none is decoded."""
         import xarray as xr
 
-        with damaged(path), _opened(path) as container:
+        with reading(path), _opened(path) as container:
             stream = container.streams.video[0]
             pixels = str(stream.codec_context.pix_fmt)
             size = stream.codec_context.height, stream.codec_context.width
@@ -78,7 +79,7 @@ def _opened(path: Path) -> "Iterator[InputContainer]":
 
 def _decode(path: Path, positions: tuple[int, ...], form: str) -> NDArray[np.float32]:
     """Consecutive frames ([T, [C,]] H, W), given their presentation time stamps in the file."""
-    with damaged(path):
+    with reading(path):
         # Some containers cannot be searched exactly: then all frames before are decoded, too.
         found = _frames(path, positions, form, seek=True) or _frames(path, positions, form, seek=False)
         if len(found) < len(positions):
