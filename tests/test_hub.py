@@ -336,6 +336,27 @@ def test_wrong_arguments_of_an_upload_are_named(layer, arguments, message):
         layer.push_to_hub(**{"repo": "a/b"} | arguments)
 
 
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"license": 3}, "license of a model card must be text; received 3"),
+        ({"data": ["a"]}, r"data of a model card must be text; received \['a'\]"),
+        (
+            {"scores": {"mse": "low"}},
+            "scores of a model card must be text, or numbers by name; received {'ms",
+        ),
+        ({"scores": 0.5}, r"scores of a model card must be text, or numbers by name; received 0\.5"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_whether_a_card_is_there_or_not(layer, card, message, tmp_path):
+    for _ in range(2):
+        with pytest.raises(OptionError, match=message):
+            layer.save_pretrained(tmp_path, card=card)
+        with pytest.raises(OptionError, match=message):
+            layer.push_to_hub("a/b", card=card)  # before the hub is called
+        layer.save_pretrained(tmp_path, card=True)
+
+
 def test_what_is_no_name_of_a_model_is_refused():
     with pytest.raises(OptionError, match="a model must be a path that the system takes"):
         ConvLSTM.from_pretrained(f"{'x' * 5000}/y")
@@ -601,18 +622,27 @@ def test_an_attribute_named_arguments_is_the_users(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("variable", "cause"),
+    ("variable", "cause", "of_upload"),
     [
-        ("HF_HUB_OFFLINE=1", r"the hub must not be asked \(HF_HUB_OFFLINE is set\)"),
-        ("HF_ENDPOINT=http://127.0.0.1:9", r"asking the hub gave '.*refused.*': check the connection"),
+        (
+            "HF_HUB_OFFLINE=1",
+            r"the hub must not be asked \(HF_HUB_OFFLINE is set\)",
+            "a/b gave .*: unset HF_HUB_OFFLINE$",
+        ),
+        (
+            "HF_ENDPOINT=http://127.0.0.1:9",
+            r"asking the hub gave '.*refused.*': check the connection",
+            "a/b gave '.*refused.*': check the connection$",
+        ),
     ],
 )
-def test_without_the_hub_the_cause_is_named(variable, cause, tmp_path):
+def test_without_the_hub_the_cause_is_named(variable, cause, of_upload, tmp_path):
     """In processes of their own, as the hub's library reads its variables once."""
     name, value = variable.split("=")
     code = (
         "from convlstm import ConvLSTM\nfor name in ('a/b', 'no such', 'a b/c?'):\n"
-        "    try: ConvLSTM.from_pretrained(name)\n    except Exception as e: print(type(e).__name__, e)"
+        "    try: ConvLSTM.from_pretrained(name)\n    except Exception as e: print(type(e).__name__, e)\n"
+        "try: ConvLSTM(1, 2, 3).push_to_hub('a/b')\nexcept Exception as e: print(type(e).__name__, e)"
     )
     environment = {**os.environ, name: value, "HF_HOME": str(tmp_path)}
     result = subprocess.run(
@@ -623,7 +653,8 @@ def test_without_the_hub_the_cause_is_named(variable, cause, tmp_path):
         text=True,
         check=True,
     )
-    asked, *others = result.stdout.splitlines()
+    asked, *others, upload = result.stdout.splitlines()
+    assert re.search(rf"^RunError a model is uploaded .*{of_upload}", upload)
     assert re.search(rf"^RunError .*received a/b: there is no such folder, and {cause}", asked)
     assert len(others) == 2
     assert all(line.endswith(": there is no such folder") for line in others)

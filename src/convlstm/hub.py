@@ -364,15 +364,22 @@ def _check_access(revision: str | None, token: str | bool | None) -> None:
 
 @contextmanager
 def _uploading(repo: str) -> Iterator[None]:
-    """Turn an answer of the hub that refuses an upload into one sentence."""
+    """Turn an answer of the hub that refuses an upload, or none, into one sentence."""
     from huggingface_hub import errors
 
+    # Without an answer of the hub it raises what its HTTP library does, which is another by version.
+    unanswered = errors.HfHubHTTPError.__bases__
     try:
         yield
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except (*unanswered, errors.HFValidationError, OSError) as error:
+        remedy = "check the connection"
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            remedy = "unset HF_HUB_OFFLINE"
+        elif isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
+            remedy = "log in by hf auth login, or give another repo or token"
         raise RunError(
             f"a model is uploaded to a repository that you may write to; {repo} gave '{first_line(error)}': "
-            "log in by hf auth login, or give another repo or token"
+            f"{remedy}"
         ) from error
 
 

@@ -3,12 +3,14 @@
 import inspect
 import json
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from torch import nn
 
 from convlstm.errors import OptionError, check_name
 from convlstm.trust import packages_in
+from convlstm.validation import received
 
 _TEMPLATE = """\
 ---
@@ -47,14 +49,19 @@ def check_card(card: bool | Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a model card; none for True and False.
 
     Raises:
-        OptionError: no mapping, or a field that does not exist.
+        OptionError: no mapping, a field that does not exist, or one of another type.
     """
     if isinstance(card, bool):
         return {}
     if not isinstance(card, Mapping):
         raise OptionError(f"card must be True, False or a mapping of fields; received {card!r}")
-    for name in card:
+    for name, value in card.items():
         check_name(name, ("license", "data", "scores"), "a field of a model card")
+        table = name == "scores" and isinstance(value, Mapping)
+        parts, kinds = (value.values(), Real) if table else ([value], str | None)
+        if not all(isinstance(part, kinds) for part in parts):
+            kind = "text, or numbers by name" if name == "scores" else "text"
+            raise OptionError(f"{name} of a model card must be {kind}; received {received(value)}: give that")
     return dict(card)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+import torch
 
 from convlstm import EncoderForecaster, TrainingConfig
 from convlstm.cli.main import main
@@ -408,19 +409,64 @@ def test_an_option_of_a_class_beside_the_class_in_a_file_is_told(tmp_path, capsy
     [
         (
             ["--optimizer", "Adamw"],
-            "--optimizer must be the dotted path of a class; received 'Adamw': did you mean",
+            "--optimizer must be the dotted path of a class; received 'Adamw': did you mean AdamW?",
         ),
         (["--callbacks", "EarlyStoping"], "received 'EarlyStoping': did you mean EarlyStopping?"),
         (
             ["--scheduler", "CosineAnnealingLR", "--scheduler.T_max", "ten"],
             "--scheduler.T_max must be a whole number; received 'ten'\n",
         ),
-        (["--optimizer", "json.loads"], "the dotted path of an Optimizer; received 'json.loads'"),
+        (
+            ["--optimizer", "json.loads"],
+            "--optimizer must be the dotted path of an Optimizer; received 'json.loads', which holds <f",
+        ),
+        (
+            ["--callbacks", "os.system"],
+            "--callbacks must be the dotted path of a Callback; received 'os.system', which holds <built-in",
+        ),
+        (
+            ["--callbacks", "torch.optim.SGD"],
+            "received 'torch.optim.SGD', which is none: derive it from Callback",
+        ),
+        (
+            ["--scheduler", "no.such"],
+            "--scheduler must be the dotted path of an LRScheduler; importing 'no.s",
+        ),
     ],
 )
 def test_wrong_classes_of_a_training_are_named(words, message, capsys):
     assert main(["train", *words, "--print_config"]) == 2
     assert message in capsys.readouterr().err
+
+
+FUNCTIONS = """
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import ConstantLR
+
+def plain(parameters, lr):
+    return SGD(parameters, lr=lr, momentum=0.5)
+
+def annotated(parameters, lr: float) -> Optimizer:
+    return SGD(parameters, lr=lr, momentum=0.5)
+
+def constant(optimizer):
+    return ConstantLR(optimizer)
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "annotated"])
+def test_an_optimizer_and_a_schedule_may_be_functions_with_or_without_annotations(own, name, capsys):
+    (own / "own_code.py").write_text(FUNCTIONS)
+    words = f"--optimizer own_code.{name} --scheduler own_code.constant"
+    parts = build(words)
+    made = parts["optimizer"]([torch.zeros(1)], lr=0.1)
+    assert made.defaults["momentum"] == 0.5
+    assert isinstance(parts["scheduler"](made), torch.optim.lr_scheduler.ConstantLR)
+    assert main(["train", *words.split(), "--print_config"]) == 0
+    (own / "c.yaml").write_text(capsys.readouterr().out)
+    assert build("--config c.yaml")["optimizer"].func is parts["optimizer"].func
+    assert main(["train", *words.split(), "--optimizer.momentum", "0.9", "--print_config"]) == 2
+    assert "has no option --optimizer.momentum" in capsys.readouterr().err
 
 
 def test_one_class_of_a_callback_is_a_list_of_one(capsys):

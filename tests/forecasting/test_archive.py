@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyproj  # noqa: F401  # before the engines of xarray, as in the source
 import pytest
 import xarray as xr
 
@@ -24,6 +25,8 @@ WRITER = """if True:
     from convlstm.forecasting.archive import write_to_archive
     for number in map(int, sys.argv[2:]):
         write_to_archive(__import__("pathlib").Path(sys.argv[1]), forecast(number))
+    from pyproj import CRS  # crashes after ecCodes, which older xarray imports with its engines
+    CRS("EPSG:3035")
 """
 
 

@@ -5,6 +5,7 @@ import os
 from contextlib import redirect_stdout
 
 import numpy as np
+import pyproj  # noqa: F401  # before the engines of xarray, as in the source
 import pytest
 import xarray as xr
 

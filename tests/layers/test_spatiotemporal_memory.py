@@ -425,3 +425,14 @@ def test_foreign_cells_in_the_list_run_as_they_are(bidirectional):
         torch.testing.assert_close(again[0][:, 0], outputs[0][:, 3])
     lengths = torch.tensor([4, 2])
     torch.testing.assert_close(layer(x, lengths=lengths)[0][0][1:, :2], layer(x[1:, :2])[0][0])
+
+
+def test_a_loop_that_passes_state_and_memory_as_one_is_told_to_unpack_them():
+    cell, frame = ZigZagCell(2, 3, 3), torch.rand(1, 2, 4, 4)
+    result = cell(frame, None)
+    with pytest.raises(
+        ShapeError, match=r"received ZigZagState and Tensor: .* apart, state, memory = cell\(frame, state, m"
+    ):
+        cell(frame, result)
+    state, memory = cell(frame, *result)
+    assert (type(state), memory.shape) == (ZigZagState, (1, 3, 4, 4))

@@ -150,6 +150,10 @@ def not_an_optimizer(parameters, lr):
             r"optimizer must be callable; received an? SGD: .* called by optimizer\(parameters, lr=learning",
         ),
         ({"optimizer": partial(SGD, momentun=1)}, r"optimizer must be callable by .* gave '.*momentun'"),
+        (
+            {"optimizer": torch.optim.SparseAdam},
+            "must take dense gradients, which convolutions have; received an? SparseAdam: give another",
+        ),
         ({"optimizer": not_an_optimizer}, "result of optimizer must be an Optimizer; received 0.01"),
         ({"scheduler": StepLR}, r"scheduler must be callable by scheduler\(optimizer\); .*step_size"),
         ({"scheduler": "StepLR"}, "scheduler must be callable; received 'StepLR'"),

@@ -430,3 +430,25 @@ def test_classes_in_arguments_without_types_come_back_as_classes(tmp_path):
     convlstm.train(data=DATA, model=Untyped(), config=CONFIG, out=tmp_path / "run")
     parts = load(RunFolder(tmp_path / "run"), trust=__name__)
     assert [type(part).__name__ for part in parts["model"].net] == ["Conv2d", "Tanh", "ReLU", "GELU"]
+
+
+class OwnModel(EncoderForecaster):
+    """Of a module that is not trusted by itself."""
+
+
+class OwnData(MovingObjects):
+    """Of the same."""
+
+
+def test_a_run_trained_in_this_process_needs_no_trust_and_its_folder_does(tmp_path):
+    data = OwnData(**WINDOWS, train_size=8, validation_size=4, test_size=4)
+    run = convlstm.train(data=data, model=OwnModel(hidden_dim=[4]), config=CONFIG, out=tmp_path / "run")
+    past = np.zeros((3, 1, 16, 16), np.float32)
+    for place in (run.path, os.fspath(run)):  # the files may be a stranger's
+        with pytest.raises(RunError, match="if you trust that package, add --trust"):
+            convlstm.evaluate(place)
+        with pytest.raises(RunError, match="if you trust that package, add --trust"):
+            convlstm.forecast(place, past, 2)
+    assert convlstm.evaluate(run).cases == 4
+    assert convlstm.forecast(run, past, 2).frames.shape == (2, 1, 16, 16)
+    assert isinstance(convlstm.train(resume=run).model, OwnModel)

@@ -219,9 +219,12 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
     parts = state if isinstance(state, (tuple, list)) else [state]
     if parts is not state or len(parts) != len(initial) or not all(isinstance(p, Tensor) for p in parts):
         found = " and ".join(type(part).__name__ for part in parts) or "nothing"
+        remedy = "pass the state that the call before returned"
+        if len(parts) == 2 and isinstance(parts[0], tuple) and isinstance(parts[1], Tensor):
+            remedy = "a spatiotemporal memory is passed apart, state, memory = cell(frame, state, memory)"
         raise ShapeError(
             f"{what} must hold the tensors {', '.join(_fields(initial))} of a {kind.__name__}; received "
-            f"{found}: pass the state that the call before returned"
+            f"{found}: {remedy}"
         )
     for name, tensor, like in zip(_fields(initial), parts, initial, strict=True):
         check_tensor(tensor, f"{what}, {name},")

@@ -27,6 +27,7 @@ from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, import_path, run_of
+from convlstm.trust import is_dotted
 from convlstm.validation import check_path
 from convlstm.workflows.configuration import (
     Settings,
@@ -110,12 +111,18 @@ class Command:
             made = archive_of(typed[n]) if n == "data" else None
             made = made or partial(import_named(typed[n] or "", kind_of(n), option=f"--{n}", functions=False))
             resolved = merged(resolved, {n: made})
+        functions: dict[str, Any] = {}  # jsonargparse takes those alone whose return type is annotated
+        for n, v in options:
+            if n in PARTS and n not in self.parts and "." in (v or "") and is_dotted(v):
+                found = import_named(v, kind_of(n), option=f"--{n}", functions=n != "callbacks")
+                functions |= {} if isinstance(found, type) else {n: found}
+        resolved = merged(resolved, {n: partial(function) for n, function in functions.items()})
         chosen = {n: resolved[n].func for n in self.parts}
         parser = self.parser(chosen, bool(helps))
         if helps:
             print(parser.format_help(), end="")
             return
-        values = self.parse(parser, self.words(arguments, options, chosen), resolved, chosen)
+        values = self.parse(parser, self.words(arguments, options, chosen | functions), resolved, chosen)
         # Parts that are not mentioned are left to the run, or to the defaults of the workflow.
         mentioned = {re.split("[.+]", n)[0] for n in typed}
         changes = {n: v for n, v in values.items() if n in self.settings and n in mentioned}

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
@@ -125,6 +125,11 @@ class ForecastModule(LightningModule):
                 f"lr={factory.keywords['lr']!r} of the optimizer as well: leave it out"
             )
         made = _call("optimizer", factory, self.model.parameters(), lr=float(self.config.learning_rate))
+        if isinstance(made, SparseAdam):
+            raise OptionError(
+                "an optimizer must take dense gradients, which convolutions have; received "
+                f"{received(made)}: give another, such as Adam"
+            )
         return check_instance(made, Optimizer, "the result of optimizer")
 
     def _new_scheduler(self, optimizer: Optimizer) -> LRScheduler:

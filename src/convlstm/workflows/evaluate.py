@@ -37,6 +37,7 @@ from convlstm.workflows.baselines import baselines_of
 from convlstm.workflows.configuration import described
 from convlstm.workflows.frames import as_source
 from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
+from convlstm.workflows.train import trusted_packages
 
 #: Wraps the batches of an evaluation of so many cases, to show its progress.
 Watch = Callable[[Iterable[Window], int], Iterable[Window]]
@@ -84,7 +85,7 @@ def evaluate(
     data = as_source(data)
     check_parts(data, model if isinstance(model, Forecaster) else None)
     check_positive(batch_size, "batch_size")
-    trust = packages(trust)
+    trust = trusted_packages(trust, model)
     if watch is not None:
         check_callable(watch, "watch", "pass a function of the batches and the number of cases")
     thresholds = check_thresholds(thresholds)

@@ -30,10 +30,10 @@ from convlstm.hub import read_config
 from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
 from convlstm.training.run_folder import import_path, run_of
-from convlstm.trust import packages
 from convlstm.validation import check_bool, check_path, check_positive, check_tensor, received
 from convlstm.workflows.evaluate import load_model, spoken_name
 from convlstm.workflows.parts import check_parts
+from convlstm.workflows.train import trusted_packages
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -110,7 +110,7 @@ def forecast(
     """
     check_positive(steps, "steps", most=_MOST_STEPS)
     check_bool(overwrite, "overwrite")
-    trust = packages(trust)
+    trust = trusted_packages(trust, model)
     path = None if out is None else check_output(check_path(out, "--out"), overwrite=overwrite)
     masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
     tile = None if tile is None else check_positive(tile, "tile")

@@ -26,7 +26,7 @@ from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, run_of
 from convlstm.trust import Trust, is_dotted, packages
-from convlstm.validation import check_instance, check_positive
+from convlstm.validation import check_instance, check_positive, with_article
 from convlstm.workflows.configuration import (
     IN_MEMORY,
     Parts,
@@ -216,8 +216,8 @@ def import_named(path: Any, kind: Any = object, *, functions: bool = True, optio
     Raises:
         OptionError: it cannot be imported, or is something else.
     """
-    path, wanted = str(path), kind.__name__ if kind in (Source, Forecaster) else "class"
-    rule = f"{option or 'a class in the configuration'} must be the dotted path of a {wanted}"
+    path, wanted = str(path), kind.__name__ if isinstance(kind, type) and kind is not object else "class"
+    rule = f"{option or 'a class in the configuration'} must be the dotted path of {with_article(wanted)}"
     rule += " or the path of frames" if kind is Source else ""
     module, _, name = path.rpartition(".")
     if not is_dotted(path):
@@ -243,8 +243,10 @@ def import_named(path: Any, kind: Any = object, *, functions: bool = True, optio
             return found
         hint = "abstract: give a class derived from it" if issubclass(found, kind) else "none: derive it"
         raise OptionError(f"{rule}; received {path!r}, which is {hint} from {wanted}")
-    # A function of the interpreter's makes none of our objects, whatever it would do when called.
-    if not functions or not inspect.isroutine(found) or inspect.isbuiltin(found):
+    # A function of Python's own makes none of our objects, whatever it would do when called.
+    home = str(getattr(found, "__module__", None)).partition(".")[0]
+    pythons = inspect.isbuiltin(found) or home in sys.stdlib_module_names
+    if pythons or not functions or not inspect.isroutine(found):
         raise OptionError(f"{rule}; received {path!r}, which holds {found!r:.80}: name a class")
     return found
 

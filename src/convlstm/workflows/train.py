@@ -56,7 +56,7 @@ class TrainedRun(os.PathLike[str]):
         path: the run folder.
         model: the forecaster with its best weights, in evaluation mode.
         packages: packages other than convlstm and torch whose classes data and model are made of, which
-            ``trust`` has to name where the run is used again.
+            ``trust`` has to name where the folder is used again, though not where this object is.
     """
 
     path: Path
@@ -73,6 +73,11 @@ class TrainedRun(os.PathLike[str]):
     def metrics(self) -> list[dict[str, float]]:
         """The losses of every epoch."""
         return read_metrics(RunFolder(self.path).metrics)
+
+
+def trusted_packages(trust: str | Sequence[str], run: Any) -> tuple[str, ...]:
+    """The packages that a caller trusts: those named, and those of a run that this process trained."""
+    return (*packages(trust), *(run.packages if isinstance(run, TrainedRun) else ()))
 
 
 @import_path()
@@ -129,7 +134,7 @@ def train(
     parts = {"data": data, "model": model, "config": config, "optimizer": optimizer, "scheduler": scheduler}
     given: Settings = {name: part for name, part in parts.items() if part is not None}
     given |= {"callbacks": tuple(callbacks)} if callbacks else {}
-    trusted = (*packages(trust), *_packages_of(data, model))
+    trusted = (*trusted_packages(trust, resume), *_packages_of(data, model))
     folder = None if out is None else check_path(out, "--out")
     worker = is_worker_rank()
     if resume is None:

@@ -59,7 +59,9 @@ def test_dates_run_nothing(tmp_path, codes):
     path = tmp_path / NAME
     dates = np.array([Runs(tmp_path / "made")] * 10, object)
     np.savez(path, data=codes, dates=dates, miss_dates=dates[:0])
-    with pytest.raises(DataError, match=rf"made of datetime\.datetime; they hold {os.mkdir.__module__}\.mkdir"):
+    with pytest.raises(
+        DataError, match=rf"made of datetime\.datetime; they hold {os.mkdir.__module__}\.mkdir"
+    ):
         MeteoNet().read(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(pickle.dumps(dates[0]))
