@@ -2,7 +2,10 @@
 
 import io
 import os
+import subprocess
+import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pyproj  # noqa: F401  # before the engines of xarray, as in the source
@@ -182,3 +185,24 @@ def test_a_folder_that_is_no_store_is_never_replaced(tmp_path):
         with pytest.raises(RunError, match="is a folder: choose another name"):
             write_cf(tmp_path / name, forecast(radar()), overwrite=True)
         assert (tmp_path / name / "mine").exists()
+
+
+def test_a_disk_that_is_full_is_a_sentence_and_leaves_nothing(tmp_path):
+    """In a process of its own, whose files may have 8 KiB: HDF5 would end it."""
+    code = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_cf import forecast, radar, write_cf
+made = forecast(radar())
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    write_cf(Path({str(tmp_path / "f.nc")!r}), made)
+except Exception as error:
+    print(f"{{type(error).__name__}}: {{error}}")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "RunError" in ended.stdout and "File too large" in ended.stdout
+    assert not list(tmp_path.iterdir())

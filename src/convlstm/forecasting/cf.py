@@ -1,5 +1,6 @@
 """Forecasts as NetCDF and Zarr by the CF conventions 1.11 (https://cfconventions.org)."""
 
+import io
 import math
 import os
 import re
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convlstm.atomic_write import replacing
+from convlstm.atomic_write import replacing, write_atomically
 from convlstm.errors import RunError
 
 if TYPE_CHECKING:
@@ -84,12 +85,23 @@ def write_cf(
     """
     check_replaceable(path, overwrite=overwrite)
     dataset = cf_dataset(forecast, source=source, history=history)
-    with replacing(path) as scratch:
-        if path.suffix.lower() == ".zarr":
+    if path.suffix.lower() == ".zarr":
+        with replacing(path) as scratch:
             dataset.to_zarr(scratch, mode="w-", consolidated=False)
-        else:
-            dataset.to_netcdf(scratch, engine="h5netcdf")
+    else:
+        write_atomically(path, _netcdf(dataset))
     return path
+
+
+def _netcdf(dataset: "xr.Dataset") -> bytes:
+    """A NetCDF file, made in memory: where the disk is full, HDF5 ends the process with a segmentation fault."""
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    content = io.BytesIO()
+    with h5netcdf.File(content, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file, mode="w"))
+    return content.getvalue()
 
 
 def check_replaceable(path: Path, *, overwrite: bool) -> None:
