@@ -105,10 +105,10 @@ def test_memory_is_stated_and_held(caplog, monkeypatch):
     peaks = []
     run = run_forecaster
 
-    def measured(model, frames, *rest):
+    def measured(model, frames, *rest, **options):
         Path("/proc/self/clear_refs").write_text("5")
         before = tiles._status("VmRSS")
-        made = run(model, frames, *rest)
+        made = run(model, frames, *rest, **options)
         peaks.append(tiles._status("VmHWM") - before)
         return made
 
