@@ -69,6 +69,8 @@ def demo(**options: Any) -> None:
     done = convlstm.demo(**options)
     _show(done.verification)
     print(f"the report is {os.fspath(done.report)}")
+    other = "digits" if options.get("subject") == "rain" else "rain"
+    print(f"next: convlstm demo {other}")
 
 
 def _watched(batches: Iterable[Window], cases: int) -> Iterator[Window]:
