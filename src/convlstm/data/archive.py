@@ -112,7 +112,7 @@ class Archive(Source):
             path, reader=reader, variable=variable, missing=self.missing, units=units, skip_bad=skip_bad
         )
         self.name = path if isinstance(path, str) else Path(path).name if isinstance(path, Path) else "frames"
-        self.times = seconds(self.frames)
+        self.times = seconds(self.frames["time"])
         self.step_s = time_step(self.times)
         self.channels = self.frames.shape[1]
         found = self.frames.attrs.get("units", "")
@@ -124,21 +124,17 @@ class Archive(Source):
         self.crop = None if crop is None else self._checked_crop(crop)
         self.static = self._static_fields(static)
         self.extra_channels = sum(INPUTS[name] for name in self.inputs) + len(self.static)
-        dates = seconds(self.frames, "event") if "event" in self.frames.coords else self.times
-        if (
-            isinstance(split, Mapping)
-            and "event" not in self.frames.coords
-            and self.frames["time"].dtype.kind == "m"
-        ):
+        dates = self.frames.coords.get("event", self.frames["time"])
+        if isinstance(split, Mapping) and dates.dtype.kind == "m":
             raise DataError(
                 f"periods need frames with dates; those of {self.name} have none: give --data.split event"
             )
-        self._members = split_frames(self.times, split, past + steps, steps, dates)
+        self._members = split_frames(self.times, split, past + steps, steps, seconds(dates))
 
     @cached_property
     def specification(self) -> Specification:  # type: ignore[override]
         """The specification, decided from the training split unless `using` gave it."""
-        windows = {name: self.window_frames(name) for name in SPLITS if self._members[name].any()}
+        windows = {name: self.window_frames(name) for name in SPLITS if self.has(name)}
         return specify(
             self.frames,
             self.store,
@@ -200,6 +196,10 @@ class Archive(Source):
             size=self.train_size if random else None,
             seed=self.seed,
         )
+
+    def has(self, name: Split) -> bool:
+        """True if a split has frames."""
+        return bool(self._members[name].any())
 
     def window_frames(self, name: Split) -> NDArray[np.int64]:
         """Indices (W, K + L) of the frames of every window of a split."""

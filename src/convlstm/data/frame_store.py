@@ -54,9 +54,9 @@ class FrameStore:
         return found
 
 
-def seconds(frames: "xr.DataArray", name: str = "time") -> NDArray[np.float64]:
-    """Times of frames in seconds since 1970-01-01, or since the first frame where there are no dates."""
-    times = frames[name].values
+def seconds(coordinate: "xr.DataArray") -> NDArray[np.float64]:
+    """Times in seconds since 1970-01-01, or since the first frame where there are no dates."""
+    times = coordinate.values
     kind = "datetime64[us]" if times.dtype.kind == "M" else "timedelta64[us]"
     found: NDArray[np.float64] = times.astype(kind).astype(np.int64) / 1e6
     return found

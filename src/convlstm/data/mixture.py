@@ -1,6 +1,7 @@
 """Windows of several archives whose frames differ in size, place or format, as one source."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate
@@ -73,14 +74,35 @@ class Mixture(Source):
                         f"{self.archives[0].name} {there}: give units and transform that suit all"
                     )
         every = [first, *others]
+        missing = tuple(dict.fromkeys(code for one in every for code in one.missing))
+        zr = next((one.zr for one in every if one.zr is not None), None)
         splits = {}
         for name in dict.fromkeys(name for one in every for name in one.splits):
             of_all = [one.splits[name] for one in every if name in one.splits]
             frames, windows, starts, ends = zip(*of_all, strict=True)
             splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
-        grid = {"shape": list(self.archives[0].crop or ())}
         widest = max(one.data_range for one in every)
-        return replace(first, grid=grid, splits=splits, data_range=widest)
+        return replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits, data_range=widest)
+
+    def using(self, specification: Specification) -> "Mixture":
+        """The same archives in the unit and scale that a model was trained with.
+
+        Archives whose Z-R relations differ keep their own.
+
+        Raises:
+            DataError: as `Archive.using`.
+        """
+        if len({one.relation for one in self.archives}) > 1:
+            specification = replace(specification, zr=None)
+        other = copy(self)
+        other.archives = [archive.using(specification) for archive in self.archives]
+        other.__dict__["specification"] = replace(
+            specification, past=self.past, steps=self.steps, grid=self._grid()
+        )
+        return other
+
+    def _grid(self) -> dict[str, Any]:
+        return {"shape": list(self.archives[0].crop or ())}
 
     @property
     def data_range(self) -> float:  # type: ignore[override]
@@ -89,8 +111,8 @@ class Mixture(Source):
 
     def split(self, name: Split) -> WindowDataset:
         """Crops of one split of all archives; ``train`` is endless."""
-        has = name in self.specification.splits  # which also refuses archives that do not mix
-        archives = [one for one in self.archives if not has or name in one.specification.splits]
+        _ = self.specification  # which refuses archives that do not mix
+        archives = [one for one in self.archives if one.has(name)] or self.archives
         parts = [archive.split(name, crop=True) for archive in archives]
         return _Mixed(parts, self.seed, self.train_size) if name == "train" else _Joined(parts)
 

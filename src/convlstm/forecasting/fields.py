@@ -56,7 +56,7 @@ def last_frames(frames: "xr.DataArray", specification: Specification, *, masked:
     """
     past = specification.past
     frames = frames[-past:]
-    times = seconds(frames)
+    times = seconds(frames["time"])
     found = float(np.diff(times).min()) if len(times) > 1 else specification.step_s
     dated = frames["time"].dtype.kind == "M"
     # Frames that are only counted are a second apart.

@@ -143,7 +143,7 @@ def describe(
     except DataError as error:
         _refuse_several_kinds(paths, error)
         raise
-    times = seconds(frames)
+    times = seconds(frames["time"])
     values, pairs = sample(frames, times, max(4, _READ // len(names)))
     variables = _variables(frames, whole, names, values, pairs, found)
     region = _region(frames)

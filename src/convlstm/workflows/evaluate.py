@@ -13,6 +13,7 @@ from torch import Tensor
 from convlstm.atomic_write import Changes, check_writable, write_together
 from convlstm.data.archive import Archive
 from convlstm.data.base import Source, Window, WindowDataset
+from convlstm.data.mixture import Mixture
 from convlstm.data.specification import THRESHOLDS, Specification
 from convlstm.errors import OptionError, RunError
 from convlstm.functional.ssim import check_data_range
@@ -151,7 +152,7 @@ def check_thresholds(thresholds: Sequence[float] | None) -> tuple[float, ...] | 
 def fitted(source: Source, model: Forecaster) -> Source:
     """Labelled frames in the unit and scale that a model was trained with, where its folder states them."""
     stored = getattr(model, "_convlstm_notes", {}).get("specification")
-    if stored is None or not isinstance(source, Archive):
+    if stored is None or not isinstance(source, Archive | Mixture):
         return source
     return source.using(Specification.from_dict(stored))
 

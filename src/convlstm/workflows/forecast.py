@@ -124,7 +124,7 @@ def forecast(
                 write_frames(path, scaled, dtype=dtype, past=made.past, overwrite=overwrite)
             return replace(made, path=path)
         frames = open_frames(past if isinstance(past, str | os.PathLike) else _array(past))
-        made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames))))
+        made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames["time"]))))
     else:
         frames = _opened(past, specification_of(loaded), reader, variable, units)
         made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked, tile=tile)

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import convlstm.data
-from convlstm.data import Archive, Source
+from convlstm.data import Archive, Mixture, Source
 from convlstm.data.base import SPLITS
 from convlstm.data.specification import Specification
 from convlstm.errors import RunError, reading
@@ -49,6 +49,19 @@ def archive_of(value: Any) -> "partial[Archive] | None":
     if isinstance(listed, list) and listed and all(map(is_frames, listed)):
         return partial(Archive, path=listed)
     return partial(Archive, path=value) if is_frames(value) else None
+
+
+def alone(archive: "partial[Archive]", run: Any) -> "partial[Archive]":
+    """An archive with the options that it, or every archive, has in the mixture that a run was trained on.
+
+    Args:
+        archive: whose path alone is given.
+        run: the data of the run.
+    """
+    if getattr(run, "func", None) is not Mixture:
+        return archive
+    own = [one for one in run.keywords["archives"] if one["path"] == archive.keywords["path"]]
+    return partial(Archive, **run.keywords["common"] | (own[0] if own else {}) | archive.keywords)
 
 
 def as_source(data: Any) -> Any:
