@@ -120,9 +120,9 @@ class Specification:
         numbers = ", ".join(f"{name} {_short(value)}" for name, value in arguments.items())
         missing = ", ".join(f"{code:g}" for code in self.missing)
         height, width = self.grid["shape"]
-        spacing = " x ".join(f"{value:g}" for value in self.grid.get("spacing", []))
+        spacing = grid_text(self.grid)
         splits = "; ".join(
-            f"{name} {windows} windows of {frames} frames, {first} to {last}"
+            f"{name} {windows} windows of {frames} frames, {_moment(first)} to {_moment(last)}"
             for name, (frames, windows, first, last) in self.splits.items()
         )
         dry = "" if self.dry_value is None else f", dry at {self.dry_value:g}"
@@ -130,7 +130,7 @@ class Specification:
             f"values: {', '.join(self.variables)} in {self.units or 'no unit'}{dry}, "
             f"range {self.data_range:g}" + (f", codes {missing} not measured" if missing else ""),
             f"scale of the network: {self.transform['kind']} ({numbers})",
-            f"grid: {height} x {width}" + (f", {spacing} {self.grid.get('units', '')}" if spacing else ""),
+            f"grid: {height} x {width}" + (f", {spacing}" if spacing else ""),
             f"time: a frame every {_duration(self.step_s)}, {self.past} in, {self.steps} out"
             + (f"; extra inputs {', '.join(self.inputs)}" if self.inputs else ""),
             f"splits: {splits}; statistics of training only, {self.fingerprint}",
@@ -145,6 +145,18 @@ def described(transform: Transform) -> dict[str, Any]:
         for name, value in transform._convlstm_arguments.items()
     }
     return {"kind": kinds[type(transform)], "arguments": arguments}
+
+
+def grid_text(grid: Mapping[str, Any]) -> str:
+    """Spacing of a grid with its unit; empty if unknown."""
+    units = str(grid.get("units", ""))
+    units = "degrees" if "latitude" in grid else units
+    return (" x ".join(f"{value:g}" for value in grid.get("spacing", [])) + f" {units}").strip()
+
+
+def _moment(text: str) -> str:
+    """A time without the seconds and, at midnight, without hours."""
+    return text.removesuffix(":00").removesuffix("T00:00").replace("T", " ")
 
 
 def _short(value: Any) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from convlstm.data.base import Split
 from convlstm.data.climatology import fit_anomaly
 from convlstm.data.frame_store import FrameStore
-from convlstm.data.specification import Specification, described
+from convlstm.data.specification import Specification, described, grid_text
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
 from convlstm.data.units import ZR, conversion
 from convlstm.data.windows import fingerprint
@@ -75,6 +75,7 @@ def specify(
         raise DataError(
             f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"
         )
+    labels = frames.coords.get("event", frames["time"]).values
     made = _transform(transform, values, times[sampled], units, step_s, rain, frames, (low, high))
     limits = frames.attrs.get("valid_range", (low, high))
     return Specification(
@@ -92,7 +93,7 @@ def specify(
         inputs=inputs,
         zr=None if relation is None else (relation.a, relation.b, relation.dry_dbz),
         cell_methods=frames.attrs.get("cell_methods", ""),
-        splits={name: _extent(found, times) for name, found in windows.items()},
+        splits={name: _extent(found, labels) for name, found in windows.items()},
         fingerprint=fingerprint(times[sampled]),
     )
 
@@ -167,8 +168,8 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
         apart = [abs(a - b) > 0.01 * b for a, b in zip(grid["spacing"], trained["spacing"], strict=True)]
         if any(apart) or grid.get("units") != trained.get("units"):
             raise DataError(
-                f"pixels must be {_size(trained)}, as in training; received {_size(grid)}: bring the frames "
-                "to that grid"
+                f"pixels must be {grid_text(trained)}, as in training; received {grid_text(grid)}: bring the "
+                "frames to that grid"
             )
 
 
@@ -211,15 +212,13 @@ def is_rain(frames: "xr.DataArray", units: str) -> bool:
     return units in ("mm/h", "kg m-2 s-1") or (units in ("mm", "m") and any(name in words for name in _RAIN))
 
 
-def _extent(windows: NDArray[np.int64], times: NDArray[np.float64]) -> list[Any]:
-    """Frames and windows of a split, its first and last time."""
+def _extent(windows: NDArray[np.int64], times: NDArray[Any]) -> list[Any]:
+    """Frames and windows of a split, its first and last time, or seconds since the first frame of all."""
     used = np.unique(windows[windows >= 0])
-    ends = [str(np.datetime64(round(times[index]), "s")) for index in (used[0], used[-1])]
-    return [len(used), len(windows), *ends]
-
-
-def _size(grid: Mapping[str, Any]) -> str:
-    return " x ".join(f"{value:g}" for value in grid["spacing"]) + f" {grid.get('units', '')}"
+    ends = times[used].min(), times[used].max()
+    if times.dtype.kind == "m":
+        return [len(used), len(windows), *(f"{end / np.timedelta64(1, 's'):g} s" for end in ends)]
+    return [len(used), len(windows), *(str(end.astype("datetime64[s]")) for end in ends)]
 
 
 def _plain(value: Any) -> Any:
