@@ -122,7 +122,8 @@ class Specification:
         height, width = self.grid["shape"]
         spacing = grid_text(self.grid)
         splits = "; ".join(
-            f"{name} {windows} windows of {frames} frames, {_moment(first)} to {_moment(last)}"
+            f"{name} {windows} window{'s' * (windows > 1)} of {frames} frames, {_moment(first)} to "
+            f"{_moment(last)}"
             for name, (frames, windows, first, last) in self.splits.items()
         )
         dry = "" if self.dry_value is None else f", dry at {self.dry_value:g}"
