@@ -253,3 +253,23 @@ def test_a_gap_in_every_window_is_said():
     frames = rain(60).isel(time=[k for k in range(60) if k % 5])
     with pytest.raises(DataError, match="every split needs 7 consecutive frames, past . steps; train has"):
         archive(frames).split("train")
+
+
+def test_flipped_crops_are_the_crops_in_other_directions(tmp_path):
+    """Values, masks and static fields turn together, about half of the time along each axis."""
+    field = tmp_path / "height.npy"
+    np.save(field, np.arange(20.0 * 24).reshape(20, 24))
+    options = {"crop": 8, "inputs": ["mask"], "static": str(field), "train_size": 60}
+    plain, flipped = (archive(flip=flip, **options).split("train") for flip in (False, True))
+    turned = []
+    for k in range(60):
+        before, after = plain[k], flipped[k]
+        height = after.inputs[0, 1]
+        axes = [-1 - i for i in range(2) if height.diff(dim=-1 - i).mean() < 0]
+        for name in ("past", "future", "past_valid", "future_valid", "inputs"):
+            assert torch.equal(getattr(after, name), getattr(before, name).flip(axes)), name
+        turned += axes
+    assert 15 < turned.count(-1) < 45
+    assert 15 < turned.count(-2) < 45
+    validation = archive(flip=True, **options).split("validation")[0]
+    assert torch.equal(validation.past, archive(**options).split("validation")[0].past)

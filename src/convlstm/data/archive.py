@@ -65,6 +65,7 @@ class Archive(Source):
         inputs: extra input channels: ``mask`` (measured pixels), ``hour``, ``season``.
         static: file of fields that do not change, such as a land mask; each is an extra input channel.
         zr: a, b and the dry reflectivity (dBZ) of the relation between reflectivity and rain rate.
+        flip: turn crops of training upside down, and left to right, at random: more directions of motion.
         train_size: crops of an epoch; as many as there are windows if None.
         skip_bad: leave damaged files out, count them and take their frames as missing.
         seed: of the random crops.
@@ -93,6 +94,7 @@ class Archive(Source):
         inputs: Sequence[str] = (),
         static: str | None = None,
         zr: Sequence[float] = (200.0, 1.6, -32.0),
+        flip: bool = False,
         train_size: int | None = None,
         skip_bad: bool = False,
         seed: int = 0,
@@ -101,6 +103,7 @@ class Archive(Source):
         self.transform_name = check_name(transform, TRANSFORMS, "transform")
         self.masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
         self.stride = check_positive(stride, "stride")
+        self.flip = check_bool(flip, "flip")
         self.importance, self.seed = check_probability(importance, "importance"), check_seed(seed)
         self.train_size = None if train_size is None else check_positive(train_size, "train_size")
         self.split_by, self.relation = split, ZR(*zr)
@@ -194,6 +197,7 @@ class Archive(Source):
             sampler=self._sampler(frames_WT) if random else None,
             crop=self.crop if random or crop else None,
             size=self.train_size if random else None,
+            flip=self.flip,
             seed=self.seed,
         )
 

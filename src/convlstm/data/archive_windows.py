@@ -25,6 +25,7 @@ class ArchiveWindows(WindowDataset):
         sampler: draws the crops; each window once if None.
         crop: height and width of a crop; whole frames if None.
         size: crops of an epoch; W if None.
+        flip: turn random crops upside down, and left to right, each in half of the cases.
         seed: of the crops.
     """
 
@@ -39,6 +40,7 @@ class ArchiveWindows(WindowDataset):
         sampler: CropSampler | None = None,
         crop: tuple[int, int] | None = None,
         size: int | None = None,
+        flip: bool = False,
         seed: int = 0,
     ) -> None:
         self.store, self.times, self.frames_WT = store, times, frames_WT
@@ -46,6 +48,7 @@ class ArchiveWindows(WindowDataset):
         self.transform = specification.built_transform()
         self.sampler, self.crop, self.seed = sampler, crop, seed
         self.endless = sampler is not None
+        self.flip = flip and self.endless
         self._size = size or len(frames_WT)
 
     def __len__(self) -> int:
@@ -57,9 +60,10 @@ class ArchiveWindows(WindowDataset):
         size = self.crop or self.store.shape[1:]
         free = [whole - cut for whole, cut in zip(self.store.shape[1:], size, strict=True)]
         crop = Crop(index, free[0] // 2, free[1] // 2, 1.0)
+        # A random generator per window makes it independent of order and process.
+        random = np.random.Generator(np.random.PCG64((self.seed, index)))
         if self.sampler is not None:
-            # A random generator per window makes it independent of order and process.
-            crop = self.sampler.draw(np.random.Generator(np.random.PCG64((self.seed, index))))
+            crop = self.sampler.draw(random)
         rows, columns = slice(crop.row, crop.row + size[0]), slice(crop.column, crop.column + size[1])
         indices = self.frames_WT[crop.window]
         times = window_times(self.times, indices, self.specification.step_s)
@@ -67,7 +71,9 @@ class ArchiveWindows(WindowDataset):
         shape = next(frame.shape for frame in frames if frame is not None)
         missing = np.full(shape, np.nan, np.float32)
         values = np.stack([(missing if frame is None else frame)[:, rows, columns] for frame in frames])
-        return self._window(values, times, crop.weight, self.static[:, rows, columns])
+        turned = [axis for axis in (-2, -1) if self.flip and random.integers(2)]
+        values, static = (np.flip(x, turned) for x in (values, self.static[:, rows, columns]))
+        return self._window(values.copy(), times, crop.weight, static)
 
     def _window(
         self,
