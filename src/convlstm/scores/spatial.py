@@ -162,12 +162,12 @@ def _fractions(frames: Frames, threshold: float, window: int) -> _Fractions:
     if values.numel():
         half = window // 2
         # Differences of the counts at the corners of the windows; beyond events, counts stay as they are.
-        counts = F.pad(values.flatten(0, 1), (2 * half,) * 4, mode="replicate").unflatten(0, values.shape[:2])
+        counts = F.pad(values, (2 * half,) * 4 + (0, 0), mode="replicate")
         down = counts[..., window:, :] - counts[..., :-window, :]
         fractions = (down[..., window:] - down[..., :-window]) / window**2
-        reached = [_Span(span.first - half, span.last + half) for span in (rows, columns)]
-        rows, columns = reached[0].meet(_Span(0, height)), reached[1].meet(_Span(0, width))
-        values = _part(fractions, *reached, rows, columns).contiguous()
+        near_rows, near_columns = (_Span(span.first - half, span.last + half) for span in (rows, columns))
+        rows, columns = near_rows.meet(_Span(0, height)), near_columns.meet(_Span(0, width))
+        values = _part(fractions, near_rows, near_columns, rows, columns).contiguous()
     weighted = values * _part(frames.weight, _Span(0, height), _Span(0, width), rows, columns)
     return _Fractions(rows, columns, values, weighted, (values * weighted).sum((2, 3, 4)).double())
 
