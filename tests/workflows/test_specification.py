@@ -62,11 +62,44 @@ def test_what_was_decided_is_printed_stored_and_kept_when_frames_are_added(radar
     before = Path("run/data.json").read_bytes()
     write_netcdf(radar, 50 * RATES[:20], files=1, start=START + 40 * STEP)
     assert main(["train", "--resume=run", "--epochs=2"]) == 0
-    shown = capsys.readouterr()
-    assert "from 17 training and 1 validation windows to 31 and 4; their scale stays" in shown.err
     assert Path("run/data.json").read_bytes() == before
     in_model = json.loads(Path("run/model/config.json").read_text())["specification"]
     assert Specification.from_dict(in_model) == in_run
+
+
+def test_splits_stay_when_frames_are_added(radar, capsys):
+    """Frames of the training are tested on by none of the ways to name the data."""
+    assert main(["train", "--data=radar", *TYPED, "--out=run"]) == 0
+    assert main(["evaluate", "run"]) == 0
+    before = json.loads(Path("run/scores.json").read_text())["scores"]
+    assert "frames were added" not in capsys.readouterr().err
+    write_netcdf(radar, 50 * RATES[:20], files=1, start=START + 40 * STEP)
+    told = "frames were added since the training, whose splits stay: train 2021-02-01T00:00:00 to 2021-02-01"
+    for words in (["run"], ["run", "--data=radar", "--data.past=3", "--data.steps=3", "--out=a"]):
+        assert main(["evaluate", *words]) == 0
+        shown = capsys.readouterr().err
+        assert (told in shown, shown.count("frames were added")) == (True, 1)
+    for path in ("run", "a"):
+        assert json.loads(Path(f"{path}/scores.json").read_text())["scores"] == before
+    assert main(["train", "--resume=run", "--epochs=2"]) == 0
+    assert told in capsys.readouterr().err
+
+
+def test_frames_of_other_times_have_splits_of_their_own(radar):
+    stored = Archive("radar", past=3, steps=3).specification
+    own, other = (xr.open_mfdataset("radar/*.nc", engine="h5netcdf")["rate"].load() for _ in range(2))
+    other["time"] = other["time"] + np.timedelta64(365, "D")
+    for frames, times in ((own, 40), (other, 40), (xr.concat([own, other], "time"), 80)):
+        source = Archive(frames, past=3, steps=3)
+        found = source.using(stored).split("test").frames_WT
+        expected = source.split("test").frames_WT if times == 40 else found[found.max(1) < 40]
+        np.testing.assert_array_equal(found, expected)
+    # Times of frames without dates say nothing about whether they are those of the training.
+    array = np.concatenate([RATES, RATES])
+    stored = Archive(array[:40], past=3, steps=3).specification
+    source = Archive(array, past=3, steps=3)
+    assert source.using(stored).split("test").frames_WT.max() == 79
+    assert source.using(stored, own=True).split("test").frames_WT.max() == 39
 
 
 def test_a_scale_fitted_to_the_data_outlives_a_grown_archive(radar):

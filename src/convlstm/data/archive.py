@@ -1,5 +1,6 @@
 """Windows of labelled frames: radar, weather, sea surface or video, from files or from memory."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -15,14 +16,15 @@ from torch import Tensor
 
 from convlstm.data.archive_windows import ArchiveWindows
 from convlstm.data.base import SPLITS, Source, Split, WindowDataset
-from convlstm.data.extra_inputs import INPUTS, static_fields
+from convlstm.data.climatology import packed
+from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import open_frames
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
 from convlstm.data.specification import Specification
-from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, variables
+from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
 from convlstm.data.units import ZR, conversion, unit_named
-from convlstm.data.windows import split_frames, time_step, window_frames
+from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
 from convlstm.errors import DataError, OptionError, check_name
 from convlstm.validation import (
     check_bool,
@@ -35,6 +37,7 @@ from convlstm.validation import (
 )
 
 _SCANNED = 2000  # frames that importance sampling looks at, at most
+_log = logging.getLogger("convlstm")
 
 
 class Archive(Source):
@@ -63,7 +66,8 @@ class Archive(Source):
         gaps: ``refuse`` leaves out windows with missing frames, ``mask`` takes them as not measured.
         importance: 0 to 1, how far crops are drawn where it is wet (or moving); the loss weighs them back.
         inputs: extra input channels: ``mask`` (measured pixels), ``hour``, ``season``.
-        static: file of fields that do not change, such as a land mask; each is an extra input channel.
+        static: file of fields that do not change, such as a land mask; each is an extra input channel. The
+            model folder stores them.
         zr: a, b and the dry reflectivity (dBZ) of the relation between reflectivity and rain rate.
         flip: turn crops of training upside down, and left to right, at random: more directions of motion.
         train_size: crops of an epoch; as many as there are windows if None.
@@ -125,7 +129,8 @@ class Archive(Source):
             self.frames, conversion(found, self.units, step_s=self.step_s, zr=self.relation)
         )
         self.crop = None if crop is None else self._checked_crop(crop)
-        self.static = self._static_fields(static)
+        self._fields = self._static_fields(static)
+        self.static = standard_scores(self._fields, self._fields)
         self.extra_channels = sum(INPUTS[name] for name in self.inputs) + len(self.static)
         dates = self.frames.coords.get("event", self.frames["time"])
         if isinstance(split, Mapping) and dates.dtype.kind == "m":
@@ -138,7 +143,7 @@ class Archive(Source):
     def specification(self) -> Specification:  # type: ignore[override]
         """The specification, decided from the training split unless `using` gave it."""
         windows = {name: self.window_frames(name) for name in SPLITS if self.has(name)}
-        return specify(
+        made = specify(
             self.frames,
             self.store,
             self.times,
@@ -151,28 +156,58 @@ class Archive(Source):
             inputs=(*self.inputs, *("static",) * len(self.static)),
             relation=self.relation if self.converts else None,
         )
+        return replace(made, static=packed(self._fields)) if len(self._fields) else made
 
     @property
     def data_range(self) -> float:  # type: ignore[override]
         """Largest minus smallest value, in the unit."""
         return self.specification.data_range
 
-    def using(self, specification: Specification) -> "Archive":
-        """The same frames in the unit and scale that a model was trained with.
+    def using(self, specification: Specification, *, own: bool = False) -> "Archive":
+        """The same frames in the unit and scale and with the extra inputs and splits of a model's training.
+
+        Splits by ``time`` or ``event`` of frames on the grid of the training and partly of its times stay
+        as they were when frames were added, with a message: no frame of the training is tested on.
+
+        Args:
+            specification: of the data that the model was trained on.
+            own: the frames are those of the training, so that times without dates are its times too.
 
         Raises:
             DataError: frames on another grid, of other channels, another time step, or a unit that does not
                 convert.
+            OptionError: static fields that the model reads and does not store.
         """
         check_fits(self.frames, self.step_s, specification)
         other = copy(self)
         found, relation = self.frames.attrs.get("units", ""), specification.relation() or self.relation
         convert = conversion(found, specification.units, step_s=self.step_s, zr=relation)
         other.units, other.store = specification.units, FrameStore(self.frames, convert)
+        given = self._fields if len(self._fields) else None
+        static = static_inputs(specification, given, self.store.shape[1:], "--data.static")
+        other.static = self._fields if static is None else static
+        named = [INPUTS[name] for name in specification.inputs if name in INPUTS]
+        other.extra_channels = sum(named) + len(other.static)
+        if own or specification.dated:
+            other._members = self._splits_of(specification)
         other.__dict__["specification"] = replace(
             specification, past=self.past, steps=self.steps, grid=grid_of(self.frames)
         )
         return other
+
+    def _splits_of(self, specification: Specification) -> dict[Split, NDArray[np.bool_]]:
+        """The frames of each split as in training, where these are the frames of the training."""
+        splits, same_grid = specification.splits, grid_of(self.frames) == specification.grid
+        by_time = isinstance(self.split_by, str) and "event" not in self.frames.coords
+        if not (by_time and same_grid and splits.keys() == {*SPLITS}):
+            return self._members
+        members = stored_splits(self.times, splits)
+        if not members["train"].any():
+            return self._members
+        if any((members[name] & ~self._members[name]).any() for name in SPLITS):
+            ends = "; ".join("{} {} to {}".format(name, *splits[name][2:]) for name in SPLITS)
+            _log.warning("frames were added since the training, whose splits stay: %s", ends)
+        return members
 
     def split(self, name: Split, *, crop: bool = False) -> WindowDataset:
         """Windows of one split: random crops for training if a size is given, otherwise whole frames.

@@ -44,9 +44,7 @@ def extra_inputs(
 
 
 def static_fields(path: Path) -> Floats:
-    """The variables (S, H, W) of a gridded file that have two axes, each scaled to a standard score.
-
-    What is missing in them becomes 0, their mean.
+    """The variables (S, H, W) of a gridded file that have two axes, NaN where missing.
 
     Raises:
         DataError: unreadable, or without such a variable.
@@ -64,7 +62,20 @@ def static_fields(path: Path) -> Floats:
             f"static fields must be variables of one shape (rows, columns); {path} has "
             f"{', '.join(str(array.shape) for array in arrays) or 'none of two axes'}: keep those of the grid"
         )
-    spreads = [float(np.nanstd(array)) or 1.0 for array in arrays]
-    scaled = [(a - np.nanmean(a)) / spread for a, spread in zip(arrays, spreads, strict=True)]
-    found: Floats = np.nan_to_num(np.stack(scaled)).astype(np.float32)
+    return np.stack(arrays)
+
+
+def standard_scores(fields: Floats, reference: Floats) -> Floats:
+    """Static fields (S, H, W) less the mean of those of the training, divided by their standard deviation.
+
+    What is missing becomes 0, the mean.
+
+    Args:
+        fields: (S, H, W).
+        reference: (S, H', W'), the fields of the training.
+    """
+    axes = (1, 2)
+    spread = np.nanstd(reference, axes, keepdims=True)
+    scores = (fields - np.nanmean(reference, axes, keepdims=True)) / np.where(spread > 0, spread, 1)
+    found: Floats = np.nan_to_num(scores).astype(np.float32)
     return found

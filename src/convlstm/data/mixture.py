@@ -82,12 +82,14 @@ class Mixture(Source):
             frames, windows, starts, ends = zip(*of_all, strict=True)
             splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
         widest = max(one.data_range for one in every)
-        return replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits, data_range=widest)
+        decided = replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits)
+        return replace(decided, data_range=widest, static=None)  # each archive has fields of its own
 
-    def using(self, specification: Specification) -> "Mixture":
+    def using(self, specification: Specification, *, own: bool = False) -> "Mixture":
         """The same archives in the unit and scale that a model was trained with.
 
-        Archives whose Z-R relations differ keep their own.
+        Archives whose Z-R relations differ keep their own; the specification is not that of each, so that
+        splits are not kept as those of one archive are.
 
         Raises:
             DataError: as `Archive.using`.
@@ -95,7 +97,7 @@ class Mixture(Source):
         if len({one.relation for one in self.archives}) > 1:
             specification = replace(specification, zr=None)
         other = copy(self)
-        other.archives = [archive.using(specification) for archive in self.archives]
+        other.archives = [archive.using(specification, own=own) for archive in self.archives]
         other.__dict__["specification"] = replace(
             specification, past=self.past, steps=self.steps, grid=self._grid()
         )

@@ -1,10 +1,13 @@
 """Specification of labelled data: all that a model folder stores of what its model was trained on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Self
 
-from convlstm.data.climatology import Anomaly
+import numpy as np
+from numpy.typing import NDArray
+
+from convlstm.data.climatology import Anomaly, unpacked
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
 from convlstm.data.units import ZR
 from convlstm.errors import OptionError, RunError
@@ -42,7 +45,8 @@ class Specification:
         data_range: largest minus smallest value of the data, for PSNR and SSIM.
         past: K, frames of the past of a window.
         steps: L, frames of its future.
-        inputs: names of the extra input channels.
+        inputs: names of the extra input channels, ``static`` for each static field.
+        static: these fields (S, H, W) on the grid, as `convlstm.data.climatology.packed` gives them.
         zr: a, b and dry_dbz of the Z-R relation, where one was used.
         cell_methods: of the variables, such as ``time: sum``.
         splits: frames, windows, first and last time of each split.
@@ -65,6 +69,7 @@ class Specification:
     cell_methods: str = ""
     splits: Mapping[str, Sequence[Any]]
     fingerprint: str
+    static: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON holds."""
@@ -80,7 +85,8 @@ class Specification:
             RunError: something else, or of another version.
         """
         names = {field.name for field in fields(cls)}
-        if not isinstance(plain, dict) or plain.keys() != names:
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not isinstance(plain, dict) or not needed <= plain.keys() <= names:
             found = ", ".join(map(str, plain)) if isinstance(plain, dict) else repr(plain)
             raise RunError(
                 f"a specification of data must hold {', '.join(sorted(names))}; received {found[:300]}: copy "
@@ -107,6 +113,19 @@ class Specification:
                 f"a transform must be one of {', '.join(KINDS)} with its arguments; {name} gave '{error}': "
                 "copy the folder again"
             ) from error
+
+    def static_fields(self) -> NDArray[np.float32] | None:
+        """The static fields (S, H, W) that are extra inputs, in their units; None if there are none.
+
+        Raises:
+            DataError: they are damaged.
+        """
+        if self.static is None:
+            return None
+        fields: NDArray[np.float32] = unpacked(
+            self.static, (self.inputs.count("static"), *self.grid["shape"])
+        ).numpy()
+        return fields
 
     def relation(self) -> ZR | None:
         """The Z-R relation, where one was used."""

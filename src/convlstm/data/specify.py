@@ -1,7 +1,7 @@
 """Decisions about labelled data: transform, data range, grid, and whether frames fit a model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from convlstm.data.base import Split
 from convlstm.data.climatology import fit_anomaly
+from convlstm.data.extra_inputs import standard_scores
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.specification import Specification, described, grid_text
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
 from convlstm.data.units import ZR, conversion
 from convlstm.data.windows import fingerprint
-from convlstm.errors import DataError
+from convlstm.errors import DataError, OptionError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -171,6 +172,40 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
                 f"pixels must be {grid_text(trained)}, as in training; received {grid_text(grid)}: bring the "
                 "frames to that grid"
             )
+
+
+def static_inputs(
+    specification: Specification, given: Floats | None, size: Sequence[int], option: str = "--static"
+) -> Floats | None:
+    """The static fields (S, H, W) that a model reads, scaled as in training; None if it reads none.
+
+    Args:
+        specification: of the data that the model was trained on.
+        given: (S, H, W), fields in their units; those of the training if None.
+        size: H and W of the frames.
+        option: by which fields are given, for messages.
+
+    Raises:
+        OptionError: the model reads some, none are given and none are stored; or the other way round.
+        DataError: as many others, or on another grid.
+    """
+    wanted, stored = specification.inputs.count("static"), specification.static_fields()
+    fields = stored if given is None else given
+    if (fields is None) != (wanted == 0):
+        remedy = f"give {option} FILE" if wanted else f"leave {option} out"
+        raise OptionError(
+            f"static fields must be given to a model that reads some; this one reads {wanted} and received "
+            f"{'none' if fields is None else len(fields)}: {remedy}"
+        )
+    if fields is None:
+        return None
+    if fields.shape != (wanted, *size):
+        raise DataError(
+            f"static fields must be the {wanted} that the model reads, on the grid of the frames, "
+            f"{' x '.join(map(str, size))}; those {'of the training' if given is None else 'given'} have "
+            f"{' x '.join(map(str, fields.shape))}: give {option} FILE with fields of that grid"
+        )
+    return standard_scores(fields, fields if stored is None else stored)
 
 
 def _transform(

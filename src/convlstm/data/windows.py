@@ -1,6 +1,6 @@
 """Windows of consecutive frames by their times, and their division into splits."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -135,6 +135,24 @@ def split_frames(
                 f"every split needs frames; {name} has none of the {len(times)} from {_text(times.min())} to "
                 f"{_text(times.max())}: give its periods by --data.split"
             )
+    return found
+
+
+def stored_splits(times: Times, splits: Mapping[str, Sequence[object]]) -> dict[Split, NDArray[np.bool_]]:
+    """The frames (N,), bool, between the first and the last time of each split of a specification.
+
+    Args:
+        times: (N,), seconds since 1970-01-01, or since the first frame where there are no dates; increasing.
+        splits: as in `convlstm.data.specification.Specification`.
+    """
+    found: dict[Split, NDArray[np.bool_]] = {}
+    for name in SPLITS:
+        texts = [str(text) for text in splits[name][2:]]
+        first, last = (
+            float(text[:-2]) if text.endswith(" s") else float(np.datetime64(text, "s").astype(np.int64))
+            for text in texts
+        )
+        found[name] = (times > first - 1e-3) & (times < last + 1e-3)
     return found
 
 

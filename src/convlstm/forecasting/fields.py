@@ -14,9 +14,9 @@ from convlstm.data.archive_windows import scaled
 from convlstm.data.extra_inputs import INPUTS, extra_inputs, static_fields
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import Specification
-from convlstm.data.specify import check_fits
+from convlstm.data.specify import check_fits, static_inputs
 from convlstm.data.units import conversion, unit_named
-from convlstm.errors import DataError, OptionError
+from convlstm.errors import DataError
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -169,27 +169,8 @@ class Fields:
 
 
 def read_static(path: Path | None, specification: Specification, size: Sequence[int]) -> Floats | None:
-    """The static fields (S, H, W) that a model reads; None if it reads none.
-
-    Raises:
-        OptionError: it reads some and none are given, or the other way round.
-        DataError: as many others, or on another grid.
-    """
-    wanted = specification.inputs.count("static")
-    if (path is None) != (wanted == 0):
-        raise OptionError(
-            f"static fields must be given to a model that reads some; this one reads {wanted} and received "
-            f"{path or 'none'}: {'give --static FILE' if wanted else 'leave --static out'}"
-        )
-    if path is None:
-        return None
-    fields = static_fields(path)
-    if fields.shape != (wanted, *size):
-        raise DataError(
-            f"static fields must be the {wanted} that the model reads, on the grid of the frames, "
-            f"{' x '.join(map(str, size))}; {path} has {' x '.join(map(str, fields.shape))}: bring them to it"
-        )
-    return fields
+    """The static fields of a file, those of the training if None; as of `static_inputs`."""
+    return static_inputs(specification, None if path is None else static_fields(path), size)
 
 
 def labelled(values: NDArray[Any], frames: "xr.DataArray", step_s: float) -> "xr.DataArray":

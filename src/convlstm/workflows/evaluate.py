@@ -84,7 +84,8 @@ def evaluate(
         The `Verification`.
     """
     data = as_source(data)
-    check_parts(data, model if isinstance(model, Forecaster) else None)
+    check_parts(data, None)
+    check_parts(None, model if isinstance(model, Forecaster) else None)
     check_positive(batch_size, "batch_size")
     trust = trusted_packages(trust, model)
     if watch is not None:
@@ -101,8 +102,8 @@ def evaluate(
     other = data is not None and run is not None and not _is_own(data, run, trust)
     folder = _folder(run, place, out, other=other)
     source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data
+    source = fitted(source, forecaster, own=data is None)
     check_parts(source, forecaster)
-    source = fitted(source, forecaster)
     made = baselines_of(source, baselines)
     changes = Changes()
     try:
@@ -149,12 +150,12 @@ def check_thresholds(thresholds: Sequence[float] | None) -> tuple[float, ...] | 
     return tuple(found)
 
 
-def fitted(source: Source, model: Forecaster) -> Source:
-    """Labelled frames in the unit and scale that a model was trained with, where its folder states them."""
+def fitted(source: Source, model: Forecaster, *, own: bool = False) -> Source:
+    """Labelled frames as a model was trained on, where its folder states it; arguments of `Archive.using`."""
     stored = getattr(model, "_convlstm_notes", {}).get("specification")
     if stored is None or not isinstance(source, Archive | Mixture):
         return source
-    return source.using(Specification.from_dict(stored))
+    return source.using(Specification.from_dict(stored), own=own)
 
 
 def row_areas(grid: Mapping[str, Any]) -> Tensor | None:

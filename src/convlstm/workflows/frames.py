@@ -103,7 +103,7 @@ def as_before(data: Source, run: RunFolder) -> Source:
                     "give the same frames"
                 )
         return data
-    data = data.using(stored)
+    data = data.using(stored, own=True)
     before = [stored.splits[name][1] for name in SPLITS[:2]]
     now = [len(data.window_frames(name)) for name in SPLITS[:2]]
     if now != before:
