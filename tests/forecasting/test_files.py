@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from PIL import Image
 
 from convlstm.data.files import read_frames
+from convlstm.data.opening import open_frames
 from convlstm.errors import DataError, OptionError, RunError, ShapeError
-from convlstm.forecasting.files import check_output, write_frames
+from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.files import check_output, write_forecast, write_frames
+from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 
 BYTES = np.random.default_rng(2).integers(0, 256, (14, 1, 6, 8), dtype=np.uint8)
 UNIT = torch.from_numpy((BYTES / 255).astype(np.float32))
@@ -153,6 +157,30 @@ def test_pictures_of_rain_are_not_black_and_say_what_white_is(tmp_path, dtype):
         pixels = np.array(image)
     assert len(pixels) == 4 + 24 + 64 + 4 + 8 + 18  # a line below the frames
     assert (pixels[4 + 24 + 64 + 4 :] < 160).any()
+
+
+@pytest.mark.parametrize(("units", "factor"), [("mm h-1", 1.0), ("mm", 1 / 12), ("dBZ", None), ("degC", 1.0)])
+@pytest.mark.parametrize("ending", ["gif", "png"])
+def test_rain_and_reflectivity_have_the_colours_of_radar(tmp_path, units, factor, ending):
+    """A column of each class, with what is dry and what was not measured."""
+    table = TABLES["dBZ" if units == "dBZ" else "mm/h"]
+    row = [-32.0 if units == "dBZ" else 0.0, *(1.01 * bound for bound in table.bounds), np.nan]
+    values = np.broadcast_to(np.float32(row) * (factor or 1), (4, 64, 12))
+    times = np.datetime64("2024-05-01T12:00", "ns") + np.timedelta64(300, "s") * np.arange(4)
+    attributes = {"units": units, "standard_name": "precipitation_amount" if units == "mm" else "field"}
+    frames = open_frames(xr.DataArray(values, {"time": times}, ("time", "y", "x"), "field", attributes))
+    path = tmp_path / f"f.{ending}"
+    write_forecast(path, labelled(frames.values[2:], frames[:2], 300.0), frames.values[:2])
+    with Image.open(path) as image:
+        image.seek(image.n_frames - 1)
+        pixels = np.array(image.convert("RGB"))
+    colours = [DRY, *table.colours, NOT_MEASURED]
+    if ending == "gif":
+        shown = pixels[12 + 32 * 8, 12 + 4 : 12 + 12 * 8 : 8]  # a middle row, enlarged eight times
+        assert (shown == colours).all() == (units != "degC")
+        assert ((pixels[:12, :12] == (214, 96, 30)).all(-1).any()) == (units != "degC")
+    seen = {tuple(map(int, pixel)) for pixel in pixels[-18:].reshape(-1, 3)}  # the legend
+    assert ({*colours[:-1]} <= seen) == (units != "degC")
 
 
 @pytest.mark.parametrize("channels", [2, 5])

@@ -125,7 +125,7 @@ def test_values_far_outside_those_of_the_training_are_reported(folder, caplog):
         (lambda f: f.rename("hail"), ["--variable", "rain"], "variable must be one that the files hold"),
         (lambda f: f.rename("hail"), [], ""),
         (lambda f: f, ["--reader", "knmi"], "that the reader knmi recognises"),
-        (lambda f: f, ["--static", "land.nc"], "reads 0 and received land.nc: leave --static out"),
+        (lambda f: f, ["--static", "land.nc"], "file of static fields; land.nc"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_and_writes_nothing(
@@ -206,3 +206,34 @@ def test_tiles_on_the_command_line_give_the_same(folder, tmp_path, capsys):
     np.testing.assert_allclose(tiled, whole, rtol=1e-4, atol=1e-4)
     assert main([*words, str(tmp_path / "f.npy"), "--tile", "0"]) == 2
     assert "tile must be at least 1; received 0" in capsys.readouterr().err
+
+
+def test_several_files_are_one_past(folder, tmp_path, monkeypatch, capsys):
+    """As a pattern that the shell expands."""
+    monkeypatch.chdir(tmp_path)
+    for k in range(6):
+        rates(6)[k : k + 1].to_netcdf(f"{k}.nc", engine="h5netcdf")
+    names = [f"{k}.nc" for k in range(6)]
+    assert main(["forecast", str(folder), *names, "--steps", "2", "--out", "f.npy"]) == 0
+    assert capsys.readouterr().out == "2 frames after the last of 6 files are in f.npy\n"
+    np.testing.assert_array_equal(np.load("f.npy")[:, 0], convlstm.forecast(folder, rates(6), 2))
+    assert main(["forecast", str(folder), "*.nc", "--steps", "2", "--out", "g.npy"]) == 0  # quoted
+    np.testing.assert_array_equal(np.load("f.npy"), np.load("g.npy"))
+
+
+def test_several_images_are_those_of_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    EncoderForecaster(1, [4]).save_pretrained("m", past=PAST)
+    Path("images").mkdir()
+    for k, frame in enumerate(np.random.default_rng(0).integers(0, 256, (11, *SIZE), np.uint8)):
+        Image.fromarray(frame).save(f"images/{k}.png")
+    words = ["forecast", "m", *sorted(f"images/{k}.png" for k in range(11))]  # 10.png before 2.png
+    assert main([*words, "--steps", "2", "--out", "f.npy"]) == 0
+    assert "images holds 11 images, taken from 0.png to 10.png" in capsys.readouterr().err
+    assert main(["forecast", "m", "images", "--steps", "2", "--out", "g.npy"]) == 0
+    np.testing.assert_array_equal(np.load("f.npy"), np.load("g.npy"))
+    np.save("a.npy", np.zeros((3, *SIZE), np.uint8))
+    capsys.readouterr()
+    assert main(["forecast", "m", "a.npy", "a.npy", "--steps", "2", "--out", "h.npy"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -348,7 +348,7 @@ def test_each_callback_has_the_options_that_follow_it(tmp_path, monkeypatch, cap
 def test_the_help_of_a_command_is_made_from_its_workflow(name, capsys):
     assert main([name, "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    usage = {"describe": " PATH", "evaluate": " MODEL", "forecast": " MODEL PAST", "report": " RUN"}
+    usage = {"describe": " PATH...", "evaluate": " MODEL", "forecast": " MODEL PAST...", "report": " RUN"}
     usage = (usage | {"demo": " [SUBJECT]"}).get(name, "")
     assert shown.startswith(f"usage: convlstm {name}{usage} [OPTIONS] ")
     assert getattr(convlstm, name).__doc__.splitlines()[0] in shown

@@ -56,7 +56,10 @@ def evaluate(**options: Any) -> None:
 def forecast(**options: Any) -> None:
     """Forecast, and print where it is."""
     convlstm.forecast(**options)
-    print(f"{options['steps']} frames after the last of {options['past']} are in {options['out']}")
+    paths = options["past"]
+    files = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+    first = "the last" if options.get("every") is None else f"every {options['every']}"
+    print(f"{options['steps']} frames after {first} of {files} are in {options['out']}")
 
 
 def report(**options: Any) -> None:

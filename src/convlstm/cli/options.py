@@ -163,8 +163,9 @@ class Command:
                 more = list(takewhile(lambda word: word[:2] != "--" and is_frames(word), rest))
                 rest = rest[len(more) :]
                 options[-1] = (name, json.dumps([options[-1][1], *more]) if more else options[-1][1])
-        if self.several and arguments:
-            arguments = [json.dumps(arguments)]
+        place = self.arguments.index(self.several) if self.several else len(arguments)
+        if arguments[place:]:
+            arguments[place:] = [json.dumps(arguments[place:])]
         if extra := arguments[len(self.arguments) :]:
             usage = " ".join(map(str.upper, self.arguments)) or "options only"
             raise OptionError(
@@ -236,7 +237,8 @@ class Command:
         doc = docstring_parser.parse(self.workflow.__doc__)
         texts = {p.arg_name: p.description for p in doc.params} | SWITCHES.get(self.name, {})
         optional = {n for n in self.arguments if self.parameters[n].default is not Parameter.empty}
-        places = [f"[{n.upper()}]" if n in optional else n.upper() for n in self.arguments]
+        places = [n.upper() + "..." * (n == self.several) for n in self.arguments]
+        places = [f"[{p}]" if n in optional else p for n, p in zip(self.arguments, places, strict=True)]
         parser = ArgumentParser(
             prog=f"convlstm {self.name}",
             description=f"{doc.short_description} {doc.long_description or ''}",

@@ -38,7 +38,7 @@ class Frames(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_frames(path: str | Path) -> Frames:
+def read_frames(path: str | Path | Sequence[str | Path]) -> Frames:
     """Read a sequence of frames.
 
     Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or, with
@@ -48,7 +48,7 @@ def read_frames(path: str | Path) -> Frames:
     before t+1) and rotated to their EXIF orientation; transparency is dropped.
 
     Args:
-        path: a file or a folder of images.
+        path: a file or a folder of images, or several images.
 
     Returns:
         The frames, scaled as documented in `Frames`.
@@ -56,10 +56,11 @@ def read_frames(path: str | Path) -> Frames:
     Raises:
         DataError: missing, damaged or of an unknown kind; wrong rank or dtype; NaN; images of unequal sizes.
     """
-    path = check_path(path, "path of frames")
+    given = [check_path(each, "path of frames") for each in path] if isinstance(path, list | tuple) else []
+    path = given[0].parent if given else check_path(path, "path of frames")
     notes: list[str] = []
-    if path.is_dir():
-        files = _images_of(path)
+    if given or path.is_dir():
+        files = _images_of(path, given or [*path.iterdir()])
         notes.append(f"{path} holds {len(files)} images, taken from {files[0].name} to {files[-1].name}")
         frames_TCHW = _read_folder(path, files)
     elif not path.exists():
@@ -218,8 +219,8 @@ def by_number(stems: Sequence[str]) -> list[list[str | int]]:
     return keys
 
 
-def _images_of(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES and file.name[0] != ".")
+def _images_of(folder: Path, found: Sequence[Path]) -> list[Path]:
+    files = sorted(file for file in found if file.suffix.lower() in IMAGES and file.name[0] != ".")
     if not files:
         raise DataError(f"a folder of frames must hold images ({', '.join(IMAGES)}); {folder} holds none")
     keys = by_number([file.stem for file in files])

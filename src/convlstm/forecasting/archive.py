@@ -1,20 +1,114 @@
 """Archives of forecasts from many initial times: one Zarr store that processes write at the same time."""
 
+import logging
+import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.atomic_write import replacing, writing
+from convlstm.data.frame_store import seconds
+from convlstm.data.windows import time_step, window_frames
 from convlstm.errors import DataError, RunError, reading
 from convlstm.forecasting.cf import cf_dataset, check_replaceable
+from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.rollout import forecast_labelled, past_of
+from convlstm.models.base import Forecaster
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _START, _LEAD = "forecast_reference_time", "forecast_period"
+_log = logging.getLogger("convlstm")
+
+
+def fill_archive(
+    path: Path,
+    model: Forecaster,
+    frames: "xr.DataArray",
+    steps: int,
+    every: int,
+    *,
+    source: str = "",
+    history: str = "",
+    overwrite: bool = False,
+    masked: bool = False,
+    **options: Any,
+) -> None:
+    """Forecast from every so many frames of a sequence into an archive, which is made if missing.
+
+    Forecasts that are there already are not made again, so that a call that was killed is repeated, and
+    processes share the work by the same call.
+
+    Args:
+        path: folder of the Zarr store.
+        model: the forecaster.
+        frames: (time, channel, y, x), as of `convlstm.forecasting.rollout.forecast_labelled`.
+        steps: L.
+        every: time steps between initial times, from the first frame on that has a full past; those without
+            one are left out.
+        source: the model and its version.
+        history: when and by which command it was made.
+        overwrite: replace a Zarr store.
+        masked: take missing frames of a past as not measured, but for its first and its last.
+        options: as of `convlstm.forecasting.rollout.forecast_labelled`.
+
+    Raises:
+        DataError: frames without dates, or too few in a row.
+        RunError: what is there are not forecasts by this model from these times.
+    """
+    times, past = seconds(frames["time"]), past_of(model, frames)
+    ends = window_frames(times, past, masked=masked)[:, -1]
+    if not len(ends):
+        raise DataError(
+            f"the past must hold the {past} frames that the model was trained with, none missing; received "
+            f"{len(times)}, but not so many in a row: give more frames, or --gaps mask"
+        )
+    step_s = time_step(times)
+    ends = ends[np.rint((times[ends] - times[ends[0]]) / step_s).astype(np.int64) % every == 0]
+    starts = frames["time"].values[ends]
+    if overwrite or not path.exists():
+        nothing = labelled(np.full((steps, *frames.shape[1:]), np.nan, np.float32), frames, step_s)
+        try:
+            create_archive(path, nothing, starts, source=source, history=history, overwrite=overwrite)
+        except RunError:
+            if overwrite or not path.exists():  # otherwise another process was the first
+                raise
+    missing = [int(k) for k in np.flatnonzero(~_written(path, starts, source))]
+    _log.info("%d forecasts, %d of them there already", len(starts), len(starts) - len(missing))
+    begin = random.randrange(len(missing)) if missing else 0  # so that processes meet seldom
+    for k in [*missing[begin:], *missing[:begin]]:
+        if not _written(path, starts, source, [k])[0]:
+            known = frames[: ends[k] + 1]
+            values, read, _ = forecast_labelled(model, known, steps, masked=masked, **options)
+            write_to_archive(path, labelled(values, known, read.step_s))
+
+
+def _written(
+    path: Path, starts: NDArray[np.datetime64], source: str, places: Sequence[int] | None = None
+) -> NDArray[np.bool_]:
+    """True for each initial time (of some places) whose forecast is in an archive, by its masks."""
+    import xarray as xr
+
+    with (
+        reading(path, "be an archive of forecasts", "choose another name", RunError),
+        xr.open_zarr(path, consolidated=False, chunks=None, decode_timedelta=False) as archive,
+    ):
+        known = archive[_START].values if _START in archive.dims else starts[:0]
+        there = archive.attrs.get("source")
+        same = np.array_equal(known, starts) and there == source
+        masks = [values for values in archive.data_vars.values() if values.dtype.kind != "f"]
+        wanted = range(len(starts)) if places is None else places
+        found = [all(bool(mask[k].values.any()) for mask in masks) for k in wanted] if same else []
+    if not same:
+        raise RunError(
+            f"an archive to go on with must hold forecasts by {source} from {len(starts)} times, {starts[0]} "
+            f"to {starts[-1]}; {path} holds {len(known)} by {there}: choose another name or pass overwrite"
+        )
+    return np.array(found)
 
 
 def create_archive(
@@ -91,7 +185,9 @@ def write_to_archive(path: Path, forecast: "xr.DataArray") -> None:
     along = {name: _along(values) for name, values in one.data_vars.items()}
     place = {_START: slice(int(places[0]), int(places[0]) + 1)}
     with writing(path):
-        xr.Dataset(along).to_zarr(path, region=place, consolidated=False)
+        for masks in (False, True):  # last, as they tell that a forecast is complete
+            part = {name: values for name, values in along.items() if (values.dtype.kind != "f") == masks}
+            xr.Dataset(part).to_zarr(path, region=place, consolidated=False)
 
 
 def _of_starts(forecast: "xr.Dataset", starts: NDArray[np.datetime64]) -> "xr.Dataset":

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.files import check_finite, from_unit
+from convlstm.data.specify import is_rain
+from convlstm.data.units import conversion, unit_named
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
 from convlstm.forecasting.cf import check_replaceable, write_cf
 from convlstm.pictures.colours import UNIT, Scale, channel_scales
-from convlstm.pictures.frames import animation, film_strip
+from convlstm.pictures.frames import Limits, animation, film_strip
+from convlstm.pictures.radar import TABLES
 from convlstm.validation import check_bool, check_instance, check_path
 
 if TYPE_CHECKING:
@@ -101,7 +104,8 @@ def write_forecast(
 
     - ``.nc`` and ``.zarr``: by the CF conventions, see `convlstm.forecasting.cf.write_cf`.
     - ``.npz``: ``frames`` (L, C, H, W) and, where frames have dates, their ``time``; ``.npy``: frames alone.
-    - ``.gif`` and ``.png``: pictures of the past and the forecast, as of `write_frames`.
+    - ``.gif`` and ``.png``: pictures of the past and the forecast, as of `write_frames`; rain, as a rate in
+      mm/h, and reflectivity in the colours of radar, with their classes below the frames.
 
     Args:
         path: file to write, in an existing folder.
@@ -123,7 +127,8 @@ def write_forecast(
     if ending in LABELLED:
         return write_cf(path, forecast, source=source, history=history, overwrite=overwrite)
     if ending in (".gif", ".png"):
-        rows, limits = {"forecast": values.astype(np.float32)}, channel_scales(past)
+        future, past, limits = _coloured(forecast, past)
+        rows = {"forecast": future}
         if ending == ".gif":
             return animation(rows, path, past=past, limits=limits, moments=_moments(forecast, len(past)))
         film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
@@ -134,6 +139,18 @@ def write_forecast(
         np.save(file, values, allow_pickle=False)
     write_atomically(path, file.getvalue())
     return path
+
+
+def _coloured(
+    forecast: "xr.DataArray", past: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], Limits]:
+    """Forecast and past as they are shown, and their colours: those of radar for rain and reflectivity."""
+    future, unit = forecast.values.astype(np.float32), unit_named(str(forecast.attrs.get("units", "")))
+    if is_rain(forecast, unit):
+        step_s = forecast["forecast_period"].values[0] / np.timedelta64(1, "s")
+        convert = conversion(unit, "mm/h", step_s=float(step_s))
+        future, past, unit = convert(future), convert(past), "mm/h"
+    return future, past, TABLES.get(unit) or channel_scales(past)
 
 
 def _moments(forecast: "xr.DataArray", past: int) -> list[str]:

@@ -189,6 +189,13 @@ def specification_of(model: Forecaster) -> Specification | None:
     return None if plain is None else Specification.from_dict(plain)
 
 
+def past_of(model: Forecaster, frames: "xr.DataArray") -> int:
+    """Frames that a model reads; all that there are if it does not say."""
+    specification = specification_of(model)
+    known = getattr(model, "_convlstm_notes", {}).get("past", len(frames))
+    return int(known if specification is None else specification.past)
+
+
 def _unscaled(model: Forecaster, frames: int, names: list[str], units: str) -> Specification:
     """Specification of frames whose values are in the scale of the network already."""
     return Specification(

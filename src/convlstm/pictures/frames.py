@@ -97,7 +97,7 @@ def animation(
     """Write a GIF that plays the rows side by side, the past first.
 
     Colours are those of `film_strip`; channels that have a row each there are stacked vertically here. After
-    a past, what follows it has a dark border.
+    a past, what follows it has a dark border, an orange one beside colours.
 
     Args:
         rows: panel name to (L, C, H, W), L the same for all.
@@ -340,6 +340,7 @@ def _draw_panels(
     size = (2 * edge + right, head + height + foot + _LINE * len(lines))
     known = len(past)
     grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
+    border = _INK if grey else DIVERGING[3][1]  # which stands out from radar's dark ground
     pictures = []
     for time in range(-known, steps):
         picture = Image.new("RGB", size, _PAPER)
@@ -357,7 +358,7 @@ def _draw_panels(
             else:
                 picture.paste(Image.fromarray(panel[time]), (x, head))
             if time >= 0 and known:
-                pen.rectangle((x - 3, head - 3, box[2] + 2, box[3] + 2), outline=_INK, width=3)
+                pen.rectangle((x - 3, head - 3, box[2] + 2, box[3] + 2), outline=border, width=3)
             else:
                 pen.rectangle(box, outline=_EDGE)
         label = f"past {past_label(time + known, known)}" if time < 0 else f"{clip_text(single)} +{time + 1}"

@@ -21,7 +21,8 @@ from convlstm.data.frame_store import seconds
 from convlstm.data.opening import open_frames
 from convlstm.data.specification import Specification
 from convlstm.data.windows import time_step
-from convlstm.errors import DataError, RunError, check_name
+from convlstm.errors import DataError, OptionError, RunError, check_name
+from convlstm.forecasting.archive import fill_archive
 from convlstm.forecasting.fields import as_dtype, labelled
 from convlstm.forecasting.files import LABELLED, check_output, write_forecast, write_frames
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, relabelled, specification_of
@@ -66,10 +67,11 @@ class Forecast:
 @import_path()
 def forecast(
     model: Forecaster | str | os.PathLike[str],
-    past: Tensor | NDArray[Any] | str | os.PathLike[str] | Any,
+    past: Tensor | NDArray[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any,
     steps: int,
     *,
     out: str | os.PathLike[str] | None = None,
+    every: int | None = None,
     reader: str | None = None,
     variable: str | None = None,
     units: str | None = None,
@@ -89,15 +91,19 @@ def forecast(
     Args:
         model: a run folder or a model folder; in Python also a forecaster, which receives all frames unless
             it was loaded with the specification of its data.
-        past: frames: a file, a folder or a pattern, of any format that training reads; in Python also an
-            array (T, C, H, W) or an xarray.DataArray.
+        past: frames: files, folders or patterns, of any format that training reads; in Python also an array
+            (T, C, H, W) or an xarray.DataArray.
         steps: frames to forecast.
         out: what to write, by its ending: .nc or .zarr (CF conventions), .npz, .npy, .gif or .png (a film
             strip).
+        every: forecast not from the last frame alone, but from every so many frames that have a full past,
+            into a .zarr with an axis of initial times. The same command makes what is not there yet, after
+            it was stopped, and in several processes at the same time.
         reader: name of the reader, or a dotted path of a function of your own; found by content if left out.
         variable: name of the variable, or several separated by commas; that of the training if left out.
         units: unit of frames that state none; that of the training if left out.
-        static: file of the fields that do not change, for a model that was trained with some.
+        static: file of the fields that do not change, for a model that was trained with some; those of the
+            training if left out.
         gaps: refuse a past with missing frames, or mask these as not measured.
         tile: forecast by tiles that contribute so many pixels a side, read with the pixels around them that
             matter, so that the forecast is that of whole frames; chosen by the free memory if left out.
@@ -106,24 +112,31 @@ def forecast(
             convlstm's.
 
     Returns:
-        The `Forecast`; of a DataArray a DataArray with the same axes and labels.
+        The `Forecast`; of a DataArray a DataArray with the same axes and labels; with ``every`` the path of
+        the archive.
     """
     check_positive(steps, "steps", most=_MOST_STEPS)
     check_bool(overwrite, "overwrite")
     trust = trusted_packages(trust, model)
-    path = None if out is None else check_output(check_path(out, "--out"), overwrite=overwrite)
+    past, path = _one(past), _checked_output(out, every, overwrite)
     masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
     tile = None if tile is None else check_positive(tile, "tile")
     planes = None if static is None else check_path(static, "--static")
     loaded, notes, source = _loaded(model, trust)
     loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    if every is not None and path is not None:
+        frames = _opened(past, specification_of(loaded), reader, variable, units)
+        options: dict[str, Any] = {"static": planes, "masked": masked, "tile": tile, "overwrite": overwrite}
+        options |= {"source": source, "history": _history(model, past, steps, path, every)}
+        fill_archive(path, loaded, frames, steps, every, **options)
+        return path
     if "specification" not in notes and _is_plain(past):
         made, scaled, dtype = _of_plain(loaded, past, steps, notes, tile)
         if path is None or path.suffix.lower() not in LABELLED:
             if path is not None:
                 write_frames(path, scaled, dtype=dtype, past=made.past, overwrite=overwrite)
             return replace(made, path=path)
-        frames = open_frames(past if isinstance(past, str | os.PathLike) else _array(past))
+        frames = open_frames(past if isinstance(past, str | os.PathLike) or _paths(past) else _array(past))
         made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames["time"]))))
     else:
         frames = _opened(past, specification_of(loaded), reader, variable, units)
@@ -158,8 +171,31 @@ def _loaded(
     return loaded, notes, f"{spoken_name(loaded)}, convlstm {version('convlstm')}, weights sha256 {weights}"
 
 
+def _checked_output(out: str | os.PathLike[str] | None, every: int | None, overwrite: bool) -> Path | None:
+    path = None if out is None else check_path(out, "--out")
+    if every is not None and check_positive(every, "every") and (not path or path.suffix.lower() != ".zarr"):
+        raise OptionError(
+            f"forecasts from many initial times need a .zarr; received {path or 'no file'}: name one by "
+            "--out, or leave --every out"
+        )
+    return path and check_output(path, overwrite=overwrite or every is not None)
+
+
+def _one(past: Any) -> Any:
+    """The path of a list of one."""
+    return past[0] if isinstance(past, list | tuple) and len(past) == 1 else past
+
+
+def _paths(past: Any) -> list[Path]:
+    """The paths of a list of several; none for anything else."""
+    listed = past if isinstance(past, list | tuple) else []
+    return [Path(each) for each in listed] if all(isinstance(p, str | os.PathLike) for p in listed) else []
+
+
 def _is_plain(past: Any) -> bool:
     """True for arrays, animations and folders of images, which `read_frames` reads."""
+    if paths := _paths(past):
+        return any(path.suffix.lower() in (*IMAGES, *_PLAIN) for path in paths)
     if isinstance(past, str | os.PathLike):
         path = check_path(past, "PAST")
         if path.is_dir():
@@ -210,7 +246,8 @@ def _opened(
     units: str | None,
 ) -> "xr.DataArray":
     """Labelled frames: the variables of the training unless others are named, with a unit where known."""
-    given = past if _is_labelled(past) or isinstance(past, str | os.PathLike) else _array(past)
+    is_path = isinstance(past, str | os.PathLike) or bool(_paths(past))
+    given = past if _is_labelled(past) or is_path else _array(past)
     options: dict[str, Any] = {"reader": reader, "units": units}
     options |= {} if specification is None else {"missing": specification.missing}
     names = variable.split(",") if isinstance(variable, str) else variable
@@ -232,18 +269,21 @@ def _opened(
     return frames
 
 
-def _history(model: Any, past: Any, steps: int, path: Path) -> str:
+def _history(model: Any, past: Any, steps: int, path: Path, every: int | None = None) -> str:
     """Time and command by which a file was made."""
     shown = [
         os.fspath(each) if isinstance(each, str | os.PathLike) else type(each).__name__
-        for each in (model, past)
+        for each in (model, *(past if isinstance(past, list | tuple) else [past]))
     ]
     words = ["convlstm", "forecast", *shown, "--steps", str(steps), "--out", str(path)]
+    words += [] if every is None else ["--every", str(every)]
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(words)}"
 
 
-def _frames(past: Tensor | NDArray[Any] | str | os.PathLike[str]) -> tuple[Frames, str]:
+def _frames(past: Any) -> tuple[Frames, str]:
     """Frames in the scale of a forecaster, and the name of where they come from."""
+    if paths := _paths(past):
+        return read_frames(paths), f"{len(paths)} images"
     if isinstance(past, str | os.PathLike):
         path = check_path(past, "PAST")
         return read_frames(path), str(path)
