@@ -257,8 +257,8 @@ def test_a_gap_in_every_window_is_said():
 
 def test_flipped_crops_are_the_crops_in_other_directions(tmp_path):
     """Values, masks and static fields turn together, about half of the time along each axis."""
-    field = tmp_path / "height.npy"
-    np.save(field, np.arange(20.0 * 24).reshape(20, 24))
+    field = tmp_path / "height.nc"
+    xr.DataArray(np.arange(20.0 * 24).reshape(20, 24), dims=("y", "x"), name="height").to_netcdf(field)
     options = {"crop": 8, "inputs": ["mask"], "static": str(field), "train_size": 60}
     plain, flipped = (archive(flip=flip, **options).split("train") for flip in (False, True))
     turned = []
