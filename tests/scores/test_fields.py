@@ -237,3 +237,13 @@ def test_what_is_not_finite_is_refused(score):
     forecast[0, 1, 0, 3, 3] = torch.nan
     with pytest.raises(DataError, match=f"{score.name} of case 0 at lead 2 is not"):
         score.update(score.init(3), forecast, truth)
+
+
+@pytest.mark.parametrize("score", [CSI(3.6), FSS(3.6, 1)])
+def test_values_that_equal_a_threshold_but_for_rounding_are_events(score):
+    """As those of quantised data do after they were brought to the scale of a network and back."""
+    below = np.full(
+        (1, 1, 1, 8, 8), np.nextafter(np.float32(3.6), np.float32(0)) - np.float32(5e-7), np.float32
+    )
+    assert both(score, below, below)[1] == 1
+    assert np.isnan(both(score, below - np.float32(1e-4), below - np.float32(1e-4))[1])

@@ -13,7 +13,7 @@ import scores as independent
 from convlstm.cli.main import main
 from convlstm.data import Archive, Rain
 from convlstm.data.units import ZR
-from convlstm.errors import DataError
+from convlstm.errors import DataError, OptionError
 from convlstm.models import EncoderForecaster
 from convlstm.models.baselines import Persistence
 
@@ -147,3 +147,13 @@ def test_nothing_measured_is_one_sentence():
 
     with pytest.raises(DataError, match="cases with measured pixels; received none"):
         convlstm.evaluate(Last(), data=Blind(**RAIN))
+
+
+def test_thresholds_that_the_scale_takes_for_dry_are_refused(tmp_path):
+    """The truth loses the values up to its floor as well."""
+    model = EncoderForecaster(hidden_dim=[4])
+    source = Archive(labelled(rates(), "mm/h"), **SIZES)
+    with pytest.raises(
+        OptionError, match="must be above 0.1 mm/h, up to which .*; received 0.05, 0.1: raise"
+    ):
+        convlstm.evaluate(model, data=source, thresholds=[0.05, 0.1, 1])

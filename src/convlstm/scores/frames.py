@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+_ROUNDING = 2e-6  # of a value, by single precision in and out of a scale
 
 
 class Frames:
@@ -72,5 +73,9 @@ def finite(frames: Frames) -> Tensor:
 
 
 def events(frames: Frames, threshold: float) -> Tensor:
-    """True (B, L, C, H, W) where a value of at least a threshold was measured."""
-    return (frames.values >= threshold) & frames.valid
+    """True (B, L, C, H, W) where a value of at least a threshold was measured.
+
+    A value that is less by rounding alone counts: quantised data, such as those of radars, often hold the
+    threshold itself, and come back from the scale of a network some units in the last place below it.
+    """
+    return (frames.values >= threshold - _ROUNDING * abs(threshold)) & frames.valid

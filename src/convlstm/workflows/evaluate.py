@@ -180,12 +180,24 @@ def _options(
     if source.specification is not None:
         unit = source.specification.units
         options |= {"unit": unit, "area": row_areas(source.specification.grid)}
+        _check_above_floor(thresholds or (), source.specification)
     if unit in ("", "1") and thresholds is None:
         return options
     size = tuple(dataset[0].future.shape[-2:]) if len(dataset) else None
     return options | {
         "scores": field_scores(unit, THRESHOLDS.get(unit, ()) if thresholds is None else thresholds, size)
     }
+
+
+def _check_above_floor(thresholds: Sequence[float], specification: Specification) -> None:
+    """Refuse thresholds up to which the scale of the network takes values for dry, the truth as well."""
+    floor = getattr(specification.built_transform(), "floor", None)
+    low = [] if floor is None else [value for value in thresholds if value <= floor]
+    if low:
+        raise OptionError(
+            f"thresholds must be above {floor:g} {specification.units}, up to which the scale of the network "
+            f"takes values for dry; received {', '.join(f'{value:g}' for value in low)}: raise them"
+        )
 
 
 def _folder(
