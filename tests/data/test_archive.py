@@ -273,3 +273,31 @@ def test_flipped_crops_are_the_crops_in_other_directions(tmp_path):
     assert 15 < turned.count(-2) < 45
     validation = archive(flip=True, **options).split("validation")[0]
     assert torch.equal(validation.past, archive(**options).split("validation")[0].past)
+
+
+def test_codes_of_the_training_are_not_measured_in_other_frames_either():
+    """Nor are other negative rates dry; what packing leaves below 0 is."""
+    frames = rain()
+    source = archive(frames.fillna(-99), missing=-99)
+    other = archive(frames.fillna(-99)).using(source.specification)
+    assert torch.equal(other.split("test")[0].future_valid, source.split("test")[0].future_valid)
+    packed = archive(frames.where(frames != 0, -1e-9))
+    assert torch.equal(packed.split("test")[0].future, source.split("test")[0].future)
+    with pytest.raises(DataError, match="rain must not be negative; received -1: make it NaN if it stands"):
+        archive(frames.fillna(-1)).using(source.specification).split("test")[0]
+
+
+def test_frames_upside_down_are_refused():
+    specification = archive().specification
+    with pytest.raises(DataError, match="must ascend along y, as in training; they descend: turn the frames"):
+        archive(rain().isel(y=slice(None, None, -1))).using(specification)
+
+
+def test_amounts_become_rates_by_the_time_that_they_cover_not_by_the_time_between_frames():
+    """As where every third file of five minutes is there."""
+    rates = rain(minutes=15)
+    amounts = (rates / 12).assign_attrs(units="mm", long_name="rainfall amount", period_s=300.0)
+    frames = archive(amounts, units="mm/h").store.read([7])
+    np.testing.assert_allclose(frames[0][0], rates[7], rtol=1e-6)
+    window = archive(amounts).using(archive(rates).specification).split("test")[0]
+    torch.testing.assert_close(window.past, archive(rates).split("test")[0].past, rtol=1e-4, atol=1e-5)

@@ -401,3 +401,35 @@ def test_real_files():
         open_frames(REAL / "grids")
     with pytest.raises(DataError, match="one grid; .*bikes.mp4 has 272 x 640, .*carphone.* has 144 x 176"):
         open_frames(REAL / "video")
+
+
+def test_masked_arrays_and_empty_frames_in_memory():
+    hidden = np.ma.masked_equal(CODES, 255)
+    np.testing.assert_array_equal(open_frames(hidden)[:, 0], np.where(CODES == 255, np.nan, CODES))
+    for empty in (dataset()[["sst"]].isel(time=slice(0)), dataset().isel(lat=slice(0))):
+        with pytest.raises(DataError, match="frames must have pixels and times; the array in memory has no"):
+            open_frames(empty)
+    times = TIMES.copy()
+    times[2] = np.datetime64("NaT")
+    with pytest.raises(DataError, match="every frame must have a time; 1 of 6 have none"):
+        open_frames(dataset(times))
+
+
+def test_a_unit_that_the_files_do_not_state_is_one_that_is_known():
+    assert open_frames(CODES, units="mm h**-1").attrs["units"] == "mm h**-1"
+    blank = dataset().sst.assign_attrs(units="")
+    assert open_frames(blank, units="degC").attrs["units"] == "degC"
+    with pytest.raises(
+        OptionError, match="must be one of dBZ, mm/h, .*; received 'mmh': change its spelling"
+    ):
+        open_frames(CODES, units="mmh")
+
+
+def test_links_in_circles_and_pipes_have_an_end(tmp_path):
+    write_radar(tmp_path / "r")
+    (tmp_path / "r" / "around").symlink_to(tmp_path)
+    (tmp_path / "r" / "beside").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(tmp_path / "r" / "a.pipe")
+    assert open_frames(tmp_path).sizes["time"] == 6
+    with pytest.raises(DataError, match=r"a.pipe is not: convert it"):
+        open_frames(tmp_path / "r" / "a.pipe")

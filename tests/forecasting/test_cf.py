@@ -204,5 +204,6 @@ except Exception as error:
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert "RunError" in ended.stdout and "File too large" in ended.stdout
+    assert "RunError" in ended.stdout
+    assert "File too large" in ended.stdout
     assert not list(tmp_path.iterdir())

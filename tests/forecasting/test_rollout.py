@@ -186,7 +186,7 @@ def test_integers_keep_their_dtype_and_codes(trained):
     values = forecast(model, codes.astype(np.float32), STEPS).values
     absent = np.isnan(values)
     assert absent[:, 3, 3].all()
-    np.testing.assert_array_equal(forecasts.values[~absent], np.rint(values[~absent]).clip(0, 255))
+    np.testing.assert_array_equal(forecasts.values[~absent], np.rint(values[~absent]).clip(0, 254))
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3)])
@@ -310,3 +310,22 @@ def test_only_the_last_frames_are_read(trained):
     lazy = frames.copy(data=concatenate(parts))
     np.testing.assert_array_equal(forecast(model, lazy, STEPS), forecast(model, frames, STEPS))
     assert sorted(read) == [5, 6, 7]
+
+
+def test_what_a_masked_array_hides_is_not_measured(trained):
+    model, values = trained(), rates().values[:, None]
+    corner = np.broadcast_to(np.arange(SIZE[1]) < 3, values.shape)
+    hidden = np.ma.masked_array(values, corner | (values > 5))
+    known = forecast(model, np.where(hidden.mask, np.nan, values), STEPS)
+    assert np.isnan(known).any()
+    np.testing.assert_array_equal(forecast(model, hidden, STEPS), known)
+
+
+def test_amounts_are_converted_by_the_time_that_they_cover():
+    model, frames = Repeat(specification(transform=described(Linear()), step_s=900.0)), rates()
+    frames = frames.assign_coords(time=START + 3 * STEP * np.arange(PAST))
+    seen = []
+    model.forward = lambda past, steps: seen.append(past) or past[:, -1:].expand(-1, steps, -1, -1, -1)
+    made = forecast(model, (frames / 12).assign_attrs(units="mm", period_s=300.0), 1)
+    np.testing.assert_allclose(seen[0][0, :, 0], frames, rtol=1e-6)
+    np.testing.assert_allclose(made[0], frames[-1] / 12, rtol=1e-6)

@@ -19,7 +19,7 @@ from convlstm.data.base import SPLITS, Source, Split, WindowDataset
 from convlstm.data.climatology import packed
 from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
-from convlstm.data.opening import open_frames
+from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
 from convlstm.data.specification import Specification
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
@@ -121,12 +121,13 @@ class Archive(Source):
         self.name = path if isinstance(path, str) else Path(path).name if isinstance(path, Path) else "frames"
         self.times = seconds(self.frames["time"])
         self.step_s = time_step(self.times)
+        self.period_s = self.frames.attrs.get("period_s", self.step_s)
         self.channels = self.frames.shape[1]
         found = self.frames.attrs.get("units", "")
         self.units = unit_named(found if units is None else units)
         self.converts = unit_named(found) != self.units
         self.store = FrameStore(
-            self.frames, conversion(found, self.units, step_s=self.step_s, zr=self.relation)
+            self.frames, conversion(found, self.units, step_s=self.period_s, zr=self.relation)
         )
         self.crop = None if crop is None else self._checked_crop(crop)
         self._fields = self._static_fields(static)
@@ -180,9 +181,10 @@ class Archive(Source):
         """
         check_fits(self.frames, self.step_s, specification)
         other = copy(self)
+        other.frames = without_codes(self.frames, specification.missing)
         found, relation = self.frames.attrs.get("units", ""), specification.relation() or self.relation
-        convert = conversion(found, specification.units, step_s=self.step_s, zr=relation)
-        other.units, other.store = specification.units, FrameStore(self.frames, convert)
+        convert = conversion(found, specification.units, step_s=self.period_s, zr=relation)
+        other.units, other.store = specification.units, FrameStore(other.frames, convert)
         given = self._fields if len(self._fields) else None
         static = static_inputs(specification, given, self.store.shape[1:], "--data.static")
         other.static = self._fields if static is None else static

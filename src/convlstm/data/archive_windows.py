@@ -10,7 +10,8 @@ from convlstm.data.extra_inputs import INPUTS, extra_inputs
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.sampling import Crop, CropSampler
 from convlstm.data.specification import Specification
-from convlstm.data.transforms import Transform
+from convlstm.data.transforms import LEAST_RAIN, Transform
+from convlstm.errors import DataError
 
 
 class ArchiveWindows(WindowDataset):
@@ -100,8 +101,18 @@ class ArchiveWindows(WindowDataset):
 def scaled(
     values: NDArray[np.float32], times: NDArray[np.float64], transform: Transform
 ) -> tuple[Tensor, Tensor]:
-    """Frames (T, C, H, W) in the scale of a network, 0 where not measured, and the mask of the measured."""
-    valid = torch.from_numpy(np.isfinite(values))
+    """Frames (T, C, H, W) in the scale of a network, 0 where not measured, and the mask of the measured.
+
+    Raises:
+        DataError: negative values in a scale whose zero is dry, which a code not declared would become.
+    """
+    measured = np.isfinite(values)
+    if transform.dry == 0 and (low := values.min(initial=0, where=measured)) < LEAST_RAIN:
+        raise DataError(
+            f"rain must not be negative; received {low:g}: make it NaN if it stands for not measured, or "
+            "declare the code by --data.missing in training"
+        )
+    valid = torch.from_numpy(measured)
     transformed = transform.forward(torch.from_numpy(values), torch.from_numpy(times))
     return torch.where(valid, transformed, 0), valid
 

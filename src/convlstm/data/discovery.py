@@ -88,6 +88,8 @@ def _belongs(file: Path, first: Path, reader: Reader) -> bool:
 def _recognises(reader: Reader, path: Path) -> bool:
     if path.is_dir():
         return reader.recognises(path, b"")
+    if not path.is_file():  # a pipe would wait for its writer, a link may lead nowhere
+        return False
     with reading(path), path.open("rb") as file:
         head = file.read(_HEAD)
     return reader.recognises(path, head)
@@ -99,7 +101,8 @@ def _walk(path: Path) -> Iterator[Path]:
         yield path
         return
     for inside in sorted(path.iterdir()):
-        if not inside.name.startswith("."):
+        around = inside.is_symlink() and inside.is_dir() and path.resolve().is_relative_to(inside.resolve())
+        if not (inside.name.startswith(".") or around):  # a link to a folder around it has no end
             yield from _walk(inside)
 
 

@@ -16,6 +16,7 @@ from convlstm.data.discovery import as_dataset, discover
 from convlstm.data.readers.arrays import array_dataset
 from convlstm.data.readers.gridded import labelled
 from convlstm.data.readers.lazy import FileArray
+from convlstm.data.units import check_unit
 from convlstm.errors import DataError, OptionError
 from convlstm.extras import check_installed
 from convlstm.validation import is_number, received
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 _FRAME, _GAP = np.timedelta64(10**9, "ns"), np.timedelta64(86400 * 10**9, "ns")
 _MEMORY = Path("the array in memory")
-_PER_CHANNEL = ("units", "cell_methods", "dtype", "dry_value", "valid_range")
+_PER_CHANNEL = ("units", "cell_methods", "dtype", "dry_value", "valid_range", "period_s")
 
 
 def open_frames(
@@ -65,8 +66,9 @@ def open_frames(
         ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and
         ``event`` (time,), dates of the events that undated frames belong to. Attributes, as
         far as known: ``units``, ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels
-        differ), ``dry_value`` and ``valid_range`` (where they do not), ``long_name``, ``standard_name``,
-        ``grid_mapping``, and always ``reader``, ``files`` and ``skipped`` (counts).
+        differ), ``dry_value``, ``valid_range`` and ``period_s``, the seconds that an amount covers (where
+        they do not), ``long_name``, ``standard_name``, ``grid_mapping``, and always ``reader``, ``files`` and
+        ``skipped`` (counts).
 
     Raises:
         DataError: no files, none that a reader recognises, a variable that is not there, mixed grids, units
@@ -100,19 +102,29 @@ def open_frames(
         if not parts:
             raise DataError(f"frames must come from readable files; all {len(files)} of {path} are damaged")
     frames = _joined(parts, careful=skip_bad)
-    if len(codes):
-        frames.data = frames.data.map_blocks(_without, codes, dtype=np.float32)
+    frames = without_codes(frames, codes)
     frames.data = _in_one_layer(frames.data)
     frames.attrs |= {"reader": found, "files": len(parts), "skipped": skipped}
-    if units is not None:
-        frames.attrs.setdefault("units", units)
+    if units is not None and not frames.attrs.get("units"):
+        frames.attrs["units"] = check_unit(units)
     return frames
+
+
+def without_codes(frames: "xr.DataArray", codes: Sequence[float] | NDArray[np.float32]) -> "xr.DataArray":
+    """Frames that are NaN, not measured, where they hold one of some codes."""
+    if not len(codes):
+        return frames
+    found = np.asarray(codes, np.float32)
+    return frames.copy(data=frames.data.map_blocks(_without, found, dtype=np.float32))
 
 
 def _in_memory(frames: "xr.DataArray | xr.Dataset | NDArray[Any]") -> "xr.Dataset":
     if isinstance(frames, np.ndarray):
+        dtype = frames.dtype
+        if isinstance(frames, np.ma.MaskedArray) and dtype.kind in "biuf":
+            frames = np.ma.filled(frames.astype(np.float32), np.nan)
         array = FileArray(_MEMORY, frames.shape, frames.__getitem__)
-        return array_dataset({"frames": (array, frames.dtype)}, None, _MEMORY)
+        return array_dataset({"frames": (array, dtype)}, None, _MEMORY)
     return labelled(as_dataset(frames), _MEMORY)
 
 
@@ -150,6 +162,8 @@ def _part(dataset: "xr.Dataset", names: tuple[str, ...] | None, path: Path, inde
             )
     arrays = [dataset.variables[name].data for name in chosen]
     times = dataset.variables["time"].values
+    if not times.size or any(0 in array.shape for array in arrays):
+        raise DataError(f"frames must have pixels and times; {path} has none: leave it out")
     return _Part(path, index, chosen, times, arrays, tuple(channels), attributes, dataset)
 
 

@@ -12,7 +12,7 @@ from convlstm.data.climatology import fit_anomaly
 from convlstm.data.extra_inputs import standard_scores
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.specification import Specification, described, grid_text
-from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
+from convlstm.data.transforms import LEAST_RAIN, Floored, Linear, Logarithm, SquareRoot, Transform
 from convlstm.data.units import ZR, conversion
 from convlstm.data.windows import fingerprint
 from convlstm.errors import DataError, OptionError
@@ -72,7 +72,7 @@ def specify(
     low, high = float(values[valid].min()), float(values[valid].max())
     dry = frames.attrs.get("dry_value")
     rain = is_rain(frames, units)
-    if rain and low < 0:
+    if rain and low < LEAST_RAIN:
         raise DataError(
             f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"
         )
@@ -132,7 +132,7 @@ def variables(frames: "xr.DataArray") -> tuple[str, ...]:
 
 
 def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
-    """Grid of frames: shape, spacing and unit of its axes, and the grid mapping, where known."""
+    """Grid of frames: shape, spacing, unit and direction of its axes, and the grid mapping, where known."""
     grid: dict[str, Any] = {"shape": [int(frames.sizes["y"]), int(frames.sizes["x"])]}
     axes = [frames.coords[axis] for axis in ("y", "x") if axis in frames.coords]
     if len(axes) == 2 and all(
@@ -140,6 +140,7 @@ def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
     ):
         grid["spacing"] = [float(abs(axis[-1] - axis[0])) / (axis.size - 1) for axis in axes]
         grid["units"] = str(axes[0].attrs["units"])
+        grid["ascending"] = [bool(axis[-1] > axis[0]) for axis in axes]
         if grid["units"].lower().replace("_", "").startswith(("degreen", "degreesn")):
             grid["latitude"] = [float(axes[0][0]), float(axes[0][-1])]
     if "crs" in frames.coords:
@@ -151,8 +152,8 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
     """Refuse frames that a model was not trained for.
 
     Raises:
-        DataError: other channels, another time step, other pixels or another projection; any shape is
-            taken, unless the transform belongs to places.
+        DataError: other channels, another time step, pixels of another size or in another order; any shape
+            is taken, unless the transform belongs to places.
     """
     if frames.shape[1] != len(specification.variables):
         raise DataError(
@@ -171,6 +172,13 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
             raise DataError(
                 f"pixels must be {grid_text(trained)}, as in training; received {grid_text(grid)}: bring the "
                 "frames to that grid"
+            )
+    ends = grid.get("ascending", ()), trained.get("ascending", ())
+    for axis, here, there in zip("yx", *ends, strict=False):
+        if here != there:
+            raise DataError(
+                f"coordinates must {'as' if there else 'des'}cend along {axis}, as in training; they "
+                f"{'as' if here else 'des'}cend: turn the frames by frames.isel({axis}=slice(None, None, -1))"
             )
 
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.errors import DataError
+from convlstm.errors import DataError, OptionError
 
 Floats = NDArray[np.float32]
 
 #: Spellings of a unit, lower case without blanks, by its name here.
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     "dBZ": ("dbz", "dbz", "10*log10(mm6m-3)"),
-    "mm/h": ("mm/h", "mm/hr", "mmh-1", "mmh^-1", "mmhr-1", "mm.h-1", "mm/hour", "millimeterperhour"),
+    "mm/h": (
+        *("mm/h", "mm/hr", "mm/hour", "mmh-1", "mmh^-1", "mmh**-1", "mmhr-1", "mmhr^-1", "mmhr**-1"),
+        *("mm.h-1", "mmhour-1", "mmperhour", "millimeterperhour", "millimetreperhour", "kgm-2h-1"),
+    ),
     "mm": ("mm", "millimeter", "millimetre", "kgm-2", "kgm**-2", "kg/m2", "kg/m^2"),
     "m": ("m", "meter", "metre", "mofwaterequivalent"),
     "kg m-2 s-1": ("kgm-2s-1", "kgm**-2s**-1", "mm/s", "kg/m2/s"),
@@ -55,6 +58,20 @@ class ZR:
 def unit_named(text: str) -> str:
     """The name used here of a unit in any usual spelling; the text itself if it is no unit known here."""
     return _NAMES.get(re.sub(r"\s", "", text).lower(), text.strip())
+
+
+def check_unit(text: str) -> str:
+    """Check that a unit is one that is known here.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if unit_named(text) not in _SPELLINGS:
+        raise OptionError(
+            f"a unit that files do not state must be one of {', '.join(_SPELLINGS)}; received {text!r}: "
+            "change its spelling, or leave it out, or write it into the files"
+        )
+    return text
 
 
 def conversion(

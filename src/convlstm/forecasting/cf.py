@@ -94,7 +94,7 @@ def write_cf(
 
 
 def _netcdf(dataset: "xr.Dataset") -> bytes:
-    """A NetCDF file, made in memory: where the disk is full, HDF5 ends the process with a segmentation fault."""
+    """A NetCDF file, made in memory: on a full disk, HDF5 ends the process by a segmentation fault."""
     import h5netcdf
     from xarray.backends import H5NetCDFStore
 

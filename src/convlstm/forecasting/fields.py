@@ -35,12 +35,14 @@ class Past:
         units: of the values.
         times: (K,), seconds since 1970-01-01; None for frames without dates.
         step_s: seconds between frames.
+        period_s: seconds that an amount covers; None for those between frames.
     """
 
     values: Floats
     units: str
     times: NDArray[np.float64] | None
     step_s: float
+    period_s: float | None = None
 
 
 def last_frames(frames: "xr.DataArray", specification: Specification, *, masked: bool = False) -> Past:
@@ -82,7 +84,8 @@ def last_frames(frames: "xr.DataArray", specification: Specification, *, masked:
     values = np.full((past, *frames.shape[1:]), np.nan, np.float32)
     values[places] = frames.values
     window = times[-1] + step_s * np.arange(1 - past, 1)
-    return Past(values, str(frames.attrs.get("units", "")), window if dated else None, step_s)
+    units = str(frames.attrs.get("units", ""))
+    return Past(values, units, window if dated else None, step_s, frames.attrs.get("period_s"))
 
 
 def _is_counted(specification: Specification) -> bool:
@@ -96,20 +99,24 @@ class Fields:
     Args:
         specification: of the data that the model was trained on.
         units: of the values; that of the specification if empty.
-        step_s: seconds between frames, which accumulations cover; used if training did not know them.
+        step_s: seconds between frames; used if training did not know them.
+        period_s: seconds that amounts cover; those between frames if None.
 
     Raises:
         DataError: a unit that does not convert exactly to that of the model.
     """
 
-    def __init__(self, specification: Specification, units: str, step_s: float) -> None:
+    def __init__(
+        self, specification: Specification, units: str, step_s: float, period_s: float | None = None
+    ) -> None:
         self.specification = specification
         self.step_s = step_s = step_s if _is_counted(specification) else specification.step_s
         self._transform = specification.built_transform()
         relation, own = specification.relation(), specification.units
         units = unit_named(units or own)
-        self._to_own = conversion(units, own, step_s=step_s, zr=relation)
-        self._from_own = conversion(own, units, step_s=step_s, zr=relation)
+        period_s = period_s or step_s
+        self._to_own = conversion(units, own, step_s=period_s, zr=relation)
+        self._from_own = conversion(own, units, step_s=period_s, zr=relation)
 
     def read(
         self, past: Past, steps: int, static: Floats | None = None
@@ -205,7 +212,8 @@ def as_dtype(values: Floats, dtype: DTypeLike, missing: Sequence[float] = ()) ->
     Args:
         values: NaN where not measured.
         dtype: the dtype.
-        missing: codes of "not measured", of which integers take the first.
+        missing: codes of "not measured", of which integers take the first that they can hold; no value that
+            is measured becomes one.
 
     Returns:
         The array; float32 where integers have no code for the NaN that are there.
@@ -214,11 +222,17 @@ def as_dtype(values: Floats, dtype: DTypeLike, missing: Sequence[float] = ()) ->
     if dtype.kind == "f":
         return values.astype(dtype)
     absent = np.isnan(values)
-    if dtype.kind not in "iu" or (absent.any() and not missing):
+    if dtype.kind not in "iu":
         return values
     ends = np.iinfo(dtype)
+    codes = [code for code in missing if float(code).is_integer() and ends.min <= code <= ends.max]
+    if absent.any() and not codes:
+        return values
     rounded = np.clip(np.rint(np.where(absent, 0, values).astype(np.float64)), ends.min, ends.max)
-    return np.where(absent, missing[0] if absent.any() else 0, rounded).astype(dtype)
+    middle = (int(ends.min) + int(ends.max)) / 2
+    for code in sorted(codes, key=lambda code: -abs(code - middle)):  # towards the middle, past neighbours
+        rounded[~absent & (rounded == code)] += 1 if code < middle else -1
+    return np.where(absent, codes[0] if absent.any() else 0, rounded).astype(dtype)
 
 
 def _text(frames: "xr.DataArray", index: int) -> str:

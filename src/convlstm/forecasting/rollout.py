@@ -162,7 +162,7 @@ def _of_array(
             f"{array.shape}: bring them to it"
         )
     specification = specification_of(model)
-    values = array.astype(np.float32)
+    values: Floats = np.ma.filled(array.astype(np.float32), np.nan)
     if specification is None:
         specification = _unscaled(model, array.shape[-4], [str(k) for k in range(array.shape[-3])], units)
         check_finite(values, "the past", [f"axis {k}" for k in range(array.ndim)])
@@ -229,7 +229,7 @@ def _run(
     """
     first = pasts[0]
     size = first.values.shape[-2:]
-    fields = Fields(specification, first.units, first.step_s)
+    fields = Fields(specification, first.units, first.step_s, first.period_s)
     planes = read_static(static, specification, size)
     most = max(1, _AT_ONCE // (size[0] * size[1]))
     found: list[tuple[Floats, Tensor]] = []

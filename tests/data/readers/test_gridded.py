@@ -366,3 +366,14 @@ def test_real_files(name, variable, units, shape, first, missing):
     assert float(frames[0].isnull().mean()) == pytest.approx(missing, abs=1e-6)
     inside = frames[0].mean() - (273.15 if units == "K" else 0)
     assert -5 < inside < 30
+
+
+def test_a_valid_range_is_kept_unless_it_is_that_of_packed_values(tmp_path):
+    frames = xr.DataArray(
+        np.ones((2, 3, 4), np.float32), dims=("time", "y", "x"), name="t", attrs={"valid_range": [0, 6000]}
+    )
+    for packing, kept in (({}, [0, 6000]), ({"dtype": "i2", "scale_factor": 0.01, "_FillValue": -1}, None)):
+        path = tmp_path / "a.nc"
+        frames.to_netcdf(path, engine="h5netcdf", encoding={"t": packing})
+        found = Gridded().read(path)["t"].attrs.get("valid_range")
+        assert (found if found is None else list(found)) == kept

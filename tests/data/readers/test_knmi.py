@@ -1,5 +1,6 @@
 """Composites of KNMI, both kinds: values, places and times of files written here and of the real ones."""
 
+import h5py
 import numpy as np
 import pytest
 from pyproj import CRS, Transformer
@@ -21,6 +22,10 @@ def test_accumulations(tmp_path, write_knmi):
     assert frames.attrs["units"] == "mm"
     assert frames.attrs["cell_methods"] == "time: sum"
     assert frames.attrs["dry_value"] == 0
+    assert "period_s" not in frames.attrs
+    with h5py.File(tmp_path / "rain.h5", "a") as file:
+        file["overview"].attrs["product_datetime_start"] = np.bytes_("26-AUG-2010;07:30:00.000")
+    assert KNMI().read(tmp_path / "rain.h5")["precipitation"].attrs["period_s"] == 300
 
 
 def test_code_0_of_reflectivity_is_dry_and_255_not_measured(tmp_path, write_knmi):

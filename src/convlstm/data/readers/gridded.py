@@ -30,7 +30,7 @@ _GEOGRAPHIC = {
 _ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
 _KEPT = (
     *("units", "long_name", "standard_name", "cell_methods"),
-    *("ancillary_variables", "dry_value", "valid_range"),
+    *("ancillary_variables", "dry_value", "valid_range", "period_s"),
 )
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
@@ -250,6 +250,11 @@ def _nanoseconds(values: NDArray[Any], units: str) -> NDArray[Any]:
     if values.dtype.kind in "iuf":
         seconds = _SECONDS.get(str(units).strip().lower(), 1)
         values = np.rint((values - values[0]) * (seconds * 1e9)).astype("timedelta64[ns]")
+    if (absent := np.isnat(values)).any():
+        raise DataError(
+            f"every frame must have a time; {absent.sum()} of {len(values)} have none: give them one or "
+            "leave these frames out"
+        )
     exact = values.astype(f"{values.dtype.kind}8[ns]")
     if not (exact.astype(values.dtype) == values).all():
         raise DataError(
@@ -262,7 +267,9 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
     """Values as ([time, [channel,]] y, x), float32, read late."""
     import xarray as xr
 
-    attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and v != "unknown"}
+    attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and str(v) != "unknown"}
+    if {"scale_factor", "add_offset"} & variable.encoding.keys():
+        attributes.pop("valid_range", None)  # of the packed values, by the CF conventions
     mapping = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
     attributes |= {"grid_mapping": mapping} if mapping else {}
     attributes["dtype"] = str(variable.attrs.get("dtype", variable.encoding.get("dtype", variable.dtype)))

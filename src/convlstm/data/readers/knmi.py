@@ -54,10 +54,13 @@ class KNMI(Reader):
                     for kind in ("missing_data", "out_of_image")
                 }
                 time = _time(attribute(file["overview"], "product_datetime_end"))
+                attributes = dict(RADAR[name])
+                if name == "precipitation":
+                    attributes |= _period(file["overview"], time)
                 shape = file[image]["image_data"].shape
                 grid = _grid(file["geographic"], shape)
             load = partial(_values, path, f"{image}/image_data", gain, offset, codes - {0})
-            return frames_dataset(name, load, np.array([time]), shape, attributes=RADAR[name], **grid)
+            return frames_dataset(name, load, np.array([time]), shape, attributes=attributes, **grid)
 
 
 def _values(
@@ -88,6 +91,14 @@ def _time(text: str) -> np.datetime64:
     """Time of ``26-AUG-2010;00:05:00.000``."""
     day, month, year, clock = re.split("[-;]", text)
     return np.datetime64(f"{year}-{_MONTHS.index(month.upper()) + 1:02}-{day}T{clock}", "ns")
+
+
+def _period(overview: "h5py.Group", end: np.datetime64) -> dict[str, float]:
+    """The seconds that an amount covers, where the file says so."""
+    if "product_datetime_start" not in overview.attrs:
+        return {}
+    seconds = float((end - _time(attribute(overview, "product_datetime_start"))) / np.timedelta64(1, "s"))
+    return {"period_s": seconds} if seconds > 0 else {}
 
 
 def _grid(group: "h5py.Group", shape: tuple[int, int]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class MeteoNet(Reader):
                 partial(_values, path),
                 times,
                 (height, width),
-                attributes=RADAR["precipitation"],
+                attributes=RADAR["precipitation"] | {"period_s": 300.0},
                 **_grid(path, (height, width)),
             )
 
