@@ -368,7 +368,7 @@ def _uploading(repo: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     # Without an answer of the hub it raises what its HTTP library does, which is another by version.
-    unanswered = errors.HfHubHTTPError.__bases__
+    unanswered: Any = errors.HfHubHTTPError.__bases__
     try:
         yield
     except (*unanswered, errors.HFValidationError, OSError) as error:

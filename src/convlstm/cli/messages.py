@@ -57,9 +57,9 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         return f"{command} has no option --{name[:80]}; {hint}"
     if named := re.search(r"Expected a dot import path string: (\w+)$", error.strip()):
         part = option[2:].partition(".")[0]
-        names = {kind.__name__.lower(): kind.__name__ for kind in _subclasses(kind_of(part))}
-        close = get_close_matches(named[1].lower(), names, n=1)
-        hint = f"did you mean {names[close[0]]}?" if close else "write module.Name"
+        classes = {kind.__name__.lower(): kind.__name__ for kind in _subclasses(kind_of(part))}
+        close = get_close_matches(named[1].lower(), classes, n=1)
+        hint = f"did you mean {classes[close[0]]}?" if close else "write module.Name"
         return f"{option} must be the dotted path of a class; received {named[1]!r}: {hint}"
     inner = re.sub(r"\. Got value: Namespace\(.*", "", error.rpartition("Parser key")[2])
     value = re.search(r"(?:Got value|Given value): ?(.*)", inner)

@@ -72,7 +72,7 @@ class ArchiveWindows(WindowDataset):
         shape = next(frame.shape for frame in frames if frame is not None)
         missing = np.full(shape, np.nan, np.float32)
         values = np.stack([(missing if frame is None else frame)[:, rows, columns] for frame in frames])
-        turned = [axis for axis in (-2, -1) if self.flip and random.integers(2)]
+        turned = tuple(axis for axis in (-2, -1) if self.flip and random.integers(2))
         values, static = (np.flip(x, turned) for x in (values, self.static[:, rows, columns]))
         return self._window(values.copy(), times, crop.weight, static)
 
