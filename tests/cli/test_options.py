@@ -475,3 +475,10 @@ def test_one_class_of_a_callback_is_a_list_of_one(capsys):
         == 0
     )
     assert "init_args:\n    monitor: val_mse" in capsys.readouterr().out
+
+
+def test_names_of_baselines_are_a_list(capsys):
+    assert main(["evaluate", "nowhere", "--baselines", "[optical_flow]"]) == 2
+    assert "received nowhere: there is no such folder" in capsys.readouterr().err
+    assert main(["evaluate", "nowhere", "--baselines", "optical_flow"]) == 2
+    assert "--baselines must be a list" in capsys.readouterr().err

@@ -274,7 +274,7 @@ def _type(name: str, hint: Any) -> Any:
         return Path
     if name in ("optimizer", "scheduler"):
         return Callable[[Any], kind_of(name)]
-    if name != "trust" and any(get_origin(kind) is Sequence for kind in get_args(hint)):
+    if name != "trust" and any(get_origin(kind) is Sequence for kind in (hint, *get_args(hint))):
         return hint
     kinds = [kind for kind in get_args(hint) if kind is not NoneType]
     return kind_of(name) if name in DEFAULTS else list if name == "callbacks" else (kinds or [hint])[0]
