@@ -57,8 +57,8 @@ SUBJECTS = {
     "rain": Subject(
         Rain,
         {"canvas": 64, "train_size": 600, "validation_size": 50, "test_size": 100},
-        {"hidden_dim": (24, 32), "patch_size": 4},
-        {"loss": "balanced", "epochs": 6, "batch_size": 8, "learning_rate": 8e-3, "accelerator": "cpu"},
+        {"hidden_dim": (24, 32), "patch_size": 4, "advection": True},
+        {"loss": "mse+area", "epochs": 6, "batch_size": 8, "learning_rate": 3e-3, "accelerator": "cpu"},
     ),
 }
 _log = logging.getLogger("convlstm")
