@@ -125,7 +125,7 @@ def test_values_far_outside_those_of_the_training_are_reported(folder, caplog):
         (lambda f: f.rename("hail"), ["--variable", "rain"], "variable must be one that the files hold"),
         (lambda f: f.rename("hail"), [], ""),
         (lambda f: f, ["--reader", "knmi"], "that the reader knmi recognises"),
-        (lambda f: f, ["--static", "land.nc"], "file of static fields; land.nc"),
+        (lambda f: f, ["--static", "land.nc"], "land.nc must be a readable file of static fields"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence_and_writes_nothing(
