@@ -149,11 +149,8 @@ def test_nothing_measured_is_one_sentence():
         convlstm.evaluate(Last(), data=Blind(**RAIN))
 
 
-def test_thresholds_that_the_scale_takes_for_dry_are_refused(tmp_path):
-    """The truth loses the values up to its floor as well."""
-    model = EncoderForecaster(hidden_dim=[4])
-    source = Archive(labelled(rates(), "mm/h"), **SIZES)
-    with pytest.raises(
-        OptionError, match="must be above 0.1 mm/h, up to which .*; received 0.05, 0.1: raise"
-    ):
-        convlstm.evaluate(model, data=source, thresholds=[0.05, 0.1, 1])
+def test_thresholds_that_the_scale_takes_for_dry_are_refused():
+    """The truth loses reflectivity up to its floor as well."""
+    source = Archive(labelled(ZR().reflectivity(rates()), "dBZ"), **SIZES)
+    with pytest.raises(OptionError, match="must be above 7 dBZ, up to which .*; received 0, 7: raise them"):
+        convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source, thresholds=[0, 7, 20])
