@@ -366,7 +366,7 @@ def test_switches_take_a_value_or_none():
         given = build(f"{line} --steps 2 --out o.npy", "forecast")
         assert given == {
             "model": Path("m"),
-            "past": Path("p"),
+            "past": ["p"],
             "overwrite": True,
             "steps": 2,
             "out": Path("o.npy"),

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import sys
 from pathlib import Path
 
 import av
@@ -263,6 +264,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(OptionError, match="importing 'own_reader.read' gave 'ModuleNotFoundError"):
         open_frames(tmp_path / "data", reader="own_reader.read")
     monkeypatch.syspath_prepend(tmp_path / "code")
+    monkeypatch.delitem(sys.modules, "own_reader", raising=False)
     frames = open_frames(tmp_path / "data", reader="own_reader.read")
     assert frames.values.ravel().tolist() == [1] * 4 + [2] * 4
     assert frames.attrs["reader"] == "own_reader.read"

@@ -66,7 +66,7 @@ def test_thresholds_of_the_option(tmp_path, capsys):
     assert main([*words, "--thresholds", "[2,0.3]", "--out", str(tmp_path / "scores")]) == 0
     written = json.loads((tmp_path / "scores" / "scores.json").read_text())
     found = [key for key in written["scores"] if key.startswith("csi")]
-    assert found == ["csi_0.3", "csi_2"]
+    assert found == ["csi_0.3", "csi_2", "csi_mean"]
     assert written["scores"]["csi_2"]["title"] == "Critical success index at 2 mm/h"
     with np.load(tmp_path / "scores" / "cases.npz") as cases:  # in mm/h, NaN where not measured
         assert np.isnan(cases["truth"]).any()

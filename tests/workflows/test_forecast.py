@@ -179,8 +179,11 @@ def test_a_damaged_specification_is_named(folder, files, tmp_path, capsys):
 
 def test_archives_of_radar_forecast_in_their_own_unit(folder, tmp_path, capsys):
     """Reflectivity to rates for the model, by its Z-R relation or the usual one, and back."""
-    frames = rates(4)
     relation = ZR()
+    frames = rates(4)
+    frames.values = relation.rate(
+        relation.reflectivity(frames.values)
+    )  # without the rates that are dry in dBZ
     radar = frames.copy(data=relation.reflectivity(frames.values)).assign_attrs(units="dBZ")
     for k in range(4):
         radar[k : k + 1].to_netcdf(tmp_path / f"radar_{k}.nc", engine="h5netcdf")

@@ -107,14 +107,13 @@ class Archive(Source):
         self.transform_name = check_name(transform, TRANSFORMS, "transform")
         self.masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
         self.stride = check_positive(stride, "stride")
-        self.flip = check_bool(flip, "flip")
+        self.flip, skip_bad = check_bool(flip, "flip"), check_bool(skip_bad, "skip_bad")
         self.importance, self.seed = check_probability(importance, "importance"), check_seed(seed)
         self.train_size = None if train_size is None else check_positive(train_size, "train_size")
         self.split_by, self.relation = split, ZR(*zr)
         self.inputs = tuple(check_name(name, INPUTS, "an input") for name in inputs)
         codes = [missing] if isinstance(missing, int | float) else missing
         self.missing = tuple(float(code) for code in codes)
-        skip_bad = check_bool(skip_bad, "skip_bad")
         self.frames = open_frames(
             path, reader=reader, variable=variable, missing=self.missing, units=units, skip_bad=skip_bad
         )

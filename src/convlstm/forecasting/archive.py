@@ -205,6 +205,8 @@ def _of_starts(forecast: "xr.Dataset", starts: NDArray[np.datetime64]) -> "xr.Da
             chunks=(1,) * (like.ndim - 2) + like.shape[-2:],
         )
         filling = {"_FillValue": like.encoding.get("_FillValue")}
+        if like.dtype.kind == "f":
+            filling["fill_value"] = np.nan  # of chunks that are not written yet; xarray's own is 0
         variables[name] = xr.Variable(like.dims, empty, like.attrs, filling)
     replaced = ("time", _START, _LEAD)
     kept = {name: axis.variable for name, axis in forecast.coords.items() if name not in replaced}

@@ -79,7 +79,7 @@ def write_frames(
     rows, known = {"forecast": values["frames"]}, values.get("past")
     if ending == ".npz":
         arrays = {name: from_unit(array, dtype) for name, array in values.items()}
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, **arrays)
     elif ending == ".npy":
         np.save(file, from_unit(values["frames"], dtype), allow_pickle=False)
     else:
@@ -134,7 +134,7 @@ def write_forecast(
         film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
     elif ending == ".npz":
         dated = {"time": forecast["time"].values} if forecast["time"].dtype.kind == "M" else {}
-        np.savez_compressed(file, allow_pickle=False, frames=values, **dated)
+        np.savez_compressed(file, frames=values, **dated)
     else:
         np.save(file, values, allow_pickle=False)
     write_atomically(path, file.getvalue())

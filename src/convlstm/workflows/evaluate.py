@@ -120,8 +120,7 @@ def evaluate(
         both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units, "baselines": made}
         options = _options(source, thresholds, data_range, dataset)
         verification, cases = verify(forecaster, batches, data=source.describe(), **both, **options)
-        if run is not None:
-            verification = replace(verification, weights=weights_digest(run.model))
+        verification = replace(verification, weights=weights_digest(run.model)) if run else verification
         if folder is not None:
             files = RunFolder(folder)
             scores, table = scores_files(verification)
