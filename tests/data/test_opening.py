@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import sys
 from pathlib import Path
 
 import av
@@ -249,7 +248,7 @@ def test_frames_in_memory():
 
 def test_a_function_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "code").mkdir()
-    (tmp_path / "code" / "own_reader.py").write_text(
+    (tmp_path / "code" / "own_format.py").write_text(
         "import numpy, xarray\n"
         "def read(path):\n"
         "    values = numpy.loadtxt(path).reshape(1, 2, 2)\n"
@@ -261,21 +260,20 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     for day in (2, 1):
         np.savetxt(tmp_path / "data" / f"2020-01-0{day}.txt", np.full(4, day))
-    with pytest.raises(OptionError, match="importing 'own_reader.read' gave 'ModuleNotFoundError"):
-        open_frames(tmp_path / "data", reader="own_reader.read")
+    with pytest.raises(OptionError, match="importing 'own_format.read' gave 'ModuleNotFoundError"):
+        open_frames(tmp_path / "data", reader="own_format.read")
     monkeypatch.syspath_prepend(tmp_path / "code")
-    monkeypatch.delitem(sys.modules, "own_reader", raising=False)
-    frames = open_frames(tmp_path / "data", reader="own_reader.read")
+    frames = open_frames(tmp_path / "data", reader="own_format.read")
     assert frames.values.ravel().tolist() == [1] * 4 + [2] * 4
-    assert frames.attrs["reader"] == "own_reader.read"
+    assert frames.attrs["reader"] == "own_format.read"
     assert frames.attrs["units"] == "mm"
-    with pytest.raises(OptionError, match="must return an xarray.DataArray; own_reader.wrong returned an nd"):
-        open_frames(tmp_path / "data", reader="own_reader.wrong")
+    with pytest.raises(OptionError, match="must return an xarray.DataArray; own_format.wrong returned an nd"):
+        open_frames(tmp_path / "data", reader="own_format.wrong")
     with pytest.raises(DataError, match="format that one of fmi.* recognises; .*2020-01-01.txt is not"):
         open_frames(tmp_path / "data")
 
 
-def test_no_files_and_unknown_readers(tmp_path):
+def test_no_files_and_unknown_formats(tmp_path):
     for place in (tmp_path, tmp_path / "none", f"{tmp_path}/*.nc", []):
         with pytest.raises(DataError, match="must come from existing files; none match .*: check the path"):
             open_frames(place)

@@ -78,7 +78,7 @@ def write_frames(
     ending, file = path.suffix.lower(), io.BytesIO()
     rows, known = {"forecast": values["frames"]}, values.get("past")
     if ending == ".npz":
-        arrays = {name: from_unit(array, dtype) for name, array in values.items()}
+        arrays: dict[str, Any] = {name: from_unit(array, dtype) for name, array in values.items()}
         np.savez_compressed(file, **arrays)
     elif ending == ".npy":
         np.save(file, from_unit(values["frames"], dtype), allow_pickle=False)
@@ -133,7 +133,9 @@ def write_forecast(
             return animation(rows, path, past=past, limits=limits, moments=_moments(forecast, len(past)))
         film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
     elif ending == ".npz":
-        dated = {"time": forecast["time"].values} if forecast["time"].dtype.kind == "M" else {}
+        dated: dict[str, Any] = (
+            {"time": forecast["time"].values} if forecast["time"].dtype.kind == "M" else {}
+        )
         np.savez_compressed(file, frames=values, **dated)
     else:
         np.save(file, values, allow_pickle=False)
