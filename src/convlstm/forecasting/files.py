@@ -124,7 +124,6 @@ def write_forecast(
     """
     path = check_output(path, overwrite=overwrite)
     ending, file, values = path.suffix.lower(), io.BytesIO(), forecast.values
-    arrays: dict[str, Any] = {"frames": values}
     if ending in LABELLED:
         return write_cf(path, forecast, source=source, history=history, overwrite=overwrite)
     if ending in (".gif", ".png"):
