@@ -387,8 +387,8 @@ def test_the_report_of_rain_has_a_selection_in_sight_and_all_scores_on_demand(ma
     seen, more = first.split("<details>")
     heads = re.findall(r'<th scope="row">(.*?)</th>', seen)
     assert heads[:3] == ["RMSE\u202f↓", "Bias", "Critical success index at 0.2 mm/h\u202f↑"]
-    assert len(heads) == 2 + 2 * 3 + 2 + 1 + 1  # of two thresholds; FSS, power, skill
-    assert len(re.findall(r'<th scope="row">', more)) == 5 + 2 * 6 + 2 * 2 + 2 + 1
+    assert len(heads) == 2 + 2 * 3 + 1 + 2 + 1 + 1  # of two thresholds; mean CSI, FSS, power, skill
+    assert len(re.findall(r'<th scope="row">', more)) == 5 + 2 * 6 + 1 + 2 * 2 + 2 + 1
     assert "1000 bootstrap draws of 8 events" in seen
     charts, *rest = hidden.split("<details>")
     titles = re.findall(r"<figcaption><b>(.*?)</b>", charts)
@@ -398,7 +398,7 @@ def test_the_report_of_rain_has_a_selection_in_sight_and_all_scores_on_demand(ma
     assert "Probability of detection at 1 mm/h" in rest[0]
     assert "bands are 95 % intervals" in charts
     pooled = re.findall(r'<th scope="row">(mean|pooled)</th>', rest[1])
-    assert pooled == ["mean", "pooled"] * (2 * 6 + 2 * 2)
+    assert pooled == ["mean", "pooled"] * (2 * 6 + 1 + 2 * 2)
     report(run)
 
 

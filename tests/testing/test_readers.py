@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from convlstm.data.readers.base import RADAR, Reader, damaged, frames_dataset
+from convlstm.data.readers.base import RADAR, Reader, frames_dataset
+from convlstm.errors import reading
 from convlstm.testing import READER_CHECKS, check_reader
 
 SHAPE = (2, 3)
 
 
 def load(path, frames):
-    with damaged(path):
+    with reading(path):
         return np.frombuffer(path.read_bytes()[4:], np.float32).reshape(-1, *SHAPE)[frames]
 
 
@@ -37,7 +38,7 @@ class Plain(Reader):
         return head.startswith(b"RAIN")
 
     def read(self, path):
-        with damaged(path):
+        with reading(path):
             content = path.read_bytes()
             count, rest = divmod(len(content) - 4, 24)
             if rest or not count:
