@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
-import pyproj  # noqa: F401  # before the engines of xarray, as in the source
+import pyproj  # noqa: F401  # before ecCodes, which xarray imports: see `convlstm.extras.load_pyproj`
 import pytest
 import xarray as xr
 

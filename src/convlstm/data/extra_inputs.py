@@ -49,8 +49,6 @@ def static_fields(path: Path) -> Floats:
     Raises:
         DataError: unreadable, or without such a variable.
     """
-    # Before ecCodes, which xarray may import with its engines: pyproj crashes where it comes second.
-    import pyproj  # noqa: F401
     import xarray as xr
 
     rule, remedy = "be a readable file of static fields", "give NetCDF or Zarr"

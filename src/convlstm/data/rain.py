@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convlstm.data.archive_windows import scaled
 from convlstm.data.base import SPLITS, LabelledWindow, Source, Split, WindowDataset
-from convlstm.data.specification import Specification, described
+from convlstm.data.specification import GENERATED, Specification, described
 from convlstm.data.transforms import Logarithm
 from convlstm.errors import check_name
 from convlstm.validation import check_bool, check_integers, check_positive, check_seed, is_integer
@@ -87,10 +87,8 @@ class Rain(Source):
             data_range=_TOP,
             past=self.past,
             steps=self.steps,
-            splits={
-                name: [length * size, size, "generated", "generated"] for name, size in self.sizes.items()
-            },
-            fingerprint="generated",
+            splits={name: [length * size, size, GENERATED, GENERATED] for name, size in self.sizes.items()},
+            fingerprint=GENERATED,
         )
 
     def split(self, name: Split) -> WindowDataset:

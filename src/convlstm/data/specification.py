@@ -12,6 +12,8 @@ from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Tra
 from convlstm.data.units import ZR
 from convlstm.errors import OptionError, RunError
 
+#: Stands for the times and the fingerprint of frames that are generated.
+GENERATED = "generated"
 #: Transforms by the name that is stored.
 KINDS: Mapping[str, type[Transform]] = {
     "linear": Linear,
@@ -140,9 +142,10 @@ class Specification:
         missing = ", ".join(f"{code:g}" for code in self.missing)
         height, width = self.grid["shape"]
         spacing = grid_text(self.grid)
+        generated = self.fingerprint == GENERATED
         splits = "; ".join(
-            f"{name} {windows} window{'s' * (windows > 1)} of {frames} frames, {_moment(first)} to "
-            f"{_moment(last)}"
+            f"{name} {windows} window{'s' * (windows > 1)}"
+            + ("" if generated else f" in {frames} frames, {_moment(first)} to {_moment(last)}")
             for name, (frames, windows, first, last) in self.splits.items()
         )
         dry = "" if self.dry_value is None else f", dry at {self.dry_value:g}"
@@ -153,7 +156,8 @@ class Specification:
             f"grid: {height} x {width}" + (f", {spacing}" if spacing else ""),
             f"time: a frame every {_duration(self.step_s)}, {self.past} in, {self.steps} out"
             + (f"; extra inputs {', '.join(self.inputs)}" if self.inputs else ""),
-            f"splits: {splits}; statistics of training only, {self.fingerprint}",
+            f"splits: {splits}; "
+            + ("all generated" if generated else f"statistics of training only, {self.fingerprint}"),
         ]
 
 

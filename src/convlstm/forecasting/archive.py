@@ -161,8 +161,6 @@ def write_to_archive(path: Path, forecast: "xr.DataArray") -> None:
         DataError: another initial time, lead times or grid than those of the archive.
         RunError: no archive, or it cannot be written.
     """
-    # Before ecCodes, which xarray may import with its engines: pyproj crashes where it comes second.
-    import pyproj  # noqa: F401
     import xarray as xr
 
     one = cf_dataset(forecast)

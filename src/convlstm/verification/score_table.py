@@ -40,7 +40,7 @@ class Intervals:
     overall: Mapping[str, Interval]
 
     def at(self, name: str, lead: int | None) -> Interval:
-        """That of a name at a lead time from 0, or overall."""
+        """The interval of a forecaster at a lead time from 0, or overall."""
         return self.overall[name] if lead is None else self.by_lead[name][lead]
 
 
