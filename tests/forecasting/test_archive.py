@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
-import pyproj  # noqa: F401  # before the engines of xarray, as in the source
+import pyproj  # noqa: F401  # before ecCodes, which xarray imports: see `convlstm.extras.load_pyproj`
 import pytest
 import xarray as xr
 
