@@ -80,8 +80,8 @@ class EncoderForecaster(AutoregressiveForecaster):
             through the states, and stay sharp for longer.
         advection: move each frame along the motion of the last observed frames (`convlstm.functional.motion`)
             before it is filtered, so that the network forecasts what differs from advection. For rain and
-            clouds, which move further in a step than a filter reaches. Motion is estimated from the whole
-            frame: such a model cannot forecast by tiles.
+            clouds, which move further in a step than a filter reaches. Zeros come in from outside. Motion is
+            estimated from the whole frame: such a model cannot forecast by tiles.
         output: activation of the last convolution: ``linear``, ``sigmoid`` (values in [0, 1]) or ``relu``
             (values of at least 0). Linear learns sparse frames several times faster: the other two saturate
             at the blank forecast.
@@ -190,7 +190,8 @@ class EncoderForecaster(AutoregressiveForecaster):
         moved, velocity = frame[:, : self.channels], carry.velocity
         if carry.recent is not None:
             velocity = motion_field(self._with(frame, carry.recent)) if velocity is None else velocity
-            moved = advect(moved, velocity, 1)[:, 0]
+            # Bicubic: each frame is made from the one before, and bilinear weights would blur it every time.
+            moved = advect(moved, velocity, 1, zero_outside=True, interpolation="bicubic")[:, 0]
         forecast, forecaster = self._write(moved, [state.h for state in encoder], forecaster)
         return forecast, Carry(encoder, forecaster, carry.recent, velocity)
 

@@ -176,7 +176,7 @@ def loss_named(name: str, specification: Specification | None = None) -> Loss:
     values = THRESHOLDS.get(units) or convert(np.array(THRESHOLDS["mm/h"], np.float32)).tolist()
     if name == "threshold_mse":
         return partial(threshold_mse, thresholds=_scaled(values, specification))
-    return partial(mse_area, thresholds=_scaled(values[2:], specification))  # those of heavy rain
+    return partial(mse_area, thresholds=_scaled(values[1:], specification))  # from 1 mm/h on
 
 
 def _scaled(values: Sequence[float], specification: Specification) -> Tensor:
