@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
+    from convlstm.cells import STLSTMCell as STLSTMCell
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from convlstm.models import AutoregressiveForecaster as AutoregressiveForecaster
     from convlstm.models import EncoderForecaster as EncoderForecaster
     from convlstm.models import Forecaster as Forecaster
+    from convlstm.models import PredRNN as PredRNN
+    from convlstm.models import StackForecaster as StackForecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
     from convlstm.workflows.demo import demo as demo
     from convlstm.workflows.describe import describe as describe
@@ -42,7 +45,10 @@ _HOME = {
     "EncoderForecaster": "convlstm.models",
     "Forecaster": "convlstm.models",
     "MovingObjects": "convlstm.data",
+    "PredRNN": "convlstm.models",
     "SAConvLSTMCell": "convlstm.cells",
+    "STLSTMCell": "convlstm.cells",
+    "StackForecaster": "convlstm.models",
     "TrainingConfig": "convlstm.training.config",
     "demo": "convlstm.workflows.demo",
     "describe": "convlstm.workflows.describe",
@@ -64,7 +70,10 @@ __all__ = [
     "EncoderForecaster",
     "Forecaster",
     "MovingObjects",
+    "PredRNN",
     "SAConvLSTMCell",
+    "STLSTMCell",
+    "StackForecaster",
     "TrainingConfig",
     "__version__",
     "demo",

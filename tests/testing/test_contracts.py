@@ -8,7 +8,16 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from convlstm import Cell, ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell, SAConvLSTMCell
+from convlstm import (
+    Cell,
+    ConvGRU,
+    ConvGRUCell,
+    ConvLSTM,
+    ConvLSTMCell,
+    ConvRNNCell,
+    SAConvLSTMCell,
+    STLSTMCell,
+)
 from convlstm.cells import LSTMState
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.functional.conv import same_conv
@@ -28,6 +37,7 @@ OPTIONS = {
     | {"reset_after": False, "gate_activation": "hard_sigmoid", "candidate_activation": "softsign"},
     ConvRNNCell: COMMON | {"activation": "relu"},
     SAConvLSTMCell: {"attention_dim": 2, "peephole": "channel"},
+    STLSTMCell: {"forget_bias": 0.0},
 }
 
 

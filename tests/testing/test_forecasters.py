@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convlstm import ConvGRUCell, ConvLSTM, EncoderForecaster, Forecaster
+from convlstm import ConvGRUCell, ConvLSTM, EncoderForecaster, Forecaster, PredRNN, StackForecaster
 from convlstm.errors import ShapeError
 from convlstm.models import Advection, AutoregressiveForecaster, Blank, LinearTrend, MeanFrame, Persistence
 from convlstm.testing import FORECASTER_CHECKS, check_forecaster
@@ -31,6 +31,8 @@ MODELS = {
     "without skip": lambda n: EncoderForecaster(n, [3], skip=False, filter_radius=0, patch_size=1),
     "with advection": lambda n: EncoderForecaster(n, [3, 4], patch_size=2, advection=True),
     "gru": lambda n: EncoderForecaster(n, [3, 3], cell=ConvGRUCell),
+    "stack": lambda n: StackForecaster(n, [3, 4], [3, 5], 2, "sigmoid"),
+    "predrnn": lambda n: PredRNN(n, [3, 3], 3, 2),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

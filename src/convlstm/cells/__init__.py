@@ -5,6 +5,7 @@ from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
+from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
 
 __all__ = [
     "Cell",
@@ -16,6 +17,8 @@ __all__ = [
     "LSTMState",
     "SAConvLSTMCell",
     "SAState",
+    "STLSTMCell",
+    "STLSTMState",
     "State",
     "gru_weights",
     "lstm_weights",

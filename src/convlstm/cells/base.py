@@ -24,6 +24,14 @@ from convlstm.validation import (
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
+def same_convolution(
+    input_dim: int, output_dim: int, kernel_size: tuple[int, ...], bias: bool = True
+) -> nn.Module:
+    """A convolution that keeps the size of frames (N, input_dim, *S), with zeros beyond the border."""
+    conv: nn.Module = CONV[len(kernel_size)](input_dim, output_dim, kernel_size, padding="same", bias=bias)
+    return conv
+
+
 class State(Protocol):
     """The state of a recurrence: a flat NamedTuple of tensors, batch first, with the output as ``h``.
 

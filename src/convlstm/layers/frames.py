@@ -38,6 +38,14 @@ def resize(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return map_frames(lambda frames: F.interpolate(frames, size, mode=mode, align_corners=False), x)
 
 
+def pad_to_multiple(x: Tensor, unit: int) -> Tensor:
+    """Pad frames (B, T, C, H, W) below and to the right, by repeating the border, to multiples of a unit."""
+    bottom, right = (-x.shape[-2] % unit, -x.shape[-1] % unit)
+    if not bottom and not right:
+        return x
+    return map_frames(lambda frames: F.pad(frames, (0, right, 0, bottom), mode="replicate"), x)
+
+
 def expand_flags(flags: Tensor, x: Tensor) -> Tensor:
     """Flags of samples (B,) or frames (B, T) in the rank of ``x`` (B, ...), to broadcast with it."""
     return flags[(..., *(None,) * (x.ndim - flags.ndim))]

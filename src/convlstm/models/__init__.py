@@ -12,6 +12,8 @@ from convlstm.models.baselines import (
     Persistence,
 )
 from convlstm.models.encoder_forecaster import EncoderForecaster
+from convlstm.models.predrnn import PredRNN
+from convlstm.models.stacked import StackForecaster
 
 __all__ = [
     "Advection",
@@ -25,4 +27,6 @@ __all__ = [
     "LinearTrend",
     "MeanFrame",
     "Persistence",
+    "PredRNN",
+    "StackForecaster",
 ]

@@ -21,7 +21,8 @@ class AutoregressiveForecaster(Forecaster):
     never kept on the module and never changed in place. A model whose levels need certain frame sizes
     overrides `pad`: frames are padded once, at the beginning, and forecasts are cropped once, at the end. A
     model that reads an observed frame in another way than its own forecasts overrides `observe`. A model with
-    ``extra_channels`` is given frames of C + E channels and returns frames of C.
+    ``extra_channels`` is given frames of C + E channels and returns frames of C. A model that adds a term to
+    the loss of its training overrides `penalty`.
 
     Example:
         >>> import torch
@@ -100,6 +101,29 @@ class AutoregressiveForecaster(Forecaster):
             ShapeError: wrong rank, channels, length, dtype or device; ``future`` without ``forced``.
             OptionError: ``steps`` below 1.
         """
+        return self._forecast(past, steps, future, forced, inputs)[0]
+
+    def penalty(self, carry: Any) -> Tensor | None:
+        """A number that training adds to the loss, from the carry after the last step; None for none."""
+        return None
+
+    def with_penalty(
+        self,
+        past: Tensor,
+        steps: int,
+        *,
+        future: Tensor | None = None,
+        forced: Tensor | None = None,
+        inputs: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The forecast, as `forward` gives it for the same arguments, and its `penalty`."""
+        forecast, carry = self._forecast(past, steps, future, forced, inputs)
+        return forecast, self.penalty(carry)
+
+    def _forecast(
+        self, past: Tensor, steps: int, future: Tensor | None, forced: Tensor | None, inputs: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """The forecast (B, L, C, *S) and the carry after its last step."""
         check_past(past, steps, channels=getattr(self, "channels", None))
         check_same_kind(self, past, "past")
         _check_forcing(past, steps, future, forced)
@@ -125,8 +149,8 @@ class AutoregressiveForecaster(Forecaster):
         future: Tensor | None = None,
         forced: Tensor | None = None,
         inputs: Tensor | None = None,
-    ) -> Tensor:
-        """Forecasts (B, L, C, *S) of a size, after a padded frame and the carry before it.
+    ) -> tuple[Tensor, Any]:
+        """Forecasts (B, L, C, *S) of a size, after a padded frame and the carry before it; the last carry.
 
         The frame has its extra inputs; ``inputs`` (B, L, E, *S) are those of the frames after it.
         """
@@ -142,7 +166,7 @@ class AutoregressiveForecaster(Forecaster):
             if inputs is not None:
                 frame = torch.cat([frame, inputs[:, k]], dim=1)
         inside: Any = (..., *(slice(length) for length in size))
-        return torch.stack(forecasts, dim=1)[inside]
+        return torch.stack(forecasts, dim=1)[inside], carry
 
     def stream(self) -> "ForecastStream":
         """A session that is given observed frames one at a time and forecasts at any moment, no gradients.
@@ -222,7 +246,7 @@ class ForecastStream:
         newest = torch.empty(self.shape, device="meta").unsqueeze(1)
         _check_inputs(self._model, newest, steps - 1, inputs)
         inputs = None if inputs is None else self._model.pad(inputs)
-        return self._model._rollout(self._frame, self._carry, steps, self._size, inputs=inputs)
+        return self._model._rollout(self._frame, self._carry, steps, self._size, inputs=inputs)[0]
 
     @property
     def shape(self) -> tuple[int, ...]:

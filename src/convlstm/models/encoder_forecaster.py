@@ -1,7 +1,7 @@
 """The encoder-forecaster: a recurrent network that reads a past and one that unrolls the future from it."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,19 +13,15 @@ from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import advect, dynamic_filter, motion_field
 from convlstm.layers import scan
-from convlstm.layers.frames import map_frames
+from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.layers.state import has_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
+from convlstm.models.stacked import OUTPUTS
 from convlstm.validation import check_bool, check_callable, check_non_negative, check_positive, is_integer
 
 _MOST_WEIGHTS = 2**31
 _RECENT = 3  # observed frames before the newest one that motion is estimated from
 _NEAR_ADVECTION = 0.01  # of the usual first weights of the head
-_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda y: y,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-}
 #: One state of the cell's kind per level, finest first; None for the initial one.
 States = list[Any]
 
@@ -128,7 +124,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.patch_size = check_positive(patch_size, "patch_size")
         self.filter_radius = check_non_negative(filter_radius, "filter_radius")
         self.skip, self.advection = check_bool(skip, "skip"), check_bool(advection, "advection")
-        self.output = check_name(output, _OUTPUTS, "output")
+        self.output = check_name(output, OUTPUTS, "output")
         self.engine = check_name(engine, ENGINES, "engine")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(
@@ -197,11 +193,7 @@ class EncoderForecaster(AutoregressiveForecaster):
 
     def pad(self, frames: Tensor) -> Tensor:
         """Frames (B, T, C, H, W) with bottom and right borders repeated to whole pixels at every level."""
-        unit = self.patch_size * 2 ** len(self.down)
-        bottom, right = (-frames.shape[-2] % unit, -frames.shape[-1] % unit)
-        if not bottom and not right:
-            return frames
-        return map_frames(lambda x: F.pad(x, (0, right, 0, bottom), mode="replicate"), frames)
+        return pad_to_multiple(frames, self.patch_size * 2 ** len(self.down))
 
     def _read(self, frames: Tensor, states: States) -> States:
         """The encoder's states after more frames (B, T, C, H, W); T may be 0."""
@@ -235,7 +227,7 @@ class EncoderForecaster(AutoregressiveForecaster):
             forecast = forecast + dynamic_filter(frame, torch.softmax(weights, dim=1))
         elif self.advection:
             forecast = forecast + frame
-        return _OUTPUTS[self.output](forecast), new
+        return OUTPUTS[self.output](forecast), new
 
 
 def _cells(

@@ -88,12 +88,17 @@ def every_frame_of_the_past_is_in_its_place(make: ForecasterFactory) -> None:
 
 
 def every_parameter_has_a_gradient(make: ForecasterFactory) -> None:
-    """In training mode the loss of a forecast reaches every parameter, with a finite gradient."""
+    """In training mode the loss of a forecast, with its penalty, gives every parameter a finite gradient."""
     model = built(make, CHANNELS).train()
     parameters = dict(model.named_parameters())
     if not parameters:
         return
-    model(_past(), 4).square().sum().backward()
+    if isinstance(model, AutoregressiveForecaster):
+        forecast, penalty = model.with_penalty(_past(), 4)
+        loss = forecast.square().sum() + (0 if penalty is None else penalty)
+    else:
+        loss = model(_past(), 4).square().sum()
+    loss.backward()
     for name, parameter in parameters.items():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert parameter.grad.isfinite().all(), f"the gradient of {name} must be finite"
