@@ -81,7 +81,8 @@ def output_depends_on_input_and_state(make: CellFactory) -> None:
     new = tensors(_after(cell, projected, state, memory))
     results = [t.abs().square().sum() for t in new if t.requires_grad]
     assert results, "the frame has no effect"
-    gradients = torch.autograd.grad(sum(results), list(inputs.values()), allow_unused=True)
+    total = torch.stack(results).sum()
+    gradients = torch.autograd.grad(total, list(inputs.values()), allow_unused=True)
     for name, gradient in zip(inputs, gradients, strict=True):
         assert gradient is not None, f"{name} has no effect"
         assert gradient.any(), f"{name} has no effect"

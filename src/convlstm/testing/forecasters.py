@@ -93,12 +93,13 @@ def every_parameter_has_a_gradient(make: ForecasterFactory) -> None:
     parameters = dict(model.named_parameters())
     if not parameters:
         return
+    penalty: Tensor | None = None
     if isinstance(model, AutoregressiveForecaster):
         forecast, penalty = model.with_penalty(_past(), 4)
-        loss = forecast.square().sum() + (0 if penalty is None else penalty)
     else:
-        loss = model(_past(), 4).square().sum()
-    loss.backward()
+        forecast = model(_past(), 4)
+    loss: Tensor = forecast.square().sum() if penalty is None else forecast.square().sum() + penalty
+    loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in parameters.items():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert parameter.grad.isfinite().all(), f"the gradient of {name} must be finite"
