@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
     from convlstm.models import AutoregressiveForecaster as AutoregressiveForecaster
+    from convlstm.models import ConvLSTMTransformer as ConvLSTMTransformer
     from convlstm.models import EncoderForecaster as EncoderForecaster
     from convlstm.models import Forecaster as Forecaster
     from convlstm.models import PredRNN as PredRNN
@@ -41,6 +42,7 @@ _HOME = {
     "ConvLSTM": "convlstm.layers",
     "ConvLSTMCell": "convlstm.cells",
     "ConvLSTMError": "convlstm.errors",
+    "ConvLSTMTransformer": "convlstm.models",
     "ConvRNNCell": "convlstm.cells",
     "EncoderForecaster": "convlstm.models",
     "Forecaster": "convlstm.models",
@@ -66,6 +68,7 @@ __all__ = [
     "ConvLSTM",
     "ConvLSTMCell",
     "ConvLSTMError",
+    "ConvLSTMTransformer",
     "ConvRNNCell",
     "EncoderForecaster",
     "Forecaster",

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from convlstm import ConvLSTMCell, EncoderForecaster
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
-from convlstm.functional.motion import motion_field
+from convlstm.functional.motion import advect, motion_field
 from convlstm.models.baselines import Advection
 
 
@@ -281,9 +281,23 @@ def test_motion_is_that_of_the_observed_frames():
     carry, frame, velocities = model.start(past), past[:, -1], []
     for _ in range(3):
         frame, carry = model.step(frame.roll(3, -1), carry)
-        velocities.append(carry.velocity)
+        velocities.append(carry.motion.trajectory.velocity)
     torch.testing.assert_close(
         velocities[0], motion_field(torch.cat([past[:, 1:-1], past[:, -1:].roll(3, -1)], 1))
     )
     assert torch.equal(velocities[0], velocities[2])
-    assert model.observe(past[:, -1], carry).velocity is None
+    assert model.observe(past[:, -1], carry).motion is None
+
+
+def test_the_observed_frame_is_interpolated_once():
+    """Steps one by one do not blur it: without a head, the forecast is the advection of all steps."""
+    torch.manual_seed(0)
+    model = EncoderForecaster(1, [4], filter_radius=0, advection=True).double()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    past = torch.stack([frames(1, 1, 40, 40).roll(k, -1) * (1 + 0.2 * k) for k in range(4)], dim=1)
+    past = past + 0.1 * frames(1, 4, 1, 40, 40)
+    velocity = motion_field(past)
+    assert velocity.frac().abs().max() > 0.01
+    torch.testing.assert_close(model(past, 5), advect(past[:, -1], velocity, 5))

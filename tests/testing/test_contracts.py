@@ -18,7 +18,7 @@ from convlstm import (
     SAConvLSTMCell,
     STLSTMCell,
 )
-from convlstm.cells import LSTMState
+from convlstm.cells import LSTMState, SpaceTimeAttentionCell
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.functional.conv import same_conv
 from convlstm.testing import CELL_CHECKS, LAYER_CHECKS, check_cell, check_layer
@@ -38,6 +38,7 @@ OPTIONS = {
     ConvRNNCell: COMMON | {"activation": "relu"},
     SAConvLSTMCell: {"attention_dim": 2, "peephole": "channel"},
     STLSTMCell: {"forget_bias": 0.0},
+    SpaceTimeAttentionCell: {"heads": 3, "window": 2, "history": 3},
 }
 
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convlstm import ConvGRUCell, ConvLSTM, EncoderForecaster, Forecaster, PredRNN, StackForecaster
+from convlstm import (
+    ConvGRUCell,
+    ConvLSTM,
+    ConvLSTMTransformer,
+    EncoderForecaster,
+    Forecaster,
+    PredRNN,
+    StackForecaster,
+)
 from convlstm.errors import ShapeError
 from convlstm.models import Advection, AutoregressiveForecaster, Blank, LinearTrend, MeanFrame, Persistence
 from convlstm.testing import FORECASTER_CHECKS, check_forecaster
@@ -33,6 +41,7 @@ MODELS = {
     "gru": lambda n: EncoderForecaster(n, [3, 3], cell=ConvGRUCell),
     "stack": lambda n: StackForecaster(n, [3, 4], [3, 5], 2, "sigmoid"),
     "predrnn": lambda n: PredRNN(n, [3, 3], 3, 2),
+    "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

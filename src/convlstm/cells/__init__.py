@@ -5,9 +5,11 @@ from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
+from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
 from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
 
 __all__ = [
+    "AttentionState",
     "Cell",
     "CellFactory",
     "ConvGRUCell",
@@ -19,6 +21,7 @@ __all__ = [
     "SAState",
     "STLSTMCell",
     "STLSTMState",
+    "SpaceTimeAttentionCell",
     "State",
     "gru_weights",
     "lstm_weights",

@@ -1,6 +1,7 @@
-"""Attention between pixels, and the self-attention memory of a ConvLSTM."""
+"""Attention between pixels, of a frame or of windows of it, and the self-attention memory of a ConvLSTM."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import ShapeError
@@ -31,6 +32,65 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         )
     weights_BNM = torch.softmax(query.transpose(1, 2) @ key, dim=2)
     return value @ weights_BNM.transpose(1, 2)
+
+
+def window_attention(
+    qkv: Tensor, window: int, *, heads: int = 1, shift: int = 0, bias: Tensor | None = None
+) -> Tensor:
+    """Scaled dot-product attention within square windows of a frame (Liu et al. 2021, arXiv:2103.14030).
+
+    A frame of any size is padded to whole windows, and no pixel attends to the padding. With a shift the
+    windows begin that many pixels further down and to the right, those at the end of an axis go on at its
+    beginning, and pixels that are no neighbours in the frame do not attend to each other.
+
+    Args:
+        qkv: queries, keys and values, (B, 3 C, H, W).
+        window: pixels a side.
+        heads: of C / heads channels each.
+        shift: pixels, below ``window``.
+        bias: (heads, window^2, window^2), added to the scores of each query (rows) and key; None for none.
+
+    Returns:
+        (B, C, H, W).
+
+    Raises:
+        ShapeError: channels that heads and three parts do not divide, or a bias of another shape.
+    """
+    check_tensor(qkv, "qkv (B, 3 C, H, W)")
+    if qkv.ndim != 4 or qkv.shape[1] % (3 * heads):
+        raise ShapeError(
+            f"qkv must be (B, 3 C, H, W) with C a multiple of {heads} heads; received {tuple(qkv.shape)}: "
+            "choose channels that heads divide"
+        )
+    if bias is not None and tuple(bias.shape) != (heads, window**2, window**2):
+        raise ShapeError(
+            f"bias must be {(heads, window**2, window**2)}; received {tuple(bias.shape)}: give a number for "
+            "each head, query and key"
+        )
+    batch, channels, height, width = qkv.shape
+    rows, columns = (height + window - 1) // window, (width + window - 1) // window
+    padding = (0, columns * window - width, 0, rows * window - height)
+    x = torch.roll(F.pad(qkv, padding), (-shift, -shift), (2, 3))
+    x = x.reshape(batch, 3, heads, channels // (3 * heads), rows, window, columns, window)
+    query, key, value = x.permute(1, 0, 4, 6, 2, 5, 7, 3).flatten(5, 6).unbind(0)  # (B, R, C, heads, P, D)
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
+    part = _parts(height, rows, window, shift, qkv.device)[:, None] * 4
+    part = part + _parts(width, columns, window, shift, qkv.device)
+    part_RCP = part.reshape(rows, window, columns, window).transpose(1, 2).flatten(2)
+    apart = (part_RCP[..., :, None] != part_RCP[..., None, :]) | (part_RCP < 0)[..., None, :]
+    scores = scores.masked_fill(apart[:, :, None], torch.finfo(scores.dtype).min)
+    x = (torch.softmax(scores, dim=-1) @ value).unflatten(4, (window, window)).permute(0, 3, 6, 1, 4, 2, 5)
+    x = x.reshape(batch, channels // 3, rows * window, columns * window)
+    return torch.roll(x, (shift, shift), (2, 3))[..., :height, :width]
+
+
+def _parts(size: int, count: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """For the pixels of a padded, shifted axis: 1 if from its other end, else 0; below 0 for padding."""
+    index = torch.arange(count * window, device=device)
+    wrapped = index >= count * window - shift
+    return torch.where((index + shift) % (count * window) < size, wrapped.long(), -100)
 
 
 def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,13 @@
 """Motion of frames: displacement by phase correlation, advection, dynamic local filters."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlstm.errors import ShapeError, check_name
+from convlstm.errors import ShapeError
 from convlstm.validation import check_positive, check_tensor
 
 _BLOCK = 64  # pixels a side of the blocks whose motion is estimated apart, each half over the next
@@ -97,28 +98,58 @@ def motion_field(frames: Tensor) -> Tensor:
     return _sampled(velocity_B2NM, at.expand(len(frames), -1, -1, -1), "border")
 
 
-def advect(
-    x: Tensor, velocity: Tensor, steps: int, *, zero_outside: bool = False, interpolation: str = "bilinear"
-) -> Tensor:
+class Trajectory(NamedTuple):
+    """Places where the pixels of a frame come from, along a steady velocity.
+
+    Attributes:
+        velocity: (B, 2, H, W), pixels a step along rows (down is positive) and columns (right is positive).
+        origin: (B, 2, H, W), row and column of the place of each pixel some steps before.
+        moved: (B, 2, H, W), displacement of the last of these steps.
+    """
+
+    velocity: Tensor
+    origin: Tensor
+    moved: Tensor
+
+    @classmethod
+    def start(cls, velocity: Tensor) -> "Trajectory":
+        """The trajectory of no step: each pixel is at its own place; float32 (float64 for float64)."""
+        velocity = velocity.to(torch.promote_types(velocity.dtype, torch.float32))
+        axes = (
+            torch.arange(size, device=velocity.device, dtype=velocity.dtype) for size in velocity.shape[2:]
+        )
+        origin = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand_as(velocity)
+        return cls(velocity, origin, torch.zeros_like(velocity))
+
+    def step(self) -> "Trajectory":
+        """The trajectory of one step more, by the midpoint rule with the last step's displacement."""
+        moved = _sampled(self.velocity, self.origin - self.moved / 2, "border")
+        return Trajectory(self.velocity, self.origin - moved, moved)
+
+    def sample(self, x: Tensor, *, zero_outside: bool = False) -> Tensor:
+        """Values of frames (B, C, H, W) where the pixels come from, bilinear between theirs; their dtype."""
+        values = x.to(torch.promote_types(x.dtype, torch.float32)).to(self.origin.dtype)
+        return _sampled(values, self.origin, "zeros" if zero_outside else "border").to(x.dtype)
+
+
+def advect(x: Tensor, velocity: Tensor, steps: int, *, zero_outside: bool = False) -> Tensor:
     """Frames moved on along a steady velocity: backward semi-Lagrangian extrapolation.
 
     Each pixel is followed back along the velocity, step by step, to the place where it comes from, whose
-    value is interpolated once for all steps (Germann & Zawadzki 2002).
+    value is interpolated bilinearly, once for all steps (Germann & Zawadzki 2002).
 
     Args:
         x: (B, C, H, W).
         velocity: (B, 2, H, W), pixels a step along rows (down is positive) and columns (right is positive).
         steps: L.
         zero_outside: zeros come in from outside; the values at the border are repeated otherwise.
-        interpolation: ``bilinear``, which lowers peaks each time, or ``bicubic``, which keeps them and
-            overshoots at edges.
 
     Returns:
         (B, L, C, H, W), dtype of ``x``.
 
     Raises:
         ShapeError: shapes other than these.
-        OptionError: ``steps`` below 1, or an unknown ``interpolation``.
+        OptionError: ``steps`` below 1.
     """
     check_tensor(x, "x (B, C, H, W)")
     check_tensor(velocity, "velocity (B, 2, H, W)")
@@ -128,18 +159,11 @@ def advect(
             f"{tuple(velocity.shape)}: give one (rows, columns) pair a pixel"
         )
     check_positive(steps, "steps")
-    check_name(interpolation, ("bilinear", "bicubic"), "interpolation")
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    values, velocity = x.to(dtype), velocity.to(dtype)
-    axes = (torch.arange(size, device=x.device, dtype=dtype) for size in x.shape[2:])
-    origin = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand_as(velocity)
-    moved, frames = torch.zeros_like(velocity), []
+    trajectory, frames = Trajectory.start(velocity.to(torch.promote_types(x.dtype, velocity.dtype))), []
     for _ in range(steps):
-        # The velocity half a step back, by the last step: the midpoint rule.
-        moved = _sampled(velocity, origin - moved / 2, "border")
-        origin = origin - moved
-        frames.append(_sampled(values, origin, "zeros" if zero_outside else "border", interpolation))
-    return torch.stack(frames, dim=1).to(x.dtype)
+        trajectory = trajectory.step()
+        frames.append(trajectory.sample(x, zero_outside=zero_outside))
+    return torch.stack(frames, dim=1)
 
 
 def _phases(a: Tensor, b: Tensor, taper: Tensor | float = 1.0) -> Tensor:
@@ -207,11 +231,11 @@ def _fraction(peak: Tensor, before: Tensor, after: Tensor) -> Tensor:
     return tilt / (peak + tilt.abs()).clamp(min=torch.finfo(peak.dtype).tiny)
 
 
-def _sampled(x: Tensor, at: Tensor, outside: str, interpolation: str = "bilinear") -> Tensor:
-    """Values of (B, C, H, W) at pixels (B, 2, *S), interpolated between them."""
+def _sampled(x: Tensor, at: Tensor, outside: str) -> Tensor:
+    """Values of (B, C, H, W) at pixels (B, 2, *S), bilinear between them."""
     last = torch.tensor([max(size - 1, 1) for size in x.shape[2:]], device=x.device)
     grid = (2 * at / last.view(2, 1, 1) - 1).flip(1).movedim(1, -1)
-    return F.grid_sample(x, grid, mode=interpolation, padding_mode=outside, align_corners=True)
+    return F.grid_sample(x, grid, padding_mode=outside, align_corners=True)
 
 
 def dynamic_filter(x: Tensor, weights: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from convlstm.models.baselines import (
     MeanFrame,
     Persistence,
 )
+from convlstm.models.convlstm_transformer import ConvLSTMTransformer
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.stacked import StackForecaster
@@ -20,6 +21,7 @@ __all__ = [
     "AutoregressiveForecaster",
     "Blank",
     "Climatology",
+    "ConvLSTMTransformer",
     "DampedPersistence",
     "EncoderForecaster",
     "ForecastStream",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, check_name
-from convlstm.functional.motion import advect, dynamic_filter, motion_field
+from convlstm.functional.motion import Trajectory, advect, dynamic_filter, motion_field
 from convlstm.layers import scan
 from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.layers.state import has_memory
@@ -34,13 +34,27 @@ class Carry(NamedTuple):
         forecaster: states of the forecaster's levels; None before the first forecast, which starts from the
             encoder's.
         recent: (B, at most 3, C, H, W), with ``advection`` the observed frames before the newest one.
-        velocity: (B, 2, H, W), with ``advection`` their motion; None before the first forecast.
+        motion: with ``advection`` what moves; None before the first forecast.
     """
 
     encoder: States
     forecaster: States | None
     recent: Tensor | None = None
-    velocity: Tensor | None = None
+    motion: "Motion | None" = None
+
+
+class Motion(NamedTuple):
+    """The newest observed frame on its way along the motion of the past.
+
+    Attributes:
+        observed: that frame, (B, C, H, W).
+        advected: it has moved to the time of the newest frame, (B, C, H, W).
+        trajectory: from there back to its time.
+    """
+
+    observed: Tensor
+    advected: Tensor
+    trajectory: Trajectory
 
 
 def remembering_lstm(input_dim: int, hidden_dim: int, kernel_size: tuple[int, ...], bias: bool) -> Cell:
@@ -76,13 +90,14 @@ class EncoderForecaster(AutoregressiveForecaster):
             through the states, and stay sharp for longer.
         advection: move each frame along the motion of the last observed frames (`convlstm.functional.motion`)
             before it is filtered, so that the network forecasts what differs from advection. For rain and
-            clouds, which move further in a step than a filter reaches. Zeros come in from outside. Motion is
-            estimated from the whole frame: such a model cannot forecast by tiles.
+            clouds, which move further in a step than a filter reaches. Motion is estimated from the whole
+            frame: such a model cannot forecast by tiles.
         output: activation of the last convolution: ``linear``, ``sigmoid`` (values in [0, 1]) or ``relu``
             (values of at least 0). Linear learns sparse frames several times faster: the other two saturate
             at the blank forecast.
-        cell: cell of each layer, called with (input_dim, hidden_dim, kernel_size, bias), without a
-            spatiotemporal memory. By default a ConvLSTM cell with a forget bias of 1.
+        cell: cell of the layers, called with (input_dim, hidden_dim, kernel_size, bias), without a
+            spatiotemporal memory; one for all levels or one per level. By default a ConvLSTM cell with a
+            forget bias of 1.
         extra_channels: E, extra input channels that are known for the past and the future, such as the mask
             of measured pixels, the hour or a land mask.
         engine: of the layers, as for `convlstm.ConvLSTM`.
@@ -104,7 +119,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         skip: bool = True,
         filter_radius: int = 2,
         output: str = "linear",
-        cell: CellFactory = remembering_lstm,
+        cell: CellFactory | Sequence[CellFactory] = remembering_lstm,
         *,
         advection: bool = False,
         extra_channels: int = 0,
@@ -162,7 +177,7 @@ class EncoderForecaster(AutoregressiveForecaster):
     def _start_near_the_frame(self, bias: Tensor, filter_size: int) -> None:
         """First weights with which the filter is near the identity, and forecasts near advection."""
         if filter_size:
-            bias[filter_size // 2] += 6.0 if self.advection else 3.0
+            bias[filter_size // 2] += 7.0 if self.advection else 3.0
         if self.advection:
             self.head.weight.mul_(_NEAR_ADVECTION)
             bias[-self.channels :].mul_(_NEAR_ADVECTION)
@@ -183,13 +198,14 @@ class EncoderForecaster(AutoregressiveForecaster):
         """Forecast the frame (B, C, H, W) after the newest one."""
         encoder = self._read(frame.unsqueeze(1), carry.encoder)
         forecaster = encoder if carry.forecaster is None else carry.forecaster
-        moved, velocity = frame[:, : self.channels], carry.velocity
+        moved, motion = frame[:, : self.channels], carry.motion
         if carry.recent is not None:
-            velocity = motion_field(self._with(frame, carry.recent)) if velocity is None else velocity
-            # Bicubic: each frame is made from the one before, and bilinear weights would blur it every time.
-            moved = advect(moved, velocity, 1, zero_outside=True, interpolation="bicubic")[:, 0]
+            if motion is None:
+                trajectory = Trajectory.start(motion_field(self._with(frame, carry.recent)))
+                motion = Motion(moved, moved, trajectory)
+            moved, motion = _advance(moved, motion)
         forecast, forecaster = self._write(moved, [state.h for state in encoder], forecaster)
-        return forecast, Carry(encoder, forecaster, carry.recent, velocity)
+        return forecast, Carry(encoder, forecaster, carry.recent, motion)
 
     def pad(self, frames: Tensor) -> Tensor:
         """Frames (B, T, C, H, W) with bottom and right borders repeated to whole pixels at every level."""
@@ -230,12 +246,35 @@ class EncoderForecaster(AutoregressiveForecaster):
         return OUTPUTS[self.output](forecast), new
 
 
+def _advance(frame: Tensor, motion: Motion) -> tuple[Tensor, Motion]:
+    """A frame (B, C, H, W) one step further along the motion.
+
+    The observed frame is interpolated once for all steps, as interpolation lowers its peaks, and only what
+    the newest frame differs from it by is moved from step to step.
+    """
+    trajectory = motion.trajectory.step()
+    advected = trajectory.sample(motion.observed)
+    change = advect(frame - motion.advected, trajectory.velocity, 1)[:, 0]
+    return advected + change, Motion(motion.observed, advected, trajectory)
+
+
 def _cells(
-    cell: CellFactory, inputs: Sequence[int], hidden_dim: Sequence[int], kernels: Sequence[int]
+    cell: CellFactory | Sequence[CellFactory],
+    inputs: Sequence[int],
+    hidden_dim: Sequence[int],
+    kernels: Sequence[int],
 ) -> nn.ModuleList:
     """One cell per level; OptionError for no factory, or cells with a spatiotemporal memory."""
-    check_callable(cell, "cell", "pass a class of cells, or a functools.partial of it")
-    built = [cell(n, h, (k, k), True) for n, h, k in zip(inputs, hidden_dim, kernels, strict=True)]
+    factories = list(cell) if isinstance(cell, Sequence) else [cell] * len(hidden_dim)
+    for make in factories:
+        check_callable(make, "cell", "pass a class of cells, or a functools.partial of it")
+    if len(factories) != len(hidden_dim):
+        raise OptionError(
+            f"cell must be one for all levels or one per level ({len(hidden_dim)}); received "
+            f"{len(factories)}: give as many as hidden_dim has"
+        )
+    sizes = zip(factories, inputs, hidden_dim, kernels, strict=True)
+    built = [make(n, h, (k, k), True) for make, n, h, k in sizes]
     if any(map(has_memory, built)):
         raise OptionError(
             "a cell at levels of several resolutions must have no spatiotemporal memory, which passes from "

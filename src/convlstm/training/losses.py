@@ -23,7 +23,7 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 #: Rain rates in mm/h from which a pixel counts more in `balanced`, and how much more than below each.
 BALANCED = {2.0: 1, 5.0: 3, 10.0: 5, 30.0: 20}
-_AREA_COEFFICIENT = 2e-3
+_AREA_COEFFICIENT = 4e-3
 
 
 def weighted_mean(error: Tensor, weight: Tensor | None) -> Tensor:
@@ -101,7 +101,7 @@ def threshold_mse(
 
 
 def mse_area(forecast: Tensor, future: Tensor, weight: Tensor | None = None, *, thresholds: Tensor) -> Tensor:
-    """Mean squared error plus 0.002 times the error of the area above each threshold.
+    """Mean squared error plus 0.004 times the error of the area above each threshold.
 
     The area of a frame is the sum over its measured pixels of sigmoid((x - threshold) / softness), with a
     softness of a third of the mean distance of the thresholds. Areas are compared by the smooth L1 distance
