@@ -116,11 +116,11 @@ class SpaceTimeAttentionCell(Cell):
             for past, new in ((state.keys, key), (state.values, value))
         )
         heads = (self.heads, -1)
-        scores_BAhHW = (query.unsqueeze(1) * keys).unflatten(2, heads).sum(3)
+        scores_BAhHW = torch.unflatten(query.unsqueeze(1) * keys, 2, heads).sum(3)
         scores_BAhHW = scores_BAhHW * (self.hidden_dim // self.heads) ** -0.5
         scores_BAhHW = scores_BAhHW + self.age_bias.t()[..., None, None]
         weights_BAhHW = torch.softmax(scores_BAhHW, dim=1)
-        z = (weights_BAhHW.unsqueeze(3) * values.unflatten(2, heads)).sum(1).flatten(1, 2)
+        z = (weights_BAhHW.unsqueeze(3) * torch.unflatten(values, 2, heads)).sum(1).flatten(1, 2)
         y = u + _pixelwise(self.time_out, z)
         h = y + _pixelwise(self.down, F.gelu(_pixelwise(self.up, _pixelwise(self.norms[2], y))))
         return AttentionState(h, keys[:, 1:], values[:, 1:])

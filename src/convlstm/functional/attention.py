@@ -81,7 +81,9 @@ def window_attention(
     part_RCP = part.reshape(rows, window, columns, window).transpose(1, 2).flatten(2)
     apart = (part_RCP[..., :, None] != part_RCP[..., None, :]) | (part_RCP < 0)[..., None, :]
     scores = scores.masked_fill(apart[:, :, None], torch.finfo(scores.dtype).min)
-    x = (torch.softmax(scores, dim=-1) @ value).unflatten(4, (window, window)).permute(0, 3, 6, 1, 4, 2, 5)
+    x = torch.unflatten(torch.softmax(scores, dim=-1) @ value, 4, (window, window)).permute(
+        0, 3, 6, 1, 4, 2, 5
+    )
     x = x.reshape(batch, channels // 3, rows * window, columns * window)
     return torch.roll(x, (shift, shift), (2, 3))[..., :height, :width]
 
