@@ -83,7 +83,7 @@ def test_the_commands_on_own_data_work_in_their_order(tmp_path, monkeypatch, cap
     for line in block.replace("crop 128", small).splitlines():
         _, *words = shlex.split(line, comments=True)
         assert main(words) == 0, capsys.readouterr().err
-    with xr.open_dataset("next.nc", engine="h5netcdf") as forecast:
+    with xr.open_dataset("next.nc", engine="h5netcdf", decode_timedelta=False) as forecast:
         assert forecast["dbz"].shape == (12, 24, 24)
         assert forecast["dbz"].attrs["units"] == "dBZ"
         assert float(forecast["dbz"].min()) == -32

@@ -133,9 +133,9 @@ def write_forecast(
             return animation(rows, path, past=past, limits=limits, moments=_moments(forecast, len(past)))
         film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
     elif ending == ".npz":
-        dated: dict[str, Any] = (
-            {"time": forecast["time"].values} if forecast["time"].dtype.kind == "M" else {}
-        )
+        # NumPy 1.26 gives computed dates a dtype with empty metadata, of which it warns when it saves them.
+        times = forecast["time"].values
+        dated: dict[str, Any] = {"time": times.astype(times.dtype.str)} if times.dtype.kind == "M" else {}
         np.savez_compressed(file, frames=values, **dated)
     else:
         np.save(file, values, allow_pickle=False)
