@@ -99,8 +99,8 @@ def test_threshold_mse_is_that_of_another_library():
 def test_the_area_term_compares_soft_areas():
     (_, forecast), (_, future) = rain(Logarithm(), 0), rain(Logarithm(), 1)
     forecast = forecast * 0.8
-    levels = [np.log1p(rate / 0.1) / np.log1p(1000) for rate in (2.5, 5, 10)]
-    softness = (levels[2] - levels[0]) / 6
+    levels = [np.log1p(rate / 0.1) / np.log1p(1000) for rate in (1, 2.5, 5, 10)]
+    softness = (levels[-1] - levels[0]) / 9  # a third of their mean distance
     terms = []
     for x, y in zip(forecast.double().flatten(0, 2), future.double().flatten(0, 2), strict=True):
         for level in levels:
