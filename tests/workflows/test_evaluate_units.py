@@ -149,8 +149,49 @@ def test_nothing_measured_is_one_sentence():
         convlstm.evaluate(Last(), data=Blind(**RAIN))
 
 
-def test_thresholds_that_the_scale_takes_for_dry_are_refused():
-    """The truth loses reflectivity up to its floor as well."""
+def drizzle():
+    """Reflectivity in steps of 0.5 dBZ: dry at -32, weak echoes from -10 dBZ on, rain up to 50 dBZ."""
+    draw = np.random.default_rng(1)
+    echoes = np.round(2 * (60 * draw.random((80, 16, 16)) - 10)) / 2
+    return np.where(draw.random(echoes.shape) < 0.3, -32, echoes).astype(np.float32)
+
+
+def persistence_mse(source, values):
+    """MSE by lead time of the last frame, from values as they stand."""
+    windows = source.window_frames("test")
+    error = values[windows[:, 3:]].astype(np.float64) - values[windows[:, 2:3]]
+    return (error**2).mean((0, 2, 3))
+
+
+def test_reflectivity_is_scored_with_one_dry_floor_and_the_table_says_so(tmp_path):
+    """The floor of the network's scale holds for truth and baselines too; other scales score as measured."""
+    values, model = drizzle(), EncoderForecaster(hidden_dim=[4])
+    model.save_pretrained(tmp_path / "model")
+    source = Archive(labelled(values, "dBZ"), **SIZES)
+    found = convlstm.evaluate(tmp_path / "model", data=source, out=tmp_path / "scores")
+    floored = np.where(values < 7.25, -32, values)
+    got = found.scores["mse"].by_lead["persistence"]
+    np.testing.assert_allclose(got, persistence_mse(source, floored), rtol=1e-5)
+    with np.load(tmp_path / "scores" / "cases.npz") as cases:
+        for name in ("past", "truth", "forecast_persistence", "forecast_advection"):
+            low = cases[name][cases[name] < 7.25]
+            assert low.size
+            assert (low == -32).all()
+    sentence = "all below 7.25 dBZ counts as dry, -32, in truth and forecasts alike"
+    assert sentence in found.to_markdown(brief=True)
+    assert sentence in json.loads((tmp_path / "scores" / "scores.json").read_text())["data"]
+    assert "dry at -32 and wherever below 7.25, range" in source.specification.lines()[0]
+
+    whole = Archive(labelled(values, "dBZ"), transform="standard", **SIZES)
+    got = convlstm.evaluate(model, data=whole)
+    assert "counts as dry" not in got.data
+    by_lead = got.scores["mse"].by_lead["persistence"]
+    np.testing.assert_allclose(by_lead, persistence_mse(source, values), rtol=1e-5)
+
+
+def test_thresholds_that_count_as_dry_are_refused():
     source = Archive(labelled(ZR().reflectivity(rates()), "dBZ"), **SIZES)
-    with pytest.raises(OptionError, match="must be above 7 dBZ, up to which .*; received 0, 7: raise them"):
+    with pytest.raises(OptionError, match="at least 7.25 dBZ, as all below counts as dry; received 0, 7: ra"):
         convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source, thresholds=[0, 7, 20])
+    found = convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source, thresholds=[7.25])
+    assert "csi_7.25" in found.scores

@@ -129,6 +129,14 @@ class Specification:
         ).numpy()
         return fields
 
+    @property
+    def dry_text(self) -> str:
+        """Values that count as measured and dry, in words; empty if none does."""
+        if self.dry_value is None:
+            return ""
+        least = getattr(self.built_transform(), "least", None)
+        return f"dry at {self.dry_value:g}" + ("" if least is None else f" and wherever below {least:g}")
+
     def relation(self) -> ZR | None:
         """The Z-R relation, where one was used."""
         return None if self.zr is None else ZR(*self.zr)
@@ -148,7 +156,7 @@ class Specification:
             + ("" if generated else f" in {frames} frames, {_moment(first)} to {_moment(last)}")
             for name, (frames, windows, first, last) in self.splits.items()
         )
-        dry = "" if self.dry_value is None else f", dry at {self.dry_value:g}"
+        dry = f", {self.dry_text}" if self.dry_text else ""
         return [
             f"values: {', '.join(self.variables)} in {self.units or 'no unit'}{dry}, "
             f"range {self.data_range:g}" + (f", codes {missing} not measured" if missing else ""),

@@ -76,17 +76,23 @@ class Floored(Transform):
 
     Back from the scale, what is less than 0.25 above the floor, half of the step in which radars store
     reflectivity, is ``dry``: a network leaves small positive values on dry ground, each of which would be the
-    floor otherwise. All that is further above it comes back as it was.
+    floor otherwise. All that is further above it comes back as it was. In verification truth and baselines
+    pass through the scale as well, as reflectivity is usually verified: with one least value of rain for
+    observation and forecast.
 
     Args:
         floor: largest value that is taken for nothing there, 7 dBZ (0.1 mm/h) for reflectivity.
         top: value mapped to 1.
         dry: value that 0 is mapped back to.
+
+    Attributes:
+        least: smallest value that comes back; all below it is ``dry``.
     """
 
     def __init__(self, floor: float = 7.0, top: float = 60.0, dry: float = -32.0) -> None:
         self.floor, self.top = _floor_and_top(floor, top)
         self.dry = self._dry = check_number(dry, "dry", most=self.floor)
+        self.least = self.floor + _HALF_STEP_DB
 
     def forward(self, x: Tensor, times: Tensor | None = None) -> Tensor:
         """``max(x - floor, 0) / (top - floor)``."""

@@ -119,7 +119,7 @@ def evaluate(
         to_units = None if source.specification is None else source.to_units
         both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units, "baselines": made}
         options = _options(source, thresholds, data_range, dataset)
-        verification, cases = verify(forecaster, batches, data=source.describe(), **both, **options)
+        verification, cases = verify(forecaster, batches, data=_data_line(source), **both, **options)
         verification = replace(verification, weights=weights_digest(run.model)) if run else verification
         if folder is not None:
             files = RunFolder(folder)
@@ -179,7 +179,7 @@ def _options(
     if source.specification is not None:
         unit = source.specification.units
         options |= {"unit": unit, "area": row_areas(source.specification.grid)}
-        _check_above_floor(thresholds or (), source.specification)
+        _check_not_dry(thresholds or (), source.specification)
     if unit in ("", "1") and thresholds is None:
         return options
     size = tuple(dataset[0].future.shape[-2:]) if len(dataset) else None
@@ -188,14 +188,26 @@ def _options(
     }
 
 
-def _check_above_floor(thresholds: Sequence[float], specification: Specification) -> None:
-    """Refuse thresholds up to which the scale of the network takes values for dry, the truth as well."""
-    floor = getattr(specification.built_transform(), "floor", None)
-    low = [] if floor is None else [value for value in thresholds if value <= floor]
+def _data_line(source: Source) -> str:
+    """Description of the data, with the values that truth and forecasts take for dry where these are many."""
+    specification = source.specification
+    least = None if specification is None else getattr(specification.built_transform(), "least", None)
+    if specification is None or least is None:
+        return source.describe()
+    return (
+        f"{source.describe()}; all below {least:g} {specification.units} counts as dry, "
+        f"{specification.dry_value:g}, in truth and forecasts alike"
+    )
+
+
+def _check_not_dry(thresholds: Sequence[float], specification: Specification) -> None:
+    """Refuse thresholds among the values that truth and forecasts take for dry."""
+    least = getattr(specification.built_transform(), "least", None)
+    low = [] if least is None else [value for value in thresholds if value < least]
     if low:
         raise OptionError(
-            f"thresholds must be above {floor:g} {specification.units}, up to which the scale of the network "
-            f"takes values for dry; received {', '.join(f'{value:g}' for value in low)}: raise them"
+            f"thresholds must be at least {least:g} {specification.units}, as all below counts as dry; "
+            f"received {', '.join(f'{value:g}' for value in low)}: raise them"
         )
 
 
