@@ -227,6 +227,9 @@ def _check_alike(first: _Part, part: _Part) -> None:
         differs("grid mapping", *(each.get("grid_mapping_name", "another") for each in mappings))
     if first.attributes["units"] != part.attributes["units"]:
         differs("unit", *(", ".join(map(str, each.attributes["units"])) for each in (first, part)))
+    periods = [each.attributes["period_s"] for each in (first, part)]
+    if None not in [entry for period in periods for entry in period] and periods[0] != periods[1]:
+        differs("time that amounts cover", *(", ".join(f"{entry:g} s" for entry in each) for each in periods))
     if first.times.dtype.kind != part.times.dtype.kind:
         kinds = {"M": "dates", "m": "no dates"}
         differs("kind of times", kinds[first.times.dtype.kind], kinds[part.times.dtype.kind])

@@ -139,11 +139,17 @@ def write_mch() -> Callable[..., Path]:
 def radolan_binary() -> Callable[..., bytes]:
     """Bytes of a binary frame of codes (H, W) uint16, from south to north, as DWD writes its composites."""
 
-    def content(codes: Codes, product: str = "RV", precision: str = "E-02", lead: int | None = None) -> bytes:
+    def content(
+        codes: Codes,
+        product: str = "RV",
+        precision: str = "E-02",
+        lead: int | None = None,
+        interval: str = "   5",
+    ) -> bytes:
         height, width = codes.shape
         lines = f"GP{height:4}x{width:4}" + ("" if lead is None else f"VV {lead:03}MF 00000008")
         version = 3 if product == "RW" else 5
-        tail = f"VS{version:2}SW   5.5SWPR {precision}INT   5{lines}MS 12<deasb,deboo>\x03"
+        tail = f"VS{version:2}SW   5.5SWPR {precision}INT{interval}{lines}MS 12<deasb,deboo>\x03"
         start = f"{product}180700100001022BY"
         size = len(start) + 10 + len(tail) + codes.nbytes
         return f"{start}{size:10}{tail}".encode() + codes.astype("<u2").tobytes()

@@ -43,6 +43,18 @@ def test_accumulations(tmp_path, write_odim):
     dataset, values = read(write_odim(tmp_path / "a.h5", {"dataset1/data1": (DBZ, what)}), "precipitation")
     np.testing.assert_array_equal(values, np.float32([[0, 0, 6.5], [25.3, np.nan, 0.1]]))
     assert dataset["precipitation"].attrs["cell_methods"] == "time: sum"
+    assert "period_s" not in dataset["precipitation"].attrs
+
+
+@pytest.mark.parametrize("group", ["dataset1", "dataset1/data1"])
+def test_the_time_that_an_amount_covers(tmp_path, write_odim, group):
+    period = {"startdate": "20180823", "starttime": "234500", "enddate": "20180824", "endtime": b"004500"}
+    what = {**DBZ_WHAT, "quantity": "ACRR"}
+    fields = {"dataset1/data1": (DBZ, what), "dataset1/data2": (DBZ, DBZ_WHAT)}
+    fields |= {group: (fields.get(group, (None,))[0], (what if "data1" in group[8:] else {}) | period)}
+    dataset = ODIM().read(write_odim(tmp_path / "a.h5", fields))
+    assert dataset["precipitation"].attrs["period_s"] == 3600
+    assert "period_s" not in dataset["reflectivity"].attrs
 
 
 def test_several_quantities_and_quality(tmp_path, write_odim):

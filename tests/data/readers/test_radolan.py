@@ -34,7 +34,7 @@ def amounts():
 def test_a_binary_frame(tmp_path, radolan_binary, codes, amounts):
     """North comes first; bits of secondary values are no part of them; no data and clutter are NaN."""
     path = tmp_path / "raa01-rw_10000-2210180700-dwd---bin"
-    path.write_bytes(radolan_binary(codes, "RW", "E-01"))
+    path.write_bytes(radolan_binary(codes, "RW", "E-01", interval="  60"))
     dataset = Radolan().read(path)
     np.testing.assert_array_equal(
         dataset["precipitation"][0], (amounts.astype(float) * 0.1).astype(np.float32)
@@ -42,7 +42,15 @@ def test_a_binary_frame(tmp_path, radolan_binary, codes, amounts):
     assert dataset.time.values == [np.datetime64("2022-10-18T07:00")]
     attributes = dataset["precipitation"].attrs
     assert (attributes["units"], attributes["cell_methods"]) == ("mm", "time: sum")
+    assert attributes["period_s"] == 3600
     assert "forecast_reference_time" not in attributes
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [("   5", 300), ("1440", 86400), ("   2U1", 172800)])
+def test_the_time_that_an_amount_covers(tmp_path, radolan_binary, codes, interval, seconds):
+    path = tmp_path / "frame"
+    path.write_bytes(radolan_binary(codes, "SF", interval=interval))
+    assert Radolan().read(path)["precipitation"].attrs["period_s"] == seconds
 
 
 @pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
@@ -56,6 +64,7 @@ def test_compressed_files(tmp_path, radolan_binary, radolan_text, codes, amounts
     dataset = Radolan().read(path)
     np.testing.assert_array_equal(dataset["precipitation"][0], np.float32([[0.1, np.nan], [0, 32.2]]))
     assert dataset.time.values == [np.datetime64("2022-10-18T00:50")]
+    assert dataset["precipitation"].attrs["period_s"] == 3600
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2"])
@@ -133,7 +142,7 @@ CORNERS = [(3.5889, 46.9526), (14.6209, 47.0705), (15.7208, 54.7405), (2.0715, 5
 def test_real_hourly_amounts(real):
     (path,) = real("radar/radolan/RW-20221018.tar.gz")
     frames = Radolan().read(path)["precipitation"]
-    assert frames.shape == (24, 900, 900)
+    assert (frames.shape, frames.attrs["period_s"]) == ((24, 900, 900), 3600)
     assert frames.time.values[0] == np.datetime64("2022-10-18T00:50")
     assert set(np.diff(frames.time.values)) == {np.timedelta64(1, "h")}
     values = frames.values
@@ -154,7 +163,7 @@ def test_real_hourly_amounts(real):
 def test_real_nowcast(real):
     (path,) = real("radar/radolan/DE1200_RV2210180700.tar.bz2")
     frames = Radolan().read(path)["precipitation"]
-    assert frames.shape == (25, 1200, 1100)
+    assert (frames.shape, frames.attrs["period_s"]) == ((25, 1200, 1100), 300)
     assert frames.time.values[[0, -1]].tolist() == [
         np.datetime64(time, "ns").astype(int) for time in ("2022-10-18T07:00", "2022-10-18T09:00")
     ]

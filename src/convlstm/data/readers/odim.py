@@ -1,5 +1,6 @@
 """Composites by EUMETNET's OPERA data information model, ODIM_H5, which most European services write."""
 
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -57,8 +58,7 @@ class ODIM(Reader):
                     "make a composite of polar data first, as wradlib and BALTRAD do"
                 )
             day, clock = (str(attribute(file["what"], name)) for name in ("date", "time"))
-            stamp = f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}"
-            time = np.datetime64(stamp, "ns")
+            time = _time(day, clock)
             variables: dict[str, xr.Dataset] = {}
             for place, quantity in _fields(file).items():
                 name = _NAMES.get(quantity, quantity.lower())
@@ -67,6 +67,8 @@ class ODIM(Reader):
                     _KINDS.get(quantity, ""), {"long_name": f"ODIM quantity {quantity}"}
                 )
                 load = partial(_values, path, place, _codes(file, place), attributes.get("dry_value", np.nan))
+                if quantity == "ACRR":
+                    attributes = attributes | _period(file, place)
                 if name != "quality":
                     attributes = attributes | {"ancillary_variables": "quality"}
                 shape = file[place]["data"].shape
@@ -101,6 +103,22 @@ def _fields(file: "h5py.File") -> dict[str, str]:
         group: "QIND" if "/quality" in group else str(_nearest(file, group, "what", "quantity"))
         for group in fields
     }
+
+
+def _time(day: str, clock: str) -> np.datetime64:
+    """Time of the date 20180824 and the clock 180000."""
+    stamp = f"{day[:4]}-{day[4:6]}-{day[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}"
+    return np.datetime64(stamp, "ns")
+
+
+def _period(file: "h5py.File", place: str) -> dict[str, float]:
+    """The seconds that an amount covers, where the file says so."""
+    names = [f"{end}{kind}" for end in ("start", "end") for kind in ("date", "time")]
+    found = [str(_nearest(file, place, "what", name, math.nan)) for name in names]
+    if "nan" in found:
+        return {}
+    seconds = float((_time(*found[2:]) - _time(*found[:2])) / np.timedelta64(1, "s"))
+    return {"period_s": seconds} if seconds > 0 else {}
 
 
 def _codes(file: "h5py.File", place: str) -> dict[str, float]:

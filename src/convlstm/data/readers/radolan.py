@@ -29,7 +29,8 @@ _AMOUNTS = ("RW", "RY", "RV", "YW", "RZ", "RH", "RB", "RL", "RU", "RQ", "SQ", "S
 _BEGINNING = 4096  # bytes, in which every header known ends
 _BINARY = re.compile(
     rb"(?P<product>[A-Z\d]{2})(?P<day>\d\d)(?P<hour>\d\d)(?P<minute>\d\d)\d{5}(?P<month>\d\d)(?P<year>\d\d)"
-    rb"BY *(?P<size>\d+)VS *(?P<version>\d+)[^\x03]*?PR *E(?P<exponent>[-+]\d+)INT *\d+[^\x03]*?"
+    rb"BY *(?P<size>\d+)VS *(?P<version>\d+)[^\x03]*?PR *E(?P<exponent>[-+]\d+)"
+    rb"INT *(?P<interval>\d+)(?:U(?P<unit>\d))?[^\x03]*?"
     rb"GP *(?P<rows>\d+)x *(?P<columns>\d+)(?:VV *(?P<lead>\d+))?[^\x03]*\x03"
 )
 _TEXT = re.compile(
@@ -52,13 +53,17 @@ _NO_DATA, _CLUTTER, _VALUE = 0x2000, 0x8000, 0x0FFF  # bits of a code
 
 @dataclass(frozen=True)
 class _Kind:
-    """Product shared by all frames of an archive; ``corner`` is the upper left one in metres."""
+    """Product shared by all frames of an archive; ``corner`` is the upper left one in metres.
+
+    An amount covers ``period_s`` seconds.
+    """
 
     shape: tuple[int, int]
     scale: float
     proj4: str
     corner: tuple[float, float]
     product: str
+    period_s: float
     reference: np.datetime64 | None = None  # time at which a forecast was made
 
 
@@ -75,6 +80,7 @@ class _Frame:
 class Radolan(Reader):
     """Amounts of products such as RW (an hour), RY and RV (five minutes), where clutter is not measured.
 
+    Headers state the time that an amount covers, in minutes or, with the unit 1, in days.
     The times are those at which an amount is complete. Frames of RV and RQ are forecasts: their times are
     those that they are for, the attribute ``forecast_reference_time`` is the time at which they were made.
     """
@@ -104,7 +110,7 @@ class Radolan(Reader):
                 raise ValueError(
                     "its frames must be of one product, grid and forecast, and of different times"
                 )
-            attributes = dict(RADAR["precipitation"])
+            attributes = RADAR["precipitation"] | {"period_s": kind.period_s}
             if kind.reference is not None:
                 attributes["forecast_reference_time"] = str(kind.reference.astype("datetime64[s]"))
             return frames_dataset(
@@ -158,6 +164,7 @@ def _frame(path: Path, name: str, start: bytes) -> _Frame:
         proj4,
         _corner(proj4, shape),
         field["product"],
+        60.0 * int(field["interval"]) * (1440 if field["unit"] == "1" else 1),
         time if forecast else None,
     )
     lead = np.timedelta64(int(field["lead"] or 0), "m")
@@ -172,7 +179,7 @@ def _frame_of_text(name: str, start: bytes) -> _Frame:
     shape = int(header["rows"]), int(header["columns"])
     corner = float(header["west"]), float(header["south"]) + shape[0] * _PIXEL
     time = np.datetime64(f"{year}-{month}-{day}T{hour}:{minute}", "ns")
-    return _Frame(name, time, _Kind(shape, 0.1, _SPHERE, corner, product))
+    return _Frame(name, time, _Kind(shape, 0.1, _SPHERE, corner, product, 3600.0))
 
 
 def _corner(proj4: str, shape: tuple[int, int]) -> tuple[float, float]:
