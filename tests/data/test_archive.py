@@ -301,3 +301,18 @@ def test_amounts_become_rates_by_the_time_that_they_cover_not_by_the_time_betwee
     np.testing.assert_allclose(frames[0][0], rates[7], rtol=1e-6)
     window = archive(amounts).using(archive(rates).specification).split("test")[0]
     torch.testing.assert_close(window.past, archive(rates).split("test")[0].past, rtol=1e-4, atol=1e-5)
+
+
+def test_amounts_of_another_time_than_those_of_the_training():
+    """Hourly amounts every quarter of an hour: rates become such amounts, those of five minutes do not."""
+    rates = rain(minutes=15)
+    hourly = rates.assign_attrs(units="mm", long_name="rainfall amount", period_s=3600.0)
+    source = archive(hourly)
+    specification = source.specification
+    assert (specification.period_s, specification.step_s) == (3600, 900)
+    assert specification.transform["arguments"]["top"] == pytest.approx(100)  # mm in an hour
+    window = archive(rates).using(specification).split("test")[0]
+    torch.testing.assert_close(window.past, source.split("test")[0].past)
+    short = (rates / 12).assign_attrs(units="mm", long_name="rainfall amount", period_s=300.0)
+    with pytest.raises(DataError, match="amounts must cover 3600 s, as in training; received 300 s: give am"):
+        archive(short).using(specification)

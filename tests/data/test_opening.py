@@ -312,6 +312,14 @@ def test_mixed_files(tmp_path):
         open_frames(tmp_path / "r")
 
 
+def test_amounts_of_different_times_do_not_mix(tmp_path):
+    for name, seconds, times in (("a.nc", 300, TIMES[:3]), ("b.nc", 3600, TIMES[3:])):
+        data = dataset(times)
+        write_nc(tmp_path / name, data.assign(sst=data.sst.assign_attrs(units="mm", period_s=seconds)))
+    with pytest.raises(DataError, match="one time that amounts cover; .*a.nc has 300 s, .*b.nc has 3600 s"):
+        open_frames(tmp_path)
+
+
 def test_duplicate_times(tmp_path):
     write_nc(tmp_path / "a.nc", dataset(TIMES[:4]))
     write_nc(tmp_path / "b.nc", dataset(TIMES[2:]))

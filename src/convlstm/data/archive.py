@@ -23,7 +23,7 @@ from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
 from convlstm.data.specification import Specification
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
-from convlstm.data.units import ZR, conversion, unit_named
+from convlstm.data.units import AMOUNTS, ZR, conversion, unit_named
 from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
 from convlstm.errors import DataError, OptionError, check_name
 from convlstm.validation import (
@@ -182,7 +182,8 @@ class Archive(Source):
         other = copy(self)
         other.frames = without_codes(self.frames, specification.missing)
         found, relation = self.frames.attrs.get("units", ""), specification.relation() or self.relation
-        convert = conversion(found, specification.units, step_s=self.period_s, zr=relation)
+        covered_s = self.period_s if unit_named(found) in AMOUNTS else specification.covered_s
+        convert = conversion(found, specification.units, step_s=covered_s, zr=relation)
         other.units, other.store = specification.units, FrameStore(other.frames, convert)
         given = self._fields if len(self._fields) else None
         static = static_inputs(specification, given, self.store.shape[1:], "--data.static")

@@ -51,6 +51,7 @@ class Specification:
         static: these fields (S, H, W) on the grid, as `convlstm.data.climatology.packed` gives them.
         zr: a, b and dry_dbz of the Z-R relation, where one was used.
         cell_methods: of the variables, such as ``time: sum``.
+        period_s: seconds that an amount covers, where the files state it.
         splits: frames, windows, first and last time of each split.
         fingerprint: of the times that statistics were computed from.
     """
@@ -72,6 +73,7 @@ class Specification:
     splits: Mapping[str, Sequence[Any]]
     fingerprint: str
     static: str | None = None
+    period_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON holds."""
@@ -128,6 +130,11 @@ class Specification:
             self.static, (self.inputs.count("static"), *self.grid["shape"])
         ).numpy()
         return fields
+
+    @property
+    def covered_s(self) -> float:
+        """Seconds that an amount covers; those between frames where the files do not state it."""
+        return self.period_s or self.step_s
 
     @property
     def dry_text(self) -> str:

@@ -13,7 +13,7 @@ from convlstm.data.extra_inputs import standard_scores
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.specification import Specification, described, grid_text
 from convlstm.data.transforms import LEAST_RAIN, Floored, Linear, Logarithm, SquareRoot, Transform
-from convlstm.data.units import ZR, conversion
+from convlstm.data.units import AMOUNTS, ZR, conversion, unit_named
 from convlstm.data.windows import fingerprint
 from convlstm.errors import DataError, OptionError
 
@@ -77,7 +77,9 @@ def specify(
             f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"
         )
     labels = frames.coords.get("event", frames["time"]).values
-    made = _transform(transform, values, times[sampled], units, step_s, rain, frames, (low, high))
+    period_s = frames.attrs.get("period_s") if units in AMOUNTS else None
+    covered_s = frames.attrs.get("period_s", step_s)
+    made = _transform(transform, values, times[sampled], units, covered_s, rain, frames, (low, high))
     limits = frames.attrs.get("valid_range", (low, high))
     return Specification(
         variables=variables(frames),
@@ -96,6 +98,7 @@ def specify(
         cell_methods=frames.attrs.get("cell_methods", ""),
         splits={name: _extent(found, labels) for name, found in windows.items()},
         fingerprint=fingerprint(times[sampled]),
+        period_s=None if period_s is None else float(period_s),
     )
 
 
@@ -152,8 +155,8 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
     """Refuse frames that a model was not trained for.
 
     Raises:
-        DataError: other channels, another time step, pixels of another size or in another order; any shape
-            is taken, unless the transform belongs to places.
+        DataError: other channels, another time step, amounts of another time, pixels of another size or in
+            another order; any shape is taken, unless the transform belongs to places.
     """
     if frames.shape[1] != len(specification.variables):
         raise DataError(
@@ -164,6 +167,13 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
         raise DataError(
             f"frames must be {specification.step_s:g} s apart, as in training; received {step_s:g} s: give "
             "frames of that time step"
+        )
+    period_s, trained_s = frames.attrs.get("period_s"), specification.period_s
+    amounts = {unit_named(frames.attrs.get("units", "")), specification.units} <= {*AMOUNTS}
+    if amounts and period_s and trained_s and abs(period_s - trained_s) > 0.1 * trained_s:
+        raise DataError(
+            f"amounts must cover {trained_s:g} s, as in training; received {period_s:g} s: give amounts of "
+            "that time, or rates"
         )
     grid, trained = grid_of(frames), specification.grid
     if "spacing" in grid and "spacing" in trained:
@@ -221,7 +231,7 @@ def _transform(
     values: Floats,
     times: NDArray[np.float64],
     units: str,
-    step_s: float,
+    covered_s: float,
     rain: bool,
     frames: "xr.DataArray",
     limits: tuple[float, float],
@@ -240,7 +250,7 @@ def _transform(
     if name == "log" and units == "dBZ":
         return Floored(dry=float(frames.attrs.get("dry_value", -32.0)))
     if name in ("log", "sqrt"):
-        convert = conversion("mm/h", units, step_s=step_s) if rain and units != "1" else lambda ends: ends
+        convert = conversion("mm/h", units, step_s=covered_s) if rain and units != "1" else lambda ends: ends
         scale, top = convert(np.array([_SCALE_MMH, _TOP_MMH], np.float32)).tolist()
         return Logarithm(scale, top) if name == "log" else SquareRoot(top)
     axes = (0, 2, 3)

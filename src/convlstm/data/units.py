@@ -25,6 +25,8 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "degC": ("degc", "c", "celsius", "degree_celsius", "degrees_celsius", "degreec", "°c", "degree_c"),
     "1": ("1", "", "none", "dimensionless", "-"),
 }
+#: Units of amounts, of which a rate is known with the time that they cover.
+AMOUNTS = ("mm", "m")
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 
 
@@ -111,6 +113,6 @@ def conversion(
 
 def _rate_scale(unit: str, step_s: float | None) -> float | None:
     """Millimetres an hour that 1 of a unit is; None for what is no rain rate."""
-    if unit in ("mm", "m"):
+    if unit in AMOUNTS:
         return None if step_s is None else 3600 / step_s * (1.0 if unit == "mm" else 1000.0)
     return {"mm/h": 1.0, "kg m-2 s-1": 3600.0}.get(unit)

@@ -15,14 +15,14 @@ from convlstm.data.extra_inputs import INPUTS, extra_inputs, static_fields
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import Specification
 from convlstm.data.specify import check_fits, static_inputs
-from convlstm.data.units import conversion, unit_named
+from convlstm.data.units import AMOUNTS, conversion, unit_named
 from convlstm.errors import DataError
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Floats = NDArray[np.float32]
-_CARRIED = ("units", "long_name", "standard_name", "cell_methods", "grid_mapping", "dry_value")
+_CARRIED = ("units", "long_name", "standard_name", "cell_methods", "grid_mapping", "dry_value", "period_s")
 _TOLERANCE = 0.1  # of a time step, by which frames may be early or late
 
 
@@ -114,9 +114,9 @@ class Fields:
         self._transform = specification.built_transform()
         relation, own = specification.relation(), specification.units
         units = unit_named(units or own)
-        period_s = period_s or step_s
-        self._to_own = conversion(units, own, step_s=period_s, zr=relation)
-        self._from_own = conversion(own, units, step_s=period_s, zr=relation)
+        covered_s = (period_s or step_s) if units in AMOUNTS else specification.covered_s
+        self._to_own = conversion(units, own, step_s=covered_s, zr=relation)
+        self._from_own = conversion(own, units, step_s=covered_s, zr=relation)
 
     def read(
         self, past: Past, steps: int, static: Floats | None = None

@@ -149,8 +149,8 @@ def _coloured(
     """Forecast and past as they are shown, and their colours: those of radar for rain and reflectivity."""
     future, unit = forecast.values.astype(np.float32), unit_named(str(forecast.attrs.get("units", "")))
     if is_rain(forecast, unit):
-        step_s = forecast["forecast_period"].values[0] / np.timedelta64(1, "s")
-        convert = conversion(unit, "mm/h", step_s=float(step_s))
+        step_s = float(forecast["forecast_period"].values[0] / np.timedelta64(1, "s"))
+        convert = conversion(unit, "mm/h", step_s=forecast.attrs.get("period_s", step_s))
         future, past, unit = convert(future), convert(past), "mm/h"
     return future, past, TABLES.get(unit) or channel_scales(past)
 

@@ -161,7 +161,7 @@ def loss_named(name: str, specification: Specification | None = None) -> Loss:
         )
     units, kind = specification.units, specification.transform["kind"]
     try:
-        convert = conversion("mm/h", units, step_s=specification.step_s, zr=specification.relation())
+        convert = conversion("mm/h", units, step_s=specification.covered_s, zr=specification.relation())
     except DataError:
         convert = None
     if convert is None or kind == "anomaly":

@@ -61,8 +61,8 @@ def _rates(specification: Specification) -> tuple[Callable[[Tensor], Tensor], Ca
     """Functions from the scale of the network to rain rates in mm/h and back."""
     transform, units = specification.built_transform(), specification.units
     relation = specification.relation()
-    to_mmh = conversion(units, "mm/h", step_s=specification.step_s, zr=relation)
-    from_mmh = conversion("mm/h", units, step_s=specification.step_s, zr=relation)
+    to_mmh = conversion(units, "mm/h", step_s=specification.covered_s, zr=relation)
+    from_mmh = conversion("mm/h", units, step_s=specification.covered_s, zr=relation)
     return (
         lambda frames: torch.from_numpy(to_mmh(transform.inverse(frames).numpy())),
         lambda rates: transform.forward(torch.from_numpy(from_mmh(rates.numpy()))),
