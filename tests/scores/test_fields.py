@@ -24,6 +24,7 @@ from convlstm.scores import (
     Bias,
     Correlation,
     FrequencyBias,
+    MeanCSI,
     SmallScalePower,
     VarianceRatio,
     field_scores,
@@ -247,3 +248,13 @@ def test_values_that_equal_a_threshold_but_for_rounding_are_events(score):
     )
     assert both(score, below, below)[1] == 1
     assert np.isnan(both(score, below - np.float32(1e-4), below - np.float32(1e-4))[1])
+
+
+@pytest.mark.parametrize(
+    "score", [CSI(0, rounding=1e-6), FSS(0, 1, rounding=1e-6), MeanCSI([0, -9], rounding=1e-6)]
+)
+def test_the_rounding_of_data_whose_threshold_is_near_zero(score):
+    """That of temperatures in degC is of their range, not of the threshold."""
+    below = np.full((1, 1, 1, 8, 8), -8e-7, np.float32)
+    assert both(score, below, below)[1] == 1
+    assert np.isnan(both(score, 2 * below, 2 * below)[1])

@@ -195,3 +195,30 @@ def test_thresholds_that_count_as_dry_are_refused():
         convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source, thresholds=[0, 7, 20])
     found = convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source, thresholds=[7.25])
     assert "csi_7.25" in found.scores
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "units", "transform", "thresholds"),
+    [
+        (0, 600, "mm/h", "log", [0, 0.1, 0.5, 2.5]),
+        (0, 600, "mm/h", "sqrt", [0, 0.1, 0.5, 2.5]),
+        (-1350, 3100, "degC", "standard", [0, 0.1, 5]),
+        (-1450, 3300, "degC", "range", [0, 0.1, 5]),
+    ],
+)
+def test_a_value_at_a_threshold_counts_as_at_or_above_it(low, high, units, transform, thresholds):
+    """Hundredths in single precision, a third of them at a threshold, against counts of whole numbers."""
+    draw = np.random.default_rng(0)
+    codes = draw.integers(low, high, (80, 16, 16))
+    edges = np.round(100 * np.array(thresholds)).astype(int)
+    codes = np.where(draw.random(codes.shape) < 0.3, draw.choice(edges, codes.shape), codes)
+    frames = labelled((codes * 0.01).astype(np.float32), units, "frames")
+    source = Archive(frames, transform=transform, **SIZES)
+    found = convlstm.evaluate(EncoderForecaster(hidden_dim=[4]), data=source, thresholds=thresholds).scores
+    windows = source.window_frames("test")
+    for threshold, edge in zip(thresholds, edges, strict=True):
+        said, happened = codes[windows[:, 2:3]] >= edge, codes[windows[:, 3:]] >= edge
+        hits, events = (said & happened).sum((0, 2, 3)), (said | happened).sum((0, 2, 3))
+        np.testing.assert_allclose(
+            found[f"csi_{threshold:g}"].by_lead["persistence"], hits / events, rtol=1e-12
+        )

@@ -20,6 +20,7 @@ class CategoricalScore(Score):
     Args:
         threshold: least value of an event, in the unit of the data.
         unit: of the threshold, for titles.
+        rounding: by which values may be off, so that one at the threshold is an event.
     """
 
     count = 4
@@ -28,8 +29,9 @@ class CategoricalScore(Score):
     words: str
     ratio: str
 
-    def __init__(self, threshold: float, unit: str = "") -> None:
+    def __init__(self, threshold: float, unit: str = "", rounding: float = 0.0) -> None:
         self.threshold = check_number(threshold, "threshold")
+        self._event = self.threshold, check_number(rounding, "rounding", least=0)
         self.name = f"{self.stem}_{self.threshold:g}"
         self.title = f"{self.words} at {self.threshold:g} {unit}".rstrip()
         self.formula = f"{self.ratio}, counts of pixels over all frames"
@@ -37,9 +39,9 @@ class CategoricalScore(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Hits, false alarms, misses and correct negatives, weighted."""
-        both = forecast.once(events, self.threshold) & truth.once(events, self.threshold)
+        both = forecast.once(events, *self._event) & truth.once(events, *self._event)
         hits = _weight_where(both, truth.weight)
-        said, happened = (frames.once(_event_weight, self.threshold) for frames in (forecast, truth))
+        said, happened = (frames.once(_event_weight, *self._event) for frames in (forecast, truth))
         nothing = truth.once(total_weight).double() - said - happened + hits
         return torch.stack([hits, said - hits, happened - hits, nothing]).clamp(min=0)
 
@@ -142,6 +144,7 @@ class MeanCSI(Score):
 
     Args:
         thresholds: least values of events, in the unit of the data.
+        rounding: as of the scores of one threshold.
     """
 
     name = "csi_mean"
@@ -150,8 +153,8 @@ class MeanCSI(Score):
     higher_is_better = True
     pooled = True
 
-    def __init__(self, thresholds: Sequence[float]) -> None:
-        self.scores = [CSI(threshold) for threshold in thresholds]
+    def __init__(self, thresholds: Sequence[float], rounding: float = 0.0) -> None:
+        self.scores = [CSI(threshold, rounding=rounding) for threshold in thresholds]
         self.count = sum(score.count for score in self.scores)
         named = ", ".join(f"{score.threshold:g}" for score in self.scores)
         self.formula = f"mean of {CSI.ratio} at {named}, counts of pixels over all frames"
@@ -170,9 +173,9 @@ class MeanCSI(Score):
         return self.scores[0].samples(sums.chunk(len(self.scores))[0])
 
 
-def _event_weight(frames: Frames, threshold: float) -> Tensor:
+def _event_weight(frames: Frames, threshold: float, rounding: float) -> Tensor:
     """Weight of the events of every frame, (B, L)."""
-    return _weight_where(frames.once(events, threshold), frames.weight)
+    return _weight_where(frames.once(events, threshold, rounding), frames.weight)
 
 
 def _weight_where(true: Tensor, weight: Tensor) -> Tensor:

@@ -72,10 +72,15 @@ def finite(frames: Frames) -> Tensor:
     return frames.values.sum((2, 3, 4)).isfinite()
 
 
-def events(frames: Frames, threshold: float) -> Tensor:
+def events(frames: Frames, threshold: float, rounding: float = 0.0) -> Tensor:
     """True (B, L, C, H, W) where a value of at least a threshold was measured.
 
     A value that is less by rounding alone counts: quantised data, such as those of radars, often hold the
     threshold itself, and come back from the scale of a network some units in the last place below it.
+
+    Args:
+        frames: the values.
+        threshold: least value of an event.
+        rounding: by which values may be off; at least two millionths of the threshold are allowed for.
     """
-    return (frames.values >= threshold - _ROUNDING * abs(threshold)) & frames.valid
+    return (frames.values >= threshold - max(_ROUNDING * abs(threshold), rounding)) & frames.valid

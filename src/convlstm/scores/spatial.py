@@ -27,6 +27,7 @@ class FSS(Score):
         threshold: least value of an event, in the unit of the data.
         window: side of the window in pixels, odd.
         unit: of the threshold, for titles.
+        rounding: by which values may be off, so that one at the threshold is an event.
     """
 
     unit = "at most 1"
@@ -34,8 +35,9 @@ class FSS(Score):
     count = 3
     pooled = True
 
-    def __init__(self, threshold: float, window: int, unit: str = "") -> None:
+    def __init__(self, threshold: float, window: int, unit: str = "", rounding: float = 0.0) -> None:
         self.threshold = check_number(threshold, "threshold")
+        self._event = self.threshold, check_number(rounding, "rounding", least=0)
         self.window = check_positive(window, "window") // 2 * 2 + 1
         self.name = f"fss_{self.threshold:g}_{self.window}"
         self.title = f"FSS at {self.threshold:g} {unit}".rstrip() + f", {self.window} pixels"
@@ -43,9 +45,7 @@ class FSS(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Squared differences and squares of the fractions, weighted, and the weights."""
-        said, happened = (
-            frames.once(_fractions, self.threshold, self.window) for frames in (forecast, truth)
-        )
+        said, happened = (frames.once(_fractions, *self._event, self.window) for frames in (forecast, truth))
         rows, columns = said.rows.meet(happened.rows), said.columns.meet(happened.columns)
         product = _part(said.values, said.rows, said.columns, rows, columns) * _part(
             happened.weighted, happened.rows, happened.columns, rows, columns
@@ -155,10 +155,10 @@ class _Fractions(NamedTuple):
     squares: Tensor
 
 
-def _fractions(frames: Frames, threshold: float, window: int) -> _Fractions:
+def _fractions(frames: Frames, threshold: float, rounding: float, window: int) -> _Fractions:
     """Fractions of events in the window around every pixel from which it reaches one."""
     height, width = frames.values.shape[-2:]
-    rows, columns, values = frames.once(_event_counts, threshold)
+    rows, columns, values = frames.once(_event_counts, threshold, rounding)
     if values.numel():
         half = window // 2
         # Differences of the counts at the corners of the windows; beyond events, counts stay as they are.
@@ -179,13 +179,13 @@ def _part(x: Tensor, rows: _Span, columns: _Span, some_rows: _Span, some_columns
     return x[..., top : top + height, left : left + width]
 
 
-def _event_counts(frames: Frames, threshold: float) -> tuple[_Span, _Span, Tensor]:
+def _event_counts(frames: Frames, threshold: float, rounding: float) -> tuple[_Span, _Span, Tensor]:
     """Rows and columns from the first to the last event, and counts of the events above and left of pixels.
 
     Returns:
         Rows, columns, and counts (B, L, C, rows + 1, columns + 1); empty ones without an event.
     """
-    found = frames.once(events, threshold)
+    found = frames.once(events, threshold, rounding)
     height, width = found.shape[-2:]
     flat = found.view(torch.uint8).reshape(-1, height, width).amax(0)
     spans = []

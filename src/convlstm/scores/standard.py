@@ -42,7 +42,11 @@ def standard_scores(data_range: float | None = None, size: Sequence[int] | None 
 
 
 def field_scores(
-    unit: str = "", thresholds: Sequence[float] = (), size: Sequence[int] | None = None
+    unit: str = "",
+    thresholds: Sequence[float] = (),
+    size: Sequence[int] | None = None,
+    *,
+    rounding: float = 0.0,
 ) -> tuple[Score, ...]:
     """Scores of fields with a unit, such as rain or temperature, in the order of the tables.
 
@@ -50,12 +54,13 @@ def field_scores(
         unit: of the data, for titles.
         thresholds: least values of events, in the unit.
         size: of the frames, (H, W), to leave out windows of the fractions skill score that are wider.
+        rounding: by which values may be less than a threshold and still be events, in the unit.
     """
     least = min(size) if size is not None else max(_WINDOWS)
-    categorical = [kind(threshold, unit) for threshold in thresholds for kind in CATEGORICAL]
-    means = [MeanCSI(thresholds)] if len(thresholds) > 1 else []
+    categorical = [kind(threshold, unit, rounding) for threshold in thresholds for kind in CATEGORICAL]
+    means = [MeanCSI(thresholds, rounding)] if len(thresholds) > 1 else []
     windows = [window for window in _WINDOWS if window <= least]
-    spatial = [FSS(threshold, window, unit) for threshold in thresholds for window in windows]
+    spatial = [FSS(threshold, window, unit, rounding) for threshold in thresholds for window in windows]
     scale = (VarianceRatio(), SmallScalePower())
     pixel = (MSE(unit), RMSE(unit), MAE(unit), Bias(unit), Correlation())
     return (*pixel, *categorical, *means, *spatial, *scale)

@@ -40,6 +40,8 @@ from convlstm.workflows.frames import as_source
 from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
 from convlstm.workflows.train import trusted_packages
 
+_ROUNDING = 2.4e-7  # of the range of the data, by four operations in single precision in and out of a scale
+
 #: Wraps the batches of an evaluation of so many cases, to show its progress.
 Watch = Callable[[Iterable[Window], int], Iterable[Window]]
 
@@ -183,9 +185,9 @@ def _options(
     if unit in ("", "1") and thresholds is None:
         return options
     size = tuple(dataset[0].future.shape[-2:]) if len(dataset) else None
-    return options | {
-        "scores": field_scores(unit, THRESHOLDS.get(unit, ()) if thresholds is None else thresholds, size)
-    }
+    thresholds = THRESHOLDS.get(unit, ()) if thresholds is None else thresholds
+    rounding = _ROUNDING * (options["data_range"] or 0.0)
+    return options | {"scores": field_scores(unit, thresholds, size, rounding=rounding)}
 
 
 def _data_line(source: Source) -> str:
