@@ -1,5 +1,7 @@
 """The source of labelled frames: windows, masks, scale, splits, extra inputs."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from convlstm.data import Archive, LabelledWindow
 from convlstm.data.specification import Specification
+from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError, RunError
 
 START = np.datetime64("2021-02-01T00:00", "ns")
@@ -316,3 +319,26 @@ def test_amounts_of_another_time_than_those_of_the_training():
     short = (rates / 12).assign_attrs(units="mm", long_name="rainfall amount", period_s=300.0)
     with pytest.raises(DataError, match="amounts must cover 3600 s, as in training; received 300 s: give am"):
         archive(short).using(specification)
+
+
+@pytest.mark.parametrize("units", ["mm/h", "mm", "dBZ"])
+def test_a_pickled_archive_and_workers_give_the_same_windows(units):
+    """As processes that are started anew receive it, whatever the values are converted from."""
+    frames = rain() if units != "dBZ" else rain().copy(data=ZR().reflectivity(rain().values))
+    source = archive(frames.assign_attrs(units=units), units="mm/h", crop=8, importance=0.5, train_size=6)
+    sent = pickle.loads(pickle.dumps(source))
+    assert sent.specification == source.specification
+    alone = [source.split("train")[k].past for k in range(6)]
+    loader = DataLoader(sent.split("train"), 2, num_workers=2, multiprocessing_context="fork")
+    torch.testing.assert_close(
+        torch.cat([window.past for window in loader]), torch.stack(alone), rtol=0, atol=0
+    )
+
+
+def test_an_archive_without_rain_is_sampled_evenly():
+    """No place is more interesting than another, so that none weighs more."""
+    frames = rain().copy(data=np.zeros_like(rain().values))
+    windows = archive(frames, crop=8, importance=1.0, train_size=20).split("train")
+    drawn = [windows[k] for k in range(20)]
+    assert all(window.weight == 1 and not window.past.any() for window in drawn)
+    assert len({float(window.times[0]) for window in drawn}) > 5

@@ -23,6 +23,9 @@ def converted(value, source, target, **options):
         (1 / 3600, "kg m-2 s-1", "mm/h", 1.0),
         (273.15, "K", "degC", 0.0),
         (-273.15, "celsius", "kelvin", 0.0),
+        (32.0, "degF", "degC", 0.0),
+        (98.6, "Fahrenheit", "K", 310.15),
+        (-40.0, "degC", "degrees_Fahrenheit", -40.0),
     ],
 )
 def test_converts_exactly(value, source, target, expected):

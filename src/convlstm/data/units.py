@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,23 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "kg m-2 s-1": ("kgm-2s-1", "kgm**-2s**-1", "mm/s", "kg/m2/s"),
     "K": ("k", "kelvin", "degk"),
     "degC": ("degc", "c", "celsius", "degree_celsius", "degrees_celsius", "degreec", "°c", "degree_c"),
+    "degF": (
+        "degf",
+        "f",
+        "fahrenheit",
+        "degree_fahrenheit",
+        "degrees_fahrenheit",
+        "degreef",
+        "°f",
+        "degree_f",
+    ),
     "1": ("1", "", "none", "dimensionless", "-"),
 }
 #: Units of amounts, of which a rate is known with the time that they cover.
 AMOUNTS = ("mm", "m")
+_LENGTHS = {"mm": 1.0, "m": 1000.0}
+#: Freezing point of water, and degrees of one kelvin.
+_TEMPERATURES = {"K": (273.15, 1.0), "degC": (0.0, 1.0), "degF": (32.0, 1.8)}
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
 
 
@@ -91,24 +105,41 @@ def conversion(
         DataError: no exact conversion between them is known.
     """
     source, target = unit_named(source), unit_named(target)
+    # No lambdas: an archive with its conversion is sent to workers.
     if source == target:
-        return lambda values: values
+        return _same
     relation = zr or ZR()
     if source == "dBZ" and (scale := _rate_scale(target, step_s)):
-        return lambda values: relation.rate(values) / np.float32(scale)
+        return partial(_rate, relation, scale)
     if target == "dBZ" and (scale := _rate_scale(source, step_s)):
-        return lambda values: relation.reflectivity(values * np.float32(scale))
+        return partial(_reflectivity, relation, scale)
     if (first := _rate_scale(source, step_s)) and (second := _rate_scale(target, step_s)):
-        return lambda values: values * np.float32(first / second)
-    if (source, target) in (("K", "degC"), ("degC", "K")):
-        return lambda values: (values + (273.15 if target == "K" else -273.15)).astype(np.float32)
-    lengths = {"mm": 1.0, "m": 1000.0}
-    if source in lengths and target in lengths:
-        return lambda values: values * np.float32(lengths[source] / lengths[target])
+        return partial(_linear, 0.0, first / second, 0.0)
+    if source in _TEMPERATURES and target in _TEMPERATURES:
+        (freezing, degrees), (zero, others) = _TEMPERATURES[source], _TEMPERATURES[target]
+        return partial(_linear, freezing, others / degrees, zero)
+    if source in _LENGTHS and target in _LENGTHS:
+        return partial(_linear, 0.0, _LENGTHS[source] / _LENGTHS[target], 0.0)
     raise DataError(
         f"values must be in {target!r} or in a unit that converts to it exactly; received {source!r}: "
         "convert them, or declare the unit that they have by --data.units"
     )
+
+
+def _same(values: Floats) -> Floats:
+    return values
+
+
+def _linear(subtracted: float, factor: float, added: float, values: Floats) -> Floats:
+    return (values - np.float32(subtracted)) * np.float32(factor) + np.float32(added)
+
+
+def _rate(relation: ZR, scale: float, dbz: Floats) -> Floats:
+    return relation.rate(dbz) / np.float32(scale)
+
+
+def _reflectivity(relation: ZR, scale: float, values: Floats) -> Floats:
+    return relation.reflectivity(values * np.float32(scale))
 
 
 def _rate_scale(unit: str, step_s: float | None) -> float | None:
