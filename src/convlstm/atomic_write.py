@@ -75,11 +75,16 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A name beside a file or a folder for its new content, which takes its place when all is written.
 
     For libraries that write files themselves. What was there before is removed last; after an error it is as
     it was.
+
+    Args:
+        path: of the file or the folder.
+        overwrite: replace a folder; otherwise one that another process makes meanwhile stays, and this one
+            fails.
 
     Raises:
         RunError: it cannot be written; nothing is left behind.
@@ -88,7 +93,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield scratch
-            if path.is_dir() and not path.is_symlink():  # a folder cannot be replaced in one step
+            if overwrite and path.is_dir() and not path.is_symlink():  # not replaced in one step
                 os.rename(path, old)
             os.replace(scratch, path)
     except BaseException:

@@ -99,6 +99,27 @@ def test_what_is_there_is_not_made_again_and_only_the_same_is_gone_on_with(folde
     assert not (tmp_path / "b.zarr").exists()
 
 
+@pytest.mark.parametrize("other", [range(14), range(4, 14)], ids=["same times", "other times"])
+def test_a_process_that_comes_second_leaves_the_archive_of_the_first(folder, tmp_path, monkeypatch, other):
+    """Both find no archive; the second's is made between that and the moment at which the first's is done."""
+    path, check = tmp_path / "a.zarr", archive_of_forecasts.check_replaceable
+
+    def meanwhile(path, *, overwrite):
+        check(path, overwrite=overwrite)
+        monkeypatch.undo()
+        convlstm.forecast(folder, rates(other), 2, every=3, out=path)
+        monkeypatch.setattr(archive_of_forecasts, "write_to_archive", None)  # nothing is left to do
+
+    monkeypatch.setattr(archive_of_forecasts, "check_replaceable", meanwhile)
+    if other == range(14):
+        convlstm.forecast(folder, rates(), 2, every=3, out=path)
+    else:
+        with pytest.raises(RunError, match="must hold forecasts by .* from 4 times, .*a.zarr holds 3 by"):
+            convlstm.forecast(folder, rates(), 2, every=3, out=path)
+    assert np.isfinite(starts(path)["rain"][:, :, 1:]).all()
+    assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
+
+
 def test_processes_share_the_work(folder, tmp_path):
     rates().to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
     words = ["forecast", str(folder), "past.nc", "--steps", "2", "--every", "1", "--out", "a.zarr"]

@@ -24,16 +24,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
     "kg m-2 s-1": ("kgm-2s-1", "kgm**-2s**-1", "mm/s", "kg/m2/s"),
     "K": ("k", "kelvin", "degk"),
     "degC": ("degc", "c", "celsius", "degree_celsius", "degrees_celsius", "degreec", "°c", "degree_c"),
-    "degF": (
-        "degf",
-        "f",
-        "fahrenheit",
-        "degree_fahrenheit",
-        "degrees_fahrenheit",
-        "degreef",
-        "°f",
-        "degree_f",
-    ),
+    "degF": ("degf", "f", "fahrenheit", "degree_fahrenheit", "degrees_fahrenheit", "°f", "degree_f"),
     "1": ("1", "", "none", "dimensionless", "-"),
 }
 #: Units of amounts, of which a rate is known with the time that they cover.

@@ -145,7 +145,7 @@ def create_archive(
             f"{starts.dtype} and forecasts with {forecast[_START].dtype}: sort the times"
         )
     dataset = _of_starts(cf_dataset(forecast, source=source, history=history), starts)
-    with replacing(path) as scratch:
+    with replacing(path, overwrite=overwrite) as scratch:
         dataset.to_zarr(scratch, mode="w-", consolidated=False, compute=False)
     return path
 

@@ -86,7 +86,7 @@ def write_cf(
     check_replaceable(path, overwrite=overwrite)
     dataset = cf_dataset(forecast, source=source, history=history)
     if path.suffix.lower() == ".zarr":
-        with replacing(path) as scratch:
+        with replacing(path, overwrite=overwrite) as scratch:
             dataset.to_zarr(scratch, mode="w-", consolidated=False)
     else:
         write_atomically(path, _netcdf(dataset))
