@@ -1,20 +1,25 @@
 """A model of several archives: evaluated on them, on one of them, and forecasting from the files of each."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 import yaml
 
 import convlstm
+from convlstm import EncoderForecaster
 from convlstm.cli.main import main
 from convlstm.data import Archive, Mixture
 from convlstm.data.units import ZR
-from convlstm.errors import DataError
+from convlstm.errors import DataError, OptionError
 from convlstm.models.base import Forecaster
 from convlstm.verification.verify import read_scores
 from convlstm.workflows.evaluate import fitted
 
 COMMON = {"past": 3, "steps": 2, "crop": 12, "units": "mm/h"}
+ALONE = {"past": 3, "steps": 2, "units": "mm/h"}
 
 
 def saved(path, values, units, name):
@@ -79,7 +84,10 @@ def test_a_mixture_in_another_unit_is_read_in_that_of_the_model(run, tmp_path):
 
 
 def test_one_archive_alone_keeps_its_options(run, tmp_path, capsys):
-    """Past, steps and split are those of the mixture, not the defaults; frames are whole."""
+    """Past, steps and split are those of the mixture, not the defaults; frames are whole.
+
+    Its splits are those of the training also where others are asked for; periods are of the user's choice.
+    """
     path = run.parent / "b.nc"
     assert main(["evaluate", str(run), "--data", str(path), "--out", str(tmp_path / "b")]) == 0
     capsys.readouterr()
@@ -89,9 +97,11 @@ def test_one_archive_alone_keeps_its_options(run, tmp_path, capsys):
     assert "18 x 30" in found.data
     words = ["--data", str(path), "--data.split", "time", "--out", str(tmp_path / "c")]
     assert main(["evaluate", str(run), *words]) == 0
-    time = Archive(path, past=3, steps=2, units="mm/h")
-    found = read_scores(tmp_path / "c" / "scores.json")
-    assert found.cases == len(time.split("test")) != len(own.split("test"))
+    assert "whose splits stay" in capsys.readouterr().err
+    assert read_scores(tmp_path / "c" / "scores.json").cases == len(own.split("test"))
+    words[3] = "{train: 2021-02-01/2021-02-02, test: 2021-02-03}"
+    assert main(["evaluate", str(run), *words[:4], "--out", str(tmp_path / "d")]) == 0
+    assert read_scores(tmp_path / "d" / "scores.json").cases == 16
 
 
 def test_forecasts_come_from_the_files_of_each_in_their_unit(run):
@@ -120,3 +130,51 @@ def test_archives_with_relations_of_their_own_keep_them(run):
     other = both.using(both.specification)
     for ours, theirs in zip(other.archives, both.archives, strict=True):
         np.testing.assert_array_equal(ours.split("test")[0].future, theirs.split("test")[0].future)
+
+
+@pytest.fixture
+def grows(run, tmp_path, monkeypatch):
+    """A run on two archives of two sizes with a static field each, and what adds frames to the second."""
+    monkeypatch.chdir(tmp_path)
+    draw, archives = np.random.default_rng(0), []
+    values = {name: draw.gamma(0.5, 2, (120, *size)) for name, size in (("a", (20, 14)), ("b", (18, 30)))}
+    for name, rates in values.items():
+        saved(f"{name}.nc", rates[:80], "mm/h", "rain rate")
+        height = xr.Dataset({"height": (("y", "x"), draw.random(rates.shape[1:], np.float32))})
+        height.to_netcdf(f"height_{name}.nc", engine="h5netcdf")
+        archives.append({"path": f"{name}.nc", "static": f"height_{name}.nc"})
+    source = Mixture(archives, COMMON, train_size=4)
+    config = convlstm.TrainingConfig(epochs=1, batch_size=2, accelerator="cpu")
+    torch.manual_seed(0)
+    model = EncoderForecaster(hidden_dim=[4], extra_channels=1)
+    trained = convlstm.train(data=source, model=model, config=config, out="run")
+    return trained.path, lambda: saved("b.nc", values["b"], "mm/h", "rain rate")
+
+
+def test_splits_of_each_archive_stay_when_frames_are_added(grows, capsys):
+    run, add = grows
+    before = convlstm.evaluate(run).to_dict()["scores"]
+    add()
+    assert convlstm.evaluate(run).to_dict()["scores"] == before
+    again = convlstm.evaluate(run, data=Archive("b.nc", static="height_b.nc", **ALONE), out="b")
+    assert again.cases == len(Archive(xr.open_dataset("b.nc")["field"][:80].load(), **ALONE).split("test"))
+    assert main(["train", f"--resume={run}", "--epochs=2"]) == 0
+    assert "whose splits stay" in capsys.readouterr().err
+    xr.open_dataset("b.nc", engine="h5netcdf").isel(time=slice(30)).load().to_netcdf("c.nc")
+    Path("c.nc").replace("b.nc")
+    assert main(["train", f"--resume={run}", "--epochs=3"]) == 2
+    assert "training windows" in capsys.readouterr().err
+
+
+def test_forecasts_take_the_static_fields_of_the_archive_on_their_grid(grows):
+    run, _ = grows
+    for name, other in (("a", "b"), ("b", "a")):
+        stored = convlstm.forecast(run, f"{name}.nc", 2).frames
+        given = convlstm.forecast(run, f"{name}.nc", 2, static=f"height_{name}.nc").frames
+        np.testing.assert_array_equal(stored, given)
+        assert np.isfinite(stored).all()
+        with pytest.raises(DataError, match="static fields must be the 1 that the model reads, on the grid"):
+            convlstm.forecast(run, f"{name}.nc", 2, static=f"height_{other}.nc")
+    elsewhere = xr.open_dataset("a.nc", engine="h5netcdf")["field"][:, 1:].load()
+    with pytest.raises(OptionError, match="static fields must be given to a model that reads some"):
+        convlstm.forecast(run, elsewhere, 2)

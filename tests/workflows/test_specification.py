@@ -72,17 +72,38 @@ def test_splits_stay_when_frames_are_added(radar, capsys):
     assert main(["train", "--data=radar", *TYPED, "--out=run"]) == 0
     assert main(["evaluate", "run"]) == 0
     before = json.loads(Path("run/scores.json").read_text())["scores"]
-    assert "frames were added" not in capsys.readouterr().err
+    assert "whose splits stay" not in capsys.readouterr().err
     write_netcdf(radar, 50 * RATES[:20], files=1, start=START + 40 * STEP)
-    told = "frames were added since the training, whose splits stay: train 2021-02-01T00:00:00 to 2021-02-01"
+    told = "have changed since the training, whose splits stay: train 2021-02-01T00:00:00 to 2021-02-01"
     for words in (["run"], ["run", "--data=radar", "--data.past=3", "--data.steps=3", "--out=a"]):
         assert main(["evaluate", *words]) == 0
         shown = capsys.readouterr().err
-        assert (told in shown, shown.count("frames were added")) == (True, 1)
+        assert (told in shown, shown.count("whose splits stay")) == (True, 1)
     for path in ("run", "a"):
         assert json.loads(Path(f"{path}/scores.json").read_text())["scores"] == before
     assert main(["train", "--resume=run", "--epochs=2"]) == 0
     assert told in capsys.readouterr().err
+
+
+def test_a_run_goes_on_where_its_files_are_but_not_without_a_part_of_them(radar, capsys):
+    """With fewer windows its learning rate would end before it begins."""
+    for path in radar.iterdir():
+        path.unlink()
+    write_netcdf(radar, files=4)
+    assert main(["train", "--data=radar", *TYPED, "--out=run"]) == 0
+    first = min(radar.iterdir())
+    first.rename("aside.nc")
+    capsys.readouterr()
+    assert main(["train", "--resume=run", "--epochs=2"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a run goes on with all frames that it began with; of its 17 training windows 7 are left" in error
+    assert len(Path("run/metrics.csv").read_text().splitlines()) == 2  # header and an epoch
+    Path("aside.nc").rename(first)
+    radar.rename("moved")
+    assert main(["train", "--resume=run", "--epochs=2"]) == 2
+    assert "none match" in capsys.readouterr().err
+    Path("moved").rename(radar)
+    assert main(["train", "--resume=run", "--epochs=2"]) == 0
 
 
 def test_frames_of_other_times_have_splits_of_their_own(radar):

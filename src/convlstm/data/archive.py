@@ -167,7 +167,7 @@ class Archive(Source):
         """The same frames in the unit and scale and with the extra inputs and splits of a model's training.
 
         Splits by ``time`` or ``event`` of frames on the grid of the training and partly of its times stay
-        as they were when frames were added, with a message: no frame of the training is tested on.
+        as they were when frames come or go, with a message: no frame of the training is tested on.
 
         Args:
             specification: of the data that the model was trained on.
@@ -178,6 +178,10 @@ class Archive(Source):
                 convert.
             OptionError: static fields that the model reads and does not store.
         """
+        alike = specification.on(grid_of(self.frames))
+        if len(alike) > 1:  # of a mixture with several archives on one grid that of the same times
+            alike.sort(key=lambda one: not stored_splits(self.times, one.splits)["train"].any())
+        specification = alike[0]
         check_fits(self.frames, self.step_s, specification)
         other = copy(self)
         other.frames = without_codes(self.frames, specification.missing)
@@ -208,7 +212,7 @@ class Archive(Source):
             return self._members
         if any((members[name] & ~self._members[name]).any() for name in SPLITS):
             ends = "; ".join("{} {} to {}".format(name, *splits[name][2:]) for name in SPLITS)
-            _log.warning("frames were added since the training, whose splits stay: %s", ends)
+            _log.warning("frames or splits have changed since the training, whose splits stay: %s", ends)
         return members
 
     def split(self, name: Split, *, crop: bool = False) -> WindowDataset:

@@ -83,13 +83,18 @@ class Mixture(Source):
             splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
         widest = max(one.data_range for one in every)
         decided = replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits)
-        return replace(decided, data_range=widest, static=None)  # each archive has fields of its own
+        names = ("grid", "dated", "splits", "static")
+        parts = tuple({name: getattr(one, name) for name in names} for one in every)
+        return replace(decided, data_range=widest, static=None, parts=parts)
 
     def using(self, specification: Specification, *, own: bool = False) -> "Mixture":
-        """The same archives in the unit and scale that a model was trained with.
+        """The same archives in the unit, scale and splits and with the static fields of a model's training.
 
-        Archives whose Z-R relations differ keep their own; the specification is not that of each, so that
-        splits are not kept as those of one archive are.
+        Archives whose Z-R relations differ keep their own.
+
+        Args:
+            specification: of the data that the model was trained on.
+            own: the archives are those of the training, in the same order.
 
         Raises:
             DataError: as `Archive.using`.
@@ -97,7 +102,10 @@ class Mixture(Source):
         if len({one.relation for one in self.archives}) > 1:
             specification = replace(specification, zr=None)
         other = copy(self)
-        other.archives = [archive.using(specification, own=own) for archive in self.archives]
+        each: list[Specification] = [specification] * len(self.archives)
+        if own and len(specification.parts) == len(each):
+            each = [replace(specification, **part, parts=()) for part in specification.parts]
+        other.archives = [one.using(its, own=own) for one, its in zip(self.archives, each, strict=True)]
         other.__dict__["specification"] = replace(
             specification, past=self.past, steps=self.steps, grid=self._grid()
         )

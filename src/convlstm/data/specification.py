@@ -1,7 +1,7 @@
 """Specification of labelled data: all that a model folder stores of what its model was trained on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -52,6 +52,7 @@ class Specification:
         zr: a, b and dry_dbz of the Z-R relation, where one was used.
         cell_methods: of the variables, such as ``time: sum``.
         period_s: seconds that an amount covers, where the files state it.
+        parts: of a mixture, ``grid``, ``dated``, ``splits`` and ``static`` of each archive.
         splits: frames, windows, first and last time of each split.
         fingerprint: of the times that statistics were computed from.
     """
@@ -74,6 +75,7 @@ class Specification:
     fingerprint: str
     static: str | None = None
     period_s: float | None = None
+    parts: tuple[Mapping[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON holds."""
@@ -96,7 +98,7 @@ class Specification:
                 f"a specification of data must hold {', '.join(sorted(names))}; received {found[:300]}: copy "
                 "the folder again"
             )
-        lists = ("variables", "missing", "inputs", "zr")
+        lists = ("variables", "missing", "inputs", "zr", "parts")
         values: dict[str, Any] = {
             name: tuple(value) if name in lists and value is not None else value
             for name, value in plain.items()
@@ -117,6 +119,11 @@ class Specification:
                 f"a transform must be one of {', '.join(KINDS)} with its arguments; {name} gave '{error}': "
                 "copy the folder again"
             ) from error
+
+    def on(self, grid: Mapping[str, Any]) -> list[Self]:
+        """That of each archive of a mixture on a grid; itself where there is none."""
+        found = [replace(self, **part, parts=()) for part in self.parts if part["grid"] == grid]
+        return found or [self]
 
     def static_fields(self) -> NDArray[np.float32] | None:
         """The static fields (S, H, W) that are extra inputs, in their units; None if there are none.

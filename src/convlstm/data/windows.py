@@ -146,7 +146,7 @@ def stored_splits(times: Times, splits: Mapping[str, Sequence[object]]) -> dict[
         splits: as in `convlstm.data.specification.Specification`.
     """
     found: dict[Split, NDArray[np.bool_]] = {}
-    for name in SPLITS:
+    for name in (name for name in SPLITS if name in splits):
         texts = [str(text) for text in splits[name][2:]]
         first, last = (
             float(text[:-2]) if text.endswith(" s") else float(np.datetime64(text, "s").astype(np.int64))

@@ -15,6 +15,7 @@ from convlstm.data.files import check_finite
 from convlstm.data.opening import open_frames
 from convlstm.data.readers.gridded import axis_roles
 from convlstm.data.specification import Specification, described
+from convlstm.data.specify import grid_of
 from convlstm.data.transforms import Linear
 from convlstm.errors import DataError
 from convlstm.forecasting.fields import Fields, Floats, Past, as_dtype, labelled, last_frames, read_static
@@ -145,6 +146,7 @@ def forecast_labelled(
             [str(name) for name in frames["channel"].values],
             str(frames.attrs.get("units", "")),
         )
+    specification = specification.on(grid_of(frames))[0]
     past = last_frames(frames, specification, masked=masked)
     if unscaled:
         check_finite(past.values, "the past", _ROLES)

@@ -79,11 +79,11 @@ def as_before(data: Source, run: RunFolder) -> Source:
     """Labelled data in the unit and scale that a run began with, although files may have been added since.
 
     Raises:
-        RunError: the run was trained and says no longer in which, or its file is damaged; data other than an
-            `Archive` that now have others.
+        RunError: the run was trained and says no longer in which, or its file is damaged; frames of its
+            training are gone; data other than files that now have others.
         DataError: frames that do not fit it.
     """
-    if not isinstance(data, Archive) and data.specification is None:
+    if not isinstance(data, Archive | Mixture) and data.specification is None:
         return data
     if not run.data.exists():
         if run.checkpoint() is None:
@@ -95,7 +95,7 @@ def as_before(data: Source, run: RunFolder) -> Source:
     with reading(run.data, "be readable JSON", "copy the run again", RunError):
         plain = json.loads(run.data.read_text(encoding="utf-8"))
     stored = Specification.from_dict(plain)
-    if not isinstance(data, Archive):
+    if not isinstance(data, Archive | Mixture):
         for name in ("units", "transform", "step_s", "variables", "inputs"):
             if (now := getattr(data.specification, name)) != (before := getattr(stored, name)):
                 raise RunError(
@@ -104,8 +104,14 @@ def as_before(data: Source, run: RunFolder) -> Source:
                 )
         return data
     data = data.using(stored, own=True)
+    archives = [data] if isinstance(data, Archive) else data.archives
     before = [stored.splits[name][1] for name in SPLITS[:2]]
-    now = [len(data.window_frames(name)) for name in SPLITS[:2]]
+    now = [sum(len(one.window_frames(name)) for one in archives if one.has(name)) for name in SPLITS[:2]]
+    if now[0] < before[0]:
+        raise RunError(
+            f"a run goes on with all frames that it began with; of its {before[0]} training windows {now[0]} "
+            "are left: bring the missing files back, or begin another run"
+        )
     if now != before:
         _log.warning(
             "the frames have changed since the run began, from %d training and %d validation windows to %d "
