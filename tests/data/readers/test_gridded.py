@@ -377,3 +377,43 @@ def test_a_valid_range_is_kept_unless_it_is_that_of_packed_values(tmp_path):
         frames.to_netcdf(path, engine="h5netcdf", encoding={"t": packing})
         found = Gridded().read(path)["t"].attrs.get("valid_range")
         assert (found if found is None else list(found)) == kept
+
+
+TENTHS = {"scale_factor": 0.1, "add_offset": 2.0}
+FLOATS, CODES = np.float32([-9, 0, 1, 2, 3, 900]), np.int16([-110, -20, -10, 0, 10, 8980])
+BYTES = np.int8([0, 9, 127, -56, -55, -1])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "stored", "valid"),
+    [
+        ({"valid_min": np.float32(1)}, FLOATS, [1, 2, 3, 900]),
+        ({"valid_max": np.float64(3)}, FLOATS, [-9, 0, 1, 2, 3]),
+        ({"valid_range": np.float32([0, 3])}, FLOATS, [0, 1, 2, 3]),
+        ({"valid_range": np.float32([0, 3]), "valid_max": np.float32(1)}, FLOATS, [0, 1, 2, 3]),
+        ({"valid_range": "0 to 3"}, FLOATS, [-9, 0, 1, 2, 3, 900]),
+        # In the units of packed values, unless they are floats.
+        ({"valid_range": np.int16([-20, 10])} | TENTHS, CODES, [0, 1, 2, 3]),
+        ({"valid_range": np.float64([0, 3])} | TENTHS, CODES, [0, 1, 2, 3]),
+        ({"valid_min": np.int16(0), "scale_factor": -0.1}, CODES, [0, -1, -898]),
+        ({"valid_max": np.int8(-56), "_Unsigned": "true"}, BYTES, [0, 9, 127, 200]),
+        ({"valid_max": np.int8(-56), "_Unsigned": "true", "scale_factor": 5.0}, BYTES, [0, 45, 635, 1000]),
+    ],
+)
+@pytest.mark.parametrize("opened", [True, False], ids=["file", "memory"])
+def test_what_lies_outside_the_valid_range_is_not_measured(tmp_path, attributes, stored, valid, opened):
+    """By the CF conventions and the NetCDF user guide, and as netCDF4 does where it follows them."""
+    frames = xr.DataArray(stored.reshape(1, 2, 3), dims=("time", "y", "x"), name="t", attrs=attributes)
+    path = tmp_path / "a.nc"
+    frames.to_netcdf(path, engine="h5netcdf")
+    if opened:
+        found = Gridded().read(path)["t"]
+    else:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            found = labelled(dataset.load(), path)["t"]
+    np.testing.assert_allclose(found.values[np.isfinite(found)], valid, rtol=1e-6)
+    limits = [value for name, value in attributes.items() if name.startswith("valid")]
+    if stored is not BYTES and not isinstance(limits[0], str) and limits[0].dtype.kind == stored.dtype.kind:
+        with pytest.importorskip("netCDF4").Dataset(path) as dataset:
+            masked = np.ma.getmaskarray(dataset["t"][:])
+        np.testing.assert_array_equal(np.isnan(found), masked)

@@ -285,9 +285,47 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
         )
     else:
         values = variable.data.astype(np.float32)
+    low, high = _valid_limits(variable)
+    if (low, high) != (-np.inf, np.inf):
+        values = values.map_blocks(_within, low, high, dtype=np.float32)
     names = {axis: role for role, axis in roles.items()}
     late_variable = xr.Variable([names[axis] for axis in variable.dims], values, attributes)
     return late_variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
+
+
+def _valid_limits(variable: "xr.Variable") -> tuple[np.float32, np.float32]:
+    """Limits of valid values by ``valid_min``, ``valid_max`` and ``valid_range``; infinite where not stated.
+
+    Those of packed values are in their units, by the NetCDF user guide, unless they are floats where the file
+    packs into integers. What lies outside is not measured.
+    """
+    attributes, packing = variable.attrs, variable.encoding
+    ends = (attributes.get("valid_min", -np.inf), attributes.get("valid_max", np.inf))
+    whole = np.asarray(attributes.get("valid_range", ()))
+    limits: list[float] = []
+    kinds = set()
+    for end, none in zip(whole if whole.size == 2 else ends, (-np.inf, np.inf), strict=True):
+        limit = np.asarray(end).ravel()
+        if limit.size != 1 or limit.dtype.kind not in "iuf" or np.isnan(limit[0]):
+            limit = np.array([none])
+        if limit.dtype.kind == "i" and str(packing.get("_Unsigned", "")).lower() == "true":
+            limit = limit.view(f"u{limit.dtype.itemsize}")
+        kinds |= {limit.dtype.kind} if np.isfinite(limit[0]) else set()
+        limits.append(float(limit[0]))
+    scale, offset = packing.get("scale_factor"), packing.get("add_offset")
+    floats = np.dtype(packing.get("dtype", "i2")).kind == "f"
+    if (scale, offset) != (None, None) and (floats or "f" not in kinds):
+        # Half a step further, as decoded values may be rounded otherwise.
+        limits = sorted(
+            (limit + half) * float(1 if scale is None else scale) + float(offset or 0)
+            for limit, half in zip(limits, (-0.5, 0.5), strict=True)
+        )
+    return np.float32(limits[0]), np.float32(limits[1])
+
+
+def _within(values: NDArray[np.float32], low: np.float32, high: np.float32) -> NDArray[np.float32]:
+    """Values within limits, others NaN."""
+    return np.where((values >= low) & (values <= high), values, np.float32(np.nan))
 
 
 def _coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str, xr.Variable]":
