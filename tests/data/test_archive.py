@@ -342,3 +342,19 @@ def test_an_archive_without_rain_is_sampled_evenly():
     drawn = [windows[k] for k in range(20)]
     assert all(window.weight == 1 and not window.past.any() for window in drawn)
     assert len({float(window.times[0]) for window in drawn}) > 5
+
+
+@pytest.mark.parametrize("units", ["dBZ", "mm/h"])
+def test_minus_infinity_dbz_is_no_echo_which_was_measured(units):
+    """As 10 log10 Z of Z = 0; NaN and +inf are not measured."""
+    dbz = ZR().reflectivity(rain().values)
+    dbz[:, 10, 12:] = np.inf
+    written = rain().copy(data=np.where(dbz == -32, -np.inf, dbz)).assign_attrs(units="dBZ")
+    found, expected = (archive(written.copy(data=x), units=units) for x in (written.values, dbz))
+    assert found.specification == expected.specification
+    window, same = (source.split("test")[0] for source in (found, expected))
+    assert torch.equal(window.past, same.past)
+    assert torch.equal(window.past_valid, same.past_valid)
+    assert window.past_valid[:, 0, 5, :12].all()
+    assert not window.past_valid[:, 0, 10, 12:].any()
+    assert not window.past_valid[:, 0, 0, 0].any()

@@ -40,6 +40,13 @@ def test_dry_stays_dry_and_missing_stays_missing():
     np.testing.assert_allclose(back, [-10, -10, np.nan, 40], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("target", "dry"), [("dBZ", -10), ("mm/h", 0), ("mm", 0)])
+def test_minus_infinity_dbz_is_dry(target, dry):
+    convert = conversion("dBZ", target, zr=ZR(dry_dbz=-10), step_s=300)
+    found = convert(np.array([-np.inf, np.nan], np.float32))
+    np.testing.assert_array_equal(found, np.float32([dry, np.nan]))
+
+
 def test_an_accumulation_needs_its_period():
     with pytest.raises(
         DataError, match="must be in 'mm/h' or in a unit that converts to it exactly; received"

@@ -7,7 +7,7 @@ import xarray as xr
 
 from convlstm import EncoderForecaster
 from convlstm.data.specification import Specification, described
-from convlstm.data.transforms import Linear, Logarithm
+from convlstm.data.transforms import Floored, Linear, Logarithm
 from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError
 from convlstm.forecasting.rollout import forecast
@@ -329,3 +329,13 @@ def test_amounts_are_converted_by_the_time_that_they_cover():
     made = forecast(model, (frames / 12).assign_attrs(units="mm", period_s=300.0), 1)
     np.testing.assert_allclose(seen[0][0, :, 0], frames, rtol=1e-6)
     np.testing.assert_allclose(made[0], frames[-1] / 12, rtol=1e-6)
+
+
+def test_no_echo_stays_dry_and_measured():
+    model = Repeat(specification(units="dBZ", transform=described(Floored()), dry_value=-32.0))
+    dbz = np.full((PAST, 1, *SIZE), 30, np.float32)
+    dbz[..., :6], dbz[..., 0] = -np.inf, np.nan
+    made = forecast(model, dbz, 2)
+    assert np.isnan(made[..., 0]).all()
+    np.testing.assert_array_equal(made[..., 1:6], np.float32(-32))
+    np.testing.assert_allclose(made[..., 6:], 30, rtol=1e-6)

@@ -297,3 +297,12 @@ def test_terminals_without_block_characters(tmp_path):
     console.print(table(found, ascii_only=True))
     assert console.file.getvalue().isascii()
     assert "  histogram" in console.file.getvalue()
+
+
+def test_no_echo_is_dry_and_neither_missing_nor_a_code(tmp_path):
+    dbz = RANDOM.uniform(0, 50, (10, 12, 16))
+    dbz[:, :, :8] = -np.inf
+    path = write(tmp_path / "a.nc", every_five_minutes(10), "dBZ", reflectivity=dbz)
+    found = convlstm.describe(path).variables[0].statistics
+    assert (found.not_measured, found.codes, found.dry_value, found.low) == (0, (), -32, -32)
+    assert found.wet[0] == pytest.approx(0.5)

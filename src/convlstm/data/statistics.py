@@ -146,6 +146,7 @@ def statistics(
     if find_codes and measured.any():
         ends = [values.min(where=measured, initial=np.inf), values.max(where=measured, initial=-np.inf)]
         codes = suspicious_codes(np.sort(np.append(thin[kept], np.array(ends, np.float32))))
+        codes = tuple(code for code in codes if code.value != dry_value)
         for code in codes:
             measured &= values != np.float32(code.value)
     pixels, any_left = np.sort(thin[kept]), bool(measured.any())

@@ -50,7 +50,7 @@ class ZR:
     dry_dbz: float = -32.0
 
     def rate(self, dbz: Floats) -> Floats:
-        """Rain rate in mm/h; 0 at and below ``dry_dbz``."""
+        """Rain rate in mm/h; 0 at and below ``dry_dbz``, which -inf is."""
         rate = np.power(np.power(np.float32(10), dbz / np.float32(10)) / np.float32(self.a), 1 / self.b)
         return np.where(dbz <= self.dry_dbz, np.float32(0), rate.astype(np.float32))
 
@@ -86,6 +86,8 @@ def conversion(
 ) -> Callable[[Floats], Floats]:
     """The function that converts values from one unit to another, NaN to NaN.
 
+    Reflectivity of -inf dBZ, the logarithm of no echo, was measured and is dry, also from dBZ to dBZ.
+
     Args:
         source: unit of the values, in any usual spelling.
         target: unit wanted.
@@ -97,9 +99,9 @@ def conversion(
     """
     source, target = unit_named(source), unit_named(target)
     # No lambdas: an archive with its conversion is sent to workers.
-    if source == target:
-        return _same
     relation = zr or ZR()
+    if source == target:
+        return partial(_echoes, relation) if source == "dBZ" else _same
     if source == "dBZ" and (scale := _rate_scale(target, step_s)):
         return partial(_rate, relation, scale)
     if target == "dBZ" and (scale := _rate_scale(source, step_s)):
@@ -119,6 +121,10 @@ def conversion(
 
 def _same(values: Floats) -> Floats:
     return values
+
+
+def _echoes(relation: ZR, dbz: Floats) -> Floats:
+    return np.where(np.isneginf(dbz), np.float32(relation.dry_dbz), dbz)
 
 
 def _linear(subtracted: float, factor: float, added: float, values: Floats) -> Floats:

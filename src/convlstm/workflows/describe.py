@@ -20,7 +20,7 @@ from convlstm.data.readers import READERS
 from convlstm.data.specification import THRESHOLDS
 from convlstm.data.specify import grid_of, is_rain
 from convlstm.data.statistics import Statistics, sample, statistics
-from convlstm.data.units import unit_named
+from convlstm.data.units import ZR, conversion, unit_named
 from convlstm.errors import ConvLSTMError, DataError, OptionError
 from convlstm.extras import load_pyproj
 from convlstm.training.config import TrainingConfig
@@ -234,7 +234,9 @@ def _variables(
         start += channels
         units = attributes.get("units", "") if len(names) > 1 else frames.attrs.get("units", "")
         rain = is_rain(frames[:, own].assign_attrs(attributes), unit_named(units))
-        dry = attributes.get("dry_value", 0.0 if rain else None)
+        dry, shown = attributes.get("dry_value", 0.0 if rain else None), values[:, own]
+        if unit_named(units) == "dBZ" and np.isneginf(shown).any():  # no echo
+            shown, dry = conversion("dBZ", "dBZ")(shown), ZR().dry_dbz if dry is None else dry
         found.append(
             Variable(
                 name=name,
@@ -245,7 +247,7 @@ def _variables(
                 cell_methods=str(attributes.get("cell_methods", "")),
                 channels=channels,
                 statistics=statistics(
-                    values[:, own],
+                    shown,
                     pairs,
                     dry_value=dry,
                     log_scale=rain,
