@@ -24,6 +24,7 @@ from convlstm.pictures.colours import (
     paint,
 )
 from convlstm.pictures.radar import DRY, RadarTable, paint_radar
+from convlstm.pictures.sizes import MIN_SIDE, enlarge, resize
 from convlstm.validation import check_instance, check_number, check_path, check_positive, received
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ Line = str | RadarTable  # of the legend: a text, or the classes of a table
 Limits = tuple[float, float] | list[Scale] | RadarTable | None
 
 _FILM = 512  # pixels of the longer side of an animation of one panel, and of all panels side by side
-_MIN_SIDE = 64  # pixels of the longer side of a frame; frames of more than three times as many are averaged
 _MAX_COLUMNS = 10
 _CLASS = 46  # width of a class in the legend
 _GAP, _HEAD, _LINE = 4, 24, 18  # between frames; height of labels above frames; of a line of the legend
@@ -74,7 +74,8 @@ def film_strip(
         OptionError: no row at all, ``scale`` below 1, or Pillow is not installed.
     """
     _check_colours(signed, limits)
-    frames, times = resize(_check_rows(rows, past, scale), scale)
+    checked = _check_rows(rows, past, scale)
+    frames, times = resize(checked, scale, decibels=_decibels(checked, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
     blocks = []
     if past is not None:
@@ -127,7 +128,8 @@ def animation(
     lengths = {name: len(row) for name, row in frames.items() if name}
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
-    frames, times = resize(frames, scale, max(2 * _MIN_SIDE, math.ceil(_FILM / len(lengths))))
+    side = max(2 * MIN_SIDE, math.ceil(_FILM / len(lengths)))
+    frames, times = resize(frames, scale, side, decibels=_decibels(frames, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
     panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
     pictures = _draw_panels(panels, signed, lines, moments)
@@ -179,28 +181,6 @@ def divide(painted: Mapping[str, Sequence[Pixels]], *, past: bool = False) -> It
         yield Block(start, labels, [row._replace(pixels=row.pixels[start:stop]) for row in rows])
 
 
-def resize(
-    frames: Mapping[str, NDArray[Any]], scale: int | None = None, side: int = _MIN_SIDE
-) -> tuple[dict[str, NDArray[Any]], int]:
-    """Frames of a size that can be shown, and the factor by which their pixels are to be repeated.
-
-    Args:
-        frames: (T, C, H, W) by name, H and W the same for all.
-        scale: the factor; None chooses the smallest that makes the longer side at least ``side`` pixels.
-        side: frames of more than three times as many pixels are averaged over squares.
-    """
-    longer = max(next(iter(frames.values())).shape[2:])
-    reduction = math.ceil(longer / (3 * side)) if scale is None else 1
-    if reduction > 1:
-        frames = {name: _reduce(row, reduction) for name, row in frames.items()}
-    return dict(frames), scale or max(1, math.ceil(side / longer))
-
-
-def enlarge(pixels: Pixels, times: int) -> Pixels:
-    """Repeat every pixel ``times`` times along H and W of (T, H, W, 3)."""
-    return pixels.repeat(times, axis=1).repeat(times, axis=2)
-
-
 def past_label(index: int, length: int) -> str:
     """Label of frame ``index`` of a past of ``length`` frames: t-9, ..., t-1, t."""
     return "t" if index == length - 1 else f"t-{length - 1 - index}"
@@ -242,13 +222,10 @@ def _check_colours(signed: Collection[str], limits: Limits) -> None:
     check_number(limits[1], "the upper limit", above=check_number(limits[0], "the lower limit"))
 
 
-def _reduce(frames: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """Mean values of squares of ``factor`` pixels, which may be partial at the edges."""
-    from PIL import Image
-
-    return np.array(
-        [[Image.fromarray(x_HW.astype(np.float32)).reduce(factor) for x_HW in x_CHW] for x_CHW in frames]
-    )
+def _decibels(rows: Collection[str], signed: Collection[str], limits: Limits) -> list[str]:
+    """Names of rows of reflectivity."""
+    decibels = isinstance(limits, RadarTable) and limits.unit == "dBZ"
+    return [name for name in rows if decibels and name not in signed]
 
 
 def _paint_rows(

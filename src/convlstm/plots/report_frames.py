@@ -21,8 +21,9 @@ from convlstm.pictures.colours import (
     error_scales,
     paint,
 )
-from convlstm.pictures.frames import divide, enlarge, resize
+from convlstm.pictures.frames import divide
 from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES, paint_radar
+from convlstm.pictures.sizes import enlarge, resize
 from convlstm.plots.curves import display_name
 from convlstm.plots.run_record import RunRecord
 from convlstm.scores.digits import in_text, short
@@ -107,7 +108,9 @@ class _FilmStrips:
         """Pictures and texts of rows, divided into blocks of columns."""
         if not strips:
             return []
-        shown, times = resize({str(k): strip.frames for k, strip in enumerate(strips)}, side=_SIDE)
+        rows = {str(k): strip.frames for k, strip in enumerate(strips)}
+        decibels = [key for key in rows if self.unit == "dBZ" and not strips[int(key)].signed]
+        shown, times = resize(rows, side=_SIDE, decibels=decibels)
         painted = {}
         for (key, frames), strip in zip(shown.items(), strips, strict=True):
             channels = self._painted(frames, signed=strip.signed)
