@@ -13,6 +13,7 @@ from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import (
     LARGEST,
     autocast,
+    check_bool,
     check_positive,
     check_same_kind,
     check_tensor,
@@ -27,8 +28,13 @@ CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def same_convolution(
     input_dim: int, output_dim: int, kernel_size: tuple[int, ...], bias: bool = True
 ) -> nn.Module:
-    """A convolution that keeps the size of frames (N, input_dim, *S), with zeros beyond the border."""
-    conv: nn.Module = CONV[len(kernel_size)](input_dim, output_dim, kernel_size, padding="same", bias=bias)
+    """A convolution, with an odd kernel, that keeps the size of frames (N, input_dim, *S) padded by zeros."""
+    if not all(k % 2 for k in kernel_size):
+        raise OptionError(
+            f"kernel_size must be odd, so that a kernel has a centre; received {kernel_size}: use 3 or 5"
+        )
+    padding, bias = tuple(k // 2 for k in kernel_size), check_bool(bias, "bias")
+    conv: nn.Module = CONV[len(kernel_size)](input_dim, output_dim, kernel_size, padding=padding, bias=bias)
     return conv
 
 

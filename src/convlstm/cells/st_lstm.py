@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from convlstm.cells.base import Cell, register_state, same_convolution
+from convlstm.errors import ShapeError
 from convlstm.validation import check_number
 
 
@@ -38,12 +39,13 @@ class STLSTMCell(Cell):
         o  = sigmoid(o + o_h + W_o * [c', m'])
         h' = o tanh(W_1 [c', m'])
 
-    Gates are stacked in the order of the equations, that of the authors' code, which has no biases.
+    Gates are stacked in the order of the equations, that of the authors' code, which has no biases. Their
+    layer normalisation over channels and pixels is left out, as its weights are tied to one size of frames.
 
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of h, c and m.
-        kernel_size: one integer per space axis; of all convolutions but W_1, which is 1x1.
+        kernel_size: one odd integer per space axis; of all convolutions but W_1, which is 1x1.
         bias: True to give the gates a bias.
         forget_bias: b, constant.
 
@@ -93,6 +95,7 @@ class STLSTMCell(Cell):
         self, p: Tensor, state: STLSTMState, memory: Tensor
     ) -> tuple[STLSTMState, Tensor, STLSTMIncrements]:
         """A step, with what it adds to the two memories, which the decoupling loss of PredRNN-V2 compares."""
+        check_memory_width(self, memory)
         h, c = state
         i, f, g, i_m, f_m, g_m, o = p.chunk(7, dim=1)
         i_h, f_h, g_h, o_h = self.conv_h(h).chunk(4, dim=1)
@@ -108,3 +111,16 @@ class STLSTMCell(Cell):
     def extra_repr(self) -> str:
         """The options."""
         return f"forget_bias={self.forget_bias}"
+
+
+def check_memory_width(cell: Cell, memory: Tensor) -> None:
+    """Check that a spatiotemporal memory has as many channels as the cell.
+
+    Raises:
+        ShapeError: it comes from a layer of another hidden_dim.
+    """
+    if memory.shape[1] != cell.hidden_dim:
+        raise ShapeError(
+            f"the spatiotemporal memory must have hidden_dim={cell.hidden_dim} channels; received "
+            f"{memory.shape[1]}: give all layers of the stack the same hidden_dim"
+        )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from convlstm.cells import STLSTMCell
-from convlstm.models.stacked import StackForecaster
+from convlstm.models.stacked import StackForecaster, equal_widths
 
 
 class PredRNN(StackForecaster):
@@ -33,7 +33,7 @@ class PredRNN(StackForecaster):
     ) -> None:
         super().__init__(
             channels,
-            hidden_dim,
+            equal_widths(hidden_dim),
             kernel_size,
             patch_size,
             output,

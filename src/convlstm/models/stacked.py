@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlstm.cells import CellFactory, ConvLSTMCell
-from convlstm.errors import check_name
+from convlstm.errors import OptionError, check_name
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.models.autoregressive import AutoregressiveForecaster
@@ -20,6 +20,20 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
 }
+
+
+def equal_widths(hidden_dim: Sequence[int]) -> list[int]:
+    """Channels of layers that share a spatiotemporal memory.
+
+    Raises:
+        OptionError: anything but a list of equal numbers.
+    """
+    if not isinstance(hidden_dim, Sequence) or len(set(hidden_dim)) != 1:
+        raise OptionError(
+            "hidden_dim must hold the same number for each layer, as all share the spatiotemporal memory; "
+            f"received {hidden_dim!r}: four layers are [64, 64, 64, 64]"
+        )
+    return list(hidden_dim)
 
 
 class StackForecaster(AutoregressiveForecaster):
@@ -66,6 +80,10 @@ class StackForecaster(AutoregressiveForecaster):
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.patch_size = check_positive(patch_size, "patch_size")
         self.output = check_name(output, OUTPUTS, "output")
+        if not isinstance(hidden_dim, Sequence) or not hidden_dim:
+            raise OptionError(
+                f"hidden_dim must hold the channels of each layer; received {hidden_dim!r}: one is [64]"
+            )
         kernels = kernel_size if isinstance(kernel_size, int) else [(k, k) for k in kernel_size]
         pixels = patch_size**2
         self.layers = ConvLSTM(
