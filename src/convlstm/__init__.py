@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from convlstm.cells import CausalLSTMCell as CausalLSTMCell
     from convlstm.cells import Cell as Cell
     from convlstm.cells import ConvGRUCell as ConvGRUCell
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
+    from convlstm.cells import GHUCell as GHUCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.cells import STLSTMCell as STLSTMCell
     from convlstm.data import MovingObjects as MovingObjects
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from convlstm.models import EncoderForecaster as EncoderForecaster
     from convlstm.models import Forecaster as Forecaster
     from convlstm.models import PredRNN as PredRNN
+    from convlstm.models import PredRNNPlusPlus as PredRNNPlusPlus
+    from convlstm.models import PredRNNv2 as PredRNNv2
     from convlstm.models import StackForecaster as StackForecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
     from convlstm.workflows.demo import demo as demo
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AutoregressiveForecaster": "convlstm.models",
+    "CausalLSTMCell": "convlstm.cells",
     "Cell": "convlstm.cells",
     "ConvGRU": "convlstm.layers",
     "ConvGRUCell": "convlstm.cells",
@@ -46,8 +51,11 @@ _HOME = {
     "ConvRNNCell": "convlstm.cells",
     "EncoderForecaster": "convlstm.models",
     "Forecaster": "convlstm.models",
+    "GHUCell": "convlstm.cells",
     "MovingObjects": "convlstm.data",
     "PredRNN": "convlstm.models",
+    "PredRNNPlusPlus": "convlstm.models",
+    "PredRNNv2": "convlstm.models",
     "SAConvLSTMCell": "convlstm.cells",
     "STLSTMCell": "convlstm.cells",
     "StackForecaster": "convlstm.models",
@@ -62,6 +70,7 @@ _HOME = {
 
 __all__ = [
     "AutoregressiveForecaster",
+    "CausalLSTMCell",
     "Cell",
     "ConvGRU",
     "ConvGRUCell",
@@ -72,8 +81,11 @@ __all__ = [
     "ConvRNNCell",
     "EncoderForecaster",
     "Forecaster",
+    "GHUCell",
     "MovingObjects",
     "PredRNN",
+    "PredRNNPlusPlus",
+    "PredRNNv2",
     "SAConvLSTMCell",
     "STLSTMCell",
     "StackForecaster",

@@ -9,12 +9,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from convlstm import (
+    CausalLSTMCell,
     Cell,
     ConvGRU,
     ConvGRUCell,
     ConvLSTM,
     ConvLSTMCell,
     ConvRNNCell,
+    GHUCell,
     SAConvLSTMCell,
     STLSTMCell,
 )
@@ -39,6 +41,8 @@ OPTIONS = {
     SAConvLSTMCell: {"attention_dim": 2, "peephole": "channel"},
     STLSTMCell: {"forget_bias": 0.0},
     SpaceTimeAttentionCell: {"heads": 3, "window": 2, "history": 3},
+    CausalLSTMCell: {"forget_bias": 0.0, "published_bug": "memory"},
+    GHUCell: {},
 }
 
 

@@ -11,6 +11,11 @@ from convlstm import (
     EncoderForecaster,
     Forecaster,
     PredRNN,
+    EncoderForecaster,
+    Forecaster,
+    PredRNN,
+    PredRNNPlusPlus,
+    PredRNNv2,
     StackForecaster,
 )
 from convlstm.errors import ShapeError
@@ -42,6 +47,8 @@ MODELS = {
     "stack": lambda n: StackForecaster(n, [3, 4], [3, 5], 2, "sigmoid"),
     "predrnn": lambda n: PredRNN(n, [3, 3], 3, 2),
     "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
+    "predrnn v2": lambda n: PredRNNv2(n, [3, 3], 3, 2),
+    "predrnn++": lambda n: PredRNNPlusPlus(n, [3, 3], 3, 2),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

@@ -1,6 +1,7 @@
 """One step of time: a cell's parameters, what it does with the input alone, what it does with its state."""
 
 from convlstm.cells.base import Cell, CellFactory, State, map_state, register_state
+from convlstm.cells.causal_lstm import CausalLSTMCell, CausalLSTMState, GHUCell, GHUState
 from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
@@ -10,11 +11,15 @@ from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
 
 __all__ = [
     "AttentionState",
+    "CausalLSTMCell",
+    "CausalLSTMState",
     "Cell",
     "CellFactory",
     "ConvGRUCell",
     "ConvLSTMCell",
     "ConvRNNCell",
+    "GHUCell",
+    "GHUState",
     "GRUState",
     "LSTMState",
     "SAConvLSTMCell",

@@ -14,6 +14,8 @@ from convlstm.models.baselines import (
 from convlstm.models.convlstm_transformer import ConvLSTMTransformer
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.predrnn import PredRNN
+from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
+from convlstm.models.predrnn_v2 import PredRNNv2
 from convlstm.models.stacked import StackForecaster
 
 __all__ = [
@@ -30,5 +32,7 @@ __all__ = [
     "MeanFrame",
     "Persistence",
     "PredRNN",
+    "PredRNNPlusPlus",
+    "PredRNNv2",
     "StackForecaster",
 ]
