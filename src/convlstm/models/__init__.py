@@ -12,6 +12,7 @@ from convlstm.models.baselines import (
     Persistence,
 )
 from convlstm.models.convlstm_transformer import ConvLSTMTransformer
+from convlstm.models.convert import from_published
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
@@ -35,4 +36,5 @@ __all__ = [
     "PredRNNPlusPlus",
     "PredRNNv2",
     "StackForecaster",
+    "from_published",
 ]

@@ -1,0 +1,245 @@
+"""Weights of public models, as models of this library."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from convlstm.cells import ConvLSTMCell, LSTMState, lstm_weights
+from convlstm.errors import OptionError, RunError, ShapeError, check_name, reading
+from convlstm.models.base import Forecaster
+from convlstm.models.predrnn import PredRNN
+from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
+from convlstm.models.predrnn_v2 import PredRNNv2
+from convlstm.models.stacked import StackForecaster
+from convlstm.validation import check_path, check_positive, received
+
+Weights = dict[str, Tensor]
+
+
+def from_published(
+    weights: str | os.PathLike[str] | Mapping[str, Any],
+    patch_size: int,
+    *,
+    published_bug: str | None = None,
+) -> Forecaster:
+    """The forecaster of published weights, which gives the numbers of the code that they were trained with.
+
+    The model is recognised by the names of its weights, and its sizes are read off them:
+
+    ==========================  ===============  ==================================================
+    weights of                  become           gates, as stacked there
+    ==========================  ===============  ==================================================
+    OpenSTL ConvLSTM            StackForecaster  conv_x, conv_h: i f g o
+    OpenSTL, thuml PredRNN      PredRNN          conv_x: i f g i' f' g' o; conv_h: i f g o;
+                                                 conv_m: i' f' g'
+    OpenSTL, thuml PredRNN-V2   PredRNNv2        as PredRNN
+    OpenSTL PredRNN++           PredRNNPlusPlus  as PredRNN, but conv_m: i' f' m; conv_c: i f g;
+                                                 conv_c2m: i' g' f' o; x_concat, z_concat: p u
+    ==========================  ===============  ==================================================
+
+    thuml is thuml/predrnn-pytorch. Names may have a prefix, such as ``model.`` or ``module.``. Weights that
+    never have an effect there (``conv_o`` of ConvLSTM and PredRNN++) are left out. Variants with layer
+    normalisation, whose weights are tied to one size of frames, and with actions are refused.
+
+    Args:
+        weights: a state dict, a checkpoint's content with one in it, or a file of either (safetensors, or
+            what ``torch.save`` wrote, of which nothing is executed).
+        patch_size: pixels along the side of a patch that the model was trained with; OpenSTL has 4 for
+            Moving MNIST and 2 for most other data.
+        published_bug: ``no_memory`` for OpenSTL's ConvLSTM up to version 0.3.0, all its published ones, in
+            which the output was o tanh(g) and the cell state had no effect; ``memory`` for its PredRNN++ of
+            these versions (see `CausalLSTMCell`); None for the equations.
+
+    Returns:
+        The model, with the dtype of the weights.
+
+    Raises:
+        OptionError: weights of another model or variant; a bug that the model does not have.
+        ShapeError: a patch size that does not fit the weights.
+        RunError: a file that cannot be read.
+
+    Example:
+        >>> model = from_published("predrnn_mmnist.ckpt", patch_size=4)  # doctest: +SKIP
+    """
+    check_positive(patch_size, "patch_size")
+    given = _state_dict(weights)
+    for family in FAMILIES:
+        marked = next((name for name in given if f".{name}".endswith(f".{family.mark}")), None)
+        if marked is not None:
+            prefix = marked.removesuffix(family.mark)
+            own = {name.removeprefix(prefix): w for name, w in given.items() if name.startswith(prefix)}
+            if published_bug is not None:
+                check_name(published_bug, [family.bug or "None"], f"published_bug of {family.name}")
+            _refuse_variants(family.name, own)
+            return _loaded(family, *family.build(own, patch_size, published_bug))
+    known = ", ".join(family.name for family in FAMILIES)
+    raise OptionError(
+        f"weights must be of {known}; received {', '.join(list(given)[:3]) or 'none'}, ...: there is no "
+        "converter for other models"
+    )
+
+
+class Family(NamedTuple):
+    """A public model whose weights are converted.
+
+    Attributes:
+        name: of the model.
+        mark: name of a weight that no family before it in `FAMILIES` has.
+        bug: its ``published_bug``; None if there is none.
+        build: makes the model, and its state dict, of the weights, the patch size and the bug asked for.
+    """
+
+    name: str
+    mark: str
+    bug: str | None
+    build: Callable[[Weights, int, str | None], tuple[Forecaster, Weights]]
+
+
+class NoMemoryLSTMCell(ConvLSTMCell):
+    """A ConvLSTM whose output h' = o tanh(g) leaves out its cell state, as in OpenSTL up to version 0.3.0."""
+
+    def update(self, gates: Tensor, state: LSTMState) -> LSTMState:
+        """The new state from the pre-activations i, f, o, g and the old state."""
+        _, _, o, g = gates.chunk(4, dim=1)
+        return LSTMState(torch.sigmoid(o) * torch.tanh(g), super().update(gates, state).c)
+
+
+def _convlstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+    sizes = _sizes(weights, patch_size)
+    cell = NoMemoryLSTMCell if bug else ConvLSTMCell
+    state = _in_our_patches(weights, patch_size)
+    for n in range(len(sizes[1])):
+        kernels = [state.pop(f"cell_list.{n}.conv_{part}.weight") for part in "xh"]
+        state[f"layers.cell_list.{n}.conv.weight"] = lstm_weights(*kernels, gates="ifgo")["conv.weight"]
+        for unused in ("conv_o", "conv_last"):
+            state.pop(f"cell_list.{n}.{unused}.weight", None)
+    return StackForecaster(*sizes, patch_size, cell=cell, bias=False), state
+
+
+def _predrnn(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+    kind = PredRNNv2 if "adapter.weight" in weights else PredRNN
+    model = kind(*_sizes(weights, patch_size), patch_size)
+    return model, {_inside_layers(name): w for name, w in _in_our_patches(weights, patch_size).items()}
+
+
+def _predrnn_plus_plus(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+    model = PredRNNPlusPlus(*_sizes(weights, patch_size), patch_size, published_bug=bug)
+    state: Weights = {}
+    for name, weight in _in_our_patches(weights, patch_size).items():
+        if name.startswith("cell_list.") and name.endswith("conv_o.weight"):
+            continue
+        name = re.sub(r"cell_list\.([1-9]\d*)", lambda found: f"cell_list.{int(found[1]) + 1}", name)
+        name = name.replace("gradient_highway.x_concat", "cell_list.1.conv_x")
+        state[_inside_layers(name.replace("gradient_highway.z_concat", "cell_list.1.conv_h"))] = weight
+    return model, state
+
+
+#: In the order in which they are tried.
+FAMILIES = (
+    Family("PredRNN++", "gradient_highway.x_concat.0.weight", "memory", _predrnn_plus_plus),
+    Family("PredRNN", "cell_list.0.conv_m.0.weight", None, _predrnn),
+    Family("ConvLSTM", "cell_list.0.conv_x.0.weight", "no_memory", _convlstm),
+)
+
+
+def _inside_layers(name: str) -> str:
+    return f"layers.{name}" if name.startswith("cell_list.") else name
+
+
+def _sizes(weights: Weights, patch_size: int) -> tuple[int, list[int], int]:
+    """Channels of frames, hidden channels of each layer and the kernel size, of a stack in ``cell_list``."""
+    kernels = {
+        name: w for name, w in weights.items() if re.fullmatch(r"cell_list\.\d+\.conv_h\.0\.weight", name)
+    }
+    hidden = [kernels[f"cell_list.{n}.conv_h.0.weight"].shape[1] for n in range(len(kernels))]
+    pixels = weights["conv_last.weight"].shape[0]
+    if pixels % patch_size**2:
+        raise ShapeError(
+            f"patch_size must divide the {pixels} channels of the weights' patches, channels times "
+            f"patch_size squared; received {patch_size}: give that of the training"
+        )
+    return pixels // patch_size**2, hidden, next(iter(kernels.values())).shape[-1]
+
+
+def _in_our_patches(weights: Weights, patch_size: int) -> Weights:
+    """Weights of a stack with our order of the channels of patches, without the ``.0`` of sequential modules.
+
+    There a patch's channels are (row, column, channel), here (channel, row, column).
+    """
+    state = {re.sub(r"\.0\.weight$", ".weight", name): weight for name, weight in weights.items()}
+    state["head.weight"] = state.pop("conv_last.weight")
+    for name, axis in (("cell_list.0.conv_x.weight", 1), ("head.weight", 0)):
+        weight = state[name]
+        split = weight.reshape(*weight.shape[:axis], patch_size**2, -1, *weight.shape[axis + 1 :])
+        state[name] = split.transpose(axis, axis + 1).flatten(axis, axis + 1)
+    return state
+
+
+def _refuse_variants(name: str, weights: Weights) -> None:
+    """Refuse weights of layer normalisation and of actions.
+
+    Raises:
+        OptionError: some are there.
+    """
+    for words, pattern in (
+        ("layer normalisation (layer_norm=1), which is tied to one size of frames", r"\.1\.(weight|bias)$"),
+        ("actions", r"\.conv_a\."),
+    ):
+        found = next((key for key in weights if re.search(pattern, key)), None)
+        if found:
+            raise OptionError(
+                f"weights of {name} must be of the plain model; received a variant with {words}, as {found} "
+                "shows: take weights trained without"
+            )
+
+
+def _loaded(family: Family, model: Forecaster, state: Weights) -> Forecaster:
+    """The model with the state dict, if the names of all weights and their shapes fit."""
+    expected = {name: w.shape for name, w in model.state_dict().items()}
+    for name in sorted(expected.keys() | state.keys()):
+        if name not in expected or name not in state or expected[name] != state[name].shape:
+            found = tuple(state[name].shape) if name in state else "none"
+            raise OptionError(
+                f"weights of {family.name} must have {name} {tuple(expected.get(name, ())) or 'left out'}; "
+                f"received {found}: they are of another variant"
+            )
+    model.to(next(iter(state.values())).dtype).load_state_dict(state)
+    return model
+
+
+def _state_dict(weights: Any) -> Weights:
+    """The tensors of a state dict, of a checkpoint's content or of a file.
+
+    Raises:
+        OptionError: anything else.
+        RunError: a file that cannot be read.
+    """
+    if isinstance(weights, (str, os.PathLike)):
+        path = check_path(weights, "weights")
+        with reading(path, "be a safetensors file or a checkpoint", "copy it again", RunError):
+            weights = _read(path)
+    if not isinstance(weights, Mapping):
+        raise OptionError(f"weights must be a state dict or a file; received {received(weights)}: pass one")
+    for name in ("state_dict", "net_param"):
+        if isinstance(weights.get(name), Mapping):
+            weights = weights[name]
+    return {str(name): w.detach() for name, w in weights.items() if isinstance(w, Tensor)}
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise RunError(
+            f"{path} must hold tensors and plain data alone, so that reading it runs no code; torch.load "
+            "refuses it: load it yourself if you trust it, and pass its state dict"
+        ) from error

@@ -1,0 +1,211 @@
+"""Weights of public models in ours: numbers that the public code gave on the same weights.
+
+Made with weights and frames of the formulas below, float64, by thuml/predrnn-pytorch 49d3b0f
+(core.models.predrnn.RNN, predrnn_v2.RNN; OpenSTL's own versions give the same) and by OpenSTL c74deb5
+(ConvLSTM_Model, PredRNNpp_Model), and 0a0f36c for the published bugs.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from convlstm import PredRNN, PredRNNPlusPlus, PredRNNv2, StackForecaster
+from convlstm.errors import OptionError, RunError, ShapeError
+from convlstm.models import from_published
+
+CHANNELS, PATCH, HEIGHT, WIDTH, PAST, STEPS, HIDDEN, LAYERS = 2, 2, 6, 8, 3, 2, 3, 3
+GATES = {
+    "convlstm": {"conv_x": 4, "conv_h": 4},
+    "predrnn": {"conv_x": 7, "conv_h": 4, "conv_m": 3},
+    "predrnn v2": {"conv_x": 7, "conv_h": 4, "conv_m": 3},
+    "predrnn++": {"conv_x": 7, "conv_h": 4, "conv_c": 3, "conv_m": 3, "conv_c2m": 4, "conv_om": 1},
+}
+#: Two channels of two forecasts at pixel (2, 5) of the second sequence, and the sum of squares of all.
+NUMBERS = {
+    ("convlstm", None): (
+        [0.00114023188191, 0.00181163448945, -0.0018469095754, -0.00189048257506],
+        0.0215104107433,
+    ),
+    ("convlstm", "no_memory"): (
+        [-0.0289078279442, -0.0324760859497, -0.00341884034894, -0.00624877870218],
+        0.104286026217,
+    ),
+    ("predrnn", None): (
+        [0.00254153196326, -0.00288379712937, 0.00672568788029, 0.00499085708066],
+        0.0866247338893,
+    ),
+    ("predrnn v2", None): (
+        [-0.0227765487296, -0.0221931459187, -0.00757075466299, -0.00762062953792],
+        0.0556960797759,
+    ),
+    ("predrnn++", None): (
+        [-0.00161080059185, 0.002652687973, -0.00069082856997, -0.000626390400826],
+        0.00247664898055,
+    ),
+    ("predrnn++", "memory"): (
+        [-0.00145284651314, 0.0180542031547, 0.0130909956111, 0.0263132793695],
+        0.105757543188,
+    ),
+}
+#: PredRNN-V2's loss without that of the frames, and without its weight.
+DECOUPLING = 0.231642049415
+
+
+def public_weights(kind):
+    """Weights by their public names, each from a formula of its place among the sorted names."""
+    shapes = {"conv_last.weight": (CHANNELS * PATCH**2, HIDDEN, 1, 1)}
+    for n in range(LAYERS):
+        for name, gates in GATES[kind].items():
+            inputs = CHANNELS * PATCH**2 if name == "conv_x" and not n else HIDDEN
+            shapes[f"cell_list.{n}.{name}.0.weight"] = (gates * HIDDEN, inputs, 3, 3)
+        shapes[f"cell_list.{n}.conv_o.0.weight"] = (HIDDEN, 2 * HIDDEN, 3, 3)
+        shapes[f"cell_list.{n}.conv_last.weight"] = (HIDDEN, 2 * HIDDEN, 1, 1)
+    if kind == "predrnn v2":
+        shapes["adapter.weight"] = (HIDDEN, HIDDEN, 1, 1)
+    if kind == "predrnn++":
+        for name in ("x_concat", "z_concat"):
+            shapes[f"gradient_highway.{name}.0.weight"] = (2 * HIDDEN, HIDDEN, 3, 3)
+
+    def values(place, shape):
+        steps = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+        return 0.3 * torch.sin(place + steps**2).view(shape)
+
+    return {name: values(place, shapes[name]) for place, name in enumerate(sorted(shapes))}
+
+
+def past():
+    count = 2 * (PAST + STEPS) * CHANNELS * HEIGHT * WIDTH
+    frames = 0.5 + 0.5 * torch.sin(0.7 * torch.arange(count, dtype=torch.float64))
+    return frames.view(2, PAST + STEPS, CHANNELS, HEIGHT, WIDTH)[:, :PAST]
+
+
+KINDS = {
+    "convlstm": StackForecaster,
+    "predrnn": PredRNN,
+    "predrnn v2": PredRNNv2,
+    "predrnn++": PredRNNPlusPlus,
+}
+
+
+@pytest.mark.parametrize(("kind", "bug"), NUMBERS, ids=str)
+def test_public_weights_give_the_numbers_of_the_public_code(kind, bug, tmp_path):
+    model = from_published(public_weights(kind), PATCH, published_bug=bug)
+    assert type(model) is KINDS[kind]
+    values, square = NUMBERS[kind, bug]
+    forecast = model.eval()(past(), STEPS)
+    torch.testing.assert_close(forecast[1, :, :, 2, 5].flatten().tolist(), values, rtol=1e-10, atol=0)
+    torch.testing.assert_close(forecast.square().sum().item(), square, rtol=1e-10, atol=0)
+    again = type(model).from_pretrained(model.save_pretrained(tmp_path)).double().eval()
+    torch.testing.assert_close(again(past(), STEPS), forecast, rtol=0, atol=0)
+
+
+def test_the_decoupling_loss_is_that_of_the_public_code():
+    model = from_published(public_weights("predrnn v2"), PATCH).train()
+    penalty = model.with_penalty(past(), STEPS)[1]
+    torch.testing.assert_close(penalty.item(), 0.1 * DECOUPLING, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"net_param": w}])
+@pytest.mark.parametrize("prefix", ["", "model.", "method.module."])
+@pytest.mark.parametrize("kind", KINDS)
+def test_prefixes_and_wrappers_of_checkpoints_are_taken_off(kind, prefix, wrap):
+    weights = public_weights(kind)
+    model = from_published(wrap({prefix + name: w for name, w in weights.items()}), PATCH)
+    expected = from_published(weights, PATCH).state_dict()
+    torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"), [("model.ckpt-80000", torch.save), ("model.safetensors", save_file)]
+)
+def test_files_are_read(tmp_path, name, write):
+    weights = public_weights("predrnn")
+    write(weights, tmp_path / name)
+    expected = from_published(weights, PATCH).state_dict()
+    torch.testing.assert_close(
+        dict(from_published(tmp_path / name, PATCH).state_dict()), dict(expected), rtol=0, atol=0
+    )
+
+
+class Code:
+    """What a checkpoint must not run."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit",)
+
+
+def test_no_code_of_a_checkpoint_is_run(tmp_path):
+    torch.save({"state_dict": public_weights("predrnn"), "config": Code()}, tmp_path / "model.pth")
+    with pytest.raises(
+        RunError, match=r"must hold tensors and plain data alone, .*: load it yourself if you trust"
+    ):
+        from_published(tmp_path / "model.pth", PATCH)
+
+
+def with_weight(kind, name, shape=(1,)):
+    return public_weights(kind) | {name: torch.ones(shape, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (
+            partial(with_weight, "predrnn", "cell_list.0.conv_x.1.weight", (21, 3, 4)),
+            OptionError,
+            r"PredRNN must be of the plain model; received a variant with layer normalisation .*conv_x\.1\.w",
+        ),
+        (
+            partial(with_weight, "predrnn++", "gradient_highway.x_concat.1.bias"),
+            OptionError,
+            r"weights of PredRNN\+\+ must be of the plain model; received a variant with layer normalisation",
+        ),
+        (
+            partial(with_weight, "predrnn", "cell_list.0.conv_a.0.weight"),
+            OptionError,
+            "a variant with actions",
+        ),
+        (
+            partial(with_weight, "predrnn", "merge.weight"),
+            OptionError,
+            r"weights of PredRNN must have merge.weight left out; received \(1,\): they are of another",
+        ),
+        (
+            partial(with_weight, "convlstm", "cell_list.1.conv_x.0.weight", (12, 3, 5, 5)),
+            ShapeError,
+            "kernels must be",
+        ),
+        (
+            lambda: {"stlstm_layer.0.conv_x.0.weight": torch.ones(1)},
+            OptionError,
+            r"weights must be of PredRNN\+\+, PredRNN, ConvLSTM; received stlstm_layer",
+        ),
+        (dict, OptionError, "received none"),
+        (lambda: [torch.ones(3)], OptionError, "weights must be a state dict or a file; received"),
+        (lambda: "no such file", RunError, "no such file must be a safetensors file"),
+    ],
+)
+def test_other_weights_are_refused_in_a_sentence(weights, error, message):
+    with pytest.raises(error, match=message):
+        from_published(weights(), PATCH)
+
+
+def test_weights_that_are_missing_are_named():
+    weights = public_weights("predrnn")
+    del weights["cell_list.1.conv_o.0.weight"]
+    with pytest.raises(
+        OptionError, match=r"must have layers.cell_list.1.conv_o.weight \(3, 6, 3, 3\); received n"
+    ):
+        from_published(weights, PATCH)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bug_that_a_model_does_not_have_is_refused(kind):
+    with pytest.raises(OptionError, match=r"published_bug of (ConvLSTM|PredRNN|PredRNN\+\+) must be one of"):
+        from_published(public_weights(kind), PATCH, published_bug="global_memory")
+
+
+def test_a_patch_size_that_does_not_fit_is_refused():
+    with pytest.raises(ShapeError, match="patch_size must divide the 8 channels .* received 3: give that"):
+        from_published(public_weights("predrnn"), 3)
