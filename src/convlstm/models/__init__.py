@@ -11,8 +11,8 @@ from convlstm.models.baselines import (
     MeanFrame,
     Persistence,
 )
-from convlstm.models.convlstm_transformer import ConvLSTMTransformer
 from convlstm.models.convert import from_published
+from convlstm.models.convlstm_transformer import ConvLSTMTransformer
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
