@@ -283,6 +283,17 @@ def test_any_size_gives_a_report(make_run: MakeRun, sizes):
     assert ("shown at 1/2 of their size" in shown) == (sizes.get("width") == 400)
 
 
+def test_a_penalty_and_the_forced_frames_of_the_past_have_curves(make_run: MakeRun):
+    run = make_run()
+    assert "Penalty" not in report(run).text
+    first, *rows = (run / "metrics.csv").read_text().splitlines()
+    rows = [f"{row},{0.5 / k},{1 - 0.5 / k}" for k, row in enumerate(rows, 1)]
+    (run / "metrics.csv").write_text("\n".join([f"{first},train_penalty,teacher_past", *rows]))
+    shown = write_report(run).read_text(encoding="utf-8")
+    assert "Penalty of the model by epoch: from 0.5000 to 0.1000" in shown
+    assert "Teacher forcing by epoch: forecast from 1.000 to 0.6000; past from 0.5000 to 0.9000" in shown
+
+
 def strip(rows: list[dict[str, str]], start: str) -> np.ndarray:
     """The pixels of the picture whose description starts so."""
     image = next(row for row in rows if row["alt"].startswith(start))

@@ -12,13 +12,13 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from convlstm import ConvLSTMCell, EncoderForecaster, MovingObjects
+from convlstm import ConvLSTMCell, EncoderForecaster, MovingObjects, StackForecaster
 from convlstm.data import Window, WindowDataset
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
 from convlstm.models import Forecaster, Persistence
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit, read_checkpoint
-from convlstm.training.losses import mse
+from convlstm.training.module import ForecastModule
 from convlstm.training.run_folder import RunFolder, read_metrics
 from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
@@ -361,16 +361,27 @@ def test_the_largest_batch_fills_the_memory_it_is_given(monkeypatch):
     from convlstm.training import tuning
 
     model, dataset = EncoderForecaster(hidden_dim=[3, 4]), MovingObjects(**DATA).split("train")
-    one, nine = (
-        tuning._bytes_held(model, tuning._batch(dataset, n), mse, torch.device("cpu")) for n in (1, 9)
-    )
+    config, cpu = TrainingConfig(**CONFIG), torch.device("cpu")
+    module = ForecastModule(model, config)
+    one, nine = (tuning._bytes_held(module, tuning._batch(dataset, n), cpu) for n in (1, 9))
     per_window = (nine - one) / 8
     assert per_window > 50_000
     monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 10.5 / 0.8))
-    assert largest_batch(model, dataset, mse, torch.device("cpu")) == 8
+    assert largest_batch(model, dataset, config, cpu) == 8
     monkeypatch.setattr(tuning, "_free", lambda device: int(per_window * 0.5))
     with pytest.raises(OptionError, match="one window must fit in memory"):
-        largest_batch(model, dataset, mse, torch.device("cpu"))
+        largest_batch(model, dataset, config, cpu)
+
+
+def test_the_largest_batch_counts_what_the_frames_of_the_past_keep():
+    from convlstm.training import tuning
+
+    dataset, held = MovingObjects(**DATA).split("train"), []
+    for loss_frames in ("forecast", "all"):
+        config = TrainingConfig(**CONFIG, loss_frames=loss_frames)
+        module = ForecastModule(StackForecaster(hidden_dim=[4]), config)
+        held.append(tuning._bytes_held(module, tuning._batch(dataset, 2), torch.device("cpu")))
+    assert held[1] > 1.1 * held[0]
 
 
 def test_the_largest_batch_of_one_window_is_one():
@@ -378,7 +389,8 @@ def test_the_largest_batch_of_one_window_is_one():
         pass
 
     windows = Alone([MovingObjects(**DATA).split("train")[0]])
-    assert largest_batch(EncoderForecaster(hidden_dim=[3, 4]), windows, mse, torch.device("cpu")) == 1
+    model, config = EncoderForecaster(hidden_dim=[3, 4]), TrainingConfig(**CONFIG)
+    assert largest_batch(model, windows, config, torch.device("cpu")) == 1
 
 
 def test_fit_itself_wants_numbers(tmp_path):

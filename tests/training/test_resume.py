@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from convlstm import EncoderForecaster, MovingObjects
+from convlstm import EncoderForecaster, MovingObjects, StackForecaster
 from convlstm.data import WindowDataset
 from convlstm.errors import RunError
 from convlstm.training.config import TrainingConfig
@@ -20,6 +20,7 @@ from convlstm.training.run_folder import RunFolder, read_metrics
 
 SCRIPT = Path(__file__).with_name("run_small.py")
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher")
+FURTHER = ("train_penalty", "teacher_past")
 
 
 class Stored(MovingObjects):
@@ -51,6 +52,17 @@ class Noisy(EncoderForecaster):
         return (frame + 0.1 * torch.rand_like(frame) if self.training else frame), carry
 
 
+class Penalised(StackForecaster):
+    """Draws random numbers in training, and has a penalty."""
+
+    def step(self, frame, carry):
+        frame, carry = super().step(frame, carry)
+        return (frame + 0.1 * torch.rand_like(frame) if self.training else frame), carry
+
+    def penalty(self, carry):
+        return sum(state.h.square().mean() for state in carry)
+
+
 class Interrupts(Callback):
     """Ctrl-C before step ``at``; draws random numbers, as an augmentation may."""
 
@@ -76,11 +88,12 @@ def train(path, *, resume=False, at=None, **options):
     scheduler = options.pop("scheduler", None)
     config = TrainingConfig(**settings | options)
     parts = {"scheduler": scheduler, "callbacks": [Interrupts(at)]}
+    model = Penalised(hidden_dim=[3]) if config.loss_frames == "all" else Noisy(hidden_dim=[3, 4])
     if at is None:
-        fit(Noisy(hidden_dim=[3, 4]), Stored(), config, run, resume=resume, **parts)
+        fit(model, Stored(), config, run, resume=resume, **parts)
     else:
         with pytest.raises(KeyboardInterrupt):
-            fit(Noisy(hidden_dim=[3, 4]), Stored(), config, run, resume=resume, **parts)
+            fit(model, Stored(), config, run, resume=resume, **parts)
     return run
 
 
@@ -94,7 +107,11 @@ def assert_equal(run, whole):
         (a,), (b,) = a["optimizer_states"], b["optimizer_states"]
         assert all(torch.equal(a["state"][k]["exp_avg"], b["state"][k]["exp_avg"]) for k in b["state"])
     tables = [
-        [tuple(row[name] for name in COLUMNS) for row in read_metrics(each.metrics)] for each in (run, whole)
+        [
+            (*(row[name] for name in COLUMNS), *(row.get(name) for name in FURTHER))
+            for row in read_metrics(each.metrics)
+        ]
+        for each in (run, whole)
     ]
     assert tables[0] == tables[1]
 
@@ -117,6 +134,15 @@ def test_a_run_may_be_interrupted_again_and_again(tmp_path, whole):
     for at in (2, 4, 9, 12):
         train(run.path, resume=True, at=at)
     assert_equal(train(run.path, resume=True), whole)
+
+
+def test_a_run_of_all_rules_goes_on_at_the_next_window(tmp_path):
+    rules = {"loss_frames": "all", "curriculum": "reverse", "reverse_input": True}
+    expected = train(tmp_path / "whole", **rules)
+    assert all(row["train_penalty"] > 0 for row in read_metrics(expected.metrics))
+    run = train(tmp_path / "run", at=3, **rules)
+    train(run.path, resume=True, at=10, **rules)
+    assert_equal(train(run.path, resume=True, **rules), expected)
 
 
 def test_a_schedule_by_epoch_takes_its_step_after_an_epoch_that_was_resumed(tmp_path):

@@ -107,21 +107,30 @@ class AutoregressiveForecaster(Forecaster):
         """A number that training adds to the loss, from the carry after the last step; None for none."""
         return None
 
-    def with_penalty(
-        self,
-        past: Tensor,
-        steps: int,
-        *,
-        future: Tensor | None = None,
-        forced: Tensor | None = None,
-        inputs: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """The forecast, as `forward` gives it for the same arguments, and its `penalty`."""
-        forecast, carry = self._forecast(past, steps, future, forced, inputs)
+    def with_penalty(self, past: Tensor, steps: int, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """The forecast, as `forward` gives it for the same arguments, and its `penalty`.
+
+        Raises:
+            OptionError: a subclass that overrides both `forward` and `penalty`, and not this method.
+        """
+        kind = type(self)
+        if kind.penalty is AutoregressiveForecaster.penalty:
+            return super().with_penalty(past, steps, **options)
+        if kind.forward is not AutoregressiveForecaster.forward:
+            raise OptionError(
+                "a forecaster with a penalty and a forward of its own must have a with_penalty of its own as "
+                f"well; received {kind.__name__}: override it, or write start and step alone"
+            )
+        forecast, carry = self._forecast(past, steps, **options)
         return forecast, self.penalty(carry)
 
     def _forecast(
-        self, past: Tensor, steps: int, future: Tensor | None, forced: Tensor | None, inputs: Tensor | None
+        self,
+        past: Tensor,
+        steps: int,
+        future: Tensor | None = None,
+        forced: Tensor | None = None,
+        inputs: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """The forecast (B, L, C, *S) and the carry after its last step."""
         check_past(past, steps, channels=getattr(self, "channels", None))

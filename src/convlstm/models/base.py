@@ -41,6 +41,10 @@ class Forecaster(Pretrained, ABC):
             (B, L, C, *S), dtype and device of ``past``.
         """
 
+    def with_penalty(self, past: Tensor, steps: int, **options: Any) -> tuple[Tensor, Tensor | None]:
+        """The forecast of a call, and a number that training adds to the loss; None for none."""
+        return self(past, steps, **options), None
+
 
 def run_forecaster(
     model: Forecaster,
@@ -66,6 +70,28 @@ def run_forecaster(
     Raises:
         ShapeError: the model reads extra inputs and there are none, or others.
     """
+    forecast: Tensor = model(past, steps, **forcing, **_taken(model, inputs, valid, times))
+    return forecast
+
+
+def run_penalised(
+    model: Forecaster,
+    past: Tensor,
+    steps: int,
+    inputs: Tensor | None = None,
+    *,
+    valid: Tensor | None = None,
+    times: Tensor | None = None,
+    **forcing: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """The forecast as `run_forecaster` makes it, and the model's penalty; None for none."""
+    return model.with_penalty(past, steps, **forcing, **_taken(model, inputs, valid, times))
+
+
+def _taken(
+    model: Forecaster, inputs: Tensor | None, valid: Tensor | None, times: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The labels of a window that a model takes, by name."""
     wanted = getattr(model, "extra_channels", 0)
     there = 0 if inputs is None else inputs.shape[2]
     if wanted and there != wanted:
@@ -75,9 +101,7 @@ def run_forecaster(
         )
     taken = inspect.signature(model.forward).parameters
     labels = {name: value for name, value in (("valid", valid), ("times", times)) if name in taken}
-    labels |= {"inputs": inputs} if wanted else {}
-    forecast: Tensor = model(past, steps, **forcing, **labels)
-    return forecast
+    return labels | ({"inputs": inputs} if wanted else {})
 
 
 def check_past(past: Tensor, steps: int, *, channels: int | None = None, least: int = 1) -> None:

@@ -32,10 +32,18 @@ _TRAINING = (
     ("Loss", "lower is better", "mean over an epoch", "loss", ("val_loss", "train_loss")),
     ("Validation MSE", "lower is better", "free running, all lead times", "per pixel", ("val_mse",)),
     ("Learning rate", "", "at the end of an epoch", "step size of the optimiser", ("learning_rate",)),
-    ("Teacher forcing", "", "true frames in place of forecast ones", "probability", ("teacher",)),
+    ("Penalty of the model", "", "added to the loss in training", "penalty", ("train_penalty",)),
+    (
+        "Teacher forcing",
+        "",
+        "true frames in place of forecast ones",
+        "probability",
+        ("teacher", "teacher_past"),
+    ),
 )
 _MOST_COLUMNS = 10  # scores that are columns of a table; more are its rows
 _TRAINING_NAMES = {"val_loss": "validation", "train_loss": "training"}
+_TRAINING_NAMES |= {"teacher": "forecast", "teacher_past": "past"}
 
 
 class Cell(NamedTuple):
@@ -326,7 +334,7 @@ def _training(rows: list[dict[str, float]]) -> dict[str, Any]:
     charts = []
     for title, direction, note, unit, columns in _TRAINING:
         values = {name: [row[name] for row in rows] for name in columns if name in rows[0]}
-        if not values or (columns == ("teacher",) and not any(value > 0 for value in values["teacher"])):
+        if not values or ("teacher" in values and not any(value > 0 for value in values["teacher"])):
             continue
         # The validation loss selects the weights, and is the heavy line.
         lines = [

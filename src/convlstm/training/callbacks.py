@@ -28,6 +28,7 @@ from convlstm.pictures.frames import film_strip
 from convlstm.training.run_folder import RunFolder
 
 COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_mse", "learning_rate", "teacher", "seconds")
+_FURTHER = ("train_penalty", "teacher_past")  # of a model with a penalty, and of a curriculum for the past
 
 
 class RunLogger(TensorBoardLogger):
@@ -218,10 +219,15 @@ class History(Callback):
             "teacher": pl_module.curriculum.probability(trainer.global_step),
             "seconds": round(self._seconds(), 1),
         }
+        if "train_penalty" in metrics:
+            row["train_penalty"] = float(metrics["train_penalty"])
+        if pl_module.curriculum.kind == "reverse":
+            row["teacher_past"] = pl_module.curriculum.past_probability(trainer.global_step)
         self.rows.append(row)
         if trainer.is_global_zero:
             text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS)
+            further = [name for name in _FURTHER if any(name in row for row in self.rows)]
+            writer = csv.DictWriter(text, [*COLUMNS, *further])
             writer.writeheader()
             writer.writerows(self.rows)
             self.run.write(self.run.metrics, text.getvalue())
@@ -235,7 +241,10 @@ class History(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the rows of a checkpoint; later ones are dropped."""
-        rows = [{name: row[name] for name in COLUMNS} for row in state_dict["rows"]]
+        rows = [
+            {name: row[name] for name in (*COLUMNS, *_FURTHER) if name in COLUMNS or name in row}
+            for row in state_dict["rows"]
+        ]
         if not all(isinstance(value, Real) for row in rows for value in row.values()):
             raise TypeError("rows must hold numbers")
         self.rows = rows

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from convlstm.errors import OptionError, check_name
-from convlstm.validation import is_integer, is_number
+from convlstm.validation import check_bool, is_integer, is_number
 
 #: Lightning's name of each precision.
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 LOSS_NAMES = ("mse", "mae", "mse+mae", "ssim", "balanced", "threshold_mse", "mse+area")
+LOSS_FRAMES = ("forecast", "all")
 SCHEDULES = ("onecycle", "constant")
-CURRICULA = ("free", "teacher", "linear", "exponential", "sigmoid")
+CURRICULA = ("free", "teacher", "linear", "exponential", "sigmoid", "reverse")
 # Greatest value of each: nothing is served by more, and far more overflows somewhere below.
 _POSITIVE = {"epochs": 10**6, "batch_size": 10**6, "learning_rate": math.inf, "curriculum_steps": 10**9}
 _POSITIVE |= {"devices": 10**4, "nodes": 10**4}
@@ -28,14 +29,20 @@ class TrainingConfig:
         loss: what is minimised: mse, mae, mse+mae or ssim (structure mixed with mae, values in [0, 1]); for
             rain also balanced (mse+mae, heavy rain counts up to 30 times), threshold_mse (what lies above
             each threshold counts once more) or mse+area (mse, and how much area has heavy rain).
+        loss_frames: the frames that the loss is a mean over: forecast (those after the past) or all (every
+            frame but the first, each from the true or forecast frames before it, as PredRNN and OpenSTL
+            train); the validation loss is always that of the forecast.
         epochs: passes over the training windows (an epoch of generated data is data.train_size windows).
         batch_size: windows per optimiser step and process; auto finds the largest that fits in memory.
         learning_rate: highest rate of the optimiser, Adam; auto searches for one.
         schedule: onecycle (rise, then fall to almost nothing) or constant.
         gradient_clip: gradients with a larger norm are scaled down to it; 0 for none.
         curriculum: what the forecaster is fed while it learns: free (its own forecasts), teacher (the
-            truth), or the truth ever more rarely: linear, exponential, sigmoid.
+            truth), or the truth ever more rarely: linear (scheduled sampling of PredRNN, which ends at step
+            50000), exponential, sigmoid; or reverse (PredRNN-V2, which ends there too): like linear from one
+            half on, and forecasts in place of half of the frames of the past, ever more rarely.
         curriculum_steps: optimiser steps until the truth is gone.
+        reverse_input: true to show every second batch in reverse time, its last frames as the past.
         ema: decay of the exponential moving average of the weights, which is what is validated and kept;
             0 for none.
         patience: stop after this many epochs without a better validation loss; 0 to never stop early.
@@ -52,6 +59,7 @@ class TrainingConfig:
     """
 
     loss: str = "mse"
+    loss_frames: str = "forecast"
     epochs: int = 20
     batch_size: int | Literal["auto"] = 16
     learning_rate: float | Literal["auto"] = 1e-3
@@ -59,6 +67,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     curriculum: str = "free"
     curriculum_steps: int = 10_000
+    reverse_input: bool = False
     ema: float = 0.0
     patience: int = 0
     checkpoint_minutes: float = 10.0
@@ -71,8 +80,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_name(self.loss, LOSS_NAMES, "loss")
+        check_name(self.loss_frames, LOSS_FRAMES, "loss_frames")
         check_name(self.schedule, SCHEDULES, "schedule")
         check_name(self.curriculum, CURRICULA, "curriculum")
+        check_bool(self.reverse_input, "reverse_input")
         check_name(self.precision, PRECISIONS, "precision")
         check_name(self.accelerator, ("auto", "cpu", "gpu"), "accelerator")
         for name, most in (_POSITIVE | _NOT_NEGATIVE).items():

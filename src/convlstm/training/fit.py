@@ -30,7 +30,7 @@ from convlstm.training.failures import in_one_sentence
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.losses import loss_named
-from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory
+from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory, check_rollout
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_instance, received
 
@@ -92,6 +92,7 @@ def fit(
         module = ForecastModule(
             model, config, optimizer=optimizer, scheduler=scheduler, specification=data.specification
         )
+        check_rollout(model, config, data.split("train")[0])
         built_in = [*_callbacks(config, run, data), values]
         _check_callbacks(callbacks, built_in)
         trainer = _trainer(config, run, [*built_in, *callbacks])

@@ -1,5 +1,6 @@
 """The Lightning module of a forecaster."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
@@ -14,18 +15,20 @@ from torch.optim import Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
-from convlstm.data.base import LabelledWindow
+from convlstm.data.base import LabelledWindow, Window
 from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError, RunError
-from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.models.base import Forecaster, run_forecaster, run_penalised
 from convlstm.training.config import TrainingConfig
 from convlstm.training.losses import loss_named, mse
 from convlstm.training.scheduled_sampling import Curriculum
+from convlstm.training.windows import reversed_in_time, split_after
 from convlstm.validation import check_callable, check_instance, received
 
 OptimizerFactory = Callable[..., Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 _CALLS = {"optimizer": "optimizer(parameters, lr=learning_rate)", "scheduler": "scheduler(optimizer)"}
+_MEANS = ("train_loss", "train_penalty")  # over the steps of an epoch
 
 
 def _check_finite(loss: Tensor, batch: LabelledWindow, batch_idx: int, split: str) -> None:
@@ -65,6 +68,47 @@ def loss_weight(batch: LabelledWindow, mean: Callable[[Tensor], Tensor] | None =
     return valid if weight is None else weight * valid
 
 
+def from_first_frame(config: TrainingConfig) -> bool:
+    """True if the model makes every frame of a window but the first, and not those of the forecast alone."""
+    return config.loss_frames == "all" or config.curriculum == "reverse"
+
+
+def check_rollout(model: Forecaster, config: TrainingConfig, window: Window | LabelledWindow) -> None:
+    """Check that the model may make frames of the past too, where the configuration has it make them.
+
+    It must read an observed frame as it reads a true one during its forecast, so that a rollout from the
+    first frame, with the true ones of the past, ends in the forecast of that past. This is tried on a copy of
+    the model and frames of noise.
+
+    Args:
+        model: left as it was.
+        config: settings of the training.
+        window: of the data; its shape alone is used.
+
+    Raises:
+        OptionError: it reads them in another way.
+    """
+    if not from_first_frame(config) or len(window.past) < 2:
+        return
+    tried, draw = copy.deepcopy(model).cpu().eval().double(), torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.rand(1, 3, *like.shape[1:], dtype=torch.float64, generator=draw)
+
+    frames, inputs = noise(window.past), LabelledWindow(*window).inputs
+    inputs = None if inputs is None else noise(inputs)
+    truth = {"future": frames[:, 1:], "forced": torch.ones(1, 2, dtype=torch.bool)}
+    with torch.no_grad():
+        usual = run_forecaster(tried, frames[:, :2], 1, inputs)
+        whole = run_forecaster(tried, frames[:, :1], 2, inputs, **truth)[:, 1:]
+    if not torch.allclose(whole, usual, rtol=1e-6, atol=1e-9):
+        chosen = "loss_frames=all" if config.loss_frames == "all" else "curriculum=reverse"
+        raise OptionError(
+            f"{chosen} needs a forecaster that reads frames of the past as it reads true frames during the "
+            f"forecast; {type(model).__name__} does not: use loss_frames=forecast and another curriculum"
+        )
+
+
 class ForecastModule(LightningModule):
     """Loss, scheduled sampling, optimizer and learning-rate schedule of a forecaster.
 
@@ -95,6 +139,7 @@ class ForecastModule(LightningModule):
         self.config = config
         self.loss = loss_named(config.loss, specification)
         self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_penalty = MeanMetric(nan_strategy="disable")
         self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -103,11 +148,13 @@ class ForecastModule(LightningModule):
                 "evaluate it as it is"
             )
         takes = inspect.signature(model.forward).parameters
-        if config.curriculum != "free" and not {"future", "forced"} <= takes.keys():
-            raise OptionError(
-                f"curriculum={config.curriculum} needs a forecaster whose forward takes future= and forced=; "
-                f"received {type(model).__name__}: use curriculum=free"
-            )
+        if not {"future", "forced"} <= takes.keys():
+            for name, usual in (("curriculum", "free"), ("loss_frames", "forecast")):
+                if (chosen := getattr(config, name)) != usual:
+                    raise OptionError(
+                        f"{name}={chosen} needs a forecaster whose forward takes future= and forced=; "
+                        f"received {type(model).__name__}: use {name}={usual}"
+                    )
         made = self.new_optimizer()  # before any work; training makes its own
         #: Classes of the optimizer and of the injected schedule, as checkpoints store them.
         self.optimizer_classes = [_name(made), scheduler and _name(self._new_scheduler(made))]
@@ -145,9 +192,10 @@ class ForecastModule(LightningModule):
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
 
     def on_train_epoch_start(self) -> None:
-        """Seed, and begin a new mean of the loss."""
+        """Seed, and begin new means of the loss and the penalty."""
         self.on_train_start()
         self.train_loss.reset()
+        self.train_penalty.reset()
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Seed for the next step."""
@@ -156,44 +204,73 @@ class ForecastModule(LightningModule):
         self.trainer.fit_loop.restarting = False
 
     def training_step(self, batch: LabelledWindow, batch_idx: int) -> Tensor:
-        """The loss of one batch."""
-        batch = LabelledWindow(*batch)
-        past, future = batch.past, batch.future
-        truth: dict[str, Tensor] = {}
-        if self.curriculum.probability(self.global_step) > 0:
-            ranks = {"rank": self.global_rank, "ranks": self.trainer.world_size}
-            sizes = past.shape[0], future.shape[1]
-            forced = self.curriculum.draw(self.global_step, *sizes, seed=self.config.seed, **ranks)
-            forced = forced.to(past.device)
-            if batch.future_valid is not None:  # where the truth was not measured, the forecast goes on
-                forced = forced.view(*sizes, *(1,) * (future.ndim - 2)) & batch.future_valid
-            truth = {"future": future, "forced": forced}
-        forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs, **truth)
-        mean = self.trainer.strategy.reduce if self.trainer.world_size > 1 else None
-        loss = self.loss(forecast, future, loss_weight(batch, mean))
+        """The loss of one batch, with the penalty of the model."""
+        ranks = self.trainer.world_size
+        mean = self.trainer.strategy.reduce if ranks > 1 else None
+        loss, penalty = self.losses(LabelledWindow(*batch), ranks, mean)
         _check_finite(loss, batch, batch_idx, "training")
         self.train_loss.update(loss.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
-        return loss
+        if penalty is None:
+            return loss
+        self.train_penalty.update(penalty.detach())
+        self.log("train_penalty", self.train_penalty, on_step=False, on_epoch=True)
+        return loss + penalty
+
+    def losses(
+        self, batch: LabelledWindow, ranks: int = 1, mean: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The loss of a batch in training, and the penalty of the model; None for none.
+
+        Args:
+            batch: of windows.
+            ranks: number of processes.
+            mean: as for `loss_weight`.
+        """
+        step = self.global_step
+        if self.config.reverse_input and step % 2:
+            batch = reversed_in_time(batch)
+        first, steps, observed = batch, batch.future.shape[1], 0
+        if from_first_frame(self.config):  # those of the past are fed as the true frames of a future are
+            observed = batch.past.shape[1] - 1
+            first = split_after(batch, 1)
+        truth: dict[str, Tensor] = {}
+        if observed or self.curriculum.probability(step) > 0:
+            shares = {"rank": self.global_rank, "ranks": ranks}
+            forced = self.curriculum.draw(
+                step, len(batch.past), steps, past=observed, seed=self.config.seed, **shares
+            ).to(batch.past.device)
+            if batch.future_valid is not None:  # where the truth was not measured, the forecast goes on
+                forced = forced.view(*forced.shape, *(1,) * (batch.future.ndim - 2))
+                read = torch.ones_like(first.future[:, :observed], dtype=torch.bool)  # filled, as any past
+                forced = forced & torch.cat([read, batch.future_valid], dim=1)
+            truth = {"future": first.future, "forced": forced}
+        labels = {"inputs": first.inputs, "valid": first.past_valid, "times": first.times}
+        forecast, penalty = run_penalised(self.model, first.past, observed + steps, **labels, **truth)
+        if self.config.loss_frames == "forecast":
+            first, forecast = batch, forecast[:, observed:]
+        return self.loss(forecast, first.future, loss_weight(first, mean)), penalty
 
     def on_train_epoch_end(self) -> None:
-        """Check that the loss is finite.
+        """Check that loss and penalty are finite.
 
         Raises:
-            RunError: it is not.
+            RunError: one is not.
         """
-        loss = float(self.trainer.callback_metrics["train_loss"])
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the training loss must stay finite; it is {loss} after step {self.global_step}: "
-                "lower learning_rate or gradient_clip, or use precision 32"
-            )
+        for name in ("loss", "penalty"):
+            value = float(self.trainer.callback_metrics.get(f"train_{name}", 0.0))
+            if not math.isfinite(value):
+                raise RunError(
+                    f"the training {name} must stay finite; it is {value} after step {self.global_step}: "
+                    "lower learning_rate or gradient_clip, or use precision 32"
+                )
 
     def validation_step(self, batch: LabelledWindow, batch_idx: int) -> None:
         """Loss and MSE of one batch, in free running."""
         batch = LabelledWindow(*batch)
         past, future, weight = batch.past, batch.future, loss_weight(batch)
-        forecast = run_forecaster(self.model, past, future.shape[1], batch.inputs)
+        labels = {"inputs": batch.inputs, "valid": batch.past_valid, "times": batch.times}
+        forecast = run_forecaster(self.model, past, future.shape[1], **labels)
         # Each batch counts by its measured pixels.
         size = future.numel() if batch.future_valid is None else int(batch.future_valid.sum())
         options: dict[str, Any] = {"on_epoch": True, "batch_size": size, "sync_dist": True}
@@ -225,15 +302,19 @@ class ForecastModule(LightningModule):
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": scheduled})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the mean loss so far, and the classes that the states of optimizer and schedule belong to."""
+        """Store the means so far, and the classes that the states of optimizer and schedule belong to."""
         checkpoint["optimizer_classes"] = self.optimizer_classes
-        sums = torch.stack([self.train_loss.mean_value, self.train_loss.weight])
-        checkpoint["train_loss"] = cast(Tensor, self.all_gather(sums)).view(-1, 2).cpu()  # of every process
+        for name in _MEANS:
+            metric = getattr(self, name)
+            sums = torch.stack([metric.mean_value, metric.weight])
+            checkpoint[name] = cast(Tensor, self.all_gather(sums)).view(-1, 2).cpu()  # of every process
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the mean loss; let the built-in schedule span all epochs wanted, maybe more than before."""
-        if (sums := checkpoint.get("train_loss")) is not None and self.global_rank < len(sums):
-            self.train_loss.mean_value, self.train_loss.weight = sums[self.global_rank].clone()
+        """Load the means; let the built-in schedule span all epochs wanted, maybe more than before."""
+        for name in _MEANS:
+            if (sums := checkpoint.get(name)) is not None and self.global_rank < len(sums):
+                metric = getattr(self, name)
+                metric.mean_value, metric.weight = sums[self.global_rank].clone()
         for state in checkpoint["lr_schedulers"] if self.scheduler_factory is None else ():
             for planned in ("total_steps", "_schedule_phases"):
                 state.pop(planned, None)

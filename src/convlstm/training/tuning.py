@@ -16,19 +16,24 @@ from torch.utils.data import default_collate
 from convlstm.data.base import LabelledWindow, WindowDataset, on_device
 from convlstm.data.specification import Specification
 from convlstm.errors import OptionError
-from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import new_trainer
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import training_loader
-from convlstm.training.losses import Loss
-from convlstm.training.module import ForecastModule, loss_weight
+from convlstm.training.module import ForecastModule, check_rollout
 
 _LARGEST = 1024
 _HEADROOM = 0.8
 
 
-def largest_batch(model: Forecaster, dataset: WindowDataset, loss: Loss, device: torch.device) -> int:
+def largest_batch(
+    model: Forecaster,
+    dataset: WindowDataset,
+    config: TrainingConfig,
+    device: torch.device,
+    specification: Specification | None = None,
+) -> int:
     """The largest power of two that a training step can take on ``device``.
 
     What a step keeps for its backward pass grows in proportion to the batch. It is counted, for one window
@@ -38,15 +43,17 @@ def largest_batch(model: Forecaster, dataset: WindowDataset, loss: Loss, device:
     Args:
         model: on any device; left as it was.
         dataset: where windows come from; its length is a limit too.
-        loss: what is minimised.
+        config: the training to come.
         device: where training will run.
+        specification: of the data.
 
     Raises:
         OptionError: not even one window fits.
     """
-    model = copy.deepcopy(model).to(device)
+    trial = dataclasses.replace(config, learning_rate=1e-5)
+    module = ForecastModule(copy.deepcopy(model), trial, specification=specification).to(device)
     number = min(2, len(dataset))
-    one, more = (_bytes_held(model, _batch(dataset, n), loss, device) for n in (1, number))
+    one, more = (_bytes_held(module, _batch(dataset, n), device) for n in (1, number))
     window = max(more - one, more // number)  # two may be computed by another engine than one
     fits = int(_free(device) * _HEADROOM // max(window, 1))
     if fits < 1:
@@ -58,7 +65,7 @@ def largest_batch(model: Forecaster, dataset: WindowDataset, loss: Loss, device:
     size = 1 << (limit.bit_length() - 1)
     while device.type == "cuda" and size > 1:
         try:
-            _bytes_held(model, _batch(dataset, size), loss, device)
+            _bytes_held(module, _batch(dataset, size), device)
             break
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
@@ -83,6 +90,7 @@ def fastest_learning_rate(
     Raises:
         OptionError: the loss never falls.
     """
+    check_rollout(model, config, dataset[0])
     trial = dataclasses.replace(config, learning_rate=1e-5, schedule="constant", curriculum="free")
     loader = training_loader(dataset, int(config.batch_size), seed=config.seed)
     # The search shows a bar of its own, which belongs on a screen only.
@@ -117,7 +125,7 @@ def _batch(dataset: WindowDataset, size: int) -> LabelledWindow:
     return LabelledWindow(*default_collate([dataset[index] for index in range(size)]))
 
 
-def _bytes_held(model: Forecaster, batch: LabelledWindow, loss: Loss, device: torch.device) -> int:
+def _bytes_held(module: ForecastModule, batch: LabelledWindow, device: torch.device) -> int:
     """Bytes that autograd keeps between forward and backward, each storage counted once."""
     held: dict[int, int] = {}
 
@@ -128,10 +136,10 @@ def _bytes_held(model: Forecaster, batch: LabelledWindow, loss: Loss, device: to
 
     batch = on_device(batch, device)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        forecast = run_forecaster(model, batch.past, batch.future.shape[1], batch.inputs)
-        value = loss(forecast, batch.future, loss_weight(batch))
+        loss, penalty = module.losses(batch)
+        value = loss if penalty is None else loss + penalty
     torch.autograd.backward(value)
-    model.zero_grad(set_to_none=True)
+    module.zero_grad(set_to_none=True)
     return sum(held.values())
 
 

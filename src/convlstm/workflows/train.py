@@ -241,15 +241,14 @@ def _fit(run: RunFolder, parts: Parts, resume: bool) -> Forecaster:
 
 def _resolve_auto(parts: Parts) -> TrainingConfig:
     """The configuration with numbers for ``auto``."""
-    from convlstm.training.losses import loss_named
     from convlstm.training.tuning import fastest_learning_rate, largest_batch
 
     config, model, windows = parts.config, parts.model, parts.data.split("train")
     specification = parts.data.specification
     if config.batch_size == "auto":
         gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-        loss = loss_named(config.loss, specification)
-        size = largest_batch(model, windows, loss, torch.device("cuda" if gpu else "cpu"))
+        device = torch.device("cuda" if gpu else "cpu")
+        size = largest_batch(model, windows, config, device, specification)
         while size > len(windows) // (config.devices * config.nodes):
             size //= 2
         _log.info("batch_size auto: %d", size)
