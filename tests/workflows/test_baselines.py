@@ -126,3 +126,20 @@ def test_damped_persistence_beats_both_on_real_sea_surface_temperature():
     }
     assert (rmse["damped_persistence"][1:] < rmse["persistence"][1:]).all()
     assert (rmse["damped_persistence"] < rmse["climatology"]).all()
+
+
+@pytest.mark.parametrize(
+    ("transform", "dry"),
+    [("log", True), ("sqrt", True), ("none", True), ("range", True), ("standard", False)],
+)
+def test_advection_brings_in_dry_air_where_the_zero_of_the_scale_is_dry(transform, dry):
+    """The zero of a standard score is the mean, of which there is no rain outside."""
+    values = np.random.default_rng(0).gamma(0.3, 5.0, (60, 8, 8)).astype(np.float32)
+    values[:, :4] = 0
+    times = np.datetime64("2021-02-04", "ns") + np.arange(60) * np.timedelta64(5, "m")
+    rain = xr.DataArray(values, {"time": times}, ("time", "y", "x"), name="rain", attrs={"units": "mm/h"})
+    source = Archive(rain, past=3, steps=2, transform=transform)
+    assert source.specification.dry_value == 0
+    assert getattr(baselines_of(source)["advection"], "keywords", {}) == (
+        {"zero_outside": True} if dry else {}
+    )

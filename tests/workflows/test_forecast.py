@@ -240,3 +240,40 @@ def test_several_images_are_those_of_a_folder(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["forecast", "m", "a.npy", "a.npy", "--steps", "2", "--out", "h.npy"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("transform", ["log", "standard"])
+def test_no_forecast_of_rain_is_negative(tmp_path, transform):
+    """Whatever the network returns: in every file, in Python, and in the scores."""
+    source = Archive(rates(), past=PAST, steps=2, transform=transform)
+    torch.manual_seed(0)
+    model = EncoderForecaster(1, [4], patch_size=2)
+    window = source.split("test")[0]
+    dry = float(source.specification.built_transform().forward(torch.zeros(1, 1, 1, 1)))
+    with torch.no_grad():
+        assert float(model(window.past[None], 4).min()) < dry
+    notes = {"past": PAST, "specification": source.specification.to_dict()}
+    folder = model.save_pretrained(tmp_path / "model", **notes)
+    rates(6).to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
+    words = ["forecast", str(folder), str(tmp_path / "past.nc"), "--steps", "4", "--out"]
+    for ending in ("nc", "zarr", "npz", "npy"):
+        assert main([*words, str(tmp_path / f"f.{ending}")]) == 0
+    assert main([*words, str(tmp_path / "many.zarr"), "--every", "3"]) == 0
+    with xr.open_zarr(tmp_path / "many.zarr", consolidated=False, decode_timedelta=False) as many:
+        found = {"every": many["rain"].values, "npy": np.load(tmp_path / "f.npy")}
+    found |= {each: open_frames(tmp_path / f"f.{each}", variable="rain").values for each in ("nc", "zarr")}
+    amounts = (rates(6) / 12).assign_attrs(units="mm", long_name="rainfall amount")
+    found |= {"npz": np.load(tmp_path / "f.npz")["frames"], "mm": convlstm.forecast(folder, amounts, 4)}
+    found |= {"array": convlstm.forecast(folder, rates(6).values[:, None], 4).frames}
+    for name, values in found.items():
+        assert np.nanmin(values) == 0, name
+    out = tmp_path / "scores"
+    convlstm.evaluate(folder, data=source, out=out)
+    with np.load(out / "cases.npz") as cases:
+        assert min(np.nanmin(cases[name]) for name in cases if name.startswith("forecast")) == 0
+
+
+@pytest.mark.parametrize("transform", ["log", "sqrt", "none", "range", "standard"])
+def test_no_scale_of_rain_gives_less_than_dry(transform):
+    specification = Archive(rates(), past=PAST, steps=2, transform=transform).specification
+    assert specification.to_units(torch.linspace(-9, 0.3, 50).view(-1, 1, 1, 1)).min() == 0

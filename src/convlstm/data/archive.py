@@ -260,7 +260,7 @@ class Archive(Source):
 
     def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
         """Values (..., T, C, H, W) in the unit, from the scale of the network."""
-        return self.specification.built_transform().inverse(values, times)
+        return self.specification.to_units(values, times)
 
     def describe(self) -> str:
         """Description of the data in one line."""

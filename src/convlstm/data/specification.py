@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from convlstm.data.climatology import Anomaly, unpacked
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
@@ -137,6 +138,16 @@ class Specification:
             self.static, (self.inputs.count("static"), *self.grid["shape"])
         ).numpy()
         return fields
+
+    def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
+        """Values (..., T, C, H, W) in the unit, from the scale of the network; none below a dry value of 0.
+
+        Args:
+            values: in the scale of the network.
+            times: (..., T), seconds since 1970-01-01.
+        """
+        found = self.built_transform().inverse(values, times)
+        return found.clamp(min=0) if self.dry_value == 0 else found
 
     @property
     def covered_s(self) -> float:

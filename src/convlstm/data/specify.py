@@ -70,8 +70,8 @@ def specify(
                 "--data.split"
             )
     low, high = float(values[valid].min()), float(values[valid].max())
-    dry = frames.attrs.get("dry_value")
     rain = is_rain(frames, units)
+    dry = frames.attrs.get("dry_value", 0.0 if rain else None)
     if rain and low < LEAST_RAIN:
         raise DataError(
             f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"

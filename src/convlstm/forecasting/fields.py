@@ -152,7 +152,7 @@ class Fields:
             valid: (K, C, H, W), measured pixels of the past.
         """
         times = torch.from_numpy(self.times(past, len(forecast))[len(valid) :])
-        values = self._from_own(self._transform.inverse(forecast.float().cpu(), times).float().numpy())
+        values = self._from_own(self.specification.to_units(forecast.float().cpu(), times).float().numpy())
         return np.where(valid.any(0), values, np.float32(np.nan))
 
     def times(self, past: Past, steps: int) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from convlstm.data.archive import Archive
 from convlstm.data.base import Source
 from convlstm.data.climatology import Anomaly, fit_anomaly
 from convlstm.data.specification import Specification
+from convlstm.data.transforms import Linear
 from convlstm.data.units import conversion
 from convlstm.errors import check_name
 from convlstm.models.base import Forecaster
@@ -28,7 +29,7 @@ FURTHER: dict[str, type[Forecaster]] = {"optical_flow": OpticalFlow, "steps_mean
 def baselines_of(source: Source, further: Sequence[str] = ()) -> dict[str, Callable[[], Forecaster]]:
     """Baselines of a source by name, each as a function without arguments that builds it.
 
-    They are those of `BASELINES`. Rain, and whatever else has a dry value, does not come in from outside.
+    They are those of `BASELINES`. Where the zero of the scale is dry, nothing comes in from outside.
     Other frames of at least a year of training have a climatology and a damped persistence of anomalies
     instead of advection, both from training frames alone.
 
@@ -42,7 +43,7 @@ def baselines_of(source: Source, further: Sequence[str] = ()) -> dict[str, Calla
     names = [check_name(name, FURTHER, "a further baseline") for name in further]
     found: dict[str, Callable[[], Forecaster]] = dict(BASELINES)
     specification = source.specification
-    if specification is not None and specification.dry_value is not None:
+    if specification is not None and _zero_is_dry(specification):
         found["advection"] = partial(Advection, zero_outside=True)
     elif isinstance(source, Archive) and _lasts_a_year(source):
         del found["advection"], found["blank"]
@@ -55,6 +56,14 @@ def baselines_of(source: Source, further: Sequence[str] = ()) -> dict[str, Calla
     if "steps_mean" in found and specification is not None:
         found["steps_mean"] = partial(StepsMean, *_rates(specification))
     return found
+
+
+def _zero_is_dry(specification: Specification) -> bool:
+    """True if the zero of the network's scale is measured and dry, and not a mean."""
+    transform, dry = specification.built_transform(), specification.dry_value
+    if isinstance(transform, Linear) and dry is not None:
+        return bool((transform.offset == dry).all())
+    return transform.dry is not None
 
 
 def _rates(specification: Specification) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
