@@ -133,3 +133,12 @@ def test_windows_at_a_stride_begin_anew_after_a_gap():
     assert found[:, 0].tolist() == [0, 3, 5, 8]
     masked = window_frames(np.array([0, 1, 2, 4, 5, 6, 7, 8], float), 3, stride=2, masked=True)
     assert masked.tolist() == [[0, 1, 2], [2, -1, 3], [3, 4, 5], [5, 6, 7]]
+
+
+@pytest.mark.parametrize("events", [1, 2])
+def test_a_split_by_event_needs_three(events):
+    times = np.arange(60.0) + 1000 * (np.arange(60) // (60 // events))
+    with pytest.raises(
+        DataError, match=f"needs three events or more, .* are {events}: use --data.split time"
+    ):
+        split_frames(times, "event", 5, 2)

@@ -168,6 +168,12 @@ def _fractions(
     share = max(round(0.15 * count), length)
     if whole_events:
         borders = np.array([0, *(gap.after + 1 for gap in gaps(times)), count])
+        if len(borders) < 4:
+            raise DataError(
+                "split event needs three events or more, stretches between gaps, one for each split; the "
+                f"{count} frames from {_text(times[0])} to {_text(times[-1])} are {len(borders) - 1}: use "
+                "--data.split time, or give periods by it"
+            )
         validation, test = _last_events(borders, share)
         ends, guard = [validation, test, count], 0
     else:

@@ -417,3 +417,31 @@ def test_what_lies_outside_the_valid_range_is_not_measured(tmp_path, attributes,
         with pytest.importorskip("netCDF4").Dataset(path) as dataset:
             masked = np.ma.getmaskarray(dataset["t"][:])
         np.testing.assert_array_equal(np.isnan(found), masked)
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [(VALUES + 1j, "take their magnitude, numpy.abs, or"), (VALUES.astype(str), "convert them to float32")],
+)
+def test_complex_values_and_text_are_refused(values, remedy):
+    frames = xr.Dataset({"t2m": (("time", "y", "x"), values)})
+    with pytest.raises(DataError, match=f"must be integers or floats; t2m of memory holds .*: {remedy}"):
+        labelled(frames, "memory")
+    beside = frames.assign(rain=(("time", "y", "x"), VALUES))
+    assert list(labelled(beside, "memory")) == ["rain"]
+
+
+def test_times_with_an_offset_are_those_of_utc():
+    """As of pandas, of the standard library and as text, when summer time begins; others are taken as UTC."""
+    utc = np.datetime64("2021-03-28T00:50", "ns") + np.arange(5) * np.timedelta64(5, "m")
+    zone = pd.DatetimeIndex(utc).tz_localize("UTC").tz_convert("Europe/Berlin")
+    text = np.array([moment.isoformat() for moment in zone])
+    assert text[1].endswith("+01:00")
+    assert text[2].endswith("+02:00")
+    naive = np.array([f"{moment}Z" for moment in utc.astype("M8[s]")])
+    for times in (zone, np.array(zone.to_pydatetime(), object), text, naive, utc.astype(str)):
+        frames = xr.DataArray(VALUES, {"time": times}, ("time", "y", "x"), "t2m")
+        np.testing.assert_array_equal(labelled(frames.to_dataset(), "memory")["time"], utc)
+    frames = xr.DataArray(VALUES, {"time": ["first", *text[1:]]}, ("time", "y", "x"), "t2m")
+    with pytest.raises(DataError, match="must be dates or ISO 8601 text .*; memory holds 'first': convert"):
+        labelled(frames.to_dataset(), "memory")

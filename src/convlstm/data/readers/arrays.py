@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, time_in_name
+from convlstm.data.readers.base import Reader, not_numbers, time_in_name, utc_times
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError, reading
 
@@ -82,9 +82,7 @@ def array_dataset(
     for name, (array, dtype) in arrays.items():
         dims = _axes(array.shape, name, path)
         if dtype.kind not in "biuf":
-            raise DataError(
-                f"frames must be integers or floats; {name} of {path} holds {dtype}: convert them to float32"
-            )
+            raise DataError(not_numbers(name, path, dtype))
         chunks = (frames_at_once(array.shape), *array.shape[1:])
         variable = xr.Variable(dims, late(array, chunks), {"dtype": str(dtype)})
         variables[name] = variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
@@ -124,13 +122,7 @@ def _dates(times: NDArray[Any] | None, count: int, path: Path | str) -> NDArray[
             "save both from the same sequence"
         )
     if times.dtype.kind in "SU":
-        try:
-            times = np.char.rstrip(times.astype(str), "Z").astype("datetime64[ns]")
-        except ValueError as error:
-            raise DataError(
-                f"times must be datetime64 or ISO 8601 text such as 2021-02-01T20:05; {path} holds "
-                f"{times[0]!r}: convert them"
-            ) from error
+        times = utc_times(times, path)
     if times.dtype.kind not in "mM" or np.isnat(times).any():
         raise DataError(
             f"times must be datetime64, timedelta64 or ISO 8601 text, none missing; {path} holds "

@@ -4,6 +4,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.lazy import delayed_frames
+from convlstm.errors import DataError
 from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _DATE = r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)"
 _TIME = re.compile(_DATE + r"(?:[-_.T ]?(\d\d)[-_.:]?(\d\d)(?:[-_.:]?(\d\d))?)?")
 
+_OFFSET = re.compile(r"[+-]\d\d:?\d\d$")  # from UTC
 _AT_ONCE = 8  # frames that are read together
 
 RADAR: dict[str, dict[str, Any]] = {
@@ -176,6 +179,33 @@ def _grid_mapping(projection: str) -> tuple[dict[str, Any], bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what CF has no parameter for: crs_wkt has it
         return crs.to_cf(), crs.is_geographic
+
+
+def not_numbers(name: str, path: Path | str, dtype: np.dtype[Any]) -> str:
+    """Sentence on frames of a dtype that is not of integers or floats."""
+    complex_ = dtype.kind == "c"
+    remedy = "take their magnitude, numpy.abs, or their real part" if complex_ else "convert them to float32"
+    return f"frames must be integers or floats; {name} of {path} holds {dtype}: {remedy}"
+
+
+def utc_times(values: NDArray[Any], path: Path | str) -> NDArray[np.datetime64]:
+    """Times, datetime64[ns] in UTC, of ISO 8601 text or datetimes; those without an offset are taken for UTC.
+
+    Raises:
+        DataError: other text.
+    """
+    texts = values.astype(str) if values.dtype.kind in "SU" else None
+    try:
+        if texts is not None and not any(_OFFSET.search(text) for text in texts):
+            return np.char.rstrip(texts, "Z").astype("datetime64[ns]")
+        moments = values if texts is None else [datetime.fromisoformat(text) for text in texts]
+        naive = [m if m.tzinfo is None else m.astimezone(UTC).replace(tzinfo=None) for m in moments]
+        return np.array([np.datetime64(moment, "ns") for moment in naive])
+    except ValueError as error:
+        raise DataError(
+            "times must be dates or ISO 8601 text such as 2021-02-01T20:05 or 2021-02-01T21:05+01:00; "
+            f"{path} holds {str(values[0])!r}: convert them with numpy.datetime64"
+        ) from error
 
 
 def time_in_name(text: str) -> np.datetime64 | None:

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Hashable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, time_in_name
+from convlstm.data.readers.base import Reader, not_numbers, time_in_name, utc_times
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError, reading
 
@@ -155,7 +156,10 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     frames: dict[Hashable, xr.Variable] = {}
     refused: dict[str, str] = {}
     for name, variable in dataset.data_vars.items():
-        if not {roles.get("y"), roles.get("x")} <= set(variable.dims) or variable.dtype.kind not in "biuf":
+        if not {roles.get("y"), roles.get("x")} <= set(variable.dims):
+            continue
+        if variable.dtype.kind not in "biuf":
+            refused[str(name)] = not_numbers(str(name), path, variable.dtype)
             continue
         others = {axis: size for axis, size in variable.sizes.items() if axis not in roles.values()}
         if max(others.values(), default=1) > 1:
@@ -227,16 +231,21 @@ def _times(dataset: "xr.Dataset", roles: dict[str, Hashable], path: Path | str) 
             return xr.Variable("time", np.array([dated]), {"standard_name": "time"})
         return xr.Variable("time", numbered(count))
     with reading(path):
-        values = np.atleast_1d(dataset[found[0]].values)
+        index: Any = dataset.indexes.get(found[0])
+        zoned = getattr(index, "tz", None) is not None  # as pandas has them
+        values = index.tz_convert(None).to_numpy() if zoned else np.atleast_1d(dataset[found[0]].values)
         attributes = {"standard_name": "time"}
         attributes |= {k: v for k, v in dataset[found[0]].attrs.items() if k == "long_name"}
-        return xr.Variable("time", _nanoseconds(values, dataset[found[0]].attrs.get("units", "")), attributes)
+        units = dataset[found[0]].attrs.get("units", "")
+        return xr.Variable("time", _nanoseconds(values, units, path), attributes)
 
 
-def _nanoseconds(values: NDArray[Any], units: str) -> NDArray[Any]:
+def _nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[Any]:
     """Times as datetime64[ns], or what is not dated as timedelta64[ns] since the first."""
     import xarray as xr
 
+    if values.dtype.kind in "SU" or isinstance(values[0], datetime):
+        values = utc_times(values, path)
     if values.dtype.kind == "O":  # a calendar of climate models
         calendar = getattr(values[0], "calendar", "unknown")
         try:
