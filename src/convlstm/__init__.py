@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convlstm.cells import GHUCell as GHUCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.cells import STLSTMCell as STLSTMCell
+    from convlstm.cells import TrajGRUCell as TrajGRUCell
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from convlstm.models import PredRNNPlusPlus as PredRNNPlusPlus
     from convlstm.models import PredRNNv2 as PredRNNv2
     from convlstm.models import StackForecaster as StackForecaster
+    from convlstm.models import TrajGRUForecaster as TrajGRUForecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
     from convlstm.workflows.demo import demo as demo
     from convlstm.workflows.describe import describe as describe
@@ -60,6 +62,8 @@ _HOME = {
     "STLSTMCell": "convlstm.cells",
     "StackForecaster": "convlstm.models",
     "TrainingConfig": "convlstm.training.config",
+    "TrajGRUCell": "convlstm.cells",
+    "TrajGRUForecaster": "convlstm.models",
     "demo": "convlstm.workflows.demo",
     "describe": "convlstm.workflows.describe",
     "evaluate": "convlstm.workflows.evaluate",
@@ -90,6 +94,8 @@ __all__ = [
     "STLSTMCell",
     "StackForecaster",
     "TrainingConfig",
+    "TrajGRUCell",
+    "TrajGRUForecaster",
     "__version__",
     "demo",
     "describe",

@@ -19,6 +19,7 @@ from convlstm import (
     GHUCell,
     SAConvLSTMCell,
     STLSTMCell,
+    TrajGRUCell,
 )
 from convlstm.cells import LSTMState, SpaceTimeAttentionCell
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
@@ -43,6 +44,7 @@ OPTIONS = {
     SpaceTimeAttentionCell: {"heads": 3, "window": 2, "history": 3},
     CausalLSTMCell: {"forget_bias": 0.0, "published_bug": "memory"},
     GHUCell: {},
+    TrajGRUCell: {"links": 3, "flow_dim": 4},
 }
 
 

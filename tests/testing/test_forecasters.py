@@ -14,6 +14,7 @@ from convlstm import (
     PredRNNPlusPlus,
     PredRNNv2,
     StackForecaster,
+    TrajGRUForecaster,
 )
 from convlstm.errors import ShapeError
 from convlstm.models import Advection, AutoregressiveForecaster, Blank, LinearTrend, MeanFrame, Persistence
@@ -43,9 +44,10 @@ MODELS = {
     "gru": lambda n: EncoderForecaster(n, [3, 3], cell=ConvGRUCell),
     "stack": lambda n: StackForecaster(n, [3, 4], [3, 5], 2, "sigmoid"),
     "predrnn": lambda n: PredRNN(n, [3, 3], 3, 2),
-    "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
     "predrnn v2": lambda n: PredRNNv2(n, [3, 3], 3, 2),
     "predrnn++": lambda n: PredRNNPlusPlus(n, [3, 3], 3, 2),
+    "trajgru": lambda n: TrajGRUForecaster(n, [3, 4], links=2),
+    "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

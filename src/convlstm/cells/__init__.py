@@ -8,6 +8,7 @@ from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
 from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
+from convlstm.cells.trajgru import TrajGRUCell
 
 __all__ = [
     "AttentionState",
@@ -28,6 +29,7 @@ __all__ = [
     "STLSTMState",
     "SpaceTimeAttentionCell",
     "State",
+    "TrajGRUCell",
     "gru_weights",
     "lstm_weights",
     "map_state",

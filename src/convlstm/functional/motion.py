@@ -1,7 +1,7 @@
-"""Motion of frames: displacement by phase correlation, advection, dynamic local filters."""
+"""Motion of frames: displacement by phase correlation, advection, warping, dynamic local filters."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +164,87 @@ def advect(x: Tensor, velocity: Tensor, steps: int, *, zero_outside: bool = Fals
         trajectory = trajectory.step()
         frames.append(trajectory.sample(x, zero_outside=zero_outside))
     return torch.stack(frames, dim=1)
+
+
+def warp(x: Tensor, flow: Tensor) -> Tensor:
+    """Values of a frame at displaced places, interpolated between the pixels; zeros beyond the border.
+
+    ``y[:, :, l, i, j]`` is ``x`` at row ``i + flow[:, l, 0, i, j]`` and column ``j + flow[:, l, 1, i, j]``,
+    bilinear. It can be differentiated twice, which `torch.nn.functional.grid_sample` cannot.
+
+    Args:
+        x: (B, C, H, W).
+        flow: (B, L, 2, H, W), pixels along rows (down is positive) and columns (right is positive).
+
+    Returns:
+        (B, C, L, H, W), dtype of ``x``.
+
+    Raises:
+        ShapeError: other shapes.
+    """
+    check_tensor(x, "x (B, C, H, W)")
+    check_tensor(flow, "flow (B, L, 2, H, W)")
+    if x.ndim != 4 or flow.ndim != 5 or flow.shape != (x.shape[0], flow.shape[1], 2, *x.shape[2:]):
+        raise ShapeError(
+            f"x must be (B, C, H, W) and flow (B, L, 2, H, W); received {tuple(x.shape)} and "
+            f"{tuple(flow.shape)}: give L (rows, columns) pairs a pixel"
+        )
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    axes = (torch.arange(size, device=x.device, dtype=dtype) for size in x.shape[2:])
+    at_B2LHW = (torch.stack(torch.meshgrid(*axes, indexing="ij")) + flow.to(dtype)).transpose(1, 2)
+    at_B2NW = at_B2LHW.flatten(2, 3)
+    if torch.compiler.is_compiling():
+        y_BCNW = F.grid_sample(x.to(dtype), _normalised(at_B2NW, x), align_corners=False)
+    else:
+        y_BCNW = _Interpolation.apply(x.to(dtype), at_B2NW)  # type: ignore[no-untyped-call]
+    return y_BCNW.unflatten(2, (flow.shape[1], x.shape[2])).to(x.dtype)
+
+
+class _Interpolation(torch.autograd.Function):
+    """Values of (B, C, H, W) at pixels (B, 2, N, M), bilinear, zeros beyond the border.
+
+    The gradient is torch's; where it is to be differentiated again, that of `_interpolated`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(x, at)
+        return F.grid_sample(x, _normalised(at, x), align_corners=False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, at = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            inputs = [t if t.requires_grad else t.detach().requires_grad_() for t in (x, at)]
+            return torch.autograd.grad(_interpolated(*inputs), inputs, gradient, create_graph=True)
+        # Bilinear, zeros outside, align_corners=False, both gradients.
+        backward = torch.ops.aten.grid_sampler_2d_backward
+        d_x, d_grid = backward(gradient, x, _normalised(at, x), 0, 0, False, [True, True])
+        scale = torch.tensor([2 / size for size in x.shape[2:]], dtype=x.dtype, device=x.device)
+        return d_x, d_grid.movedim(-1, 1).flip(1) * scale.view(2, 1, 1)
+
+
+def _normalised(at: Tensor, x: Tensor) -> Tensor:
+    """Pixels (B, 2, N, M) of (B, C, H, W) as `grid_sample` takes them with align_corners=False."""
+    height, width = x.shape[2:]
+    return torch.stack([(2 * at[:, 1] + 1) / width - 1, (2 * at[:, 0] + 1) / height - 1], dim=-1)
+
+
+def _interpolated(x: Tensor, at: Tensor) -> Tensor:
+    """`_Interpolation`, from operations that can be differentiated as often as one likes."""
+    height, width = x.shape[2:]
+    first = at.detach().floor()
+    near_2, far_2 = (1 - (at - first)).unbind(1), (at - first).unbind(1)
+    y: Any = 0
+    for down, along_rows in ((0, near_2), (1, far_2)):
+        for right, along_columns in ((0, near_2), (1, far_2)):
+            row, column = first[:, 0] + down, first[:, 1] + right
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            pixel = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten(1)
+            values = x.flatten(2).gather(2, pixel.unsqueeze(1).expand(-1, x.shape[1], -1))
+            weight = torch.where(inside, along_rows[0] * along_columns[1], 0)
+            y = y + values.unflatten(2, row.shape[1:]) * weight.unsqueeze(1)
+    return y  # type: ignore[no-any-return]
 
 
 def _phases(a: Tensor, b: Tensor, taper: Tensor | float = 1.0) -> Tensor:

@@ -18,6 +18,7 @@ from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
 from convlstm.models.predrnn_v2 import PredRNNv2
 from convlstm.models.stacked import StackForecaster
+from convlstm.models.trajgru import TrajGRUForecaster
 
 __all__ = [
     "Advection",
@@ -36,5 +37,6 @@ __all__ = [
     "PredRNNPlusPlus",
     "PredRNNv2",
     "StackForecaster",
+    "TrajGRUForecaster",
     "from_published",
 ]
