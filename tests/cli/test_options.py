@@ -11,11 +11,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
-from convlstm import EncoderForecaster, TrainingConfig
+from convlstm import EncoderForecaster, PredRNN, TrainingConfig
 from convlstm.cli.main import main
 from convlstm.cli.messages import nearest
 from convlstm.cli.options import Command
 from convlstm.workflows.configuration import Parts, configuration, read_settings, yaml_of
+from convlstm.workflows.models import models
 
 OWN = '''
 import os
@@ -128,6 +129,27 @@ def test_models_and_cells_of_the_users_own(own):
     assert type(short.encoder[0]).__name__ == "ConvLSTMCell"
 
 
+def test_every_model_of_the_catalogue_is_meant_by_its_name(own, capsys):
+    for entry in models():
+        assert main(["train", "--model", entry.name, "--print_config"]) == 0
+        printed = capsys.readouterr().out
+        assert f"class_path: convlstm.{entry.name}\n" in printed.replace("convlstm.models.", "convlstm.")
+    for text in ("model: PredRNN", "model: {class_path: PredRNN}"):
+        (own / "short.yaml").write_text(f"{text}\n")
+        model = build("--config short.yaml --model.hidden_dim [3,3]")["model"]
+        assert (type(model), model.hyperparameters["hidden_dim"]) == (PredRNN, [3, 3])
+
+
+def test_a_switch_of_the_settings_takes_a_value_or_none():
+    for line, expected in (
+        ("--reverse_input", True),
+        ("--reverse-input true", True),
+        ("--reverse_input=false", False),
+    ):
+        config = build(f"{line} --epochs 2")["config"]
+        assert (config.reverse_input, config.epochs) == (expected, 2)
+
+
 def test_a_file_gives_options_and_what_is_typed_counts(own):
     (own / "a.yaml").write_text(
         "learning-rate: 1e-4\nepochs: 7\nmodel:\n  class_path: own_code.MyModel\n  init_args: {width: 2}\n"
@@ -179,6 +201,11 @@ WRONG = {
     "train --model own_code.MyModle": "importing 'own_code.MyModle' gave 'AttributeError: ",
     "train --model nothing.Here": "--model must be the dotted path of a Forecaster; importing 'nothing.Here'",
     "train --model EncoderForecster": "received 'EncoderForecster': did you mean EncoderForecaster?",
+    "train --model predrnn": "received 'predrnn': did you mean PredRNN",
+    "train --model PredRNN+": "received 'PredRNN+': did you mean PredRNN",
+    "train --model Forecaster": "received 'Forecaster': did you mean StackForecaster or EncoderForecaster?",
+    "train --model Zebra": "the dotted path of a Forecaster; received 'Zebra': convlstm models lists ours",
+    "train --config short.yaml": "path of a Forecaster; received 'PredRN': did you mean PredRNN",
     "train --model torch.nn.Linear": "received 'torch.nn.Linear', which is none: derive it from Forecaster",
     "train --model convlstm.models.Forecaster": "which is abstract: give a class derived from it",
     "train --model own_code.constant": "which holds 3",
@@ -230,6 +257,7 @@ def test_what_cannot_be_used_is_answered_in_one_sentence(own, capsys, line):
     (own / "list.yaml").write_text("- 3\n")
     (own / "twice.yaml").write_text("epochs: 1\nseed: 1\nepochs: 2\n")
     (own / "inner.yaml").write_text("data: {init_args: {canvas: 16, canvas: 32}}\n")
+    (own / "short.yaml").write_text("model: PredRN\n")
     (own / "own_code.npy").touch()
     (own / "file").touch()
     before = sorted(path for path in own.rglob("*") if "__pycache__" not in path.parts)
@@ -355,7 +383,7 @@ def test_help_is_about_the_classes_that_were_chosen(own, capsys):
     assert "--model.hidden_dim" not in shown
 
 
-@pytest.mark.parametrize("name", ["describe", "evaluate", "forecast", "report", "demo"])
+@pytest.mark.parametrize("name", ["describe", "models", "evaluate", "forecast", "report", "demo"])
 def test_every_command_has_a_page(name, capsys):
     assert main([name, "-h"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: convlstm {name}")

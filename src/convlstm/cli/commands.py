@@ -33,6 +33,26 @@ def describe(*, json: bool = False, **options: Any) -> None:
         print(f"convlstm forecast MODEL {paths} --steps 12 --out next.nc")
 
 
+def models(*, json: bool = False) -> None:
+    """List the forecasters, as text or as JSON.
+
+    Args:
+        json: True to print JSON.
+    """
+    from rich.console import Console
+
+    from convlstm.cli.catalogue import catalogue
+    from convlstm.workflows.models import models as listed
+
+    entries = listed()
+    if json:
+        print(dumps([entry.to_dict() for entry in entries]))
+        return
+    console = Console()
+    console.print(catalogue(entries, console.width))
+    print("next: convlstm train --model NAME\n      convlstm train --model NAME --help   (its options)")
+
+
 def train(**options: Any) -> None:
     """Train, and print the commands that follow."""
     from convlstm.training.processes import is_worker_rank

@@ -15,6 +15,7 @@ from convlstm.extras import install_hint
 #: Commands and their lines in the overview; nothing is imported before one is chosen.
 COMMANDS = {
     "describe": "what is in some files of frames, and what to type next",
+    "models": "the forecasters to train, with their sizes and sources",
     "train": "train a forecaster into a run folder",
     "evaluate": "score a trained model beside the baselines",
     "forecast": "forecast the frames that follow those in a file",

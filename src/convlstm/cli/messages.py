@@ -9,7 +9,8 @@ from typing import Any
 from jsonargparse import DefaultHelpFormatter
 
 from convlstm.validation import with_article
-from convlstm.workflows.parts import import_named, kind_of
+from convlstm.workflows.class_names import import_named
+from convlstm.workflows.parts import kind_of
 
 _LIST = "a list such as [8,16]"
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -22,7 +23,7 @@ class HelpFormatter(DefaultHelpFormatter):
     def add_argument(self, action: Any) -> None:
         """Add an option."""
         if action.metavar == "CONFIG":
-            action.metavar, action.help = "CLASS", "dotted path of the class; its options follow"
+            action.metavar, action.help = "CLASS", "name of one of ours, or dotted path; its options follow"
         action.option_strings = [name for name in action.option_strings if name[-1] != "+"]
         if not action.option_strings or not action.option_strings[0].endswith(".help"):
             super().add_argument(action)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from importlib import import_module
 from inspect import Parameter, signature
@@ -29,6 +30,7 @@ from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, import_path, run_of
 from convlstm.trust import is_dotted
 from convlstm.validation import check_path
+from convlstm.workflows.class_names import import_named
 from convlstm.workflows.configuration import (
     Settings,
     argument_types,
@@ -44,7 +46,6 @@ from convlstm.workflows.parts import (
     FIELDS,
     PARTS,
     build,
-    import_named,
     kind_of,
     merged,
     of_file,
@@ -144,6 +145,8 @@ class Command:
     def split(self, words: list[str]) -> tuple[list[str], Options]:
         """Arguments, and options with their values; hyphens in names become underscores."""
         switches = {"help", "h", "print_config", *(name for name, kind in self.types.items() if kind is bool)}
+        if "config" in self.types:
+            switches |= {field.name for field in fields(TrainingConfig) if field.type is bool}
         arguments: list[str] = []
         options: Options = []
         rest = list(words)

@@ -11,13 +11,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import torch
-from torch import nn
 
 from convlstm.data.base import Source
 from convlstm.errors import ConvLSTMError, OptionError, RunError
@@ -26,7 +24,8 @@ from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.run_folder import RunFolder, run_of
 from convlstm.trust import Trust, is_dotted, packages
-from convlstm.validation import check_instance, check_positive, with_article
+from convlstm.validation import check_instance, check_positive
+from convlstm.workflows.class_names import MODULES_AND_SOURCES, import_named, our_class
 from convlstm.workflows.configuration import (
     IN_MEMORY,
     Parts,
@@ -50,9 +49,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(TrainingConfig))
 #: Gives the class or function under a dotted path, called as `Trust.find`.
 Find = Callable[..., Any]
 
-_KINDS = (nn.Module, Source)  # of the classes that arguments may be
 _CODE = {"reader": Callable[..., Any]}  # arguments of archives inside a mapping that name a function
-_HOMES = ("convlstm", "convlstm.data", "convlstm.models", "convlstm.cells")
 
 
 def resolve(settings: Settings, find: Find) -> Settings:
@@ -204,62 +201,6 @@ def check_parts(data: Source | None, model: Forecaster | None) -> None:
             )
 
 
-def import_named(path: Any, kind: Any = object, *, functions: bool = True, option: str = "") -> Any:
-    """The class under a dotted path that the user wrote, or of a short name of ours.
-
-    Args:
-        path: such as ``my_package.MyModel``.
-        kind: the class that it must be a subclass of.
-        functions: True if it may also be a function.
-        option: name of the option, to open messages.
-
-    Raises:
-        OptionError: it cannot be imported, or is something else.
-    """
-    path, wanted = str(path), kind.__name__ if isinstance(kind, type) and kind is not object else "class"
-    rule = f"{option or 'a class in the configuration'} must be the dotted path of {with_article(wanted)}"
-    rule += " or the path of frames" if kind is Source else ""
-    module, _, name = path.rpartition(".")
-    if not is_dotted(path):
-        raise OptionError(f"{rule}; received {path[:100]!r}: write module.Name")
-    if not module:
-        if found := our_class(name, kind):
-            return found
-        names = {name for home in _HOMES for name in dir(import_module(home)) if our_class(name, kind)}
-        near = get_close_matches(name, names, n=1)
-        raise OptionError(
-            f"{rule}; received {path!r}: {f'did you mean {near[0]}?' if near else 'write module.Name'}"
-        )
-    try:
-        ours = f"{module}.".startswith("convlstm.")  # which may have another name today
-        found = Trust().find(path, _KINDS) if ours else getattr(import_module(module), name)
-    except Exception as error:  # the user's module may raise anything
-        raise OptionError(
-            f"{rule}; importing {path!r} gave '{type(error).__name__}: {error}': check the spelling, or run "
-            "where it can be found"
-        ) from error
-    if isinstance(found, type):
-        if issubclass(found, kind) and not inspect.isabstract(found):
-            return found
-        hint = "abstract: give a class derived from it" if issubclass(found, kind) else "none: derive it"
-        raise OptionError(f"{rule}; received {path!r}, which is {hint} from {wanted}")
-    # A function of Python's own makes none of our objects, whatever it would do when called.
-    home = str(getattr(found, "__module__", None)).partition(".")[0]
-    pythons = inspect.isbuiltin(found) or home in sys.stdlib_module_names
-    if pythons or not functions or not inspect.isroutine(found):
-        raise OptionError(f"{rule}; received {path!r}, which holds {found!r:.80}: name a class")
-    return found
-
-
-def our_class(name: str, kind: Any = object) -> Any:
-    """The class of this package of a name without dots; None if there is none."""
-    for home in _HOMES:
-        found = getattr(import_module(home), name, None)
-        if isinstance(found, type) and issubclass(found, kind):
-            return found
-    return None
-
-
 def kind_of(part: str) -> type:
     """The base class of a part of a run."""
     if part == "callbacks":
@@ -315,8 +256,8 @@ def _class_with_arguments(spec: Any, find: Find, name: str, kind: Any) -> Any:
             f"{name} in the configuration must hold class_path and init_args; received {str(spec)[:200]}: "
             "--print_config shows how"
         )
-    found = our_class(path, kind) if isinstance(path, str) and "." not in path else None
-    found = found or find(path, kind, functions=name not in (*DEFAULTS, "callbacks"))
+    short = isinstance(path, str) and "." not in path  # which means one of ours or nothing
+    found = (import_named if short else find)(path, kind, functions=name not in (*DEFAULTS, "callbacks"))
     for key in arguments:
         _check_key(key, f"{name}.")
     types = argument_types(found)
@@ -328,7 +269,7 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     """An argument with classes in place of their names, and of the type that files have no form for."""
     if isinstance(value, Mapping):
         if "class_path" in value:
-            return _class_with_arguments(value, find, name, _KINDS)
+            return _class_with_arguments(value, find, name, MODULES_AND_SOURCES)
         return {key: _argument(item, _CODE.get(key), find, f"{name}.{key}") for key, item in value.items()}
     options = (hint, *get_args(hint))
     kinds = [get_origin(option) or option for option in options]
@@ -341,8 +282,8 @@ def _argument(value: Any, hint: Any, find: Find, name: str) -> Any:
     if takes_class(hint):
         # A class inside quotes or YAML is checked too, although text is not parsed as YAML here.
         names = re.findall(r"[^\W\d][\w.]*", value) if value[:1] in ("{", "[", "'", '"') else [value]
-        found = [find(path, _KINDS) for path in names if _is_importable(path)]
-        return found[0] if found and names == [value] else our_class(value, _KINDS) or value
+        found = [find(path, MODULES_AND_SOURCES) for path in names if _is_importable(path)]
+        return found[0] if found and names == [value] else our_class(value, MODULES_AND_SOURCES) or value
     return Path(value) if any(map(is_path, kinds)) and str not in kinds and value else value
 
 
