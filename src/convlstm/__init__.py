@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
     from convlstm.cells import GHUCell as GHUCell
+    from convlstm.cells import LinearCell as LinearCell
+    from convlstm.cells import MinConvGRUCell as MinConvGRUCell
+    from convlstm.cells import MinConvLSTMCell as MinConvLSTMCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.cells import STLSTMCell as STLSTMCell
     from convlstm.cells import TrajGRUCell as TrajGRUCell
@@ -54,6 +57,9 @@ _HOME = {
     "EncoderForecaster": "convlstm.models",
     "Forecaster": "convlstm.models",
     "GHUCell": "convlstm.cells",
+    "LinearCell": "convlstm.cells",
+    "MinConvGRUCell": "convlstm.cells",
+    "MinConvLSTMCell": "convlstm.cells",
     "MovingObjects": "convlstm.data",
     "PredRNN": "convlstm.models",
     "PredRNNPlusPlus": "convlstm.models",
@@ -86,6 +92,9 @@ __all__ = [
     "EncoderForecaster",
     "Forecaster",
     "GHUCell",
+    "LinearCell",
+    "MinConvGRUCell",
+    "MinConvLSTMCell",
     "MovingObjects",
     "PredRNN",
     "PredRNNPlusPlus",

@@ -17,6 +17,8 @@ from convlstm import (
     ConvLSTMCell,
     ConvRNNCell,
     GHUCell,
+    MinConvGRUCell,
+    MinConvLSTMCell,
     SAConvLSTMCell,
     STLSTMCell,
     TrajGRUCell,
@@ -45,6 +47,8 @@ OPTIONS = {
     CausalLSTMCell: {"forget_bias": 0.0, "published_bug": "memory"},
     GHUCell: {},
     TrajGRUCell: {"links": 3, "flow_dim": 4},
+    MinConvGRUCell: {},
+    MinConvLSTMCell: {"exponential_gates": True},
 }
 
 

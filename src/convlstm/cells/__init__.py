@@ -5,6 +5,8 @@ from convlstm.cells.causal_lstm import CausalLSTMCell, CausalLSTMState, GHUCell,
 from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
+from convlstm.cells.linear import LinearCell, LinearState
+from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
 from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
@@ -23,6 +25,10 @@ __all__ = [
     "GHUState",
     "GRUState",
     "LSTMState",
+    "LinearCell",
+    "LinearState",
+    "MinConvGRUCell",
+    "MinConvLSTMCell",
     "SAConvLSTMCell",
     "SAState",
     "STLSTMCell",

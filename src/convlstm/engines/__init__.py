@@ -9,6 +9,7 @@ A call passes through, from `convlstm.layers.scan` down:
 * ``forward`` and ``backward``: the passes over time, by ``convolution``, in buffers of ``buffer_pool``.
 * ``recurrences``: the arithmetic of a step in torch's operations, one file each; ``cpu`` has the same in C++,
   ``triton`` for NVIDIA GPUs.
+* ``linear``: recurrences that are linear in their state, by a scan over time instead of all that.
 * ``cuda_graphs``: on a GPU, calls that come again are replayed. ``streaming``: frames one by one.
 * ``config``: limits and switches.
 """

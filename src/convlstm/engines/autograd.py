@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import convlstm.engines.linear as linear
 from convlstm.engines.backward import backward
 from convlstm.engines.call import Call
 from convlstm.engines.cuda_graphs import get_graphed_call
@@ -25,6 +26,8 @@ def run(call: Call, engine: str) -> tuple[Tensor, Any]:
         call: one that the fast engines support.
         engine: ``fused``, or ``compiled``, which uses compiled kernels where there are any.
     """
+    if linear.rule_of(call.cell) is not None:
+        return linear.run(call, engine)
     call.cell.check_size(call.x.shape[3:])
     arguments, inputs = arguments_of(call, engine == "compiled")
     tensors = inputs.tensors()

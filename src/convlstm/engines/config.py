@@ -12,6 +12,8 @@ small_on_gpu = 1 << 22
 chunk_bytes = {"cpu": 96 << 20, "cuda": 64 << 20}
 #: The same for the frames whose input is convolved in one call.
 input_chunk_bytes = {"cpu": 8 << 20, "cuda": 64 << 20}
+#: Bytes of two coefficients of the frames of a linear recurrence that are computed and scanned together.
+linear_chunk_bytes = {"cpu": 8 << 20, "cuda": 1 << 30}
 #: Pre-activations of a layer above this many bytes are recomputed by ``save="auto"``.
 max_saved_bytes = 2 << 30
 

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
+import convlstm.engines.linear as linear
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell, has_hooks
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import is_channels_first_faster
-from convlstm.engines.recurrences import Recurrence, recurrence_of
+from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError, check_name
 
 #: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.autograd` in torch's own
@@ -46,7 +47,8 @@ def select(engine: str, call: Call) -> str:
     """The engine that runs a call: ``reference``, ``fused`` or ``compiled``.
 
     A cell that the fast engines do not support, or whose rules are overridden, runs by its own ``step`` under
-    every engine. ``auto`` runs float64 on the reference, which can be differentiated twice.
+    every engine. ``auto`` runs float64 on the reference, which can be differentiated twice, and a linear
+    recurrence (`LinearCell`) in torch's operations, which can be too.
 
     Args:
         engine: one of `ENGINES`.
@@ -57,28 +59,36 @@ def select(engine: str, call: Call) -> str:
     """
     if check_name(engine, ENGINES, "engine") == "reference":
         return engine
+    is_linear = linear.is_supported(call)
     recurrence = recurrence_of(call.cell)
     supported = recurrence is not None and not recurrence.not_supported_reasons(call.cell)
-    reasons = not_supported_reasons(engine, call, recurrence if supported else None)
+    parameters: list[Tensor | None] | None = None
+    if is_linear:
+        parameters = [*call.cell.parameters()]
+    elif recurrence is not None and supported:
+        parameters = [call.cell.conv.weight, call.cell.conv.bias, recurrence.parameter(call.cell)]
+    reasons = not_supported_reasons(engine, call, parameters)
     if reasons and engine != "auto":
         raise OptionError(
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
             f"{'; '.join(reasons)}: use engine='auto'"
         )
-    if reasons or not supported or (engine == "auto" and call.x.dtype == torch.float64):
+    double = call.x.dtype == torch.float64
+    if reasons or parameters is None or (engine == "auto" and double and not is_linear):
         return "reference"
     if engine == "auto":
-        return "fused" if _compiler_missing(call.x.device.type) else "compiled"
+        return "fused" if double or _compiler_missing(call.x.device.type) else "compiled"
     return engine
 
 
-def not_supported_reasons(engine: str, call: Call, recurrence: type[Recurrence] | None) -> list[str]:
+def not_supported_reasons(engine: str, call: Call, parameters: list[Tensor | None] | None) -> list[str]:
     """Reasons why a fast engine cannot run a call; empty if it can.
 
     Args:
         engine: ``fused``, ``compiled`` or ``auto``.
         call: the call.
-        recurrence: of the cell; None if it is not supported with the cell's options, which is no reason.
+        parameters: of the recurrence; None if it is not supported with the cell's options, which is no
+            reason.
     """
     cell: Any = call.cell
     name, reasons = type(cell).__name__, []
@@ -92,10 +102,9 @@ def not_supported_reasons(engine: str, call: Call, recurrence: type[Recurrence] 
         reasons.append(f"{name} has a forward of its own")
     if has_hooks(cell):
         reasons.append(f"{name} has hooks")
-    if recurrence is None:
+    if parameters is None:
         return reasons
-    x, tensors = call.x, [call.x, *call.state, cell.conv.weight, cell.conv.bias, recurrence.parameter(cell)]
-    tensors = [tensor for tensor in tensors if tensor is not None]
+    x, tensors = call.x, [tensor for tensor in (call.x, *call.state, *parameters) if tensor is not None]
     dtypes = {tensor.dtype for tensor in tensors}
     # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
     exported = torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None
@@ -138,7 +147,7 @@ def loop_is_faster(call: Call) -> bool:
       | B3 T8 3-48-48 3x3 48x80 | 1.01, 1.05 | 1.00, 0.99 | 1.13, 1.15 |
       | B1 T10 1-64 3x3 96x96 | 1.00, 1.06 | 1.06, 1.00 | 1.21, 1.15 |
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or linear.is_supported(call):
         return False
     x = call.x
     numbers = x[:, :, 0].numel() * getattr(call.cell, "hidden_dim", 0)

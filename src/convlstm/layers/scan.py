@@ -161,7 +161,8 @@ def scan(
         reference_only=tuple(reference_only),
     )
     chosen = engines.select(engine, call)
-    if chosen == "reference" or (engine == "auto" and engines.loop_is_faster(call)):
+    loop = chosen == "reference" or (engine == "auto" and engines.loop_is_faster(call))
+    if loop or has_batch_statistics(cell):
         x, run = _loop(call, initial, options)
         segment = checkpoint_every
     else:

@@ -44,6 +44,7 @@ _TYPES: dict[str, Any] = {
     "float*": _Elements(torch.float32),
     "bfloat16*": _Elements(torch.bfloat16),
     "int32_t*": _Elements(torch.int32),
+    "uint8_t*": _Elements(torch.bool),
     "ConvShape*": ctypes.POINTER(ConvShape),
     "int64_t": ctypes.c_int64,
     "int": ctypes.c_int,
@@ -63,6 +64,16 @@ _OF_EACH_RECURRENCE = {
         "int64_t Q, int threads"
     ),
 }
+#: Rules of recurrences that are linear in their state.
+LINEAR_RULES = ("affine", "min_gru", "min_lstm", "min_exp_lstm")
+_SCAN = "T* planes, float* state, uint8_t* mask, uint8_t* reset"
+_LENGTHS = "int64_t B, int64_t steps, int64_t N, int reverse, int threads"
+_OF_EACH_RULE = {
+    "scan_{T}": f"{_SCAN}, float* h, float* last, {_LENGTHS}",
+    "scan_backward_{T}": (
+        f"{_SCAN}, float* h, float* d_h, float* d_last, T* d_planes, float* d_state, {_LENGTHS}"
+    ),
+}
 #: Arguments of the kernels by name, as C++ declares them without const. ``{T}`` in a name stands for each of
 #: `DTYPES`, of which T is the type; only steps of four pre-activations are fused.
 PROTOTYPES = {
@@ -77,6 +88,7 @@ PROTOTYPES = {
         for kernel, arguments in _OF_EACH_RECURRENCE.items()
         if kernel != "step" or recurrence.saved_gates == 4
     },
+    **{f"{rule}_{name}": arguments for rule in LINEAR_RULES for name, arguments in _OF_EACH_RULE.items()},
 }
 #: Types of their results, if they are not void.
 RESULTS = {"packed_size": "int64_t", "has_amx": "int"}

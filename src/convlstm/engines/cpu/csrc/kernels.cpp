@@ -6,6 +6,7 @@
 
 #include "amx.h"
 #include "gru.h"
+#include "linear.h"
 #include "lstm.h"
 #include "rnn.h"
 #include "simd.h"
@@ -109,6 +110,30 @@ KERNELS(rnn, bfloat16, bfloat16)
 
 STEP(lstm)
 STEP(gru)
+
+// The scan over time of a recurrence that is linear in its state.
+#define LINEAR(RULE, T, DTYPE)                                                                                      \
+    void RULE##_scan_##DTYPE(const T* planes, const float* state, const uint8_t* mask, const uint8_t* reset,        \
+                             float* h, float* last, int64_t B, int64_t steps, int64_t N, int reverse, int threads) { \
+        const Sequence<T> sequence{planes, state, mask, reset, B, steps, N, reverse != 0};                          \
+        sequence.forward<RULE>(h, last, threads);                                                                   \
+    }                                                                                                               \
+    void RULE##_scan_backward_##DTYPE(const T* planes, const float* state, const uint8_t* mask,                     \
+                                      const uint8_t* reset, const float* h, const float* d_h, const float* d_last,  \
+                                      T* d_planes, float* d_state, int64_t B, int64_t steps, int64_t N,             \
+                                      int reverse, int threads) {                                                   \
+        const Sequence<T> sequence{planes, state, mask, reset, B, steps, N, reverse != 0};                          \
+        sequence.backward<RULE>(h, d_h, d_last, d_planes, d_state, threads);                                        \
+    }
+
+LINEAR(affine, float, float32)
+LINEAR(affine, bfloat16, bfloat16)
+LINEAR(min_gru, float, float32)
+LINEAR(min_gru, bfloat16, bfloat16)
+LINEAR(min_lstm, float, float32)
+LINEAR(min_lstm, bfloat16, bfloat16)
+LINEAR(min_exp_lstm, float, float32)
+LINEAR(min_exp_lstm, bfloat16, bfloat16)
 
 #define TRANSPOSE(S, FROM, T, TO)                                                                               \
     void transpose_##FROM##_##TO(const S* x, T* y, int64_t matrices, int64_t rows, int64_t columns,             \

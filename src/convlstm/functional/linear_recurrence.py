@@ -1,0 +1,114 @@
+"""Recurrences that are linear in their state, h_t = a_t h_{t-1} + b_t: their scan, and coefficients."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """All states of h_t = a_t h_{t-1} + b_t by a parallel scan (Blelloch 1990, CMU-CS-90-190).
+
+    Cost and memory are linear in T, the depth is that of log T. The gradient is the reversed recurrence, by
+    the same scan, of any order.
+
+    Args:
+        a: (B, T, ...).
+        b: (B, T, ...), of the same shape and dtype.
+        h: (B, ...), the state before the first step.
+
+    Returns:
+        The states after each step, (B, T, ...).
+    """
+    states: Tensor = _LinearScan.apply(a, b, h)  # type: ignore[no-untyped-call]
+    return states
+
+
+class _LinearScan(torch.autograd.Function):
+    """See `linear_scan`."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+        states = _scan(a, torch.cat([torch.addcmul(b[:, :1], a[:, :1], h[:, None]), b[:, 1:]], dim=1))
+        ctx.save_for_backward(a, h, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, ...]:
+        a, h, states = ctx.saved_tensors
+        next_a = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1)
+        # The gradient of each state: g_t = d_t + a_{t+1} g_{t+1}.
+        g = linear_scan(next_a.flip(1), d.flip(1), torch.zeros_like(h)).flip(1)
+        return g * torch.cat([h[:, None], states[:, :-1]], dim=1), g, a[:, 0] * g[:, 0]
+
+
+def _scan(a: Tensor, b: Tensor) -> Tensor:
+    """The states from zero: steps are joined in pairs, whose states are those of every second step."""
+    steps = b.shape[1]
+    if steps == 1:
+        return b
+    even, odd = slice(0, steps // 2 * 2, 2), slice(1, None, 2)
+    pairs = _scan(a[:, odd] * a[:, even], torch.addcmul(b[:, odd], a[:, odd], b[:, even]))
+    states = torch.empty_like(b)
+    states[:, 0], states[:, odd] = b[:, 0], pairs
+    between = pairs[:, : (steps - 1) // 2]
+    states[:, 2::2] = torch.addcmul(b[:, 2::2], a[:, 2::2], between)
+    return states
+
+
+def split_coefficients(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients a and b, each (N, C, *S), of both joined, (N, 2C, *S), in at least 32 bits."""
+    a, b = widened(coefficients).chunk(2, dim=1)
+    return a, b
+
+
+def min_gru(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of a minimal GRU, h' = (1 - z) h + z g(n) with z = sigmoid(gate).
+
+    In at least 32 bits: in 16, a state that is kept for hundreds of steps would be kept for ever.
+
+    Args:
+        gates: pre-activations of z and n, (N, 2C, *S).
+
+    Returns:
+        a and b, each (N, C, *S).
+    """
+    z, n = widened(gates).chunk(2, dim=1)
+    return torch.sigmoid(-z), torch.sigmoid(z) * positive(n)
+
+
+def min_lstm(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients of a minimal LSTM, h' = (f h + i g(n)) / (f + i) with f and i sigmoids.
+
+    f / (f + i) is computed by the logarithms of f and i, where both may be too small for their dtype.
+
+    Args:
+        gates: pre-activations of f, i and n, (N, 3C, *S).
+
+    Returns:
+        a and b, each (N, C, *S), in at least 32 bits.
+    """
+    f, i, n = widened(gates).chunk(3, dim=1)
+    return _normalised(F.logsigmoid(f) - F.logsigmoid(i), n)
+
+
+def min_exp_lstm(gates: Tensor) -> tuple[Tensor, Tensor]:
+    """As `min_lstm`, with exponentials in place of the sigmoids of f and i."""
+    f, i, n = widened(gates).chunk(3, dim=1)
+    return _normalised(f - i, n)
+
+
+def _normalised(log_ratio: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients f / (f + i) and i / (f + i) g(n) from log(f / i)."""
+    return torch.sigmoid(log_ratio), torch.sigmoid(-log_ratio) * positive(n)
+
+
+def positive(x: Tensor) -> Tensor:
+    """g(x) = x + 0.5 from zero on, sigmoid(x) below: continuous and positive (Feng et al. 2024, B.3)."""
+    return torch.relu(x) + torch.sigmoid(x.clamp(max=0))
+
+
+def widened(x: Tensor) -> Tensor:
+    """In float32 if it has 16 bits."""
+    return x.float() if x.itemsize < 4 else x
