@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convlstm.engines import config
+from convlstm.engines import config, linear
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.recurrences import StepBuffers, StepGradients
 from convlstm.engines.recurrences.gru import GRU
 from convlstm.engines.recurrences.lstm import LSTM
 from convlstm.engines.recurrences.rnn import RNN
+from convlstm.engines.triton import linear as triton_linear
 from convlstm.engines.triton.gru import TritonGRU
 from convlstm.engines.triton.lstm import TritonLSTM
 from convlstm.engines.triton.rnn import TritonRNN
@@ -254,3 +255,51 @@ def test_step(case, dtype, monkeypatch):
 
 def weight_fan(shape):
     return shape[1] * shape[2] * shape[3]
+
+
+# Less than a tile, a whole number of tiles, and more frames and elements than fill one.
+SCANS = {"small": (2, 3, 1, 5), "tile": (1, 4, 2, 4), "odd": (2, 9, 3, 3)}
+
+
+@pytest.mark.parametrize("flags", ["both", "none"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("size", SCANS)
+@pytest.mark.parametrize("rule", linear.RULES)
+def test_a_scan(rule, size, reverse, flags, monkeypatch):
+    """Of linear recurrences: states and gradients, of one of the results or of both."""
+    monkeypatch.setattr(triton_linear, "FRAMES", 4)
+    monkeypatch.setattr(triton_linear, "ELEMENTS", 8)
+    batch, steps, *space = SCANS[size]
+    generator = torch.Generator().manual_seed(steps)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator).to(DEVICE)
+
+    h, planes = normal(batch, *space), normal(batch, steps, triton_linear.PLANES[rule] * space[0], space[1])
+    mask = normal(batch, steps) > -0.5 if flags == "both" else None
+    reset = normal(batch, steps) > 0.5 if flags == "both" else None
+    kernels, others = triton_linear.TritonLinear(), (mask, reset, rule, reverse)
+    found = kernels.forward(rule, planes, h, mask, reset, reverse)
+    leaves = planes.clone().requires_grad_(), h.clone().requires_grad_()
+    expected = linear.linear_states(*leaves, *others)
+    close(found, [t.detach() for t in expected])
+    gradients = (normal(batch, steps, *space) if size != "tile" else None, normal(batch, *space))
+    gradients = gradients if size != "odd" else (gradients[0], None)
+    pairs = [(y, d) for y, d in zip(expected, gradients, strict=True) if d is not None]
+    exact = torch.autograd.grad([y for y, _ in pairs], leaves, [d for _, d in pairs])
+    close(kernels.backward(rule, planes, h, mask, reset, reverse, found[0], *gradients), exact)
+
+
+@pytest.mark.parametrize("rule", linear.RULES)
+def test_a_scan_of_sixteen_bits(rule):
+    """Planes of float16, beside the same numbers in float32: only their gradients are rounded."""
+    planes = torch.linspace(-3, 3, 30 * triton_linear.PLANES[rule]).view(1, 5, -1, 3).half().to(DEVICE)
+    h, results = torch.ones(1, 2, 3, device=DEVICE), []
+    for each in (planes, planes.float()):
+        kernels = triton_linear.TritonLinear()
+        states, last = kernels.forward(rule, each, h, None, None, False)
+        results.append(
+            (states, last, *kernels.backward(rule, each, h, None, None, False, states, None, last))
+        )
+    assert results[0][2].dtype == torch.float16
+    close([t.float() for t in results[0]], results[1], torch.float16)

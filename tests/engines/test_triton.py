@@ -19,6 +19,7 @@ from convlstm.functional.gates import ACTIVATIONS
 
 triton = pytest.importorskip("triton")
 gru, lstm, rnn = (pytest.importorskip(f"convlstm.engines.triton.{name}") for name in ("gru", "lstm", "rnn"))
+linear = pytest.importorskip("convlstm.engines.triton.linear")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
@@ -58,7 +59,7 @@ def fresh_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
 
-def compiled(kernel, dtype, constants, **options):
+def compiled(kernel, dtype, constants, others=None, **options):
     """A kernel for an H100, and how much of each kind of memory a thread of it takes."""
     names = kernel.arg_names
     constants = {name: value for name, value in {**USUAL, **constants}.items() if name in names}
@@ -67,7 +68,7 @@ def compiled(kernel, dtype, constants, **options):
         "i32" if name in ("P", "Q", "H", "W") else
         "*fp32" if name in EXACT else TYPES[dtype]
         for name in names
-    }  # fmt: skip
+    } | (others or {})  # fmt: skip
     places = {(n,): [["tt.divisibility", 16]] for n, name in enumerate(names) if types[name].startswith("*")}
     values = {(names.index(name),): value for name, value in constants.items()}
     made = triton.compile(ASTSource(kernel, types, values, places), target=H100, options=options)
@@ -107,6 +108,27 @@ def test_pointwise_kernels_move_sixteen_bytes_at_once_and_spill_nothing(kernel, 
 def test_each_activation_compiles(name):
     constants = {"C": 20, "BLOCK": launch.BLOCK, "GATE": name, "CANDIDATE": name, "OUTPUT": name}
     _, usage = compiled(lstm.lstm_backward, torch.bfloat16, constants)
+    assert no_spills(usage)
+
+
+SCANS = {
+    kernel: dict.fromkeys(("mask", "reset"), "*i1")
+    | dict.fromkeys(("h", "last", "d_h", "d_last", "d_state"), "*fp32")
+    | dict.fromkeys(("T", "N"), "i32")
+    for kernel in (linear.scan_forward, linear.scan_backward)
+}
+
+
+@pytest.mark.parametrize("flags", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rule", linear.PLANES)
+@pytest.mark.parametrize("kernel", SCANS, ids=lambda kernel: kernel.__name__)
+def test_scans_spill_nothing(kernel, rule, dtype, flags):
+    without = {} if flags else {"mask": None, "reset": None}
+    sizes = {"FRAMES": linear.FRAMES, "ELEMENTS": linear.ELEMENTS}
+    constants = {"RULE": rule, "PLANES": linear.PLANES[rule], "REVERSE": False, **sizes, **without}
+    others = {name: kind for name, kind in SCANS[kernel].items() if name in kernel.arg_names}
+    _, usage = compiled(kernel, dtype, constants, {n: k for n, k in others.items() if n not in without})
     assert no_spills(usage)
 
 
@@ -253,6 +275,10 @@ def test_which_steps_are_fused():
 def test_float64_has_no_kernels(monkeypatch):
     monkeypatch.setattr(package, "unavailable", lambda: None)
     assert package.kernels("lstm", tuple(USUAL.values()), torch.float64) is None
+
+
+def test_without_a_gpu_there_are_no_scans():
+    assert torch.cuda.is_available() or package.linear_kernels() is None
 
 
 def test_why_there_are_no_kernels(monkeypatch):

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
+from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell, MinConvGRUCell, MinConvLSTMCell
 from convlstm.engines import available, config, cuda_graphs
 
 if not torch.cuda.is_available():
@@ -32,6 +32,9 @@ CASES = {
     "even, no bias": lambda **kw: ConvLSTM(3, 8, 2, 2, bias=False, **kw),
     "both directions": lambda **kw: ConvLSTM(3, 8, 3, 2, bidirectional=True, batch_first=True, **kw),
     "gru": lambda **kw: ConvGRU(3, [16, 8], 3, batch_first=True, **kw),
+    "linear": lambda **kw: ConvLSTM(
+        3, [8, 16], 3, batch_first=True, cell=[MinConvGRUCell, MinConvLSTMCell], bidirectional=True, **kw
+    ),
     "computed again": lambda **kw: ConvLSTM(3, [16, 8], 3, batch_first=True, save="state", **kw),
     "last output": lambda **kw: ConvGRU(3, [16, 8], 3, batch_first=True, last_only=True, save="state", **kw),
 }

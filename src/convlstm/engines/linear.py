@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import convlstm.engines.config as config
 import convlstm.engines.cpu.linear as cpu
+import convlstm.engines.triton as triton
 from convlstm.cells.base import check_projection
 from convlstm.cells.linear import LinearCell, LinearState
 from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
@@ -173,7 +174,7 @@ def _gradients(
 
 def _kernels(planes: Tensor) -> Any:
     """The kernels for a device, with methods ``forward`` and ``backward``, or None."""
-    return cpu.kernels() if planes.device.type == "cpu" else None
+    return triton.linear_kernels() if planes.is_cuda else cpu.kernels()
 
 
 class LinearScanFunction(torch.autograd.Function):
