@@ -204,9 +204,11 @@ def test_only_the_command_line_prints():
 def test_the_public_names():
     """Whoever adds or removes one does it on purpose, here too."""
     cells = {"CausalLSTMCell", "Cell", "ConvGRUCell", "ConvLSTMCell", "ConvRNNCell", "GHUCell"}
-    cells |= {"SAConvLSTMCell", "STLSTMCell"}
+    cells |= {"LinearCell", "MinConvGRUCell", "MinConvLSTMCell", "SAConvLSTMCell", "STLSTMCell"}
+    cells |= {"SpaceTimeAttentionCell", "TrajGRUCell"}
     models = {"AutoregressiveForecaster", "ConvGRU", "ConvLSTM", "EncoderForecaster", "Forecaster"}
-    models |= {"PredRNN", "PredRNNPlusPlus", "PredRNNv2", "StackForecaster"}
+    models |= {"ConvLSTMTransformer", "PredRNN", "PredRNNPlusPlus", "PredRNNv2", "StackForecaster"}
+    models |= {"TrajGRUForecaster"}
     running = {"MovingObjects", "TrainingConfig", "demo", "describe", "evaluate", "forecast", "report"}
     assert set(convlstm.__all__) == cells | models | running | {"train", "ConvLSTMError", "__version__"}
     for name in convlstm.__all__:

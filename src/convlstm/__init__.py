@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from convlstm.cells import MinConvGRUCell as MinConvGRUCell
     from convlstm.cells import MinConvLSTMCell as MinConvLSTMCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
+    from convlstm.cells import SpaceTimeAttentionCell as SpaceTimeAttentionCell
     from convlstm.cells import STLSTMCell as STLSTMCell
     from convlstm.cells import TrajGRUCell as TrajGRUCell
     from convlstm.data import MovingObjects as MovingObjects
@@ -66,6 +67,7 @@ _HOME = {
     "PredRNNv2": "convlstm.models",
     "SAConvLSTMCell": "convlstm.cells",
     "STLSTMCell": "convlstm.cells",
+    "SpaceTimeAttentionCell": "convlstm.cells",
     "StackForecaster": "convlstm.models",
     "TrainingConfig": "convlstm.training.config",
     "TrajGRUCell": "convlstm.cells",
@@ -101,6 +103,7 @@ __all__ = [
     "PredRNNv2",
     "SAConvLSTMCell",
     "STLSTMCell",
+    "SpaceTimeAttentionCell",
     "StackForecaster",
     "TrainingConfig",
     "TrajGRUCell",

@@ -197,7 +197,8 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
         y_BCNW = F.grid_sample(x.to(dtype), _normalised(at_B2NW, x), align_corners=False)
     else:
         y_BCNW = _Interpolation.apply(x.to(dtype), at_B2NW)  # type: ignore[no-untyped-call]
-    return y_BCNW.unflatten(2, (flow.shape[1], x.shape[2])).to(x.dtype)
+    y: Tensor = torch.unflatten(y_BCNW, 2, (flow.shape[1], x.shape[2]))
+    return y.to(x.dtype)
 
 
 class _Interpolation(torch.autograd.Function):
@@ -243,7 +244,7 @@ def _interpolated(x: Tensor, at: Tensor) -> Tensor:
             pixel = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long().flatten(1)
             values = x.flatten(2).gather(2, pixel.unsqueeze(1).expand(-1, x.shape[1], -1))
             weight = torch.where(inside, along_rows[0] * along_columns[1], 0)
-            y = y + values.unflatten(2, row.shape[1:]) * weight.unsqueeze(1)
+            y = y + torch.unflatten(values, 2, row.shape[1:]) * weight.unsqueeze(1)
     return y  # type: ignore[no-any-return]
 
 

@@ -119,14 +119,15 @@ class _FilmStrips:
         for block in divide(painted, past=past):
             first, last = block.start + 1, block.start + len(block.labels)
             place = "" if past else f": frames +{first} to +{last} of the {case.label} case"
-            rows = []
+            texts_of_rows = []
             for key, channel, pixels in block.rows:
                 strip = strips[int(key)]
                 notes = [channel, strip.note if channel in ("", "channel 1") else ""]
                 alt = ", ".join(filter(None, (strip.alt + place, channel)))
                 texts = {"name": strip.name, "notes": list(filter(None, notes)), "alt": alt}
-                rows.append(texts | _png(pixels))
-            blocks.append({"labels": [label.replace("-", "−") for label in block.labels], "rows": rows})
+                texts_of_rows.append(texts | _png(pixels))
+            labels = [label.replace("-", "−") for label in block.labels]
+            blocks.append({"labels": labels, "rows": texts_of_rows})
         return blocks
 
     def _painted(self, frames: NDArray[Any], *, signed: bool) -> list[Pixels]:

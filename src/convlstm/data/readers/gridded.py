@@ -3,6 +3,7 @@
 import re
 from collections.abc import Hashable, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +276,7 @@ def _nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[
 def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | str) -> "xr.Variable":
     """Values as ([time, [channel,]] y, x), float32, read late."""
     import xarray as xr
+    from dask.array import map_blocks
 
     attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and str(v) != "unknown"}
     if {"scale_factor", "add_offset"} & variable.encoding.keys():
@@ -295,8 +297,8 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
     else:
         values = variable.data.astype(np.float32)
     low, high = _valid_limits(variable)
-    if (low, high) != (-np.inf, np.inf):
-        values = values.map_blocks(_within, low, high, dtype=np.float32)
+    if np.isfinite(low) or np.isfinite(high):
+        values = map_blocks(partial(_within, low=low, high=high), values, dtype=np.float32)  # type: ignore[no-untyped-call]
     names = {axis: role for role, axis in roles.items()}
     late_variable = xr.Variable([names[axis] for axis in variable.dims], values, attributes)
     return late_variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
