@@ -108,9 +108,9 @@ class _FilmStrips:
         """Pictures and texts of rows, divided into blocks of columns."""
         if not strips:
             return []
-        rows = {str(k): strip.frames for k, strip in enumerate(strips)}
-        decibels = [key for key in rows if self.unit == "dBZ" and not strips[int(key)].signed]
-        shown, times = resize(rows, side=_SIDE, decibels=decibels)
+        frames_of = {str(k): strip.frames for k, strip in enumerate(strips)}
+        decibels = [key for key in frames_of if self.unit == "dBZ" and not strips[int(key)].signed]
+        shown, times = resize(frames_of, side=_SIDE, decibels=decibels)
         painted = {}
         for (key, frames), strip in zip(shown.items(), strips, strict=True):
             channels = self._painted(frames, signed=strip.signed)
