@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
+from convlstm.pictures.colours import MISSING
 from convlstm.pictures.frames import animation, film_strip, past_label
+from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 
 HEAD, TOP, GAP = 24, 4, 4
 
@@ -223,8 +225,6 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(tmp_path: Path):
 
 def test_rain_has_the_colours_of_its_classes_and_their_legend():
     """Each pixel has the colour of its class, not measured ones grey, and the legend shows every class."""
-    from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
-
     table = TABLES["mm/h"]
     rain = np.array([[0.0, 0.3, 3.0], [60.0, np.nan, 200.0]])[None, None]
     picture = np.asarray(film_strip({"truth": rain}, past=rain, limits=table, scale=30))
@@ -235,3 +235,21 @@ def test_rain_has_the_colours_of_its_classes_and_their_legend():
     }
     of_class = {DRY, NOT_MEASURED, *(table.colours[k] for k in (1, 4, 8, 9))}
     assert {colour for colour, count in frames.items() if count >= 2 * 30 * 30} == of_class
+
+
+def test_the_colour_of_what_was_not_measured_is_in_the_legend():
+    frames = np.full((1, 1, 64, 64), 0.5)
+    whole = np.array(film_strip({"truth": frames}))
+    frames[..., 0, 0] = np.nan
+    marked = np.array(film_strip({"truth": frames}))
+    assert len(marked) > len(whole)
+    assert (marked[len(whole) :] == MISSING).all(axis=-1).any()
+    rain = np.array(film_strip({"truth": frames}, limits=TABLES["mm/h"]))
+    assert (rain[-18:] == NOT_MEASURED).all(axis=-1).any()
+
+
+def test_rain_in_decibels_is_averaged_as_rain():
+    rain = np.full((1, 1, 600, 600), -32.0)
+    rain[..., ::4, ::4] = 45  # one of sixteen pixels: 33 dBZ is the mean of the reflectivity factor
+    shown = np.array(film_strip({"truth": rain}, limits=TABLES["dBZ"]))
+    assert tuple(shown[60, 120]) == TABLES["dBZ"].colours[4]

@@ -353,10 +353,38 @@ def test_rain_with_a_unit_has_the_colours_of_a_radar(make_run: MakeRun):
     assert tuple(truth[4, 0, :3]) == NOT_MEASURED
     error = strip(rows, "Error, forecast minus truth: frames +1 to +3 of the best case")[2:, 4:]
     assert tuple(error[4, 0, :3]) == NOT_MEASURED
+    shown = strip(rows, "Forecast of encoder forecaster: frames +1 to +3 of the best case")[2:, 4:]
+    assert tuple(shown[4, 0, :3]) == NOT_MEASURED  # though the forecast is dry there
     assert error[20, 20, 0] > error[20, 20, 2]  # too much rain is orange
-    for text in ("rain (mm/h) 0.1 0.2 0.5 1 2 5 10 20 50 100", "not measured", "error (mm/h)"):
+    for text in ("rain (mm/h) dry 0.1 0.2 0.5 1 2 5 10 20 50 100", "not measured", "error (mm/h)"):
         assert text in page.text
     assert "0.5th percentile" not in page.text
+
+
+def every_frame(run: Path, frames: np.ndarray) -> None:
+    """Put frames in place of the past, the truth and all forecasts."""
+    with np.load(run / "cases.npz") as cases:
+        names = [name for name in cases.files if name.startswith("forecast_")]
+    change_cases(run, truth=frames, past=frames, **dict.fromkeys(names, frames))
+
+
+def test_small_areas_of_rain_in_decibels_stay_visible_in_smaller_frames(make_run: MakeRun):
+    run = make_run()
+    rain = np.full((3, 3, 1, 600, 600), -32, np.float32)
+    rain[..., ::3, ::3] = 40  # one of nine pixels: 30.5 dBZ is the mean of the reflectivity factor
+    every_frame(run, rain)
+    change(run, lambda plain: plain.update(unit="dBZ"))
+    truth = strip(pictures(run), "Truth: frames +1 to +3 of the best case")[2:-2, 2:-2]
+    assert {tuple(pixel) for pixel in truth[:, :190, :3].reshape(-1, 3)} == {TABLES["dBZ"].colours[4]}
+
+
+def test_bytes_of_three_channels_are_red_green_and_blue(make_run: MakeRun):
+    run = make_run()
+    video = np.random.default_rng(0).integers(0, 256, (3, 3, 3, 24, 24)).astype(np.float32)
+    every_frame(run, video)
+    change(run, lambda plain: plain.update(unit="1"))
+    truth = strip(pictures(run), "Truth: frames +1 to +3 of the best case")[2:, 4:]
+    assert tuple(truth[0, 0, :3]) == tuple(video[0, 0, :, 0, 0])
 
 
 def test_fields_with_gaps_name_the_colour_of_what_was_not_measured(make_run: MakeRun):

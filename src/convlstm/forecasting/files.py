@@ -152,7 +152,7 @@ def _coloured(
         step_s = float(forecast["forecast_period"].values[0] / np.timedelta64(1, "s"))
         convert = conversion(unit, "mm/h", step_s=forecast.attrs.get("period_s", step_s))
         future, past, unit = convert(future), convert(past), "mm/h"
-    return future, past, TABLES.get(unit) or channel_scales(past)
+    return future, past, TABLES.get(unit) or channel_scales(past, unit=unit)
 
 
 def _moments(forecast: "xr.DataArray", past: int) -> list[str]:

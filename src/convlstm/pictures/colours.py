@@ -108,13 +108,17 @@ def error_scale(errors: Sequence[ArrayLike], values: Sequence[ArrayLike] = ()) -
     return Scale(-end, end)
 
 
-def channel_scales(*frames: NDArray[Any]) -> list[Scale]:
+def channel_scales(*frames: NDArray[Any], unit: str = "") -> list[Scale]:
     """Scales of the pictures of a frame: one for red, green and blue together, otherwise one per channel.
 
     Args:
         frames: (T, C, H, W) each.
+        unit: of the values. Three channels of pure numbers ("1") from 0 to 255 are those of images.
     """
     if frames[0].shape[1] == 3:
+        known = _finite(frames)
+        if unit == "1" and known.size and known.min() >= 0 and 1 < known.max() <= 255:
+            return [BYTES]
         whole = value_scale(*frames)
         if whole == BYTES or (whole.low >= 0 and whole.high <= 1):
             return [BYTES if whole == BYTES else UNIT]

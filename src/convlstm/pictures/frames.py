@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from convlstm.errors import OptionError, ShapeError
 from convlstm.extras import check_installed
 from convlstm.pictures.colours import (
     DIVERGING,
+    MISSING,
     Pixels,
     Scale,
     channel_names,
@@ -23,23 +24,20 @@ from convlstm.pictures.colours import (
     legend,
     paint,
 )
-from convlstm.pictures.radar import DRY, RadarTable, paint_radar
+from convlstm.pictures.legend import MUTED, Line, Mark, draw_line, line_width, text_font
+from convlstm.pictures.radar import NOT_MEASURED, RadarTable, paint_radar
 from convlstm.pictures.sizes import MIN_SIDE, enlarge, resize
 from convlstm.validation import check_instance, check_number, check_path, check_positive, received
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.ImageDraw import ImageDraw
-    from PIL.ImageFont import FreeTypeFont, ImageFont
 
-Line = str | RadarTable  # of the legend: a text, or the classes of a table
 Limits = tuple[float, float] | list[Scale] | RadarTable | None
 
 _FILM = 512  # pixels of the longer side of an animation of one panel, and of all panels side by side
 _MAX_COLUMNS = 10
-_CLASS = 46  # width of a class in the legend
 _GAP, _HEAD, _LINE = 4, 24, 18  # between frames; height of labels above frames; of a line of the legend
-_INK, _MUTED, _EDGE, _PAPER = (28, 31, 36), (98, 104, 115), (208, 212, 218), (255, 255, 255)
+_INK, _EDGE, _PAPER = (28, 31, 36), (208, 212, 218), (255, 255, 255)
 
 
 def film_strip(
@@ -75,7 +73,7 @@ def film_strip(
     """
     _check_colours(signed, limits)
     checked = _check_rows(rows, past, scale)
-    frames, times = resize(checked, scale, decibels=_decibels(checked, signed, limits))
+    frames, times = resize(checked, scale, decibels=_in_decibels(checked, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
     blocks = []
     if past is not None:
@@ -129,7 +127,7 @@ def animation(
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
     side = max(2 * MIN_SIDE, math.ceil(_FILM / len(lengths)))
-    frames, times = resize(frames, scale, side, decibels=_decibels(frames, signed, limits))
+    frames, times = resize(frames, scale, side, decibels=_in_decibels(frames, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
     panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
     pictures = _draw_panels(panels, signed, lines, moments)
@@ -222,10 +220,10 @@ def _check_colours(signed: Collection[str], limits: Limits) -> None:
     check_number(limits[1], "the upper limit", above=check_number(limits[0], "the lower limit"))
 
 
-def _decibels(rows: Collection[str], signed: Collection[str], limits: Limits) -> list[str]:
-    """Names of rows of reflectivity."""
-    decibels = isinstance(limits, RadarTable) and limits.unit == "dBZ"
-    return [name for name in rows if decibels and name not in signed]
+def _in_decibels(names: Iterable[str], signed: Collection[str], limits: Limits) -> list[str]:
+    """Names of the rows that hold decibels."""
+    logarithmic = isinstance(limits, RadarTable) and limits.logarithmic
+    return [name for name in names if name not in signed] if logarithmic else []
 
 
 def _paint_rows(
@@ -240,6 +238,8 @@ def _paint_rows(
         if isinstance(limits, RadarTable) and name not in signed:
             painted[name] = paint_radar(row, limits)
             lines[limits] = None
+            if np.isnan(row).any():
+                lines[Mark(NOT_MEASURED, "not measured")] = None
             continue
         channels = row.shape[1]
         like = [values for values in reference if values.shape[1] == channels]
@@ -255,6 +255,8 @@ def _paint_rows(
                 scales = [Scale(*limits)] * (1 if channels == 3 else channels)
             lines |= dict.fromkeys(legend(scales))
         painted[name] = paint(row, scales, signed=name in signed)
+        if np.isnan(row).any():
+            lines[Mark(MISSING, "not measured")] = None
     return painted, list(lines)
 
 
@@ -273,18 +275,18 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[Line], times: int) -> "
     from PIL import Image, ImageDraw
 
     height, width = (times * side for side in blocks[0].rows[0].pixels.shape[1:3])
-    names, labels = _font(13), _font(12)
+    names, labels = text_font(13), text_font(12)
     left = math.ceil(max(names.getlength(_row_name(row)) for block in blocks for row in block.rows)) + 24
     total = sum(_HEAD + len(block.rows) * (height + _GAP) + 8 for block in blocks)
     columns = max(len(block.labels) for block in blocks)
-    right = max([columns * (width + _GAP), *map(_line_width, lines)])
+    right = max([columns * (width + _GAP), *map(line_width, lines)])
     picture = Image.new("RGB", (left + right + 8, total + 4 + _LINE * len(lines)), _PAPER)
     pen = ImageDraw.Draw(picture)
     top = 4
     for block in blocks:
         for k, label in enumerate(block.labels):
             centre = (left + k * (width + _GAP) + width // 2, top + _HEAD // 2)
-            pen.text(centre, label, fill=_MUTED, font=labels, anchor="mm")
+            pen.text(centre, label, fill=MUTED, font=labels, anchor="mm")
         top += _HEAD
         for row in block.rows:
             middle = (left - 12, top + height // 2)
@@ -297,7 +299,7 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[Line], times: int) -> "
             top += height + _GAP
         top += 8
     for k, line in enumerate(lines):
-        _draw_line(pen, (left, top + _LINE * k + _LINE // 2), line)
+        draw_line(pen, (left, top + _LINE * k + _LINE // 2), line)
     return picture
 
 
@@ -313,7 +315,7 @@ def _draw_panels(
     single = next(iter(panels)) if len(panels) == 1 else ""  # named in the label below
     edge, gap, head, foot = 12, 12, 12 if single else 30, 26
     across = len(panels) * (width + gap) - gap
-    right = max([across, *map(_line_width, (single, *lines))])
+    right = max([across, *map(line_width, (single, *lines))])
     size = (2 * edge + right, head + height + foot + _LINE * len(lines))
     known = len(past)
     grey = not set(panels) & set(signed) and all((p == p[..., :1]).all() for p in panels.values())
@@ -326,7 +328,7 @@ def _draw_panels(
             x = edge + k * (width + gap)
             if not single:
                 middle = (x + width // 2, head // 2)
-                pen.text(middle, clip_text(name), fill=_INK, font=_font(14), anchor="mm")
+                pen.text(middle, clip_text(name), fill=_INK, font=text_font(14), anchor="mm")
             box = (x - 1, head - 1, x + width, head + panel.shape[1])
             if time < 0 and name in signed:
                 pen.rectangle(box, fill=DIVERGING[2][1])  # no difference yet
@@ -342,34 +344,9 @@ def _draw_panels(
         label += f"   {moments[time + known]}" if moments else ""
         under = head + height + foot
         middle = (edge + across // 2, under - foot // 2)
-        pen.text(middle, label.strip(), fill=_MUTED, font=_font(13), anchor="mm")
+        pen.text(middle, label.strip(), fill=MUTED, font=text_font(13), anchor="mm")
         for k, line in enumerate(lines):
-            _draw_line(pen, (edge, under + _LINE * k + 7), line)
+            draw_line(pen, (edge, under + _LINE * k + 7), line)
         # A palette holds every grey, but not every colour.
         pictures.append(picture.convert("L") if grey else picture)
     return pictures
-
-
-def _line_width(line: Line) -> int:
-    if isinstance(line, str):
-        return math.ceil(_font(12).getlength(line))
-    return _CLASS * (len(line.bounds) + 1) + math.ceil(_font(12).getlength(line.unit)) + 8
-
-
-def _draw_line(pen: "ImageDraw", place: tuple[int, int], line: Line) -> None:
-    """A line of the legend, its left end in the middle at a place: a text, or a colour for each class."""
-    x, y = place
-    if isinstance(line, str):
-        pen.text(place, line, fill=_MUTED, font=_font(12), anchor="lm")
-        return
-    texts = ["dry", *(f"{bound:g}" for bound in line.bounds)]
-    for k, (colour, text) in enumerate(zip((DRY, *line.colours), texts, strict=True)):
-        pen.rectangle((x + _CLASS * k, y - 6, x + _CLASS * k + 12, y + 6), fill=colour)
-        pen.text((x + _CLASS * k + 17, y), text, fill=_MUTED, font=_font(12), anchor="lm")
-    pen.text((x + _CLASS * len(texts), y), line.unit, fill=_MUTED, font=_font(12), anchor="lm")
-
-
-def _font(size: int) -> "FreeTypeFont | ImageFont":
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size=size)

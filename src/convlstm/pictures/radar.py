@@ -29,6 +29,11 @@ class RadarTable(NamedTuple):
     bounds: tuple[float, ...]
     colours: tuple[tuple[int, int, int], ...] = _COLOURS
 
+    @property
+    def logarithmic(self) -> bool:
+        """True of values in decibels, whose mean is not that of the rain."""
+        return self.unit == "dBZ"
+
 
 #: Tables by unit; a reflectivity of 7 dBZ is 0.1 mm/h by the relation of Marshall and Palmer.
 TABLES: Mapping[str, RadarTable] = {

@@ -68,7 +68,7 @@ class _FilmStrips:
         self.baselines = [name for name in baselines if name not in self.constant]
         values = [frames for case in cases for frames in (case.past, case.truth)]
         errors = [case.forecasts[self.model].astype(np.float64) - case.truth for case in cases]
-        self.scales = channel_scales(*values)
+        self.scales = channel_scales(*values, unit=self.unit)
         self.error_scales = error_scales(errors, values, len(self.scales))
 
     def values(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class _FilmStrips:
         }
 
     def _case(self, case: Case) -> dict[str, Any]:
-        model = case.forecasts[self.model]
+        model = _scored(case.forecasts[self.model], case.truth)
         error = model.astype(np.float64) - case.truth
         baselines = [_baseline(case, name) for name in self.baselines]
         past = [_Strip("past", f"Past: the {len(case.past)} frames given, {case.label} case", case.past)]
@@ -109,8 +109,9 @@ class _FilmStrips:
         if not strips:
             return []
         frames_of = {str(k): strip.frames for k, strip in enumerate(strips)}
-        decibels = [key for key in frames_of if self.unit == "dBZ" and not strips[int(key)].signed]
-        shown, times = resize(frames_of, side=_SIDE, decibels=decibels)
+        logarithmic = self.radar is not None and self.radar.logarithmic
+        unsigned = [key for key in frames_of if not strips[int(key)].signed]
+        shown, times = resize(frames_of, side=_SIDE, decibels=unsigned if logarithmic else ())
         painted = {}
         for (key, frames), strip in zip(shown.items(), strips, strict=True):
             channels = self._painted(frames, signed=strip.signed)
@@ -153,7 +154,7 @@ class _FilmStrips:
         if reduction > 1:
             notes.append(f"Frames are shown at 1/{reduction} of their size.")
         notes.append(
-            "All cases share these colours; errors are blue where the forecast is too low and orange where "
+            "All frames share these colours; errors are blue where the forecast is too low and orange where "
             "it is too high."
         )
         if self.radar is not None:
@@ -190,7 +191,7 @@ class _FilmStrips:
         missing = f"rgb{MISSING if self.radar is None else NOT_MEASURED}" if self.gaps else ""
         if self.radar is None:
             return {"name": "", "steps": [], "missing": missing} if missing else None
-        steps = [("", f"rgb{DRY}")]
+        steps = [("dry", f"rgb{DRY}")]
         steps += [
             (f"{bound:g}", f"rgb{colour}")
             for bound, colour in zip(self.radar.bounds, self.radar.colours, strict=True)
@@ -200,7 +201,14 @@ class _FilmStrips:
 
 def _baseline(case: Case, name: str) -> _Strip:
     mse = float(np.nanmean((case.forecasts[name].astype(np.float64) - case.truth) ** 2))
-    return _Strip(display_name(name), f"Forecast of {name}", case.forecasts[name], f"MSE {in_text(mse)}")
+    frames = _scored(case.forecasts[name], case.truth)
+    return _Strip(display_name(name), f"Forecast of {name}", frames, f"MSE {in_text(mse)}")
+
+
+def _scored(forecast: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:
+    """A forecast without the pixels that no score counts, as the truth was not measured there."""
+    missing = np.isnan(truth)
+    return np.where(missing, np.float32(np.nan), forecast) if missing.any() else forecast
 
 
 def _is_constant(frames: NDArray[np.floating]) -> bool:
