@@ -261,6 +261,22 @@ def test_markdown_marks_the_best():
     assert "a formula; 500 pixels a lead" in text
 
 
+def test_a_score_that_no_forecaster_has_is_named_and_not_shown():
+    found = verification()
+    psnr = found.scores["psnr"]
+    nothing = {name: [math.nan] * 2 for name in found.forecasters}
+    undefined = replace(psnr, by_lead=nothing, overall=dict.fromkeys(found.forecasters, math.nan))
+    text = replace(found, scores={**found.scores, "psnr": undefined}).to_markdown(brief=True)
+    assert "undefined, as nothing was there to count: psnr" in text
+    assert cells(text, "Overall")["forecaster"] == ["mse", "sharpness", "skill"]
+
+
+def test_one_case_of_one_event_without_a_unit():
+    text = replace(verification(), cases=1, unit="1", blocks=1).to_markdown()
+    assert "**Overall: 1 case, 4 frames in, 2 out**" in text
+    assert "there is 1\n" in text
+
+
 def test_equal_values_have_no_mark():
     assert "*" not in "".join(cells(verification(mine=0.4, blank=0.4).to_markdown(), "Overall")["mine"])
 

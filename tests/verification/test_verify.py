@@ -128,8 +128,13 @@ def test_best_median_and_worst_case(order, size):
     assert cases.mse == pytest.approx([2.5 * (rate / 10) ** 2 for rate in (1, 5, 9)], rel=1e-4)
 
 
-def test_one_case_is_best_median_and_worst():
-    assert verify(Scaled(), batched(Drift([0.5])), scores=FAST)[1].index == (0, 0, 0)
+@pytest.mark.parametrize(
+    ("rates", "labels", "index"),
+    [([0.5], ("only",), (0,)), ([0.9, 0.5], ("best", "worst"), (1, 0))],
+)
+def test_no_case_stands_twice_among_the_best_median_and_worst(rates, labels, index):
+    cases = verify(Scaled(), batched(Drift(rates)), scores=FAST)[1]
+    assert (cases.label, cases.index, len(cases.mse)) == (labels, index, len(index))
 
 
 @pytest.mark.parametrize("order", ["rising", "shuffled"])

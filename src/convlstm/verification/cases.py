@@ -28,17 +28,17 @@ Baselines = Mapping[str, Callable[[], Forecaster]]
 
 @dataclass(frozen=True)
 class Cases:
-    """Best, median and worst case by the model's MSE over all lead times.
+    """Best, median and worst case by the model's MSE over all lead times, each case once.
 
     Attributes:
-        label: ``best``, ``median``, ``worst``.
+        label: ``best``, ``median``, ``worst``; ``best`` and ``worst`` of two cases, ``only`` of one.
         index: position of each in the order in which cases were verified, from 0.
         mse: of the model.
     """
 
-    label: tuple[str, str, str]
-    index: tuple[int, int, int]
-    mse: tuple[float, float, float]
+    label: tuple[str, ...]
+    index: tuple[int, ...]
+    mse: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Case:
     """Forecasts of one case, as ``cases.npz`` holds them.
 
     Attributes:
-        label: best, median or worst.
+        label: best, median, worst or only.
         index: position among the cases.
         mse: of the model.
         past: (K, C, H, W).
@@ -98,8 +98,11 @@ class CaseSelector:
                 "verification needs cases with measured pixels; received none: check the data and its split"
             )
         median = sorted(self.sample)[(len(self.sample) - 1) // 2]
-        (best, i), (middle, j), (worst, k) = self.best, median, self.worst
-        return Cases(("best", "median", "worst"), (i, j, k), (best, middle, worst))
+        found: dict[int, tuple[str, float]] = {}
+        for label, (mse, index) in (("best", self.best), ("median", median), ("worst", self.worst)):
+            found.setdefault(index, (label, mse))
+        labels, errors = zip(*found.values(), strict=True)
+        return Cases(labels if len(labels) > 1 else ("only",), tuple(found), errors)
 
 
 def cases_file(
@@ -113,8 +116,8 @@ def cases_file(
 ) -> bytes:
     """Forecast the selected cases again and return the content of ``cases.npz``.
 
-    It holds ``label``, ``index`` and ``mse`` (3,), ``past`` (3, K, C, H, W), ``truth`` (3, L, C, H, W) and,
-    for every forecaster, ``forecast_<name>`` (3, L, C, H, W).
+    It holds, of N cases, ``label``, ``index`` and ``mse`` (N,), ``past`` (N, K, C, H, W), ``truth``
+    (N, L, C, H, W) and, for every forecaster, ``forecast_<name>`` (N, L, C, H, W).
 
     Args:
         cases: from `verify`.

@@ -120,17 +120,26 @@ class Verification:
 
     @property
     def main_scores(self) -> tuple[str, ...]:
-        """The scores to show where space is short: of fields a selection, otherwise all."""
+        """The scores to show where space is short: of fields a selection, otherwise all.
+
+        None that is undefined for every forecaster at every lead time, as for a threshold that no value
+        reaches.
+        """
+        scores = [key for key in self.scores if not self._is_undefined(key)]
         if "rmse" not in self.scores:
-            return tuple(self.scores)
+            return tuple(scores)
         kinds = ("csi", "pod", "far")
-        found = [key for key in self.scores if key in ("rmse", "bias") or key.startswith(kinds)]
+        found = [key for key in scores if key in ("rmse", "bias") or key.startswith(kinds)]
         windows: dict[str, list[str]] = {}  # of the fractions skill score, by threshold
-        for key in self.scores:
+        for key in scores:
             if key.startswith("fss"):
                 windows.setdefault(key.rpartition("_")[0], []).append(key)
         middle = [keys[len(keys) // 2] for keys in windows.values()]
-        return (*found, *middle, *(key for key in self.scores if key.startswith("power")))
+        return (*found, *middle, *(key for key in scores if key.startswith("power")))
+
+    def _is_undefined(self, score: str) -> bool:
+        """True if no forecaster has a value of a score at any lead time."""
+        return all(math.isnan(value) for values in self.scores[score].by_lead.values() for value in values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in ``scores.json``; undefined values are None."""
@@ -246,9 +255,13 @@ class Verification:
         columns = {key: _marked(self.scores[key], self.forecasters, None) for key in scores}
         skill = self.skill
         columns["skill"] = [four_digits(skill[n].overall) if n in skill else "" for n in self.forecasters]
-        unit = f" in {self.unit}" if self.unit else ""
-        title = f"Overall{unit}: {self.cases} cases, {self.past} frames in, {self.steps} out"
-        note, names = "\n".join(filter(None, (self.data, self.legend))), list(self.forecasters)
+        unit = f" in {self.unit}" if self.unit not in ("", "1") else ""
+        cases = f"{self.cases} case{'s' * (self.cases != 1)}"
+        title = f"Overall{unit}: {cases}, {self.past} frame{'s' * (self.past != 1)} in, {self.steps} out"
+        undefined = [key for key in self.scores if key not in scores and self._is_undefined(key)]
+        left_out = f"undefined, as nothing was there to count: {', '.join(undefined)}" if undefined else ""
+        notes, names = (self.data, self.legend, left_out), list(self.forecasters)
+        note = "\n".join(filter(None, notes))
         if len(columns) <= _MOST_COLUMNS:
             return Grid(title, note, "forecaster", names, columns)
         rows = {name: [texts[k] for texts in columns.values()] for k, name in enumerate(names)}
@@ -275,7 +288,9 @@ class Verification:
         if self.blocks is None:
             return f"that needs {LEAST_BLOCKS} events; evaluate again"
         if self.blocks < LEAST_BLOCKS:
-            return f"that needs {LEAST_BLOCKS} events; there are {self.blocks}"
+            return (
+                f"that needs {LEAST_BLOCKS} events; there {'is' if self.blocks == 1 else 'are'} {self.blocks}"
+            )
         return (
             "the 95 % interval of the difference of model and baseline holds 0 "
             f"({DRAWS} bootstrap draws of {self.blocks} events)"
