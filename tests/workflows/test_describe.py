@@ -306,3 +306,14 @@ def test_no_echo_is_dry_and_neither_missing_nor_a_code(tmp_path):
     found = convlstm.describe(path).variables[0].statistics
     assert (found.not_measured, found.codes, found.dry_value, found.low) == (0, (), -32, -32)
     assert found.wet[0] == pytest.approx(0.5)
+
+
+def test_rain_of_a_time_step_is_trained_on_as_a_rate(tmp_path):
+    fields = {"precipitation": RANDOM.gamma(1, 1, (200, 12, 16))}
+    path = write(tmp_path / "a.nc", every_five_minutes(200), "mm", **fields)
+    assert "--data.units" not in options(convlstm.describe(path))  # it may be an amount since a start
+    with xr.open_dataset(path, engine="h5netcdf") as frames:
+        frames = frames.load()
+    frames["precipitation"].attrs["cell_methods"] = "time: sum"
+    frames.to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    assert options(convlstm.describe(tmp_path / "b.nc"))["--data.units"] == "mm/h"

@@ -327,6 +327,8 @@ def _train_words(
     if len(variables) > 1 or variable is not None:
         options["variable"] = _listed([each.name for each in chosen])
     options["missing"] = _listed([f"{np.float32(code):.9g}" for code in dict.fromkeys(codes)])
+    if all(each.unit == "mm" and "sum" in each.cell_methods for each in chosen):
+        options["units"] = "mm/h"  # which has thresholds and colours
     options["skip_bad"] = "true" if skip_bad else None
     height, width = frames.shape[-2:]
     if height * width > 2 * _CROP**2:
