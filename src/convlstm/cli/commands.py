@@ -101,11 +101,11 @@ def _watched(batches: Iterable[Window], cases: int) -> Iterator[Window]:
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console, text = Console(stderr=True), f"evaluating {cases} case{'s' * (cases != 1)}"
     if not console.is_terminal:
-        print(f"evaluating {cases} cases", file=sys.stderr)
+        print(text, file=sys.stderr)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"evaluating {cases} cases", total=cases)
+        task = bar.add_task(text, total=cases)
         for batch in batches:
             yield batch
             bar.advance(task, len(batch.past))

@@ -4,6 +4,7 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
+from convlstm.data.specification import span_text
 from convlstm.data.statistics import Histogram, Statistics
 from convlstm.workflows.describe import Description, Variable
 from convlstm.workflows.periods import Times
@@ -86,19 +87,9 @@ def _rows(description: Description, blocks: str) -> list[tuple[str, str]]:
     return rows
 
 
-def _text(time: str) -> str:
-    """A time without seconds if they are zero."""
-    if time.count("-") < 2:
-        return f"{time} s"
-    return time.replace("T", " ").removesuffix(":00") if "T" in time else time
-
-
 def _span(first: str, last: str) -> str:
-    """From one time to another, a date that both have said once."""
-    if first.endswith("T00:00:00") and last.endswith("T00:00:00"):
-        first, last = first[:10], last[:10]
-    same = "T" in first and first.partition("T")[0] == last.partition("T")[0]
-    return f"{_text(first)} to {_text(last)[11 * same :]}" if first != last else _text(first)
+    """From one time to another; numbers are seconds."""
+    return span_text(*(end if end.count("-") == 2 else f"{end} s" for end in (first, last)))
 
 
 def _counted(count: int, name: str) -> str:

@@ -21,7 +21,7 @@ from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
-from convlstm.data.specification import Specification
+from convlstm.data.specification import Specification, interval_text, unit_text
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
 from convlstm.data.units import AMOUNTS, ZR, conversion, unit_named
 from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
@@ -267,7 +267,8 @@ class Archive(Source):
         channels, height, width = self.store.shape
         return (
             f"{self.name}: {len(self.times)} frames of {', '.join(variables(self.frames))}, {channels} x "
-            f"{height} x {width}, in {self.units or 'no unit'}, {self.past} frames to {self.steps}"
+            f"{height} x {width}, in {unit_text(self.units)}, {self.past} frames to {self.steps}, "
+            f"one every {interval_text(self.step_s)}"
         )
 
     def _checked_crop(self, crop: int | Sequence[int]) -> tuple[int, int]:

@@ -178,16 +178,16 @@ class Specification:
         generated = self.fingerprint == GENERATED
         splits = "; ".join(
             f"{name} {windows} window{'s' * (windows > 1)}"
-            + ("" if generated else f" in {frames} frames, {_moment(first)} to {_moment(last)}")
+            + ("" if generated else f" in {frames} frames, {span_text(first, last)}")
             for name, (frames, windows, first, last) in self.splits.items()
         )
         dry = f", {self.dry_text}" if self.dry_text else ""
         return [
-            f"values: {', '.join(self.variables)} in {self.units or 'no unit'}{dry}, "
-            f"range {self.data_range:g}" + (f", codes {missing} not measured" if missing else ""),
+            f"values: {', '.join(self.variables)} in {unit_text(self.units)}{dry}, "
+            f"range {self.data_range:.4g}" + (f", codes {missing} not measured" if missing else ""),
             f"scale of the network: {self.transform['kind']} ({numbers})",
             f"grid: {height} x {width}" + (f", {spacing}" if spacing else ""),
-            f"time: a frame every {_duration(self.step_s)}, {self.past} in, {self.steps} out"
+            f"time: a frame every {interval_text(self.step_s)}, {self.past} in, {self.steps} out"
             + (f"; extra inputs {', '.join(self.inputs)}" if self.inputs else ""),
             f"splits: {splits}; "
             + ("all generated" if generated else f"statistics of training only, {self.fingerprint}"),
@@ -211,9 +211,18 @@ def grid_text(grid: Mapping[str, Any]) -> str:
     return (" x ".join(f"{value:g}" for value in grid.get("spacing", [])) + f" {units}").strip()
 
 
-def _moment(text: str) -> str:
-    """A time without the seconds and, at midnight, without hours."""
-    return text.removesuffix(":00").removesuffix("T00:00").replace("T", " ")
+def unit_text(units: str) -> str:
+    """A unit as people read it."""
+    return "no unit" if units in ("", "1") else units
+
+
+def span_text(first: str, last: str) -> str:
+    """From one time to another: without zero seconds, with hours unless both are zero, a date only once."""
+    if first.endswith("T00:00:00") and last.endswith("T00:00:00"):
+        first, last = first[:10], last[:10]
+    ends = [end.replace("T", " ").removesuffix(":00") if "T" in end else end for end in (first, last)]
+    same = "T" in first and first[:10] == last[:10]
+    return f"{ends[0]} to {ends[1][11 * same :]}" if first != last else ends[0]
 
 
 def _short(value: Any) -> str:
@@ -222,7 +231,8 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _duration(seconds: float) -> str:
+def interval_text(seconds: float) -> str:
+    """Time between two frames, as said after "every"."""
     for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size and seconds % size == 0:
             count = round(seconds / size)
