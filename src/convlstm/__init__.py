@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvRNNCell as ConvRNNCell
     from convlstm.cells import GHUCell as GHUCell
     from convlstm.cells import LinearCell as LinearCell
+    from convlstm.cells import MAUCell as MAUCell
     from convlstm.cells import MinConvGRUCell as MinConvGRUCell
     from convlstm.cells import MinConvLSTMCell as MinConvLSTMCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
+    from convlstm.models import MAU as MAU
     from convlstm.models import AutoregressiveForecaster as AutoregressiveForecaster
     from convlstm.models import ConvLSTMTransformer as ConvLSTMTransformer
     from convlstm.models import EncoderForecaster as EncoderForecaster
@@ -61,6 +63,8 @@ _HOME = {
     "LinearCell": "convlstm.cells",
     "MinConvGRUCell": "convlstm.cells",
     "MinConvLSTMCell": "convlstm.cells",
+    "MAU": "convlstm.models",
+    "MAUCell": "convlstm.cells",
     "MovingObjects": "convlstm.data",
     "PredRNN": "convlstm.models",
     "PredRNNPlusPlus": "convlstm.models",
@@ -81,6 +85,7 @@ _HOME = {
 }
 
 __all__ = [
+    "MAU",
     "AutoregressiveForecaster",
     "CausalLSTMCell",
     "Cell",
@@ -95,6 +100,7 @@ __all__ = [
     "Forecaster",
     "GHUCell",
     "LinearCell",
+    "MAUCell",
     "MinConvGRUCell",
     "MinConvLSTMCell",
     "MovingObjects",

@@ -17,6 +17,7 @@ from convlstm import (
     ConvLSTMCell,
     ConvRNNCell,
     GHUCell,
+    MAUCell,
     MinConvGRUCell,
     MinConvLSTMCell,
     SAConvLSTMCell,
@@ -41,6 +42,7 @@ OPTIONS = {
     ConvGRUCell: COMMON
     | {"reset_after": False, "gate_activation": "hard_sigmoid", "candidate_activation": "softsign"},
     ConvRNNCell: COMMON | {"activation": "relu"},
+    MAUCell: {"tau": 3},
     SAConvLSTMCell: {"attention_dim": 2, "peephole": "channel"},
     STLSTMCell: {"forget_bias": 0.0},
     SpaceTimeAttentionCell: {"heads": 3, "window": 2, "history": 3},
@@ -163,7 +165,13 @@ class Deaf(MinimalCell):
         return MinimalState(torch.tanh(p + 0 * same_conv(state.h, self.mix)))
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Peeking, Fixed, Idle, Deaf])
+class Claims(MinimalCell):
+    """Reads its output, and says that it does not."""
+
+    reads_output = False
+
+
+@pytest.mark.parametrize("broken", [Forgetful, Peeking, Fixed, Idle, Deaf, Claims])
 def test_broken_cells_are_caught(broken):
     with pytest.raises(AssertionError, match=r"^\w+: "):
         check_cell(broken)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm import (
+    MAU,
     ConvGRUCell,
     ConvLSTM,
     ConvLSTMTransformer,
@@ -48,6 +49,8 @@ MODELS = {
     "predrnn++": lambda n: PredRNNPlusPlus(n, [3, 3], 3, 2),
     "trajgru": lambda n: TrajGRUForecaster(n, [3, 4], links=2),
     "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
+    "mau": lambda n: MAU(n, [3, 4], 3, tau=2),
+    "mau with recall": lambda n: MAU(n, [3, 3], 3, recall=True),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

@@ -6,6 +6,7 @@ from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.linear import LinearCell, LinearState
+from convlstm.cells.mau import MAUCell, MAUState
 from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
@@ -27,6 +28,8 @@ __all__ = [
     "LSTMState",
     "LinearCell",
     "LinearState",
+    "MAUCell",
+    "MAUState",
     "MinConvGRUCell",
     "MinConvLSTMCell",
     "SAConvLSTMCell",

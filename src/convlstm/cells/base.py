@@ -67,9 +67,12 @@ class Cell(nn.Module, ABC):
         kernel_size: one integer for each space axis.
         spatiotemporal_memory: True if the cell has a spatiotemporal memory; a cell around another of any kind
             sets it to that of the other, on the instance.
+        reads_output: False if a step does not read ``h`` of the state before, which is then the output alone,
+            and other tensors of the state are all that is remembered.
     """
 
     spatiotemporal_memory: bool = False
+    reads_output: bool = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

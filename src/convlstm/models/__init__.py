@@ -14,6 +14,7 @@ from convlstm.models.baselines import (
 from convlstm.models.convert import from_published
 from convlstm.models.convlstm_transformer import ConvLSTMTransformer
 from convlstm.models.encoder_forecaster import EncoderForecaster
+from convlstm.models.mau import MAU
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
 from convlstm.models.predrnn_v2 import PredRNNv2
@@ -21,6 +22,7 @@ from convlstm.models.stacked import StackForecaster
 from convlstm.models.trajgru import TrajGRUForecaster
 
 __all__ = [
+    "MAU",
     "Advection",
     "AutoregressiveForecaster",
     "Blank",
