@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from convlstm.cells import MAUCell as MAUCell
     from convlstm.cells import MinConvGRUCell as MinConvGRUCell
     from convlstm.cells import MinConvLSTMCell as MinConvLSTMCell
+    from convlstm.cells import MIMCell as MIMCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.cells import SpaceTimeAttentionCell as SpaceTimeAttentionCell
     from convlstm.cells import STLSTMCell as STLSTMCell
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
     from convlstm.models import MAU as MAU
+    from convlstm.models import MIM as MIM
     from convlstm.models import AutoregressiveForecaster as AutoregressiveForecaster
     from convlstm.models import ConvLSTMTransformer as ConvLSTMTransformer
     from convlstm.models import EncoderForecaster as EncoderForecaster
@@ -65,6 +67,8 @@ _HOME = {
     "MinConvLSTMCell": "convlstm.cells",
     "MAU": "convlstm.models",
     "MAUCell": "convlstm.cells",
+    "MIM": "convlstm.models",
+    "MIMCell": "convlstm.cells",
     "MovingObjects": "convlstm.data",
     "PredRNN": "convlstm.models",
     "PredRNNPlusPlus": "convlstm.models",
@@ -86,6 +90,7 @@ _HOME = {
 
 __all__ = [
     "MAU",
+    "MIM",
     "AutoregressiveForecaster",
     "CausalLSTMCell",
     "Cell",
@@ -103,6 +108,7 @@ __all__ = [
     "MAUCell",
     "MinConvGRUCell",
     "MinConvLSTMCell",
+    "MIMCell",
     "MovingObjects",
     "PredRNN",
     "PredRNNPlusPlus",

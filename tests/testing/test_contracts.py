@@ -20,11 +20,12 @@ from convlstm import (
     MAUCell,
     MinConvGRUCell,
     MinConvLSTMCell,
+    MIMCell,
     SAConvLSTMCell,
     STLSTMCell,
     TrajGRUCell,
 )
-from convlstm.cells import LSTMState, SpaceTimeAttentionCell
+from convlstm.cells import LSTMState, MIMNCell, MIMSCell, SpaceTimeAttentionCell
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.functional.conv import same_conv
 from convlstm.testing import CELL_CHECKS, LAYER_CHECKS, check_cell, check_layer
@@ -43,6 +44,9 @@ OPTIONS = {
     | {"reset_after": False, "gate_activation": "hard_sigmoid", "candidate_activation": "softsign"},
     ConvRNNCell: COMMON | {"activation": "relu"},
     MAUCell: {"tau": 3},
+    MIMCell: {"forget_bias": 0.0},
+    MIMNCell: {"forget_bias": 0.0},
+    MIMSCell: {"forget_bias": 0.0},
     SAConvLSTMCell: {"attention_dim": 2, "peephole": "channel"},
     STLSTMCell: {"forget_bias": 0.0},
     SpaceTimeAttentionCell: {"heads": 3, "window": 2, "history": 3},

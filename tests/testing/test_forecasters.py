@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from convlstm import (
     MAU,
+    MIM,
     ConvGRUCell,
     ConvLSTM,
     ConvLSTMTransformer,
@@ -51,6 +52,7 @@ MODELS = {
     "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
     "mau": lambda n: MAU(n, [3, 4], 3, tau=2),
     "mau with recall": lambda n: MAU(n, [3, 3], 3, recall=True),
+    "mim": lambda n: MIM(n, [2, 2, 2], 3, 2),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

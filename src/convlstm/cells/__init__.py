@@ -8,6 +8,7 @@ from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.linear import LinearCell, LinearState
 from convlstm.cells.mau import MAUCell, MAUState
 from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
+from convlstm.cells.mim import MIMCell, MIMNCell, MIMNState, MIMSCell, MIMState
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
 from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
@@ -32,6 +33,11 @@ __all__ = [
     "MAUState",
     "MinConvGRUCell",
     "MinConvLSTMCell",
+    "MIMCell",
+    "MIMNCell",
+    "MIMNState",
+    "MIMSCell",
+    "MIMState",
     "SAConvLSTMCell",
     "SAState",
     "STLSTMCell",

@@ -15,6 +15,7 @@ from convlstm.models.convert import from_published
 from convlstm.models.convlstm_transformer import ConvLSTMTransformer
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.mau import MAU
+from convlstm.models.mim import MIM
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
 from convlstm.models.predrnn_v2 import PredRNNv2
@@ -23,6 +24,7 @@ from convlstm.models.trajgru import TrajGRUForecaster
 
 __all__ = [
     "MAU",
+    "MIM",
     "Advection",
     "AutoregressiveForecaster",
     "Blank",
