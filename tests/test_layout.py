@@ -211,8 +211,9 @@ def test_the_public_names():
     models |= {"TrajGRUForecaster"}
     cells |= {"MAUCell", "SAConvLSTMCell", "STLSTMCell"}
     cells |= {"MAUCell", "MIMCell", "SAConvLSTMCell", "STLSTMCell"}
+    cells |= {"E3DLSTMCell", "MAUCell", "MIMCell", "SAConvLSTMCell", "STLSTMCell"}
     models = {"AutoregressiveForecaster", "ConvGRU", "ConvLSTM", "EncoderForecaster", "Forecaster"}
-    models |= {"MAU", "MIM", "PredRNN", "PredRNNPlusPlus", "PredRNNv2", "StackForecaster"}
+    models |= {"E3DLSTM", "MAU", "MIM", "PredRNN", "PredRNNPlusPlus", "PredRNNv2", "StackForecaster"}
     running = {"MovingObjects", "TrainingConfig", "demo", "describe", "evaluate", "forecast", "report"}
     assert set(convlstm.__all__) == cells | models | running | {"train", "ConvLSTMError", "__version__"}
     for name in convlstm.__all__:

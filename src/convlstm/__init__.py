@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from convlstm.cells import ConvGRUCell as ConvGRUCell
     from convlstm.cells import ConvLSTMCell as ConvLSTMCell
     from convlstm.cells import ConvRNNCell as ConvRNNCell
+    from convlstm.cells import E3DLSTMCell as E3DLSTMCell
     from convlstm.cells import GHUCell as GHUCell
     from convlstm.cells import LinearCell as LinearCell
     from convlstm.cells import MAUCell as MAUCell
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from convlstm.errors import ConvLSTMError as ConvLSTMError
     from convlstm.layers import ConvGRU as ConvGRU
     from convlstm.layers import ConvLSTM as ConvLSTM
+    from convlstm.models import E3DLSTM as E3DLSTM
     from convlstm.models import MAU as MAU
     from convlstm.models import MIM as MIM
     from convlstm.models import AutoregressiveForecaster as AutoregressiveForecaster
@@ -59,6 +61,8 @@ _HOME = {
     "ConvLSTMError": "convlstm.errors",
     "ConvLSTMTransformer": "convlstm.models",
     "ConvRNNCell": "convlstm.cells",
+    "E3DLSTM": "convlstm.models",
+    "E3DLSTMCell": "convlstm.cells",
     "EncoderForecaster": "convlstm.models",
     "Forecaster": "convlstm.models",
     "GHUCell": "convlstm.cells",
@@ -89,6 +93,7 @@ _HOME = {
 }
 
 __all__ = [
+    "E3DLSTM",
     "MAU",
     "MIM",
     "AutoregressiveForecaster",
@@ -101,6 +106,7 @@ __all__ = [
     "ConvLSTMError",
     "ConvLSTMTransformer",
     "ConvRNNCell",
+    "E3DLSTMCell",
     "EncoderForecaster",
     "Forecaster",
     "GHUCell",

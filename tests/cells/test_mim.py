@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from convlstm import MIM, MIMCell
+from convlstm import MIM, ConvLSTM, MIMCell
 from convlstm.cells import MIMNCell, MIMSCell
+from convlstm.errors import OptionError, ShapeError
 
 #: What OpenSTL's code gave, for the test below.
 OPENSTL = [
@@ -154,3 +155,10 @@ def test_the_published_model_is_the_default():
     per_pixel, unused = 6 * 3 * 128 * (16 * 16 - 1), 3 * 256 * 128
     ours = sum(p.numel() for p in MIM().parameters())
     assert ours + per_pixel + unused == pytest.approx(38.04e6, abs=5e3)
+
+
+def test_layers_that_do_not_fit_are_refused():
+    with pytest.raises(OptionError, match="hidden_dim must hold the same number for each layer"):
+        MIM(hidden_dim=[2, 3])
+    with pytest.raises(ShapeError, match="the spatiotemporal memory must have hidden_dim=3 channels"):
+        ConvLSTM(1, [2, 3], 3, batch_first=True, cell=MIMCell)(torch.rand(1, 2, 1, 4, 4))

@@ -16,6 +16,7 @@ from convlstm import (
     ConvLSTM,
     ConvLSTMCell,
     ConvRNNCell,
+    E3DLSTMCell,
     GHUCell,
     MAUCell,
     MinConvGRUCell,
@@ -43,6 +44,7 @@ OPTIONS = {
     ConvGRUCell: COMMON
     | {"reset_after": False, "gate_activation": "hard_sigmoid", "candidate_activation": "softsign"},
     ConvRNNCell: COMMON | {"activation": "relu"},
+    E3DLSTMCell: {"history": 2, "forget_bias": 0.0},
     MAUCell: {"tau": 3},
     MIMCell: {"forget_bias": 0.0},
     MIMNCell: {"forget_bias": 0.0},

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm import (
+    E3DLSTM,
     MAU,
     MIM,
     ConvGRUCell,
@@ -53,6 +54,7 @@ MODELS = {
     "mau": lambda n: MAU(n, [3, 4], 3, tau=2),
     "mau with recall": lambda n: MAU(n, [3, 3], 3, recall=True),
     "mim": lambda n: MIM(n, [2, 2, 2], 3, 2),
+    "e3d-lstm": lambda n: E3DLSTM(n, [2, 2], 3, 4, history=3),
     "next frame": NextFrame,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),

@@ -6,6 +6,7 @@ from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
 from convlstm.cells.linear import LinearCell, LinearState
+from convlstm.cells.e3d_lstm import E3DLSTMCell, E3DLSTMState
 from convlstm.cells.mau import MAUCell, MAUState
 from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells.mim import MIMCell, MIMNCell, MIMNState, MIMSCell, MIMState
@@ -23,6 +24,8 @@ __all__ = [
     "ConvGRUCell",
     "ConvLSTMCell",
     "ConvRNNCell",
+    "E3DLSTMCell",
+    "E3DLSTMState",
     "GHUCell",
     "GHUState",
     "GRUState",

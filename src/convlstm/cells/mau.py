@@ -49,7 +49,7 @@ class MAUCell(Cell):
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of the output and of T.
-        kernel_size: one integer per space axis, of all convolutions.
+        kernel_size: one odd integer per space axis, of all convolutions.
         bias: True to give the convolutions a bias.
         tau: steps that the attention looks back.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, register_state, same_convolution
 from convlstm.cells.convlstm import LSTMState
+from convlstm.cells.st_lstm import check_memory_width
 from convlstm.validation import check_number
 
 
@@ -65,7 +66,7 @@ class MIMSCell(Cell):
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of h and c.
-        kernel_size: one integer per space axis.
+        kernel_size: one odd integer per space axis.
         bias: True to give the gates a bias.
         forget_bias: b, constant.
     """
@@ -171,7 +172,7 @@ class MIMCell(Cell):
     Args:
         input_dim: channels of the input.
         hidden_dim: channels of h, c, m and the two modules.
-        kernel_size: one integer per space axis; of all convolutions but W_1, which is 1x1.
+        kernel_size: one odd integer per space axis; of all convolutions but W_1, which is 1x1.
         bias: True to give the gates a bias.
         forget_bias: b, constant, in all three places.
 
@@ -216,6 +217,7 @@ class MIMCell(Cell):
 
     def step(self, p: Tensor, state: Any, memory: Tensor) -> tuple[MIMState, Tensor]:  # type: ignore[override]
         """The new state and spatiotemporal memory, (B, hidden_dim, *S)."""
+        check_memory_width(self, memory)
         h, c, d, n, s, before, begun = state
         d, n, before, begun = self.non_stationary.step(p, MIMNState(d, n, before, begun))
         t, s = self.stationary.step(d, LSTMState(c, s))

@@ -13,6 +13,7 @@ from convlstm.models.baselines import (
 )
 from convlstm.models.convert import from_published
 from convlstm.models.convlstm_transformer import ConvLSTMTransformer
+from convlstm.models.e3d_lstm import E3DLSTM
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.mau import MAU
 from convlstm.models.mim import MIM
@@ -23,6 +24,7 @@ from convlstm.models.stacked import StackForecaster
 from convlstm.models.trajgru import TrajGRUForecaster
 
 __all__ = [
+    "E3DLSTM",
     "MAU",
     "MIM",
     "Advection",

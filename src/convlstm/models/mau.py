@@ -62,6 +62,10 @@ class MAU(AutoregressiveForecaster):
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.levels = check_integer(levels, "levels", least=0, most=16)
         self.recall = check_bool(recall, "recall")
+        if not isinstance(hidden_dim, Sequence) or not hidden_dim:
+            raise OptionError(
+                f"hidden_dim must hold the channels of each layer; received {hidden_dim!r}: one is [64]"
+            )
         cell = partial(MAUCell, tau=tau)
         self.layers = ConvLSTM(
             hidden_dim[0], list(hidden_dim), kernel_size, batch_first=True, cell=cell, engine=engine

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from convlstm.cells import MIMCell, STLSTMCell
-from convlstm.models.stacked import StackForecaster
+from convlstm.models.stacked import StackForecaster, equal_widths
 
 
 class MIM(StackForecaster):
@@ -31,6 +31,7 @@ class MIM(StackForecaster):
         extra_channels: int = 0,
         engine: str = "auto",
     ) -> None:
+        hidden_dim = equal_widths(hidden_dim)
         super().__init__(
             channels,
             hidden_dim,

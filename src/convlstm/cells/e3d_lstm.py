@@ -1,0 +1,143 @@
+"""The eidetic LSTM of E3D-LSTM."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from convlstm.cells.base import Cell, register_state
+from convlstm.cells.conv_cell import SameConv1d, SameConv2d, SameConv3d
+from convlstm.cells.st_lstm import check_memory_width
+from convlstm.validation import check_bool, check_number, check_positive
+
+_CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
+
+
+class E3DLSTMState(NamedTuple):
+    """State of `E3DLSTMCell`.
+
+    Attributes:
+        h: the output, (B, hidden_dim, *S).
+        c: the last cell states, oldest first, (B, history, hidden_dim, *S).
+        steps: (B,) int64, the number of steps so far, which tells how many of them there are.
+    """
+
+    h: Tensor
+    c: Tensor
+    steps: Tensor
+
+
+register_state(E3DLSTMState, "convlstm.cells")
+
+
+class E3DLSTMCell(Cell):
+    """One step of an eidetic LSTM (E3D-LSTM, Wang et al. 2019, ICLR, equations 2 to 5).
+
+    Its convolutions are meant for clips: three space axes, of which the first is time within a window. Each
+    position of the recall gate r looks at all positions of the cell states C of the last steps. The
+    spatiotemporal memory m, the paper's global memory, comes from the layer below, and from the top layer of
+    the step before for the lowest one. With ``*`` a convolution, b the forget bias and LN a layer
+    normalisation::
+
+        i, g, r, o, i', g', f' = W_x * x
+        i_h, g_h, r_h, o_h = W_h * h
+        i_m, f_m, g_m, m_m = W_m * m
+        recall = softmax(sigmoid(r + r_h) C^T) C
+        c' = LN(c + recall) + sigmoid(i + i_h) tanh(g + g_h)
+        m' = sigmoid(f' + f_m + b) tanh(m_m) + sigmoid(i' + i_m) tanh(g' + g_m)
+        o  = sigmoid(tanh(o + o_h + W_o * [c', m']))
+        h' = o tanh(W_1 [c', m'])
+
+    The equations are those of the authors' code (the paper forgets m itself, and has no tanh in o). In it and
+    in OpenSTL's the memory never changes, as a step returns the one that it was given; OpenSTL's recall also
+    mixes channels with positions. Both are right here, so weights trained with that code mean something else.
+    The authors' code recalls all steps, and memory and time grow with their number; here the last
+    ``history`` ones. Attention takes memory as history times the square of the number of positions. LN has a
+    weight per channel, as in the authors' code, for frames of any size.
+
+    Args:
+        input_dim: channels of the input.
+        hidden_dim: channels of h, c and m.
+        kernel_size: one integer per space axis; of all convolutions but W_1, which is 1x1. An even one
+            reaches one position further towards the end of its axis than towards the start.
+        bias: True to give the gates a bias.
+        history: number of cell states that are recalled.
+        forget_bias: b, constant.
+
+    Example:
+        >>> import torch
+        >>> from convlstm import ConvLSTM
+        >>> layers = ConvLSTM(1, [8, 8], (2, 5, 5), batch_first=True, cell=E3DLSTMCell)
+        >>> layers(torch.zeros(1, 4, 1, 2, 8, 8))[0][0].shape
+        torch.Size([1, 4, 8, 2, 8, 8])
+    """
+
+    spatiotemporal_memory = True
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        kernel_size: int | tuple[int, ...],
+        bias: bool = True,
+        *,
+        history: int = 5,
+        forget_bias: float = 1.0,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        n, bias, axes = self.hidden_dim, check_bool(bias, "bias"), len(self.kernel_size)
+        self.history = check_positive(history, "history")
+        self.forget_bias = check_number(forget_bias, "forget_bias")
+
+        def convolution(inputs: int, outputs: int, kernel: tuple[int, ...], bias: bool = False) -> nn.Module:
+            conv: nn.Module = _CONV[axes](inputs, outputs, kernel, padding="same", bias=bias)
+            return conv
+
+        self.conv_x = convolution(self.input_dim, 7 * n, self.kernel_size, bias)
+        self.conv_h = convolution(n, 4 * n, self.kernel_size)
+        self.conv_m = convolution(n, 4 * n, self.kernel_size, bias)
+        self.conv_o = convolution(2 * n, n, self.kernel_size)
+        self.conv_last = convolution(2 * n, n, (1,) * axes)
+        self.norm = nn.GroupNorm(1, n)
+
+    def initial_state(self, x: Tensor) -> E3DLSTMState:
+        """Zeros, and a history of one cell state, which is zero."""
+        h = x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
+        c = x.new_zeros(x.shape[0], self.history, self.hidden_dim, *x.shape[2:])
+        return E3DLSTMState(h, c, x.new_zeros(x.shape[0], dtype=torch.int64))
+
+    def project(self, x: Tensor) -> Tensor:
+        """The gates' part from the input, (N, 7 hidden_dim, *S)."""
+        gates: Tensor = self.conv_x(x)
+        return gates
+
+    def step(self, p: Tensor, state: Any, memory: Tensor) -> tuple[E3DLSTMState, Tensor]:  # type: ignore[override]
+        """The new state and spatiotemporal memory, (B, hidden_dim, *S)."""
+        check_memory_width(self, memory)
+        h, history, steps = state
+        i, g, r, o, i_m, g_m, f_m = p.chunk(7, dim=1)
+        i_h, g_h, r_h, o_h = self.conv_h(h).chunk(4, dim=1)
+        recalled = self._recall(torch.sigmoid(r + r_h), history, steps)
+        c = self.norm(history[:, -1] + recalled) + torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
+        i, f, g, m = self.conv_m(memory).chunk(4, dim=1)
+        memory = torch.sigmoid(f_m + f + self.forget_bias) * torch.tanh(m)
+        memory = memory + torch.sigmoid(i_m + i) * torch.tanh(g_m + g)
+        both = torch.cat([c, memory], dim=1)
+        o = torch.sigmoid(torch.tanh(o + o_h + self.conv_o(both)))
+        h = o * torch.tanh(self.conv_last(both))
+        history = torch.cat([history[:, 1:], c.to(history.dtype).unsqueeze(1)], dim=1)
+        return E3DLSTMState(h, history, steps + 1), memory
+
+    def _recall(self, query: Tensor, history: Tensor, steps: Tensor) -> Tensor:
+        """For each position of a query (B, C, *S), the mean of the history that the softmax weighs."""
+        keys_BCJP = history.transpose(1, 2).flatten(3)
+        scores_BPJP = torch.einsum("bcq,bcjp->bqjp", query.flatten(2), keys_BCJP)
+        age = torch.arange(self.history - 1, -1, -1, device=steps.device)
+        empty_B1J1 = (age > steps[:, None])[:, None, :, None]
+        scores_BPN = scores_BPJP.masked_fill(empty_B1J1, -torch.inf).flatten(2)
+        recalled_BCP = keys_BCJP.flatten(2) @ torch.softmax(scores_BPN, dim=2).transpose(1, 2)
+        return recalled_BCP.view_as(query)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"history={self.history}, forget_bias={self.forget_bias}"
