@@ -11,10 +11,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 
-from convlstm import EncoderForecaster, PredRNN, TrainingConfig
+from convlstm import EncoderForecaster, Forecaster, PredRNN, TrainingConfig
 from convlstm.cli.main import main
 from convlstm.cli.messages import nearest
 from convlstm.cli.options import Command
+from convlstm.errors import OptionError
+from convlstm.workflows.class_names import import_named
 from convlstm.workflows.configuration import Parts, configuration, read_settings, yaml_of
 from convlstm.workflows.models import models
 
@@ -140,6 +142,11 @@ def test_every_model_of_the_catalogue_is_meant_by_its_name(own, capsys):
         assert (type(model), model.hyperparameters["hidden_dim"]) == (PredRNN, [3, 3])
 
 
+def test_the_nearest_names_are_a_sentence():
+    with pytest.raises(OptionError, match=r"received 'Forecaster': did you mean \w+(, \w+)* or \w+\?$"):
+        import_named("Forecaster", Forecaster)
+
+
 def test_a_switch_of_the_settings_takes_a_value_or_none():
     for line, expected in (
         ("--reverse_input", True),
@@ -203,7 +210,7 @@ WRONG = {
     "train --model EncoderForecster": "received 'EncoderForecster': did you mean EncoderForecaster?",
     "train --model predrnn": "received 'predrnn': did you mean PredRNN",
     "train --model PredRNN+": "received 'PredRNN+': did you mean PredRNN",
-    "train --model Forecaster": "received 'Forecaster': did you mean StackForecaster or EncoderForecaster?",
+    "train --model Forecaster": "received 'Forecaster': did you mean StackForecaster",
     "train --model Zebra": "the dotted path of a Forecaster; received 'Zebra': convlstm models lists ours",
     "train --config short.yaml": "path of a Forecaster; received 'PredRN': did you mean PredRNN",
     "train --model torch.nn.Linear": "received 'torch.nn.Linear', which is none: derive it from Forecaster",
