@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from convlstm.cells import GHUCell as GHUCell
     from convlstm.cells import LinearCell as LinearCell
     from convlstm.cells import MAUCell as MAUCell
+    from convlstm.cells import MIMCell as MIMCell
     from convlstm.cells import MinConvGRUCell as MinConvGRUCell
     from convlstm.cells import MinConvLSTMCell as MinConvLSTMCell
-    from convlstm.cells import MIMCell as MIMCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.cells import SpaceTimeAttentionCell as SpaceTimeAttentionCell
     from convlstm.cells import STLSTMCell as STLSTMCell
@@ -112,9 +112,9 @@ __all__ = [
     "GHUCell",
     "LinearCell",
     "MAUCell",
+    "MIMCell",
     "MinConvGRUCell",
     "MinConvLSTMCell",
-    "MIMCell",
     "MovingObjects",
     "PredRNN",
     "PredRNNPlusPlus",

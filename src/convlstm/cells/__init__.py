@@ -5,11 +5,11 @@ from convlstm.cells.causal_lstm import CausalLSTMCell, CausalLSTMState, GHUCell,
 from convlstm.cells.convert import gru_weights, lstm_weights
 from convlstm.cells.convgru import ConvGRUCell, ConvRNNCell, GRUState
 from convlstm.cells.convlstm import ConvLSTMCell, LSTMState
-from convlstm.cells.linear import LinearCell, LinearState
 from convlstm.cells.e3d_lstm import E3DLSTMCell, E3DLSTMState
+from convlstm.cells.linear import LinearCell, LinearState
 from convlstm.cells.mau import MAUCell, MAUState
-from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells.mim import MIMCell, MIMNCell, MIMNState, MIMSCell, MIMState
+from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
 from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
@@ -34,13 +34,13 @@ __all__ = [
     "LinearState",
     "MAUCell",
     "MAUState",
-    "MinConvGRUCell",
-    "MinConvLSTMCell",
     "MIMCell",
     "MIMNCell",
     "MIMNState",
     "MIMSCell",
     "MIMState",
+    "MinConvGRUCell",
+    "MinConvLSTMCell",
     "SAConvLSTMCell",
     "SAState",
     "STLSTMCell",
