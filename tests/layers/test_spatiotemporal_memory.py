@@ -76,6 +76,38 @@ def test_its_state_resumes_the_sequence(stack):
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
 
 
+class Doubled(ZigZagCell):
+    """Doubles the output in its call."""
+
+    def forward(self, x, state=None, memory=None):
+        (h,), memory = super().forward(x, state, memory)
+        return ZigZagState(2 * h), memory
+
+
+def test_hooks_and_forwards_of_ones_own_act_at_every_step(stack):
+    layer, x = stack
+    called = []
+    hook = layer.cell_list[1].register_forward_hook(lambda *_: called.append(True))
+    layer(x)
+    assert len(called) == x.shape[1]
+    hook.remove()
+    doubled = ConvLSTM(2, 3, 3, 1, batch_first=True, cell=Doubled).double()
+    state = memory = None
+    for t, frame in enumerate(x.unbind(1)):
+        state, memory = doubled.cell_list[0](frame, state, memory)
+        torch.testing.assert_close(doubled(x)[0][0][:, t], state.h)
+
+
+def test_all_layers_are_returned_on_request(stack):
+    layer, x = stack
+    (last,), _ = layer(x)
+    layer.return_all_layers = True
+    outputs, states = layer(x)
+    torch.testing.assert_close(outputs[-1], last)
+    assert [tuple(y.shape) for y in outputs] == [(2, 5, 3, 4, 4)] * 3
+    torch.testing.assert_close([y[:, -1] for y in outputs], [state.h for state in states])
+
+
 def test_masks_lengths_and_resets_reach_the_memory(stack):
     layer, x = stack
     mask = torch.tensor([[True, False, True, True, True], [True] * 5])

@@ -8,13 +8,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import map_state
+import convlstm.engines as engines
+from convlstm.cells.base import check_step_with_memory, map_state
 from convlstm.errors import OptionError
 from convlstm.layers.frames import dropout_mask, fill_forward, map_frames, where_samples
 from convlstm.layers.norm import has_batch_statistics
 from convlstm.layers.options import StackOptions
 from convlstm.layers.scan import SequenceFlags, gradient_cuts, scan
-from convlstm.layers.state import BothDirections, MemoryState, has_memory, initial_state, of_kind
+from convlstm.layers.state import (
+    BothDirections,
+    MemoryState,
+    has_memory,
+    initial_state,
+    of_kind,
+    output_of,
+)
 
 
 class Layers(NamedTuple):
@@ -84,7 +92,7 @@ class LayerRun:
         self.previous: dict[tuple[str, int], Tensor] = {}
 
     def run(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
-        """Outputs of all layers, (B, T, C_out, *S) each, for frames (B, T, C, *S)."""
+        """Outputs of the layers that are shown at least, (B, T, C_out, *S) each, for frames (B, T, C, *S)."""
         return self._frame_by_frame(x, flags) if self.by_frame else self.step(x, flags)
 
     def step(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
@@ -96,12 +104,12 @@ class LayerRun:
         return features[1:]
 
     def _frame_by_frame(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
-        """Outputs of all layers, each frame through all of them before the next: a loop over `step`."""
+        """Outputs of the layers that are shown, each frame through all layers before the next."""
         frames: list[list[Tensor]] = []
         for t, cut in enumerate(gradient_cuts(flags.mask, self.options.scan.detach_every, x.shape[1])):
             if cut:
                 self.states, self.memory = map_state(cut, self.states), map_state(cut, self.memory)
-            frames.append(self.step(x[:, t : t + 1], flags.at(t)))
+            frames.append(self.step(x[:, t : t + 1], flags.at(t))[-self.layers.shown :])
         outputs = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
         if self.options.last_only:
             outputs[-1] = frames[-1][-1].clone()
@@ -150,16 +158,23 @@ class LayerRun:
 
         The lowest such layer reads the memory of the frame before, which a reset sets to the initial one.
         """
-        cell, state = self.layers.cells[layer], self.states[layer]
+        cell: Any = self.layers.cells[layer]
+        state = self.states[layer]
         if flags.reset is not None and any(map(has_memory, self.layers.cells[:layer])):
             if state is not None:
                 initial = initial_state(cell, x[:, 0])
                 state = map_state(where_samples(flags.reset[:, 0]), initial, of_kind(initial, state))
             flags = SequenceFlags(flags.mask)
-        before, engine = MemoryState(state, self.memory), self.options.engine
-        y, after = scan(cell, x, before, flags, options=self.scan_options, engine=engine)
-        self.states[layer], self.memory = after
-        return y
+        whole = flags.mask is None and flags.reset is None and not self.scan_options.zoneout
+        if state is None or self.memory is None or not whole:
+            before, engine = MemoryState(state, self.memory), self.options.engine
+            y, after = scan(cell, x, before, flags, options=self.scan_options, engine=engine)
+            self.states[layer], self.memory = after
+            return y
+        frame, changed = x.squeeze(1), engines.has_own_forward(cell) or engines.has_hooks(cell)
+        run: Any = cell if changed else partial(_step, cell)
+        self.states[layer], self.memory = check_step_with_memory(cell, run(frame, state, self.memory), state)
+        return output_of(self.states[layer]).unsqueeze(1)
 
     def _normalised(self, layer: int, y: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs (B, T, C, *S) normalised frame by frame.
@@ -181,3 +196,8 @@ class LayerRun:
         x = fill_forward(x, mask, flags.reset, self.previous.get((name, layer)))
         self.previous[name, layer] = x[:, -1:]
         return x
+
+
+def _step(cell: Any, frame: Tensor, state: Any, memory: Tensor) -> Any:
+    """A step of a cell with a spatiotemporal memory, without the checks of a call."""
+    return cell.step(cell.project(frame), state, memory)
