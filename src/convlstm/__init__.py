@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from convlstm.cells import MIMCell as MIMCell
     from convlstm.cells import MinConvGRUCell as MinConvGRUCell
     from convlstm.cells import MinConvLSTMCell as MinConvLSTMCell
+    from convlstm.cells import PhyCell as PhyCell
     from convlstm.cells import SAConvLSTMCell as SAConvLSTMCell
     from convlstm.cells import SpaceTimeAttentionCell as SpaceTimeAttentionCell
     from convlstm.cells import STLSTMCell as STLSTMCell
+    from convlstm.cells import SwinLSTMCell as SwinLSTMCell
     from convlstm.cells import TrajGRUCell as TrajGRUCell
     from convlstm.data import MovingObjects as MovingObjects
     from convlstm.errors import ConvLSTMError as ConvLSTMError
@@ -37,10 +39,13 @@ if TYPE_CHECKING:
     from convlstm.models import ConvLSTMTransformer as ConvLSTMTransformer
     from convlstm.models import EncoderForecaster as EncoderForecaster
     from convlstm.models import Forecaster as Forecaster
+    from convlstm.models import PhyDNet as PhyDNet
     from convlstm.models import PredRNN as PredRNN
     from convlstm.models import PredRNNPlusPlus as PredRNNPlusPlus
     from convlstm.models import PredRNNv2 as PredRNNv2
+    from convlstm.models import SAConvLSTMForecaster as SAConvLSTMForecaster
     from convlstm.models import StackForecaster as StackForecaster
+    from convlstm.models import SwinLSTM as SwinLSTM
     from convlstm.models import TrajGRUForecaster as TrajGRUForecaster
     from convlstm.training.config import TrainingConfig as TrainingConfig
     from convlstm.workflows.demo import demo as demo
@@ -74,13 +79,18 @@ _HOME = {
     "MIM": "convlstm.models",
     "MIMCell": "convlstm.cells",
     "MovingObjects": "convlstm.data",
+    "PhyCell": "convlstm.cells",
+    "PhyDNet": "convlstm.models",
     "PredRNN": "convlstm.models",
     "PredRNNPlusPlus": "convlstm.models",
     "PredRNNv2": "convlstm.models",
     "SAConvLSTMCell": "convlstm.cells",
+    "SAConvLSTMForecaster": "convlstm.models",
     "STLSTMCell": "convlstm.cells",
     "SpaceTimeAttentionCell": "convlstm.cells",
     "StackForecaster": "convlstm.models",
+    "SwinLSTM": "convlstm.models",
+    "SwinLSTMCell": "convlstm.cells",
     "TrainingConfig": "convlstm.training.config",
     "TrajGRUCell": "convlstm.cells",
     "TrajGRUForecaster": "convlstm.models",
@@ -116,13 +126,18 @@ __all__ = [
     "MinConvGRUCell",
     "MinConvLSTMCell",
     "MovingObjects",
+    "PhyCell",
+    "PhyDNet",
     "PredRNN",
     "PredRNNPlusPlus",
     "PredRNNv2",
     "SAConvLSTMCell",
+    "SAConvLSTMForecaster",
     "STLSTMCell",
     "SpaceTimeAttentionCell",
     "StackForecaster",
+    "SwinLSTM",
+    "SwinLSTMCell",
     "TrainingConfig",
     "TrajGRUCell",
     "TrajGRUForecaster",

@@ -179,7 +179,7 @@ def with_weight(kind, name, shape=(1,)):
         (
             lambda: {"stlstm_layer.0.conv_x.0.weight": torch.ones(1)},
             OptionError,
-            r"weights must be of PredRNN\+\+, PredRNN, ConvLSTM; received stlstm_layer",
+            r"weights must be of PredRNN\+\+, PredRNN, ConvLSTM, .*; received stlstm_layer",
         ),
         (dict, OptionError, "received none"),
         (lambda: [torch.ones(3)], OptionError, "weights must be a state dict or a file; received"),

@@ -1,6 +1,6 @@
 """Weights of other libraries' ConvLSTMs and ConvGRUs, as ours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -219,3 +219,52 @@ def _as_tensor(value: Any, name: str, axes: int) -> Tensor:
             "pass the weights"
         )
     return tensor
+
+
+def sa_convlstm_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict for `SAConvLSTMCell` from a cell of tsugumi-sys/SA-ConvLSTM-Pytorch.
+
+    There every attention is followed by a 1x1 convolution of its own, and the two are mixed to twice as many
+    channels, which is one affine map here: build the cell with ``mix_dim=2 * hidden_dim``, with
+    ``peephole="pixel"`` and the frames' ``image_size``, with ``attention_dim`` and the LSTM's activations as
+    there (``candidate_activation`` and ``output_activation``; relu in its example). Gates are stacked i, f,
+    g, o in its LSTM and i, g, o in its memory. Its forecaster normalises over all frames of a sequence at
+    once, so that no forecaster here has its numbers. On a GPU it neither trains nor saves the peepholes; they
+    are then zeros, and the cell is built without.
+
+    Args:
+        weights: by name, with or without a prefix, such as
+            ``sequential.sam-convlstm1.sam_convlstm_cell.convlstm_cell.conv.weight``; those of one cell.
+
+    Returns:
+        A state dict.
+
+    Raises:
+        OptionError: weights of another model, or of several cells.
+    """
+    mark = "convlstm_cell.conv.weight"
+    found = [name for name in weights if name.removesuffix(mark)[-1:] in (".", "") and name.endswith(mark)]
+    if len(found) != 1:
+        raise OptionError(
+            f"weights must be of one cell of SA-ConvLSTM-Pytorch, with one ...{mark}; received "
+            f"{len(found)} of them: pass those whose names begin with one sam_convlstm_cell"
+        )
+    prefix = found[0].removesuffix(mark)
+    own = {name.removeprefix(prefix): w.detach() for name, w in weights.items() if name.startswith(prefix)}
+    lstm = {name.removeprefix("convlstm_cell."): w for name, w in own.items() if "convlstm_cell." in name}
+    memory = {name.removeprefix("attention_memory."): w for name, w in own.items() if "attention" in name}
+    hidden = lstm["conv.weight"].shape[0] // 4
+    kernel = lstm["conv.weight"]
+    state = lstm_weights(kernel[:, :-hidden], kernel[:, -hidden:], lstm["conv.bias"], gates="ifgo")
+    state = {f"lstm.{name}": w for name, w in state.items()}
+    if "W_ci" in lstm:
+        state["lstm.peephole_weight"] = torch.stack([lstm[f"W_c{gate}"] for gate in "ifo"])
+    names = {"query": "query_h", "key": "key_h", "value": "value_h", "key_m": "key_m", "value_m": "value_m"}
+    for ours, theirs in (names | {"gates": "w"}).items():
+        state[f"{ours}.weight"] = memory[f"{theirs}.weight"].flatten(2)
+        state[f"{ours}.bias"] = memory[f"{theirs}.bias"]
+    apart = torch.block_diag(*(memory[f"z_{part}.weight"].flatten(1) for part in "hm"))
+    mix = memory["w_z.weight"].flatten(1)
+    state["mix.weight"] = (mix @ apart).unsqueeze(2)
+    state["mix.bias"] = mix @ torch.cat([memory["z_h.bias"], memory["z_m.bias"]]) + memory["w_z.bias"]
+    return state

@@ -40,6 +40,7 @@ class SAConvLSTMCell(Cell):
     Args:
         input_dim, hidden_dim, kernel_size, bias: of the LSTM, as for `ConvLSTMCell`.
         attention_dim: channels of queries and keys; a quarter of hidden_dim (at least 1) if None.
+        mix_dim: channels that U gives; hidden_dim if None, as in the paper.
         options: further options of `ConvLSTMCell`, such as ``peephole="channel"`` (the paper has peepholes).
     """
 
@@ -52,6 +53,7 @@ class SAConvLSTMCell(Cell):
         bias: bool = True,
         *,
         attention_dim: int | None = None,
+        mix_dim: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(input_dim, hidden_dim, kernel_size)
@@ -62,8 +64,9 @@ class SAConvLSTMCell(Cell):
         self.query = nn.Conv1d(hidden_dim, width, 1)
         self.key, self.key_m = nn.Conv1d(hidden_dim, width, 1), nn.Conv1d(hidden_dim, width, 1)
         self.value, self.value_m = nn.Conv1d(hidden_dim, hidden_dim, 1), nn.Conv1d(hidden_dim, hidden_dim, 1)
-        self.mix = nn.Conv1d(2 * hidden_dim, hidden_dim, 1)
-        self.gates = nn.Conv1d(2 * hidden_dim, 3 * hidden_dim, 1)
+        mixed = check_positive(hidden_dim if mix_dim is None else mix_dim, "mix_dim")
+        self.mix = nn.Conv1d(2 * hidden_dim, mixed, 1)
+        self.gates = nn.Conv1d(mixed + hidden_dim, 3 * hidden_dim, 1)
 
     def initial_state(self, x: Tensor) -> SAState:
         """Zeros, (B, hidden_dim, *S)."""

@@ -20,16 +20,17 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
-class _GroupNorm(nn.GroupNorm):
+class GroupNorm(nn.GroupNorm):
     """Group normalisation that takes a single value too, as a stream of small frames needs it."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Normalise (N, C, *S)."""
         return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def _group_norm(channels: int) -> nn.Module:
     groups = next(g for g in range(max(1, channels // 16), 0, -1) if channels % g == 0)
-    return _GroupNorm(groups, channels)
+    return GroupNorm(groups, channels)
 
 
 def norm_factory(norm: str | NormFactory) -> NormFactory:

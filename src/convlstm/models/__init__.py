@@ -17,10 +17,13 @@ from convlstm.models.e3d_lstm import E3DLSTM
 from convlstm.models.encoder_forecaster import EncoderForecaster
 from convlstm.models.mau import MAU
 from convlstm.models.mim import MIM
+from convlstm.models.phydnet import PhyDNet
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
 from convlstm.models.predrnn_v2 import PredRNNv2
+from convlstm.models.sa_convlstm import SAConvLSTMForecaster
 from convlstm.models.stacked import StackForecaster
+from convlstm.models.swin_lstm import SwinLSTM
 from convlstm.models.trajgru import TrajGRUForecaster
 
 __all__ = [
@@ -39,10 +42,13 @@ __all__ = [
     "LinearTrend",
     "MeanFrame",
     "Persistence",
+    "PhyDNet",
     "PredRNN",
     "PredRNNPlusPlus",
     "PredRNNv2",
+    "SAConvLSTMForecaster",
     "StackForecaster",
+    "SwinLSTM",
     "TrajGRUForecaster",
     "from_published",
 ]

@@ -1,5 +1,6 @@
 """Weights of public models, as models of this library."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
 from convlstm.models.predrnn_v2 import PredRNNv2
 from convlstm.models.stacked import StackForecaster
+from convlstm.models.swin_lstm import SwinLSTM
 from convlstm.validation import check_path, check_positive, received
 
 Weights = dict[str, Tensor]
@@ -42,11 +44,14 @@ def from_published(
     OpenSTL, thuml PredRNN-V2   PredRNNv2        as PredRNN
     OpenSTL PredRNN++           PredRNNPlusPlus  as PredRNN, but conv_m: i' f' m; conv_c: i f g;
                                                  conv_c2m: i' g' f' o; x_concat, z_concat: p u
+    SwinLSTM-B, SwinLSTM-D      SwinLSTM         one gate
     ==========================  ===============  ==================================================
 
-    thuml is thuml/predrnn-pytorch. Names may have a prefix, such as ``model.`` or ``module.``. Weights that
-    never have an effect there (``conv_o`` of ConvLSTM and PredRNN++) are left out. Variants with layer
-    normalisation, whose weights are tied to one size of frames, and with actions are refused.
+    thuml is thuml/predrnn-pytorch, SwinLSTM is SongTang-x/SwinLSTM. Names may have a prefix, such as
+    ``model.`` or ``module.``. Weights that never have an effect there (``conv_o`` of ConvLSTM and PredRNN++,
+    ``red`` of odd blocks of SwinLSTM) are left out. Variants with layer normalisation, whose weights are tied
+    to one size of frames, and with actions are refused. One cell of SA-ConvLSTM-Pytorch is converted by
+    `convlstm.cells.sa_convlstm_weights`.
 
     Args:
         weights: a state dict, a checkpoint's content with one in it, or a file of either (safetensors, or
@@ -141,11 +146,50 @@ def _predrnn_plus_plus(weights: Weights, patch_size: int, bug: str | None) -> tu
     return model, state
 
 
+def _swin_lstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+    state: Weights = {}
+    for name, weight in weights.items():
+        if not re.search(_SWIN_UNUSED, name):
+            for theirs, ours in _SWIN_NAMES:
+                name = re.sub(theirs, ours, name)
+            state[name] = weight
+    embed = state["embed.0.weight"]
+    if embed.shape[-1] != patch_size:
+        raise ShapeError(
+            f"patch_size must be that of the weights, {embed.shape[-1]}; received {patch_size}: give that"
+        )
+    depths: dict[str, list[int]] = {"down": [], "up": []}
+    for way, found in depths.items():
+        while blocks := {n.split(".")[3] for n in state if n.startswith(f"{way}.{len(found)}.blocks.")}:
+            found.append(len(blocks))
+    tables = [state[f"down.{n}.blocks.0.position_bias"] for n in range(len(depths["down"]))]
+    heads, window = [table.shape[1] for table in tables], (math.isqrt(len(tables[0])) + 1) // 2
+    sizes = (state["head.weight"].shape[1], len(embed), depths["down"], depths["up"][::-1])
+    return SwinLSTM(*sizes, heads, window, patch_size), state
+
+
+#: Weights of SwinLSTM that have no effect there, and what follows from sizes.
+_SWIN_UNUSED = r"relative_position_index|attn_mask|Upsample\.patch_embed|\d*[13579]\.red\."
+#: Parts of the authors' names, and ours.
+_SWIN_NAMES = (
+    (r"^(Downsample|ST)\.patch_embed\.proj", "embed.0"),
+    (r"^(Downsample|ST)\.patch_embed\.norm", "embed.1"),
+    (r"^(Downsample|ST)\.layers", "down"),
+    (r"^Upsample\.layers", "up"),
+    (r"^Downsample\.downsample", "merge"),
+    (r"^Upsample\.upsample", "expand"),
+    (r"^(Upsample\.Unembed|ST\.PatchInflated)\.ConvT?", "head"),
+    (r"Swin\.layers", "blocks"),
+    (r"attn\.relative_position_bias_table", "position_bias"),
+    (r"(attn|mlp)\.", ""),
+)
 #: In the order in which they are tried.
 FAMILIES = (
     Family("PredRNN++", "gradient_highway.x_concat.0.weight", "memory", _predrnn_plus_plus),
     Family("PredRNN", "cell_list.0.conv_m.0.weight", None, _predrnn),
     Family("ConvLSTM", "cell_list.0.conv_x.0.weight", "no_memory", _convlstm),
+    Family("SwinLSTM-D", "Downsample.patch_embed.proj.weight", None, _swin_lstm),
+    Family("SwinLSTM-B", "ST.patch_embed.proj.weight", None, _swin_lstm),
 )
 
 

@@ -1,0 +1,158 @@
+"""The LSTM of Swin Transformer blocks."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convlstm.cells.base import Cell, same_convolution
+from convlstm.cells.convlstm import LSTMState
+from convlstm.errors import OptionError
+from convlstm.functional.attention import window_attention
+from convlstm.validation import check_positive
+
+_CHANNELS_PER_HEAD = 32
+_MLP_RATIO = 4
+
+
+class SwinLSTMCell(Cell):
+    """One step of a SwinLSTM (Tang et al. 2023, arXiv:2308.09891, equations 1 to 5): one gate, by attention.
+
+    A chain of ``depth`` Swin Transformer blocks (Liu et al. 2021, arXiv:2103.14030) sees the frame and the
+    state; blocks 1, 3, ... have shifted windows. With R a linear map of two vectors of a pixel to one, LN
+    layer normalisation of each pixel's channels and A attention within windows with a bias by relative
+    position::
+
+        z_0 = block_0(x, h)
+        z_k = block_k(z_{k-1}, x)       k even
+        z_k = block_k(z_{k-1})          k odd
+        f   = sigmoid(z)
+        c'  = f (c + tanh(z))
+        h'  = f tanh(c')
+
+        block(y, u): y = y + A(R [LN y, LN u])  or, alone,  y = y + A(LN y);   y + MLP(LN y)
+
+    Frames of any size are padded to whole windows, and no pixel attends to the padding. As in the authors'
+    code; their stochastic depth is left out. There x has the channels of h; an x of other channels first
+    passes through a 1x1 convolution. Two space axes only.
+
+    Args:
+        input_dim: channels of the input.
+        hidden_dim: channels of h and c.
+        kernel_size: pixels along the side of a window, a square; 4 is published.
+        bias: True to give queries, keys and values a bias.
+        depth: blocks.
+        heads: of the attention; one per 32 channels if None.
+
+    Example:
+        >>> import torch
+        >>> h, c = SwinLSTMCell(8, 8, 4, heads=2)(torch.zeros(2, 8, 10, 14))
+        >>> h.shape
+        torch.Size([2, 8, 10, 14])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        kernel_size: int | tuple[int, ...],
+        bias: bool = True,
+        *,
+        depth: int = 2,
+        heads: int | None = None,
+    ) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        n, window = self.hidden_dim, self.kernel_size
+        if len(window) != 2 or window[0] != window[1]:
+            raise OptionError(
+                f"a SwinLSTMCell must have square windows on two space axes; received kernel_size={window}: "
+                "give one integer"
+            )
+        self.heads = check_positive(max(1, n // _CHANNELS_PER_HEAD) if heads is None else heads, "heads")
+        if n % self.heads:
+            raise OptionError(
+                f"hidden_dim must be a multiple of heads={self.heads}; received {n}: give another heads"
+            )
+        self.depth = check_positive(depth, "depth")
+        self.embed = nn.Identity() if self.input_dim == n else same_convolution(self.input_dim, n, (1, 1))
+        self.blocks = nn.ModuleList(
+            SwinBlock(n, window[0], self.heads, k % 2 * (window[0] // 2), k % 2 == 0, bias)
+            for k in range(self.depth)
+        )
+
+    def initial_state(self, x: Tensor) -> LSTMState:
+        """Zeros, (B, hidden_dim, H, W)."""
+        zeros = x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:])
+        return LSTMState(zeros, zeros.clone())
+
+    def project(self, x: Tensor) -> Tensor:
+        """The frame in the channels of the state, and its part of R in every second block, (N, ?, H, W)."""
+        x = self.embed(x)
+        x_NHWC = x.movedim(1, -1)
+        first, *later = [block for block in self.blocks if block.reads_two]
+        parts = [first.reduced(x_NHWC, 0), *(block.reduced(x_NHWC, 1) for block in later)]
+        return torch.cat([x, *(part.movedim(-1, 1) for part in parts)], dim=1)
+
+    def step(self, p: Tensor, state: Any) -> LSTMState:
+        """The new state, (B, hidden_dim, H, W)."""
+        h, c = state
+        x_BHWC, *parts = p.movedim(1, -1).split(self.hidden_dim, dim=-1)
+        z_BHWC = self.blocks[0](x_BHWC, parts[0] + self.blocks[0].reduced(h.movedim(1, -1), 1))
+        for k, block in enumerate(self.blocks[1:], start=1):
+            both = parts[k // 2] + block.reduced(z_BHWC, 0) if block.reads_two else None
+            z_BHWC = block(z_BHWC, both)
+        z = z_BHWC.movedim(-1, 1)
+        f = torch.sigmoid(z)
+        c = f * (c + torch.tanh(z))
+        return LSTMState(f * torch.tanh(c), c)
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return f"depth={self.depth}, heads={self.heads}"
+
+
+class SwinBlock(nn.Module):
+    """A Swin Transformer block of frames (B, H, W, C), of one or two inputs.
+
+    Args:
+        dim: C.
+        window: pixels along the side of a window.
+        heads: of the attention.
+        shift: pixels that windows are shifted by.
+        reads_two: True to read a second input.
+        bias: True to give queries, keys and values a bias.
+    """
+
+    def __init__(self, dim: int, window: int, heads: int, shift: int, reads_two: bool, bias: bool) -> None:
+        super().__init__()
+        self.window, self.heads, self.shift, self.reads_two = window, heads, shift, reads_two
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.red = nn.Linear(2 * dim, dim) if reads_two else None
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias), nn.Linear(dim, dim)
+        self.position_bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        nn.init.trunc_normal_(self.position_bias, std=0.02)
+        self.fc1, self.fc2 = nn.Linear(dim, _MLP_RATIO * dim), nn.Linear(_MLP_RATIO * dim, dim)
+
+    def reduced(self, x_BHWC: Tensor, place: int) -> Tensor:
+        """The part of R [LN y, LN u] from y (place 0), with the bias, or from u (place 1)."""
+        assert self.red is not None
+        weight = self.red.weight.chunk(2, dim=1)[place]
+        return F.linear(self.norm1(x_BHWC), weight, None if place else self.red.bias)
+
+    def forward(self, y_BHWC: Tensor, both_BHWC: Tensor | None) -> Tensor:
+        """The block of an input, and of R of it and the second one if it reads two."""
+        x = self.norm1(y_BHWC) if both_BHWC is None else both_BHWC
+        qkv = self.qkv(x).movedim(-1, 1)
+        found = window_attention(qkv, self.window, heads=self.heads, shift=self.shift, bias=self._bias())
+        y_BHWC = y_BHWC + self.proj(found.movedim(1, -1))
+        y: Tensor = y_BHWC + self.fc2(F.gelu(self.fc1(self.norm2(y_BHWC))))
+        return y
+
+    def _bias(self) -> Tensor:
+        """What is added to the scores, by the relative position of query and key: (heads, pixels, pixels)."""
+        place = torch.arange(self.window, device=self.position_bias.device)
+        offset = place[:, None] - place + self.window - 1
+        index = offset[:, None, :, None] * (2 * self.window - 1) + offset[None, :, None, :]
+        pixels = self.window**2
+        return self.position_bias[index.reshape(pixels, pixels)].movedim(-1, 0)
