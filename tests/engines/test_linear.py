@@ -1,5 +1,6 @@
 """Linear recurrences by a scan over time are the loop, step by step: forward, gradients, flags, states."""
 
+import math
 from functools import partial
 
 import pytest
@@ -349,6 +350,19 @@ def test_a_thousand_frames_stay_right(name, mode):
     tolerance = 1e-5 if mode == "float32" else 0.02
     for ours, right in zip(*results, strict=True):
         assert (ours.double() - right).norm() < tolerance * right.norm()
+
+
+@pytest.mark.parametrize("engine", ["reference", *ENGINES])
+def test_a_state_that_is_kept_for_long_fades_under_autocast(engine):
+    """A gate of 0.0009, which 16 bits tell from zero but 1 minus which they do not tell from 1."""
+    layer = ConvLSTM(1, 1, 1, batch_first=True, cell=MinConvGRUCell, engine=engine)
+    conv, gate = layer.cell_list[0].conv, 1 / (1 + math.exp(7))
+    nn.init.zeros_(conv.weight)
+    conv.bias.data.copy_(torch.tensor([-7.0, 0.5]))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        (y,), _ = layer(torch.zeros(1, 1000, 1, 1, 1))
+    steps = torch.arange(1, 1001)
+    assert_close(y.flatten(), 1 - (1 - gate) ** steps, rtol=1e-4, atol=0)
 
 
 def test_truncation_and_recomputation_by_the_scan_itself():
