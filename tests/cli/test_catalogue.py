@@ -37,7 +37,7 @@ def test_the_list_can_be_read(listed, monkeypatch, capsys, width):
             *quantity(entry.parameters).split(),
             *quantity(entry.multiply_adds).split(),
         ]
-        assert lines[k][first - 1 : first + 2] in ("G  ", "T  ", "M  ")
+        assert (lines[k] + "  ")[first - 1 : first + 2] in ("G  ", "T  ", "M  ")
         below = [line for line in lines[k + 1 :] if line.startswith("  ")]
         assert entry.summary.split()[0] in " ".join(below)
     assert "next: convlstm train --model NAME" in shown.out

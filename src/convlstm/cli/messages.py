@@ -48,7 +48,8 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         command: that was typed.
         known: names of options, such as ``data.canvas``.
     """
-    option = "--" + ".".join(re.findall(r'Parser key "([\w.]+)"', error))
+    keys = dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', error))  # once, also of a union of types
+    option = "--" + ".".join(keys)
     unknown = re.search(r"unrecognized arguments: --([^\s=]*)", error)
     unknown = unknown or re.search(r"Option '([^']*)' is not accepted", error)
     if unknown:
@@ -62,6 +63,11 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         close = get_close_matches(named[1].lower(), classes, n=1)
         hint = f"did you mean {classes[close[0]]}?" if close else "write module.Name"
         return f"{option} must be the dotted path of a class; received {named[1]!r}: {hint}"
+    made = re.search(r"Callable\[.*?(\w+)\] expects", error)
+    if made and len(keys) == 1:
+        received = re.findall(r"(?:Got|Given) value: (?:Namespace\(class_path=)?'?([\w.]*)", error)[-1]
+        rule = f"{option} must be the dotted path of {with_article(made[1])}"
+        return f"{rule}; received {received!r}: derive it from {made[1]}"
     inner = re.sub(r"\. Got value: Namespace\(.*", "", error.rpartition("Parser key")[2])
     value = re.search(r"(?:Got value|Given value): ?(.*)", inner)
     kinds = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", inner)
@@ -72,11 +78,6 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
     if value and names:
         words = [_WORDS.get(n) or re.sub(r"Literal\[|[]']", "", n).replace(", ", " or ") for n in names]
         return f"{option} must be {' or '.join(dict.fromkeys(words))}; received {value[1]!r}"
-    if made := re.search(r"Callable\[.*?(\w+)\] expects", error):
-        received = re.findall(r"Got value: (?:Namespace\(class_path=)?'?([\w.]*)", error)[-1]
-        kind = made[1]
-        rule = f"{option} must be the dotted path of {with_article(kind)}"
-        return f"{rule}; received {received!r}: derive it from {kind}"
     lines = [line.strip(" -") for line in error.splitlines()]
     return f"{option} cannot be used: {' '.join(lines[1:] or lines)}: see {command} --help"
 
