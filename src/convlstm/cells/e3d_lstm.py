@@ -118,14 +118,15 @@ class E3DLSTMCell(Cell):
         i, g, r, o, i_m, g_m, f_m = p.chunk(7, dim=1)
         i_h, g_h, r_h, o_h = self.conv_h(h).chunk(4, dim=1)
         recalled = self._recall(torch.sigmoid(r + r_h), history, steps)
-        c = self.norm(history[:, -1] + recalled) + torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
+        before = history.unbind(1)
+        c = self.norm(before[-1] + recalled) + torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
         i, f, g, m = self.conv_m(memory).chunk(4, dim=1)
         memory = torch.sigmoid(f_m + f + self.forget_bias) * torch.tanh(m)
         memory = memory + torch.sigmoid(i_m + i) * torch.tanh(g_m + g)
         both = torch.cat([c, memory], dim=1)
         o = torch.sigmoid(torch.tanh(o + o_h + self.conv_o(both)))
         h = o * torch.tanh(self.conv_last(both))
-        history = torch.cat([history[:, 1:], c.to(history.dtype).unsqueeze(1)], dim=1)
+        history = torch.stack([*before[1:], c.to(history.dtype)], dim=1)
         return E3DLSTMState(h, history, steps + 1), memory
 
     def _recall(self, query: Tensor, history: Tensor, steps: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The motion-aware unit."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -98,7 +99,8 @@ class MAUCell(Cell):
         """The new output, and the histories with this step's T and S in place of the oldest ones."""
         n, m = self.hidden_dim, self.input_dim
         x, query, g_s, s_t, s_s = torch.split(p, [m, m, n, n, n], dim=1)
-        before = state.t[:, -1]
+        s_before, t_before = state.s.unbind(1), state.t.unbind(1)
+        before = t_before[-1]
         query_BD1 = query.flatten(1).unsqueeze(2)
         scores_BJ1 = state.s.flatten(2) @ query_BD1 * query_BD1.shape[1] ** -0.5
         weights_B1J = torch.softmax(scores_BJ1, dim=1).transpose(1, 2)
@@ -108,13 +110,13 @@ class MAUCell(Cell):
         g_t, g_s = torch.sigmoid(g_t), torch.sigmoid(g_s)
         t = g_t * t_t + (1 - g_t) * s_t
         h = g_s * s_s + (1 - g_s) * t_s
-        return MAUState(h, _append(state.t, t), _append(state.s, x))
+        return MAUState(h, _history(t_before, t), _history(s_before, x))
 
     def extra_repr(self) -> str:
         """The options."""
         return f"tau={self.tau}"
 
 
-def _append(history: Tensor, newest: Tensor) -> Tensor:
-    """A history (B, tau, C, *S) without its oldest entry and with a new one at its end."""
-    return torch.cat([history[:, 1:], newest.to(history.dtype).unsqueeze(1)], dim=1)
+def _history(before: Sequence[Tensor], newest: Tensor) -> Tensor:
+    """The history (B, tau, C, *S) without its oldest entry and with a new one at its end."""
+    return torch.stack([*before[1:], newest.to(before[0].dtype)], dim=1)

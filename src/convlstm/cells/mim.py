@@ -56,7 +56,7 @@ class MIMSCell(Cell):
 
     With ``*`` a convolution, w the peepholes and b the forget bias::
 
-        i, g, f, o = W * [x, h]
+        i, g, f, o = W_x * x + W_h * h
         c' = sigmoid(f + w_f c + b) c + sigmoid(i + w_i c) tanh(g)
         h' = sigmoid(o + w_o c') tanh(c')
 
@@ -83,7 +83,8 @@ class MIMSCell(Cell):
         super().__init__(input_dim, hidden_dim, kernel_size)
         n, axes = self.hidden_dim, len(self.kernel_size)
         self.forget_bias = check_number(forget_bias, "forget_bias")
-        self.conv = same_convolution(self.input_dim + n, 4 * n, self.kernel_size, bias)
+        self.conv_x = same_convolution(self.input_dim, 4 * n, self.kernel_size, bias)
+        self.conv_h = same_convolution(n, 4 * n, self.kernel_size, bias=False)
         self.peephole = nn.Parameter(torch.zeros(3, n, *(1,) * axes))
 
     def initial_state(self, x: Tensor) -> LSTMState:
@@ -92,14 +93,15 @@ class MIMSCell(Cell):
         return LSTMState(zeros, zeros.clone())
 
     def project(self, x: Tensor) -> Tensor:
-        """The input itself, which the convolution reads together with h."""
-        return x
+        """The gates' part from the input, (N, 4 hidden_dim, *S)."""
+        gates: Tensor = self.conv_x(x)
+        return gates
 
     def step(self, p: Tensor, state: Any) -> LSTMState:
         """The new output and cell state."""
         h, c = state
         w_i, w_f, w_o = self.peephole.unbind()
-        i, g, f, o = self.conv(torch.cat([p, h], dim=1)).chunk(4, dim=1)
+        i, g, f, o = (p + self.conv_h(h)).chunk(4, dim=1)
         remembered = torch.sigmoid(f + w_f * c + self.forget_bias) * c
         c = remembered + torch.sigmoid(i + w_i * c) * torch.tanh(g)
         return LSTMState(torch.sigmoid(o + w_o * c) * torch.tanh(c), c)
@@ -145,7 +147,8 @@ class MIMNCell(Cell):
         """The new output and cell state, and the input for the next difference."""
         h, c, before, begun = state
         begun_ = begun.view(-1, *(1,) * (p.ndim - 1))
-        h, c = self.lstm.step(torch.where(begun_, p - before, 0), LSTMState(h, c))
+        change = torch.where(begun_, p - before, 0)
+        h, c = self.lstm.step(self.lstm.project(change), LSTMState(h, c))
         return MIMNState(h, c, p.to(before.dtype), torch.ones_like(begun))
 
 
@@ -220,7 +223,7 @@ class MIMCell(Cell):
         check_memory_width(self, memory)
         h, c, d, n, s, before, begun = state
         d, n, before, begun = self.non_stationary.step(p, MIMNState(d, n, before, begun))
-        t, s = self.stationary.step(d, LSTMState(c, s))
+        t, s = self.stationary.step(self.stationary.project(d), LSTMState(c, s))
         i, g, f, o = self.conv_x(p).chunk(4, dim=1)
         i_h, g_h, o_h = self.conv_h(h).chunk(3, dim=1)
         i_m, g_m, f_m, o_m = self.conv_m(memory).chunk(4, dim=1)
