@@ -263,8 +263,8 @@ def sa_convlstm_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for ours, theirs in (names | {"gates": "w"}).items():
         state[f"{ours}.weight"] = memory[f"{theirs}.weight"].flatten(2)
         state[f"{ours}.bias"] = memory[f"{theirs}.bias"]
-    apart = torch.block_diag(*(memory[f"z_{part}.weight"].flatten(1) for part in "hm"))
-    mix = memory["w_z.weight"].flatten(1)
-    state["mix.weight"] = (mix @ apart).unsqueeze(2)
-    state["mix.bias"] = mix @ torch.cat([memory["z_h.bias"], memory["z_m.bias"]]) + memory["w_z.bias"]
+    of_h, of_m = memory["w_z.weight"].flatten(1).chunk(2, dim=1)
+    mix = torch.cat([of_h @ memory["z_h.weight"].flatten(1), of_m @ memory["z_m.weight"].flatten(1)], dim=1)
+    state["mix.weight"] = mix.unsqueeze(2)
+    state["mix.bias"] = of_h @ memory["z_h.bias"] + of_m @ memory["z_m.bias"] + memory["w_z.bias"]
     return state

@@ -72,7 +72,8 @@ class PhyCell(Cell):
 
     def _normalised(self, y: Tensor) -> Tensor:
         """GN, of a frame of one pixel too, which the module refuses."""
-        return torch.group_norm(y, self.norm.num_groups, self.norm.weight, self.norm.bias, self.norm.eps)
+        norm = self.norm
+        return torch.group_norm(y, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
     def moment_loss(self) -> Tensor:
         """Squared distance of the moments of the filters from those of derivatives, a number.
@@ -89,7 +90,8 @@ class PhyCell(Cell):
         filters = weight.shape[0]
         target = torch.eye(filters, device=moments.device, dtype=moments.dtype)
         distance = moments.flatten(2) - target.unsqueeze(1)
-        return distance.square().mean(dim=(0, 2)).sum()
+        loss: Tensor = distance.square().mean(dim=(0, 2)).sum()
+        return loss
 
 
 def _powers(size: int) -> Tensor:

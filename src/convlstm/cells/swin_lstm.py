@@ -76,7 +76,7 @@ class SwinLSTMCell(Cell):
             )
         self.depth = check_positive(depth, "depth")
         self.embed = nn.Identity() if self.input_dim == n else same_convolution(self.input_dim, n, (1, 1))
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(
             SwinBlock(n, window[0], self.heads, k % 2 * (window[0] // 2), k % 2 == 0, bias)
             for k in range(self.depth)
         )
@@ -97,7 +97,7 @@ class SwinLSTMCell(Cell):
     def step(self, p: Tensor, state: Any) -> LSTMState:
         """The new state, (B, hidden_dim, H, W)."""
         h, c = state
-        x_BHWC, *parts = p.movedim(1, -1).split(self.hidden_dim, dim=-1)
+        x_BHWC, *parts = torch.split(p.movedim(1, -1), self.hidden_dim, dim=-1)
         z_BHWC = self.blocks[0](x_BHWC, parts[0] + self.blocks[0].reduced(h.movedim(1, -1), 1))
         for k, block in enumerate(self.blocks[1:], start=1):
             both = parts[k // 2] + block.reduced(z_BHWC, 0) if block.reads_two else None

@@ -86,7 +86,7 @@ class TrajGRUCell(Cell):
         (h,) = state
         r_x, z_x, n_x, q = torch.split(p, [self.hidden_dim] * 3 + [self.flow_dim], dim=1)
         q = F.leaky_relu(q + self.flow_h(h), 0.2)
-        flow = self.flow(q).unflatten(1, (self.links, 2))
+        flow = torch.unflatten(self.flow(q), 1, (self.links, 2))
         r_h, z_h, n_h = self.conv_h(warp(h, -flow).flatten(1, 2)).chunk(3, dim=1)
         r = torch.sigmoid(r_x + r_h)
         z = torch.sigmoid(z_x + z_h)
