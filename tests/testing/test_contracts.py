@@ -51,7 +51,6 @@ OPTIONS = {
     MIMCell: {"forget_bias": 0.0},
     MIMNCell: {"forget_bias": 0.0},
     MIMSCell: {"forget_bias": 0.0},
-    SAConvLSTMCell: {"attention_dim": 2, "peephole": "channel"},
     SAConvLSTMCell: {"attention_dim": 2, "mix_dim": 5, "peephole": "channel"},
     STLSTMCell: {"forget_bias": 0.0},
     SpaceTimeAttentionCell: {"heads": 3, "window": 2, "history": 3},
