@@ -3,7 +3,6 @@
 import re
 from collections.abc import Hashable, Iterable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,7 +244,7 @@ def _nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[
     """Times as datetime64[ns], or what is not dated as timedelta64[ns] since the first."""
     import xarray as xr
 
-    if values.dtype.kind in "SU" or isinstance(values[0], datetime):
+    if values.dtype.kind in "SU" or isinstance(next(iter(values), None), datetime):
         values = utc_times(values, path)
     if values.dtype.kind == "O":  # a calendar of climate models
         calendar = getattr(values[0], "calendar", "unknown")
@@ -276,7 +275,6 @@ def _nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[
 def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | str) -> "xr.Variable":
     """Values as ([time, [channel,]] y, x), float32, read late."""
     import xarray as xr
-    from dask.array import map_blocks
 
     attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and str(v) != "unknown"}
     if {"scale_factor", "add_offset"} & variable.encoding.keys():
@@ -297,14 +295,14 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
     else:
         values = variable.data.astype(np.float32)
     low, high = _valid_limits(variable)
-    if np.isfinite(low) or np.isfinite(high):
-        values = map_blocks(partial(_within, low=low, high=high), values, dtype=np.float32)  # type: ignore[no-untyped-call]
+    if (low, high) != (-np.inf, np.inf):
+        values = values.map_blocks(_within, low, high, dtype=np.float32)  # type: ignore[arg-type]
     names = {axis: role for role, axis in roles.items()}
     late_variable = xr.Variable([names[axis] for axis in variable.dims], values, attributes)
     return late_variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
 
 
-def _valid_limits(variable: "xr.Variable") -> tuple[np.float32, np.float32]:
+def _valid_limits(variable: "xr.Variable") -> tuple[float, float]:
     """Limits of valid values by ``valid_min``, ``valid_max`` and ``valid_range``; infinite where not stated.
 
     Those of packed values are in their units, by the NetCDF user guide, unless they are floats where the file
@@ -331,12 +329,13 @@ def _valid_limits(variable: "xr.Variable") -> tuple[np.float32, np.float32]:
             (limit + half) * float(1 if scale is None else scale) + float(offset or 0)
             for limit, half in zip(limits, (-0.5, 0.5), strict=True)
         )
-    return np.float32(limits[0]), np.float32(limits[1])
+    return limits[0], limits[1]
 
 
-def _within(values: NDArray[np.float32], low: np.float32, high: np.float32) -> NDArray[np.float32]:
+def _within(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
     """Values within limits, others NaN."""
-    return np.where((values >= low) & (values <= high), values, np.float32(np.nan))
+    inside = (values >= np.float32(low)) & (values <= np.float32(high))
+    return np.where(inside, values, np.float32(np.nan))
 
 
 def _coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str, xr.Variable]":
