@@ -29,10 +29,10 @@ class Carry(NamedTuple):
 class PhyDNet(AutoregressiveForecaster):
     """A `PhyCell` and layers of ConvLSTMs side by side, in the latent space of one encoder and decoder.
 
-    Le Guen and Thome 2020, arXiv:2003.01460. The encoder halves the resolution twice; each branch has an
-    encoder and a decoder of its own, whose outputs are summed and decoded. By default as the authors train
-    it on Moving MNIST: on the squared error of all 19 next frames of a clip, summed over frames, and the
-    moment loss of the PhyCell, with Adam at 1e-3 and teacher forcing that falls from 1 by 0.003 an epoch.
+    PhyDNet (Le Guen and Thome 2020, arXiv:2003.01460). The encoder halves the resolution twice; each branch
+    has an encoder and a decoder of its own, whose outputs are summed and decoded. By default as the authors
+    train it on Moving MNIST: on the squared error of all 19 next frames of a clip, summed over frames, and
+    the moment loss of the PhyCell, with Adam at 1e-3 and teacher forcing that falls from 1 by 0.003 an epoch.
     `penalty` is `PhyCell.moment_loss` times ``moment_weight``.
 
     Args:

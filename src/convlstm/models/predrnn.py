@@ -7,7 +7,9 @@ from convlstm.models.stacked import StackForecaster, equal_widths
 
 
 class PredRNN(StackForecaster):
-    """Layers of `STLSTMCell`, whose memory rises through them and returns to the lowest (Wang et al. 2017).
+    """Layers of `STLSTMCell`, whose memory rises through them and returns to the lowest.
+
+    PredRNN (Wang et al. 2017, NeurIPS 30).
 
     By default as the authors train it on Moving MNIST: four layers of 128, kernels of 5, patches of 4, no
     biases. They train with scheduled sampling over all next frames, Adam at 3e-4.

@@ -8,11 +8,12 @@ from convlstm.models.stacked import StackForecaster
 
 
 class SAConvLSTMForecaster(StackForecaster):
-    """Layers of `SAConvLSTMCell` with a peephole weight per channel (Lin et al. 2020).
+    """Layers of `SAConvLSTMCell` with a peephole weight per channel.
 
-    doi:10.1609/aaai.v34i07.6819. Every pixel attends to every other, so time and memory of a step grow with
-    the square of the number of patches: take larger patches for larger frames. By default two layers of 64
-    and kernels of 3, as in the public code tsugumi-sys/SA-ConvLSTM-Pytorch, on patches of 4.
+    SA-ConvLSTM (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819). Every pixel attends to every other,
+    so time and memory of a step grow with the square of the number of patches: take larger patches for larger
+    frames. By default two layers of 64 and kernels of 3, as in the public code
+    tsugumi-sys/SA-ConvLSTM-Pytorch, on patches of 4.
 
     Args:
         channels: C of the frames.

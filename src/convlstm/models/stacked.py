@@ -39,8 +39,9 @@ def equal_widths(hidden_dim: Sequence[int]) -> list[int]:
 class StackForecaster(AutoregressiveForecaster):
     """Recurrent layers one above the other, from which a 1x1 convolution reads the next frame.
 
-    The structure that PredRNN and its successors share (Wang et al. 2017): frames are cut into patches, whose
-    pixels become channels; each layer has a cell, the last layer's output gives the next frame.
+    The structure that PredRNN and its successors share (Wang et al. 2017, NeurIPS 30): frames are cut into
+    patches, whose pixels become channels; each layer has a cell, the last layer's output gives the next
+    frame.
 
     Args:
         channels: C of the frames.

@@ -18,13 +18,14 @@ from convlstm.validation import check_non_negative, check_positive
 
 
 class SwinLSTM(AutoregressiveForecaster):
-    """Layers of `SwinLSTMCell` at one resolution after the other, down and up again (Tang et al. 2023).
+    """Layers of `SwinLSTMCell` at one resolution after the other, down and up again.
 
-    arXiv:2308.09891. Patches are embedded; on the way down each cell is followed by patch merging, which
-    halves the resolution and doubles the channels, on the way up by patch expanding. By default the authors'
-    deep variant as they train it on Moving MNIST, SwinLSTM-D; ``depths_up=()`` leaves out merging and the way
-    up, and ``SwinLSTM(depths=(12,), depths_up=(), heads=(4,))`` is SwinLSTM-B. They train over all next
-    frames with Adam at 1e-4 and feed forecasts back, with a stochastic depth of 0.1 that is left out here.
+    SwinLSTM (Tang et al. 2023, arXiv:2308.09891). Patches are embedded; on the way down each cell is followed
+    by patch merging, which halves the resolution and doubles the channels, on the way up by patch expanding.
+    By default the authors' deep variant as they train it on Moving MNIST, SwinLSTM-D; ``depths_up=()`` leaves
+    out merging and the way up, and ``SwinLSTM(depths=(12,), depths_up=(), heads=(4,))`` is SwinLSTM-B. They
+    train over all next frames with Adam at 1e-4 and feed forecasts back, with a stochastic depth of 0.1 that
+    is left out here.
 
     Args:
         channels: C of the frames.
