@@ -17,14 +17,21 @@ from typing import Any
 from benchmarks import Table
 
 SEEDS = (0, 1, 2)
-#: Small models, each with about the same number of weights.
+#: Small models of 120 to 280 thousand weights.
 MODELS: dict[str, dict[str, Any]] = {
     "EncoderForecaster": {"hidden_dim": [24, 32], "patch_size": 4},
-    "ConvLSTMTransformer": {"hidden_dim": [24, 32], "patch_size": 4},
-    "StackForecaster": {"hidden_dim": [32, 32], "kernel_size": 5},
-    "PredRNN": {"hidden_dim": [24, 24], "kernel_size": 5},
-    "PredRNNPlusPlus": {"hidden_dim": [20, 20], "kernel_size": 5},
-    "PredRNNv2": {"hidden_dim": [24, 24], "kernel_size": 5},
+    "ConvLSTMTransformer": {"hidden_dim": [24, 48], "patch_size": 4},
+    "StackForecaster": {"hidden_dim": [32, 32], "kernel_size": 3},
+    "PredRNN": {"hidden_dim": [24, 24], "kernel_size": 3},
+    "PredRNNPlusPlus": {"hidden_dim": [20, 20], "kernel_size": 3},
+    "PredRNNv2": {"hidden_dim": [24, 24], "kernel_size": 3},
+    "TrajGRUForecaster": {"hidden_dim": [20, 24], "links": 5},
+    "MIM": {"hidden_dim": [20, 20], "kernel_size": 3},
+    "MAU": {"hidden_dim": [32, 32], "kernel_size": 3},
+    "E3DLSTM": {"hidden_dim": [16, 16], "kernel_size": 3},
+    "SAConvLSTMForecaster": {"hidden_dim": [28, 28]},
+    "PhyDNet": {"latent_dim": 16, "hidden_dim": [24, 24, 16]},
+    "SwinLSTM": {"hidden_dim": 16, "depths": [2, 2], "depths_up": [2, 2], "heads": [2, 2], "patch_size": 4},
 }
 
 
