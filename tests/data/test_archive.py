@@ -358,3 +358,32 @@ def test_minus_infinity_dbz_is_no_echo_which_was_measured(units):
     assert window.past_valid[:, 0, 5, :12].all()
     assert not window.past_valid[:, 0, 10, 12:].any()
     assert not window.past_valid[:, 0, 0, 0].any()
+
+
+def test_what_files_state_of_their_values_is_converted_with_them():
+    """The dry value and the valid range are in the unit of the file."""
+    dbz = rain(units="dBZ", dry_value=-32.0).copy(data=ZR().reflectivity(rain().values))
+    assert archive(dbz, units="mm/h", transform="standard").specification.dry_value == 0
+    assert archive(dbz, units="mm", transform="standard").specification.dry_value == 0
+    assert archive(rain(dry_value=0.0), units="dBZ").specification.dry_value == -32
+    kelvin = (rain() + 280).assign_attrs(units="K", long_name="temperature", valid_range=[273.15, 373.15])
+    arguments = archive(kelvin, units="degC").specification.transform["arguments"]
+    assert arguments["offset"] == pytest.approx(0, abs=1e-4)
+    assert arguments["scale"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [  # many short films, a day apart, and frames between whole seconds
+        np.arange(30)[:, None] * np.timedelta64(1, "D") + np.arange(50) * np.timedelta64(40, "ms"),
+        START + np.timedelta64(10_500, "ms") + np.arange(200) * np.timedelta64(10, "m"),
+    ],
+)
+def test_stored_splits_are_those_of_the_training(times):
+    values = np.random.default_rng(0).random((times.size, 4, 4)).astype(np.float32)
+    source = archive(
+        xr.DataArray(values, {"time": times.ravel().astype(f"{times.dtype.kind}8[ns]")}, ("time", "y", "x"))
+    )
+    again = source.using(source.specification, own=True)
+    for name in ("train", "validation", "test"):
+        assert np.array_equal(again.window_frames(name), source.window_frames(name))

@@ -125,9 +125,8 @@ class Archive(Source):
         found = self.frames.attrs.get("units", "")
         self.units = unit_named(found if units is None else units)
         self.converts = unit_named(found) != self.units
-        self.store = FrameStore(
-            self.frames, conversion(found, self.units, step_s=self.period_s, zr=self.relation)
-        )
+        self._convert = conversion(found, self.units, step_s=self.period_s, zr=self.relation)
+        self.store = FrameStore(self.frames, self._convert)
         self.crop = None if crop is None else self._checked_crop(crop)
         self._fields = self._static_fields(static)
         self.static = standard_scores(self._fields, self._fields)
@@ -143,8 +142,13 @@ class Archive(Source):
     def specification(self) -> Specification:  # type: ignore[override]
         """The specification, decided from the training split unless `using` gave it."""
         windows = {name: self.window_frames(name) for name in SPLITS if self.has(name)}
+        stated = {  # in the unit of the files
+            name: self._convert(np.asarray(self.frames.attrs[name], np.float32)).tolist()
+            for name in ("dry_value", "valid_range")
+            if name in self.frames.attrs
+        }
         made = specify(
-            self.frames,
+            self.frames.assign_attrs(stated),
             self.store,
             self.times,
             windows,

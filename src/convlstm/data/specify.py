@@ -262,7 +262,9 @@ def is_rain(frames: "xr.DataArray", units: str) -> bool:
     """True for rain rates and amounts."""
     words = " ".join(str(frames.attrs.get(name, "")) for name in ("standard_name", "long_name")).lower()
     words += " ".join(variables(frames)).lower()
-    return units in ("mm/h", "kg m-2 s-1") or (units in ("mm", "m") and any(name in words for name in _RAIN))
+    rates = ("mm/h", "kg m-2 s-1")
+    converted = unit_named(frames.attrs.get("units", "")) in (*rates, "dBZ")
+    return units in rates or (units in AMOUNTS and (converted or any(name in words for name in _RAIN)))
 
 
 def _extent(windows: NDArray[np.int64], times: NDArray[Any]) -> list[Any]:
@@ -270,7 +272,7 @@ def _extent(windows: NDArray[np.int64], times: NDArray[Any]) -> list[Any]:
     used = np.unique(windows[windows >= 0])
     ends = times[used].min(), times[used].max()
     if times.dtype.kind == "m":
-        return [len(used), len(windows), *(f"{end / np.timedelta64(1, 's'):g} s" for end in ends)]
+        return [len(used), len(windows), *(f"{end / np.timedelta64(1, 's'):.12g} s" for end in ends)]
     return [len(used), len(windows), *(str(end.astype("datetime64[s]")) for end in ends)]
 
 

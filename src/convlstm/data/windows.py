@@ -152,7 +152,8 @@ def stored_splits(times: Times, splits: Mapping[str, Sequence[object]]) -> dict[
             float(text[:-2]) if text.endswith(" s") else float(np.datetime64(text, "s").astype(np.int64))
             for text in texts
         )
-        found[name] = (times > first - 1e-3) & (times < last + 1e-3)
+        whole = 1e-3 if texts[1].endswith(" s") else 1  # dates are stored to the second
+        found[name] = (times > first - 1e-3) & (times < last + whole)
     return found
 
 
