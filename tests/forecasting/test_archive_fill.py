@@ -86,7 +86,7 @@ def test_what_is_there_is_not_made_again_and_only_the_same_is_gone_on_with(folde
         assert convlstm.forecast(folder, rates(), 2, every=2, out=path) == path
         assert len(made) == 4
     assert np.isfinite(starts(path)["rain"][:, :, 1:]).all()
-    for options in ({"every": 3}, {"model": Persistence()}):
+    for options in ({"every": 3}, {"model": Persistence()}, {"steps": 3}):
         with pytest.raises(RunError, match="archive to go on with must hold .*: choose another name or pass"):
             convlstm.forecast(
                 **{"model": folder, "past": rates(), "steps": 2, "every": 2, "out": path} | options

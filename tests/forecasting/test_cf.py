@@ -142,13 +142,14 @@ def test_values_and_labels_are_in_the_file(tmp_path, name, ending):
 @pytest.mark.parametrize("ending", ["nc", "zarr"])
 @pytest.mark.parametrize("dated", [True, False])
 def test_a_forecast_file_opens_as_frames_do(tmp_path, ending, dated):
-    made = forecast(radar(dated=dated))
+    made = forecast(radar(dated=dated)).assign_attrs(period_s=600.0)  # of the amounts of another model, say
     frames = open_frames(write_cf(tmp_path / f"f.{ending}", made), variable="rainfall_rate")
     np.testing.assert_array_equal(frames.values, made.values)
     kind = "M" if dated else "m"
     assert frames["time"].dtype.kind == kind
     np.testing.assert_array_equal(np.diff(frames["time"]), np.diff(made["time"]))
     assert frames.attrs["units"] == "mm/h"
+    assert (frames.attrs["period_s"], frames.attrs["dry_value"]) == (600, 0)
     assert frames["crs"].attrs["standard_parallel"] == 60
 
 

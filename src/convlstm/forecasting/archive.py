@@ -77,18 +77,22 @@ def fill_archive(
         except RunError:
             if overwrite or not path.exists():  # otherwise another process was the first
                 raise
-    missing = [int(k) for k in np.flatnonzero(~_written(path, starts, source))]
+    missing = [int(k) for k in np.flatnonzero(~_written(path, starts, source, steps))]
     _log.info("%d forecasts, %d of them there already", len(starts), len(starts) - len(missing))
     begin = random.randrange(len(missing)) if missing else 0  # so that processes meet seldom
     for k in [*missing[begin:], *missing[:begin]]:
-        if not _written(path, starts, source, [k])[0]:
+        if not _written(path, starts, source, steps, [k])[0]:
             known = frames[: ends[k] + 1]
             values, read, _ = forecast_labelled(model, known, steps, masked=masked, **options)
             write_to_archive(path, labelled(values, known, read.step_s))
 
 
 def _written(
-    path: Path, starts: NDArray[np.datetime64], source: str, places: Sequence[int] | None = None
+    path: Path,
+    starts: NDArray[np.datetime64],
+    source: str,
+    steps: int,
+    places: Sequence[int] | None = None,
 ) -> NDArray[np.bool_]:
     """True for each initial time (of some places) whose forecast is in an archive, by its masks."""
     import xarray as xr
@@ -99,14 +103,16 @@ def _written(
     ):
         known = archive[_START].values if _START in archive.dims else starts[:0]
         there = archive.attrs.get("source")
-        same = np.array_equal(known, starts) and there == source
+        leads = archive.sizes.get(_LEAD, 0)
+        same = np.array_equal(known, starts) and (there, leads) == (source, steps)
         masks = [values for values in archive.data_vars.values() if values.dtype.kind != "f"]
         wanted = range(len(starts)) if places is None else places
         found = [all(bool(mask[k].values.any()) for mask in masks) for k in wanted] if same else []
     if not same:
         raise RunError(
             f"an archive to go on with must hold forecasts by {source} from {len(starts)} times, {starts[0]} "
-            f"to {starts[-1]}; {path} holds {len(known)} by {there}: choose another name or pass overwrite"
+            f"to {starts[-1]}, of {steps} steps; {path} holds {len(known)} by {there}, of {leads}: choose "
+            "another name or pass overwrite"
         )
     return np.array(found)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CONVENTIONS = "CF-1.11"
 _ATTRIBUTES = ("long_name", "standard_name", "cell_methods", "grid_mapping")
+_VALUES = ("period_s", "dry_value")  # for which the conventions have no attribute; readers know them
 _STORES = ("zarr.json", ".zgroup")  # what a Zarr store of version 3 or 2 begins with
 _EPOCH = "seconds since 1970-01-01 00:00:00"
 
@@ -55,7 +56,8 @@ def cf_dataset(forecast: "xr.DataArray", *, source: str = "", history: str = "")
             "flag_meanings": "not_measured measured",
         }
         mask.attrs |= {"grid_mapping": attributes["grid_mapping"]} if "grid_mapping" in attributes else {}
-        values.attrs = attributes | {"ancillary_variables": f"{name}_valid"}
+        kept = {key: float(forecast.attrs[key]) for key in _VALUES if key in forecast.attrs}
+        values.attrs = attributes | kept | {"ancillary_variables": f"{name}_valid"}
         variables |= {name: values, f"{name}_valid": mask}
     dataset = xr.Dataset(variables)
     dated = forecast["time"].dtype.kind == "M"
