@@ -205,7 +205,7 @@ def _of_starts(forecast: "xr.Dataset", starts: NDArray[np.datetime64]) -> "xr.Da
         empty = full(  # type: ignore[no-untyped-call]
             (len(starts), *like.shape[1:]),
             np.nan if like.dtype.kind == "f" else 0,
-            like.dtype,
+            dtype=like.dtype,
             chunks=(1,) * (like.ndim - 2) + like.shape[-2:],
         )
         filling = {"_FillValue": like.encoding.get("_FillValue")}
