@@ -5,6 +5,7 @@ from functools import partial
 
 from convlstm.cells import SpaceTimeAttentionCell
 from convlstm.models.encoder_forecaster import EncoderForecaster, remembering_lstm
+from convlstm.models.stacked import check_list
 
 
 class ConvLSTMTransformer(EncoderForecaster):
@@ -47,6 +48,6 @@ class ConvLSTMTransformer(EncoderForecaster):
             skip,
             filter_radius,
             output,
-            [*[remembering_lstm] * (len(hidden_dim) - 1), attention],
+            [*[remembering_lstm] * (len(check_list(hidden_dim, "hidden_dim")) - 1), attention],
             extra_channels=extra_channels,
         )

@@ -12,7 +12,7 @@ from convlstm.layers import ConvLSTM, scan
 from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.layers.norm import GroupNorm
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.models.stacked import OUTPUTS
+from convlstm.models.stacked import OUTPUTS, check_list
 from convlstm.validation import check_non_negative, check_number, check_positive
 
 _UNIT = 4  # the encoder halves the resolution twice
@@ -70,7 +70,7 @@ class PhyDNet(AutoregressiveForecaster):
         self.output = check_name(output, OUTPUTS, "output")
         self.moment_weight = check_number(moment_weight, "moment_weight")
         n = check_positive(latent_dim, "latent_dim")
-        if n % 2 or not hidden_dim or hidden_dim[-1] != n:
+        if n % 2 or not check_list(hidden_dim, "hidden_dim") or hidden_dim[-1] != n:
             raise OptionError(
                 "latent_dim must be even and that of the last layer of hidden_dim; received "
                 f"latent_dim={latent_dim}, hidden_dim={list(hidden_dim)}: end hidden_dim with latent_dim"

@@ -12,7 +12,7 @@ from convlstm.errors import OptionError, check_name
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.validation import check_non_negative, check_positive
+from convlstm.validation import check_non_negative, check_positive, received
 
 #: Activations of the last convolution of a forecaster.
 OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -20,6 +20,19 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "relu": torch.relu,
 }
+
+
+def check_list(value: Any, name: str) -> Sequence[Any]:
+    """The value of an option that has an entry for each layer or level.
+
+    Raises:
+        OptionError: anything but a list or a tuple.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise OptionError(
+            f"{name} must hold an entry for each layer or level; received {received(value)}: give a list"
+        )
+    return value
 
 
 def equal_widths(hidden_dim: Sequence[int]) -> list[int]:
@@ -85,7 +98,11 @@ class StackForecaster(AutoregressiveForecaster):
             raise OptionError(
                 f"hidden_dim must hold the channels of each layer; received {hidden_dim!r}: one is [64]"
             )
-        kernels = kernel_size if isinstance(kernel_size, int) else [(k, k) for k in kernel_size]
+        kernels = (
+            kernel_size
+            if isinstance(kernel_size, int)
+            else [(k, k) for k in check_list(kernel_size, "kernel_size")]
+        )
         pixels = patch_size**2
         self.layers = ConvLSTM(
             (channels + extra_channels) * pixels,

@@ -13,7 +13,7 @@ from convlstm.layers import scan
 from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.layers.norm import ChannelNorm
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.models.stacked import OUTPUTS
+from convlstm.models.stacked import OUTPUTS, check_list
 from convlstm.validation import check_non_negative, check_positive
 
 
@@ -63,6 +63,8 @@ class SwinLSTM(AutoregressiveForecaster):
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.patch_size = check_positive(patch_size, "patch_size")
         self.output = check_name(output, OUTPUTS, "output")
+        for name, per_level in (("depths", depths), ("depths_up", depths_up), ("heads", heads)):
+            check_list(per_level, name)
         n, levels = check_positive(hidden_dim, "hidden_dim"), len(depths)
         if not levels or len(heads) != levels or len(depths_up) not in (0, levels):
             raise OptionError(
