@@ -60,14 +60,14 @@ class LinearCell(Cell):
             OptionError: `coefficients` returns anything but two tensors.
             ShapeError: these are not (N, hidden_dim, *S).
         """
-        return torch.cat(self._checked(self.coefficients(x)), dim=1)
+        return torch.cat(self._checked(self.coefficients(x), x), dim=1)
 
     def step(self, p: Tensor, state: Any) -> LinearState:
         """The new state, in the dtype of the old one."""
         a, b = split_coefficients(p)
         return LinearState((a * state.h + b).to(state.h.dtype))
 
-    def _checked(self, pair: Any) -> tuple[Tensor, Tensor]:
+    def _checked(self, pair: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         name = type(self).__name__
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
             raise OptionError(
@@ -75,7 +75,7 @@ class LinearCell(Cell):
                 "return a, b"
             )
         a, b = pair
-        if a.shape != b.shape or a.shape[1:2] != (self.hidden_dim,):
+        if not a.shape == b.shape == (x.shape[0], self.hidden_dim, *x.shape[2:]):
             raise ShapeError(
                 f"coefficients must both be (N, hidden_dim={self.hidden_dim}, *S); the {name}'s returned "
                 f"{tuple(a.shape)} and {tuple(b.shape)}: expand what does not depend on the frame"
