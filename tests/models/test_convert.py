@@ -209,3 +209,17 @@ def test_a_bug_that_a_model_does_not_have_is_refused(kind):
 def test_a_patch_size_that_does_not_fit_is_refused():
     with pytest.raises(ShapeError, match="patch_size must divide the 8 channels .* received 3: give that"):
         from_published(public_weights("predrnn"), 3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cell_list.0.conv_m.0.weight",
+        "cell_list.0.conv_x.0.weight",
+        "gradient_highway.x_concat.0.weight",
+        "Downsample.patch_embed.proj.weight",
+    ],
+)
+def test_a_part_of_the_weights_is_refused(name):
+    with pytest.raises(OptionError, match="must be whole; received 1, without .*: give the state dict"):
+        from_published({name: torch.zeros(8, 1, 2, 2)}, 2)

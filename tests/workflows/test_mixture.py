@@ -1,5 +1,6 @@
 """A model of several archives: evaluated on them, on one of them, and forecasting from the files of each."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,8 @@ def saved(path, values, units, name):
         axes[axis] = (axis, np.arange(size) * (1000.0 if units == "dBZ" else 2000.0), named)
     attributes = {"units": units, "long_name": name}
     frames = xr.DataArray(values.astype("f4"), axes, ("time", "y", "x"), "field", attributes)
-    frames.to_netcdf(path, engine="h5netcdf")
+    frames.to_netcdf(f"{path}.new", engine="h5netcdf")
+    os.replace(f"{path}.new", path)  # the file before may be open
     return str(path)
 
 

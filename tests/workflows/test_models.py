@@ -45,7 +45,7 @@ def test_the_numbers_of_predrnn_worked_out_by_hand(entries):
     assert entry.summary == (
         "Layers of STLSTMCell, whose memory rises through them and returns to the lowest."
     )
-    assert entry.source == "Wang et al. 2017"
+    assert entry.source == "Wang et al. 2017, NeurIPS 30"
     assert entry.to_dict() == {
         "name": "PredRNN",
         "parameters": entry.parameters,

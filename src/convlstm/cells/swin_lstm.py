@@ -92,7 +92,7 @@ class SwinLSTMCell(Cell):
         x_NHWC = x.movedim(1, -1)
         first, *later = [block for block in self.blocks if block.reads_two]
         parts = [first.reduced(x_NHWC, 0), *(block.reduced(x_NHWC, 1) for block in later)]
-        return torch.cat([x, *(part.movedim(-1, 1) for part in parts)], dim=1)
+        return torch.cat([x_NHWC, *parts], dim=-1).movedim(-1, 1)
 
     def step(self, p: Tensor, state: Any) -> LSTMState:
         """The new state, (B, hidden_dim, H, W)."""

@@ -70,7 +70,8 @@ def window_attention(
     batch, channels, height, width = qkv.shape
     rows, columns = (height + window - 1) // window, (width + window - 1) // window
     padding = (0, columns * window - width, 0, rows * window - height)
-    x = torch.roll(F.pad(qkv, padding), (-shift, -shift), (2, 3))
+    x = F.pad(qkv, padding)
+    x = torch.roll(x, (-shift, -shift), (2, 3)) if shift else x
     x = x.reshape(batch, 3, heads, channels // (3 * heads), rows, window, columns, window)
     query, key, value = x.permute(1, 0, 4, 6, 2, 5, 7, 3).flatten(5, 6).unbind(0)  # (B, R, C, heads, P, D)
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
@@ -85,7 +86,7 @@ def window_attention(
         0, 3, 6, 1, 4, 2, 5
     )
     x = x.reshape(batch, channels // 3, rows * window, columns * window)
-    return torch.roll(x, (shift, shift), (2, 3))[..., :height, :width]
+    return (torch.roll(x, (shift, shift), (2, 3)) if shift else x)[..., :height, :width]
 
 
 def _parts(size: int, count: int, window: int, shift: int, device: torch.device) -> Tensor:

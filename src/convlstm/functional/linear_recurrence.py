@@ -21,6 +21,8 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     Returns:
         The states after each step, (B, T, ...).
     """
+    if torch.compiler.is_compiling():  # torch 2.7 warns of a Function that it traces
+        return _states(a, b, h)
     states: Tensor = _LinearScan.apply(a, b, h)  # type: ignore[no-untyped-call]
     return states
 
@@ -30,7 +32,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-        states = _scan(a, torch.cat([torch.addcmul(b[:, :1], a[:, :1], h[:, None]), b[:, 1:]], dim=1))
+        states = _states(a, b, h)
         ctx.save_for_backward(a, h, states)
         return states
 
@@ -41,6 +43,11 @@ class _LinearScan(torch.autograd.Function):
         # The gradient of each state: g_t = d_t + a_{t+1} g_{t+1}.
         g = linear_scan(next_a.flip(1), d.flip(1), torch.zeros_like(h)).flip(1)
         return g * torch.cat([h[:, None], states[:, :-1]], dim=1), g, a[:, 0] * g[:, 0]
+
+
+def _states(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """The states after each step, from the one before."""
+    return _scan(a, torch.cat([torch.addcmul(b[:, :1], a[:, :1], h[:, None]), b[:, 1:]], dim=1))
 
 
 def _scan(a: Tensor, b: Tensor) -> Tensor:

@@ -83,7 +83,14 @@ def from_published(
             if published_bug is not None:
                 check_name(published_bug, [family.bug or "None"], f"published_bug of {family.name}")
             _refuse_variants(family.name, own)
-            return _loaded(family, *family.build(own, patch_size, published_bug))
+            try:
+                built = family.build(own, patch_size, published_bug)
+            except (KeyError, IndexError) as error:
+                raise OptionError(
+                    f"weights of {family.name} must be whole; received {len(own)}, without {error}: give the "
+                    "state dict of the whole model"
+                ) from error
+            return _loaded(family, *built)
     known = ", ".join(family.name for family in FAMILIES)
     raise OptionError(
         f"weights must be of {known}; received {', '.join(list(given)[:3]) or 'none'}, ...: there is no "
