@@ -12,6 +12,9 @@ from convlstm.errors import ShapeError
 class Cropped(LinearCell):
     """Coefficients of narrower frames, which a compiled scan would write beyond."""
 
+    def __init__(self, input_dim: int, hidden_dim: int, kernel_size: int, bias: bool = True) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size)
+
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Without the first column."""
         return x[..., 1:], x[..., 1:]
