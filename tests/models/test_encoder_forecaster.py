@@ -301,3 +301,25 @@ def test_the_observed_frame_is_interpolated_once():
     velocity = motion_field(past)
     assert velocity.frac().abs().max() > 0.01
     torch.testing.assert_close(model(past, 5), advect(past[:, -1], velocity, 5))
+
+
+def test_zeros_come_in_from_outside_in_evaluation_alone():
+    """A bright column at the border moves in: with zeros behind it, else as a streak; training keeps that."""
+    torch.manual_seed(0)
+    model = EncoderForecaster(1, [4], filter_radius=0, advection=True, zero_outside=True).double()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    texture = frames(1, 1, 24, 60)
+    past = torch.stack([texture[..., 12 - 3 * k : 36 - 3 * k] for k in range(4)], dim=1)
+    velocity = motion_field(past)
+    assert velocity[0, 1].mean() > 2.5
+    zeros = advect(past[:, -1], velocity, 3, zero_outside=True)
+    torch.testing.assert_close(model.eval()(past, 3), zeros)
+    assert not zeros[..., :5][:, 2].any()
+    torch.testing.assert_close(model.train()(past, 3), advect(past[:, -1], velocity, 3))
+
+
+def test_zeros_from_outside_need_advection():
+    with pytest.raises(OptionError, match="zero_outside needs advection=True"):
+        EncoderForecaster(zero_outside=True)

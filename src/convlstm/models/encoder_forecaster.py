@@ -92,6 +92,9 @@ class EncoderForecaster(AutoregressiveForecaster):
             before it is filtered, so that the network forecasts what differs from advection. For rain and
             clouds, which move further in a step than a filter reaches. Motion is estimated from the whole
             frame: such a model cannot forecast by tiles.
+        zero_outside: with ``advection``, zeros come in from outside in evaluation mode, where a value at the
+            border would be repeated as a streak: for rain, on scales whose zero is dry. In training, whose
+            frames may be crops of wider ones, the border is repeated in any case.
         output: activation of the last convolution: ``linear``, ``sigmoid`` (values in [0, 1]) or ``relu``
             (values of at least 0). Linear learns sparse frames several times faster: the other two saturate
             at the blank forecast.
@@ -122,6 +125,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         cell: CellFactory | Sequence[CellFactory] = remembering_lstm,
         *,
         advection: bool = False,
+        zero_outside: bool = False,
         extra_channels: int = 0,
         engine: str = "auto",
         transport: int | None = None,
@@ -139,6 +143,12 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.patch_size = check_positive(patch_size, "patch_size")
         self.filter_radius = check_non_negative(filter_radius, "filter_radius")
         self.skip, self.advection = check_bool(skip, "skip"), check_bool(advection, "advection")
+        self.zero_outside = check_bool(zero_outside, "zero_outside")
+        if zero_outside and not advection:
+            raise OptionError(
+                "zero_outside needs advection=True, as nothing else moves frames; received advection=False: "
+                "leave zero_outside out"
+            )
         self.output = check_name(output, OUTPUTS, "output")
         self.engine = check_name(engine, ENGINES, "engine")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
@@ -203,7 +213,7 @@ class EncoderForecaster(AutoregressiveForecaster):
             if motion is None:
                 trajectory = Trajectory.start(motion_field(self._with(frame, carry.recent)))
                 motion = Motion(moved, moved, trajectory)
-            moved, motion = _advance(moved, motion)
+            moved, motion = _advance(moved, motion, zero_outside=self.zero_outside and not self.training)
         forecast, forecaster = self._write(moved, [state.h for state in encoder], forecaster)
         return forecast, Carry(encoder, forecaster, carry.recent, motion)
 
@@ -246,15 +256,15 @@ class EncoderForecaster(AutoregressiveForecaster):
         return OUTPUTS[self.output](forecast), new
 
 
-def _advance(frame: Tensor, motion: Motion) -> tuple[Tensor, Motion]:
+def _advance(frame: Tensor, motion: Motion, *, zero_outside: bool) -> tuple[Tensor, Motion]:
     """A frame (B, C, H, W) one step further along the motion.
 
     The observed frame is interpolated once for all steps, as interpolation lowers its peaks, and only what
     the newest frame differs from it by is moved from step to step.
     """
     trajectory = motion.trajectory.step()
-    advected = trajectory.sample(motion.observed)
-    change = advect(frame - motion.advected, trajectory.velocity, 1)[:, 0]
+    advected = trajectory.sample(motion.observed, zero_outside=zero_outside)
+    change = advect(frame - motion.advected, trajectory.velocity, 1, zero_outside=zero_outside)[:, 0]
     return advected + change, Motion(motion.observed, advected, trajectory)
 
 
