@@ -281,6 +281,7 @@ def test_a_pruned_cell_alone_learns_and_stays_pruned(cell):
 @pytest.mark.parametrize("cell", [ConvLSTMCell, ConvGRUCell, ConvRNNCell])
 @pytest.mark.filterwarnings("ignore:.*torch.nn.utils.spectral_norm.*deprecated")
 def test_weights_that_a_hook_computes_are_used_and_learn(engine, cell):
+    torch.manual_seed(0)
     layer = ConvLSTM(2, 3, 3, batch_first=True, cell=cell, engine=engine).eval()
     plain = copy.deepcopy(layer)
     conv = nn.utils.spectral_norm(layer.cell_list[0].conv)
