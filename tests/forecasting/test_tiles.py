@@ -1,5 +1,6 @@
 """Tiles: equal to whole frames, exactly as wide as a model sees, and memory that is stated and held."""
 
+import gc
 import re
 import sys
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_memory_is_stated_and_held(caplog, monkeypatch):
     run = run_forecaster
 
     def measured(model, frames, *rest, **options):
+        gc.collect()
         Path("/proc/self/clear_refs").write_text("5")
         before = tiles._status("VmRSS")
         made = run(model, frames, *rest, **options)

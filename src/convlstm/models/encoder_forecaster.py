@@ -143,12 +143,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.patch_size = check_positive(patch_size, "patch_size")
         self.filter_radius = check_non_negative(filter_radius, "filter_radius")
         self.skip, self.advection = check_bool(skip, "skip"), check_bool(advection, "advection")
-        self.zero_outside = check_bool(zero_outside, "zero_outside")
-        if zero_outside and not advection:
-            raise OptionError(
-                "zero_outside needs advection=True, as nothing else moves frames; received advection=False: "
-                "leave zero_outside out"
-            )
+        self.zero_outside = _check_outside(zero_outside, advection)
         self.output = check_name(output, OUTPUTS, "output")
         self.engine = check_name(engine, ENGINES, "engine")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
@@ -291,6 +286,16 @@ def _cells(
             "layer to layer; received one that has: use it in the layers of a ConvLSTM"
         )
     return nn.ModuleList(built)
+
+
+def _check_outside(zero_outside: bool, advection: bool) -> bool:
+    """``zero_outside``, which nothing but advection reads."""
+    if check_bool(zero_outside, "zero_outside") and not advection:
+        raise OptionError(
+            "zero_outside needs advection=True, as nothing else moves frames; received advection=False: "
+            "leave zero_outside out"
+        )
+    return zero_outside
 
 
 def _check_size(
