@@ -1,6 +1,7 @@
 """Tiles: equal to whole frames, exactly as wide as a model sees, and memory that is stated and held."""
 
 import gc
+import mmap
 import re
 import sys
 from pathlib import Path
@@ -134,3 +135,22 @@ def test_too_little_memory_for_the_smallest_tile_is_refused(monkeypatch):
     monkeypatch.setattr(tiles, "free_memory", lambda _: 1e6)
     with torch.inference_mode(), pytest.raises(OptionError, match="must fit in memory; 0.0 GiB are free"):
         forecast_frames(network(), frames(64, 64), 2)
+
+
+@LINUX
+def test_pages_of_files_that_the_kernel_drops_do_not_lower_what_is_stated(monkeypatch, tmp_path):
+    """The resident set shrinks by pages of libraries and files, at a moment of the kernel's choice."""
+    (tmp_path / "large").write_bytes(b"1" * 50_000_000)
+    net, past, run = EncoderForecaster(hidden_dim=[32, 16]).eval(), frames(64, 64), run_forecaster
+    with open(tmp_path / "large", "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
+
+        def dropping(model, past, *rest):
+            if past.shape[-1] == tiles._PROBE:
+                pages.madvise(mmap.MADV_DONTNEED)
+            return run(model, past, *rest)
+
+        with torch.inference_mode():
+            usual = tiles.memory(net, past, 1)
+            assert sum(pages[k] for k in range(0, len(pages), mmap.PAGESIZE))  # reads all of it
+            monkeypatch.setattr(tiles, "run_forecaster", dropping)
+            assert tiles.memory(net, past, 1) > 0.9 * usual

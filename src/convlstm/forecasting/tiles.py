@@ -195,9 +195,10 @@ def memory(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = 
     with suppress(OSError, AttributeError):  # elsewhere than on Linux
         ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but not given back would not be counted
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before = _status("VmRSS")
+        before, files = _status("VmRSS"), _status("RssFile")
         run_forecaster(model, small[0], steps, *small[1:])
-        taken = _status("VmHWM") - before
+        # Pages of files that the kernel has dropped meanwhile would be subtracted from the peak.
+        taken = _status("VmHWM") - before + max(0, files - _status("RssFile"))
         pool.clear()
         return max(taken, 0) / _PROBE**2
     return 0.0
