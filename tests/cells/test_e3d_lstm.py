@@ -181,3 +181,8 @@ def test_layers_that_do_not_fit_are_refused():
         E3DLSTM(hidden_dim=[2, 3])
     with pytest.raises(ShapeError, match="the spatiotemporal memory must have hidden_dim=3 channels"):
         ConvLSTM(1, [2, 3], 3, batch_first=True, cell=E3DLSTMCell)(torch.rand(1, 2, 1, 4, 4))
+
+
+def test_frames_of_one_value_are_normalised():
+    outputs, _ = ConvLSTM(1, 1, (3, 3, 3), batch_first=True, cell=E3DLSTMCell)(torch.rand(1, 2, 1, 1, 1, 1))
+    assert outputs[0].isfinite().all()

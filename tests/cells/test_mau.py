@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from convlstm import MAU, MAUCell
+from convlstm import MAU, ConvLSTM, MAUCell
 from convlstm.errors import OptionError
 
 #: What OpenSTL's code gave, for the tests below.
@@ -168,3 +168,8 @@ def test_the_published_model_is_the_default():
 def test_recall_needs_maps_that_can_be_added():
     with pytest.raises(OptionError, match="recall needs a first and a last layer of the same hidden_dim"):
         MAU(1, [3, 4], 3, recall=True)
+
+
+def test_frames_of_one_pixel_are_normalised():
+    outputs, _ = ConvLSTM(1, 8, 3, 2, batch_first=True, cell=MAUCell)(torch.rand(1, 2, 1, 1, 1))
+    assert outputs[0].isfinite().all()

@@ -202,7 +202,10 @@ def test_weights_that_are_missing_are_named():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bug_that_a_model_does_not_have_is_refused(kind):
-    with pytest.raises(OptionError, match=r"published_bug of (ConvLSTM|PredRNN|PredRNN\+\+) must be one of"):
+    with pytest.raises(
+        OptionError,
+        match=r"published_bug must be one that (ConvLSTM|PredRNN|PredRNN\+\+) has; .*leave it out",
+    ):
         from_published(public_weights(kind), PATCH, published_bug="global_memory")
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 
 import torch
@@ -95,4 +95,6 @@ def _run(
     sys.path[:] = ["", *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep)), *path]
     sys.argv = ["convlstm", *words]
     torch.set_num_threads(1)
+    # As in a program of its own; workers would otherwise belong to the server, and not end with this process.
+    set_start_method("fork", force=True)
     exec(code, {"__name__": "__main__"})

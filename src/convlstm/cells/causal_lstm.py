@@ -80,7 +80,9 @@ class CausalLSTMCell(Cell):
         super().__init__(input_dim, hidden_dim, kernel_size)
         kernel, n = self.kernel_size, self.hidden_dim
         self.forget_bias = check_number(forget_bias, "forget_bias")
-        self.published_bug = published_bug and check_name(published_bug, _BUGS, "published_bug")
+        self.published_bug = published_bug
+        if published_bug is not None:
+            check_name(published_bug, _BUGS, "published_bug")
         self.conv_x = same_convolution(self.input_dim, 7 * n, kernel, bias)
         self.conv_h = same_convolution(n, 4 * n, kernel, bias=False)
         self.conv_c = same_convolution(n, 3 * n, kernel, bias=False)

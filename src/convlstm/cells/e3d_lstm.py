@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, register_state
 from convlstm.cells.conv_cell import SameConv1d, SameConv2d, SameConv3d
+from convlstm.cells.group_norm import GroupNorm
 from convlstm.cells.st_lstm import check_memory_width
 from convlstm.validation import check_bool, check_number, check_positive
 
@@ -98,7 +99,7 @@ class E3DLSTMCell(Cell):
         self.conv_m = convolution(n, 4 * n, self.kernel_size, bias)
         self.conv_o = convolution(2 * n, n, self.kernel_size)
         self.conv_last = convolution(2 * n, n, (1,) * axes)
-        self.norm = nn.GroupNorm(1, n)
+        self.norm = GroupNorm(1, n)
 
     def initial_state(self, x: Tensor) -> E3DLSTMState:
         """Zeros, and a history of one cell state, which is zero."""

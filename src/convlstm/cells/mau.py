@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, register_state, same_convolution
+from convlstm.cells.group_norm import GroupNorm
 from convlstm.validation import check_positive
 
 
@@ -78,7 +79,7 @@ class MAUCell(Cell):
         kernel, n = self.kernel_size, self.hidden_dim
 
         def normalised(inputs: int, outputs: int) -> nn.Module:
-            return nn.Sequential(same_convolution(inputs, outputs, kernel, bias), nn.GroupNorm(1, outputs))
+            return nn.Sequential(same_convolution(inputs, outputs, kernel, bias), GroupNorm(1, outputs))
 
         self.conv_t = normalised(n, 3 * n)
         self.conv_t_next = normalised(n, n)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, same_convolution
 from convlstm.cells.convgru import GRUState
+from convlstm.cells.group_norm import GroupNorm
 
 
 class PhyCell(Cell):
@@ -48,7 +49,7 @@ class PhyCell(Cell):
         same = self.input_dim == n
         self.embed = nn.Identity() if same else same_convolution(self.input_dim, n, ones, bias)
         self.derivatives: Any = same_convolution(n, filters, kernel, bias)
-        self.norm = nn.GroupNorm(filters // kernel[0], filters)
+        self.norm = GroupNorm(filters // kernel[0], filters)
         self.combine = same_convolution(filters, n, ones, bias)
         self.gain_x = same_convolution(n, n, threes, bias)
         self.gain_h = same_convolution(n, n, threes, bias=False)
@@ -66,14 +67,9 @@ class PhyCell(Cell):
         """The new hidden state, (B, hidden_dim, *S)."""
         (h,) = state
         x, gain_x = p.chunk(2, dim=1)
-        predicted = h + self.combine(self._normalised(self.derivatives(h)))
+        predicted = h + self.combine(self.norm(self.derivatives(h)))
         gain = torch.sigmoid(gain_x + self.gain_h(h))
         return GRUState(predicted + gain * (x - predicted))
-
-    def _normalised(self, y: Tensor) -> Tensor:
-        """GN, of a frame of one pixel too, which the module refuses."""
-        norm = self.norm
-        return torch.group_norm(y, norm.num_groups, norm.weight, norm.bias, norm.eps)
 
     def moment_loss(self) -> Tensor:
         """Squared distance of the moments of the filters from those of derivatives, a number.

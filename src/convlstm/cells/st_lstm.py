@@ -21,7 +21,7 @@ register_state(STLSTMState, "convlstm.cells")
 
 
 class STLSTMIncrements(NamedTuple):
-    """What a step adds to the cell state and to the spatiotemporal memory, each (B, hidden_dim, *S)."""
+    """Increments of the cell state and of the spatiotemporal memory in a step, (B, hidden_dim, *S) each."""
 
     c: Tensor
     m: Tensor

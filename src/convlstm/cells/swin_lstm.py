@@ -150,7 +150,7 @@ class SwinBlock(nn.Module):
         return y
 
     def _bias(self) -> Tensor:
-        """What is added to the scores, by the relative position of query and key: (heads, pixels, pixels)."""
+        """Bias of the scores by the relative position of query and key, (heads, pixels, pixels)."""
         place = torch.arange(self.window, device=self.position_bias.device)
         offset = place[:, None] - place + self.window - 1
         index = offset[:, None, :, None] * (2 * self.window - 1) + offset[None, :, None, :]

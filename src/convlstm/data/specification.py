@@ -122,7 +122,7 @@ class Specification:
             ) from error
 
     def on(self, grid: Mapping[str, Any]) -> list[Self]:
-        """That of each archive of a mixture on a grid; itself where there is none."""
+        """Specifications of the archives of a mixture on a grid; this one where there are none."""
         found = [replace(self, **part, parts=()) for part in self.parts if part["grid"] == grid]
         return found or [self]
 

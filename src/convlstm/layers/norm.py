@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from convlstm.cells.group_norm import GroupNorm
 from convlstm.errors import check_name
 
 NormFactory = Callable[[int], nn.Module]
@@ -18,14 +18,6 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Normalise (N, C, *S)."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation that takes a single value too, as a stream of small frames needs it."""
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        """Normalise (N, C, *S)."""
-        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def _group_norm(channels: int) -> nn.Module:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from convlstm.cells import ConvLSTMCell, LSTMState, lstm_weights
-from convlstm.errors import OptionError, RunError, ShapeError, check_name, reading
+from convlstm.errors import OptionError, RunError, ShapeError, reading
 from convlstm.models.base import Forecaster
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
@@ -80,8 +80,13 @@ def from_published(
         if marked is not None:
             prefix = marked.removesuffix(family.mark)
             own = {name.removeprefix(prefix): w for name, w in given.items() if name.startswith(prefix)}
-            if published_bug is not None:
-                check_name(published_bug, [family.bug or "None"], f"published_bug of {family.name}")
+            if published_bug is not None and published_bug != family.bug:
+                remedy = (
+                    f"write published_bug={family.bug}, or leave it out" if family.bug else "leave it out"
+                )
+                raise OptionError(
+                    f"published_bug must be one that {family.name} has; received {published_bug!r}: {remedy}"
+                )
             _refuse_variants(family.name, own)
             try:
                 built = family.build(own, patch_size, published_bug)

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from convlstm.cells.group_norm import GroupNorm
 from convlstm.cells.phycell import PhyCell
 from convlstm.errors import OptionError, check_name
 from convlstm.layers import ConvLSTM, scan
 from convlstm.layers.frames import map_frames, pad_to_multiple
-from convlstm.layers.norm import GroupNorm
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.stacked import OUTPUTS, check_list
 from convlstm.validation import check_non_negative, check_number, check_positive
@@ -68,7 +68,7 @@ class PhyDNet(AutoregressiveForecaster):
         self.channels = check_positive(channels, "channels")
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.output = check_name(output, OUTPUTS, "output")
-        self.moment_weight = check_number(moment_weight, "moment_weight")
+        self.moment_weight = check_number(moment_weight, "moment_weight", least=0)
         n = check_positive(latent_dim, "latent_dim")
         if n % 2 or not check_list(hidden_dim, "hidden_dim") or hidden_dim[-1] != n:
             raise OptionError(
