@@ -80,7 +80,7 @@ def test_the_commands_on_own_data_work_in_their_order(tmp_path, monkeypatch, cap
     blocks = re.findall(r"^```sh\n(.*?)^```", README.read_text(), flags=re.DOTALL | re.MULTILINE)
     (block,) = (block for block in blocks if "convlstm describe" in block)
     small = "crop 16 --data.past 3 --data.steps 2 --epochs 1 --batch_size 2 --model.hidden_dim [4]"
-    for line in block.replace("crop 128", small).splitlines():
+    for line in block.replace("\\\n", "").replace("crop 128", small).splitlines():
         _, *words = shlex.split(line, comments=True)
         assert main(words) == 0, capsys.readouterr().err
     with xr.open_dataset("next.nc", engine="h5netcdf", decode_timedelta=False) as forecast:
