@@ -323,3 +323,11 @@ def test_zeros_come_in_from_outside_in_evaluation_alone():
 def test_zeros_from_outside_need_advection():
     with pytest.raises(OptionError, match="zero_outside needs advection=True"):
         EncoderForecaster(zero_outside=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
+def test_two_steps_are_compiled_together():
+    """Two dynamic filters with borders repeated by F.pad end in an error of inductor (torch 2.13)."""
+    model, past = EncoderForecaster(hidden_dim=[2]).eval(), frames(1, 3, 1, 8, 8).float()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model)(past, 2), model(past, 2))
