@@ -373,8 +373,8 @@ def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
 
 def has_hooks(module: nn.Module) -> bool:
     """True if a module has forward or backward hooks."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return any(hooks) or bool(module._backward_hooks or module._backward_pre_hooks)
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 def check_frame(cell: Cell, x: Tensor) -> None:

@@ -174,7 +174,7 @@ def _behaviour(conv: nn.Module) -> tuple[Any, ...]:
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_modes")
     forward = conv.__dict__.get("forward", type(conv).forward)
     inner = getattr(type(conv), "_conv_forward", None)
-    return forward, inner, *(getattr(conv, name, None) for name in names)
+    return forward, inner, *map(conv.__dict__.get, names)
 
 
 def activation_function(activation: Any, name: str) -> Activation:

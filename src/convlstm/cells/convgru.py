@@ -11,7 +11,7 @@ from convlstm.cells.base import register_state
 from convlstm.cells.conv_cell import ConvCell, activation_function
 from convlstm.cells.original import takes_no_input_size
 from convlstm.errors import OptionError
-from convlstm.functional.conv import same_conv
+from convlstm.functional.conv import convolve
 from convlstm.functional.gates import Activation
 from convlstm.validation import check_bool
 
@@ -98,7 +98,7 @@ class ConvGRUCell(ConvCell):
         return result
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_mode)
+        return convolve(x, weight, bias, self.dilation, self.padding_mode)
 
     def step(self, p: Tensor, state: Any) -> GRUState:
         """The new hidden state from the input's part of the pre-activations and the old hidden state."""

@@ -51,11 +51,18 @@ def same_conv(
         raise ShapeError(
             f"bias must be ({weight.shape[0]},); received {tuple(bias.shape)}: one value per row"
         )
-    kernel, axes = weight.shape[2:], weight.ndim - 2
+    axes = weight.ndim - 2
     dilation = (1,) * axes if dilation is None else check_integers(dilation, axes, "dilation")
     modes = ("zeros",) * axes if padding_mode is None else check_padding_modes(padding_mode, axes)
-    reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-    conv = _CONV[axes]
+    return convolve(x, weight, bias, dilation, modes)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, ...], modes: tuple[str, ...]
+) -> Tensor:
+    """`same_conv` of arguments that are known to be right: each step of a cell calls it."""
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    conv = _CONV[len(reach)]
     if all(r % 2 == 0 for r in reach) and all(mode == "zeros" for mode in modes):
         return conv(x, weight, bias, padding=[r // 2 for r in reach], dilation=dilation)
     return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
