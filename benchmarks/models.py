@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "TrajGRUForecaster": {"hidden_dim": [20, 24], "links": 5},
     "MIM": {"hidden_dim": [20, 20], "kernel_size": 3},
     "MAU": {"hidden_dim": [32, 32], "kernel_size": 3},
-    "E3DLSTM": {"hidden_dim": [16, 16], "kernel_size": 3},
+    "E3DLSTM": {"hidden_dim": [16, 16], "kernel_size": 3, "history": 5},
     "SAConvLSTMForecaster": {"hidden_dim": [28, 28]},
     "PhyDNet": {"latent_dim": 16, "hidden_dim": [24, 24, 16]},
     "SwinLSTM": {"hidden_dim": 16, "depths": [2, 2], "depths_up": [2, 2], "heads": [2, 2], "patch_size": 4},
