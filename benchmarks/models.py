@@ -17,9 +17,10 @@ from typing import Any
 from benchmarks import Table
 
 SEEDS = (0, 1, 2)
-#: Small models of 120 to 280 thousand weights.
+#: Small models of 120 to 280 thousand weights: a class, and a word where there are two of it.
 MODELS: dict[str, dict[str, Any]] = {
     "EncoderForecaster": {"hidden_dim": [24, 32], "patch_size": 4},
+    "EncoderForecaster advection": {"hidden_dim": [24, 32], "patch_size": 4, "advection": True},
     "ConvLSTMTransformer": {"hidden_dim": [24, 48], "patch_size": 4},
     "StackForecaster": {"hidden_dim": [32, 32], "kernel_size": 3},
     "PredRNN": {"hidden_dim": [24, 24], "kernel_size": 3},
@@ -70,11 +71,11 @@ def measured(
     name: str, arguments: dict[str, Any], subject: str, seed: int, budget: str, runs: Path
 ) -> dict[str, float]:
     """What a training gave, now or before."""
-    folder = runs / f"{subject}-{name}-{seed}-{budget}"
+    folder = runs / f"{subject}-{name.replace(' ', '-')}-{seed}-{budget}"
     result = folder / "measured.json"
     if not result.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        words = [name, json.dumps(arguments), subject, str(seed), budget, str(folder)]
+        words = [name.split()[0], json.dumps(arguments), subject, str(seed), budget, str(folder)]
         command = [sys.executable, "-m", "benchmarks._train_model", *words]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         result.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
