@@ -237,6 +237,7 @@ PUBLIC = {
     "StackForecaster",
     "SwinLSTM",
     "SwinLSTMCell",
+    "Tape",
     "TrainingConfig",
     "TrajGRUCell",
     "TrajGRUForecaster",
@@ -245,6 +246,7 @@ PUBLIC = {
     "describe",
     "evaluate",
     "forecast",
+    "record",
     "report",
     "train",
 }

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from convlstm.models import StackForecaster as StackForecaster
     from convlstm.models import SwinLSTM as SwinLSTM
     from convlstm.models import TrajGRUForecaster as TrajGRUForecaster
+    from convlstm.plots.recorder import Tape as Tape
+    from convlstm.plots.recorder import record as record
     from convlstm.training.config import TrainingConfig as TrainingConfig
     from convlstm.workflows.demo import demo as demo
     from convlstm.workflows.describe import describe as describe
@@ -91,6 +93,7 @@ _HOME = {
     "StackForecaster": "convlstm.models",
     "SwinLSTM": "convlstm.models",
     "SwinLSTMCell": "convlstm.cells",
+    "Tape": "convlstm.plots.recorder",
     "TrainingConfig": "convlstm.training.config",
     "TrajGRUCell": "convlstm.cells",
     "TrajGRUForecaster": "convlstm.models",
@@ -98,6 +101,7 @@ _HOME = {
     "describe": "convlstm.workflows.describe",
     "evaluate": "convlstm.workflows.evaluate",
     "forecast": "convlstm.workflows.forecast",
+    "record": "convlstm.plots.recorder",
     "report": "convlstm.workflows.report",
     "train": "convlstm.workflows.train",
 }
@@ -138,6 +142,7 @@ __all__ = [
     "StackForecaster",
     "SwinLSTM",
     "SwinLSTMCell",
+    "Tape",
     "TrainingConfig",
     "TrajGRUCell",
     "TrajGRUForecaster",
@@ -146,6 +151,7 @@ __all__ = [
     "describe",
     "evaluate",
     "forecast",
+    "record",
     "report",
     "train",
 ]

@@ -11,6 +11,7 @@ from convlstm.cells.mau import MAUCell, MAUState
 from convlstm.cells.mim import MIMCell, MIMNCell, MIMNState, MIMSCell, MIMState
 from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells.phycell import PhyCell
+from convlstm.cells.recordable import Recordable
 from convlstm.cells.sa_convlstm import SAConvLSTMCell, SAState
 from convlstm.cells.space_time_attention import AttentionState, SpaceTimeAttentionCell
 from convlstm.cells.st_lstm import STLSTMCell, STLSTMState
@@ -44,6 +45,7 @@ __all__ = [
     "MinConvGRUCell",
     "MinConvLSTMCell",
     "PhyCell",
+    "Recordable",
     "SAConvLSTMCell",
     "SAState",
     "STLSTMCell",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import CONV
+from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.validation import received
 
@@ -14,7 +15,7 @@ from convlstm.validation import received
 Attention = str | nn.Module | Callable[[int], nn.Module]
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(Recordable):
     """One weight per pixel: 1x1 convolution to a quarter of the channels, ReLU, 1x1 convolution, sigmoid.
 
     Args:
@@ -30,10 +31,12 @@ class SpatialAttention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Weighted hidden state, (B, C, *S) -> (B, C, *S)."""
-        return h * torch.sigmoid(self.map(torch.relu(self.reduce(h))))
+        weights = torch.sigmoid(self.map(torch.relu(self.reduce(h))))
+        self.record_values(weights=weights)
+        return h * weights
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(Recordable):
     """Squeeze-and-excitation: one weight per channel from its mean (Hu et al. 2018, arXiv:1709.01507).
 
     Args:
@@ -51,7 +54,9 @@ class ChannelAttention(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Weighted hidden state, (B, C, *S) -> (B, C, *S)."""
         weight_BC = torch.sigmoid(self.excite(torch.relu(self.squeeze(h.flatten(2).mean(2)))))
-        return h * weight_BC[(..., *(None,) * self.axes)]
+        weights = weight_BC[(..., *(None,) * self.axes)]
+        self.record_values(weights=weights)
+        return h * weights
 
 
 def attention_module(attention: Attention | None, channels: int, axes: int) -> nn.Module | None:

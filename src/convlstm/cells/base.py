@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
+from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import (
     LARGEST,
@@ -49,7 +50,7 @@ class State(Protocol):
         """The hidden state, which is also the cell's output: (B, hidden_dim, *S)."""
 
 
-class Cell(nn.Module, ABC):
+class Cell(Recordable, ABC):
     """One step of a convolutional recurrence.
 
     A subclass writes `initial_state`, `project` and `step`; layers provide stacking, time and masks. They

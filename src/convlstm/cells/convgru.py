@@ -114,6 +114,7 @@ class ConvGRUCell(ConvCell):
         else:
             r, z = map(self.gate_activation, (p[:, rz] + self.project_hidden(h, rz)).chunk(2, dim=1))
             candidate = self.candidate_activation(p[:, n] + self.project_hidden(r * h, n))
+        self.record_values(r=r, z=z, n=candidate)
         return GRUState((1 - z) * candidate + z * h)
 
 

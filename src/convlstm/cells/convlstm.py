@@ -138,6 +138,7 @@ class ConvLSTMCell(ConvCell):
             gate=self.gate_activation,
             candidate=self.candidate_activation,
             output=self.output_activation,
+            record=self.record_values,
         )
         return LSTMState(h, c)
 

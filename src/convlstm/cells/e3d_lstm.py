@@ -118,14 +118,17 @@ class E3DLSTMCell(Cell):
         h, history, steps = state
         i, g, r, o, i_m, g_m, f_m = p.chunk(7, dim=1)
         i_h, g_h, r_h, o_h = self.conv_h(h).chunk(4, dim=1)
-        recalled = self._recall(torch.sigmoid(r + r_h), history, steps)
+        r, i, g = torch.sigmoid(r + r_h), torch.sigmoid(i + i_h), torch.tanh(g + g_h)
+        recalled = self._recall(r, history, steps)
         before = history.unbind(1)
-        c = self.norm(before[-1] + recalled) + torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
-        i, f, g, m = self.conv_m(memory).chunk(4, dim=1)
-        memory = torch.sigmoid(f_m + f + self.forget_bias) * torch.tanh(m)
-        memory = memory + torch.sigmoid(i_m + i) * torch.tanh(g_m + g)
+        c = self.norm(before[-1] + recalled) + i * g
+        i_mm, f_mm, g_mm, m = self.conv_m(memory).chunk(4, dim=1)
+        f_m = torch.sigmoid(f_m + f_mm + self.forget_bias)
+        i_m, g_m = torch.sigmoid(i_m + i_mm), torch.tanh(g_m + g_mm)
+        memory = f_m * torch.tanh(m) + i_m * g_m
         both = torch.cat([c, memory], dim=1)
         o = torch.sigmoid(torch.tanh(o + o_h + self.conv_o(both)))
+        self.record_values(i=i, r=r, o=o, g=g, i_m=i_m, f_m=f_m, g_m=g_m)
         h = o * torch.tanh(self.conv_last(both))
         history = torch.stack([*before[1:], c.to(history.dtype)], dim=1)
         return E3DLSTMState(h, history, steps + 1), memory
@@ -137,7 +140,10 @@ class E3DLSTMCell(Cell):
         age = torch.arange(self.history - 1, -1, -1, device=steps.device)
         empty_B1J1 = (age > steps[:, None])[:, None, :, None]
         scores_BPN = scores_BPJP.masked_fill(empty_B1J1, -torch.inf).flatten(2)
-        recalled_BCP = keys_BCJP.flatten(2) @ torch.softmax(scores_BPN, dim=2).transpose(1, 2)
+        weights_BPN = torch.softmax(scores_BPN, dim=2)
+        maps = (-1, *query.shape[2:])  # of each query and step of the history
+        self.record_values(attention=(weights_BPN, lambda w: w.reshape(len(w), *maps)))
+        recalled_BCP = keys_BCJP.flatten(2) @ weights_BPN.transpose(1, 2)
         return recalled_BCP.view_as(query)
 
     def extra_repr(self) -> str:

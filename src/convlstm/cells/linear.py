@@ -65,6 +65,7 @@ class LinearCell(Cell):
     def step(self, p: Tensor, state: Any) -> LinearState:
         """The new state, in the dtype of the old one."""
         a, b = split_coefficients(p)
+        self.record_values(a=a, b=b)
         return LinearState((a * state.h + b).to(state.h.dtype))
 
     def _checked(self, pair: Any, x: Tensor) -> tuple[Tensor, Tensor]:

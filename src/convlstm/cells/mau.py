@@ -109,6 +109,8 @@ class MAUCell(Cell):
         u = torch.sigmoid(self.conv_t_next(before))
         g_t, t_t, t_s = self.conv_t(u * before + (1 - u) * trend).chunk(3, dim=1)
         g_t, g_s = torch.sigmoid(g_t), torch.sigmoid(g_s)
+        attention = (weights_B1J, lambda w: w.reshape(*w.shape[::2], *(1,) * (before.ndim - 2)))
+        self.record_values(attention=attention, u=u, g_t=g_t, g_s=g_s)
         t = g_t * t_t + (1 - g_t) * s_t
         h = g_s * s_s + (1 - g_s) * t_s
         return MAUState(h, _history(t_before, t), _history(s_before, x))

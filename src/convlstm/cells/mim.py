@@ -102,9 +102,11 @@ class MIMSCell(Cell):
         h, c = state
         w_i, w_f, w_o = self.peephole.unbind()
         i, g, f, o = (p + self.conv_h(h)).chunk(4, dim=1)
-        remembered = torch.sigmoid(f + w_f * c + self.forget_bias) * c
-        c = remembered + torch.sigmoid(i + w_i * c) * torch.tanh(g)
-        return LSTMState(torch.sigmoid(o + w_o * c) * torch.tanh(c), c)
+        i, f, g = torch.sigmoid(i + w_i * c), torch.sigmoid(f + w_f * c + self.forget_bias), torch.tanh(g)
+        c = f * c + i * g
+        o = torch.sigmoid(o + w_o * c)
+        self.record_values(i=i, f=f, o=o, g=g)
+        return LSTMState(o * torch.tanh(c), c)
 
     def extra_repr(self) -> str:
         """The options."""
@@ -227,11 +229,13 @@ class MIMCell(Cell):
         i, g, f, o = self.conv_x(p).chunk(4, dim=1)
         i_h, g_h, o_h = self.conv_h(h).chunk(3, dim=1)
         i_m, g_m, f_m, o_m = self.conv_m(memory).chunk(4, dim=1)
-        c = t + torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
-        remembered = torch.sigmoid(f + f_m + self.forget_bias) * memory
-        memory = remembered + torch.sigmoid(i + i_m) * torch.tanh(g + g_m)
+        i_m, f_m, g_m = torch.sigmoid(i + i_m), torch.sigmoid(f + f_m + self.forget_bias), torch.tanh(g + g_m)
+        i, g = torch.sigmoid(i + i_h), torch.tanh(g + g_h)
+        c, memory = t + i * g, f_m * memory + i_m * g_m
         both = torch.cat([c, memory], dim=1)
-        h = torch.sigmoid(o + o_h + o_m) * torch.tanh(self.conv_last(both))
+        o = torch.sigmoid(o + o_h + o_m)
+        self.record_values(i=i, o=o, g=g, i_m=i_m, f_m=f_m, g_m=g_m)
+        h = o * torch.tanh(self.conv_last(both))
         return MIMState(h, c, d, n, s, before, begun), memory
 
     def extra_repr(self) -> str:

@@ -69,6 +69,7 @@ class PhyCell(Cell):
         x, gain_x = p.chunk(2, dim=1)
         predicted = h + self.combine(self.norm(self.derivatives(h)))
         gain = torch.sigmoid(gain_x + self.gain_h(h))
+        self.record_values(predicted=predicted, gain=gain)
         return GRUState(predicted + gain * (x - predicted))
 
     def moment_loss(self) -> Tensor:

@@ -83,8 +83,21 @@ class SAConvLSTMCell(Cell):
         h, c = self.lstm.step(p, LSTMState(h, c))
         h_BCN, m_BCN = h.flatten(2), m.flatten(2)
         query = self.query(h_BCN)
-        z_h = attend(query, self.key(h_BCN), self.value(h_BCN))
-        z_m = attend(query, self.key_m(m_BCN), self.value_m(m_BCN))
+
+        def record(**flat: Tensor) -> None:
+            size = h.shape[2:]
+            self.record_values(**{name: (x, lambda x: x.unflatten(2, size)) for name, x in flat.items()})
+
+        z_h = attend(
+            query, self.key(h_BCN), self.value(h_BCN), record=lambda weights: record(attention=weights)
+        )
+        z_m = attend(
+            query, self.key_m(m_BCN), self.value_m(m_BCN), record=lambda weights: record(attention_m=weights)
+        )
         z = self.mix(torch.cat([z_h, z_m], dim=1))
-        h_BCN, m_BCN = sa_memory_update(self.gates(torch.cat([z, h_BCN], dim=1)), m_BCN)
+        h_BCN, m_BCN = sa_memory_update(
+            self.gates(torch.cat([z, h_BCN], dim=1)),
+            m_BCN,
+            record=lambda i, g, o: record(i_m=i, g_m=g, o_m=o),
+        )
         return SAState(h_BCN.view_as(h), c, m_BCN.view_as(m))

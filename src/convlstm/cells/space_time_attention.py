@@ -1,5 +1,6 @@
 """A Transformer block as a recurrence: attention over space within a frame, over time for each pixel."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, register_state, same_convolution
 from convlstm.errors import OptionError
-from convlstm.functional.attention import window_attention
+from convlstm.functional.attention import window_attention, window_maps
 from convlstm.validation import check_positive
 
 
@@ -104,7 +105,14 @@ class SpaceTimeAttentionCell(Cell):
         """Attention over space, and queries, keys and values of the frame, (N, 4 hidden_dim, H, W)."""
         u = self.conv(x)
         qkv = _pixelwise(self.space, _pixelwise(self.norms[0], u))
-        u = u + _pixelwise(self.space_out, window_attention(qkv, self.window, heads=self.heads))
+        maps = partial(window_maps, window=self.window, shift=0, size=x.shape[2:])
+        seen = window_attention(
+            qkv,
+            self.window,
+            heads=self.heads,
+            record=lambda weights: self.record_values(attention_space=(weights, maps)),
+        )
+        u = u + _pixelwise(self.space_out, seen)
         return torch.cat([u, _pixelwise(self.time, _pixelwise(self.norms[1], u))], dim=1)
 
     def step(self, p: Tensor, state: Any) -> AttentionState:
@@ -120,6 +128,7 @@ class SpaceTimeAttentionCell(Cell):
         scores_BAhHW = scores_BAhHW * (self.hidden_dim // self.heads) ** -0.5
         scores_BAhHW = scores_BAhHW + self.age_bias.t()[..., None, None]
         weights_BAhHW = torch.softmax(scores_BAhHW, dim=1)
+        self.record_values(attention_time=(weights_BAhHW, lambda weights: weights.flatten(1, 2)))
         z = (weights_BAhHW.unsqueeze(3) * torch.unflatten(values, 2, heads)).sum(1).flatten(1, 2)
         y = u + _pixelwise(self.time_out, z)
         h = y + _pixelwise(self.down, F.gelu(_pixelwise(self.up, _pixelwise(self.norms[2], y))))

@@ -99,13 +99,19 @@ class STLSTMCell(Cell):
         h, c = state
         i, f, g, i_m, f_m, g_m, o = p.chunk(7, dim=1)
         i_h, f_h, g_h, o_h = self.conv_h(h).chunk(4, dim=1)
-        add_c = torch.sigmoid(i + i_h) * torch.tanh(g + g_h)
-        c = torch.sigmoid(f + f_h + self.forget_bias) * c + add_c
-        i, f, g = self.conv_m(memory).chunk(3, dim=1)
-        add_m = torch.sigmoid(i_m + i) * torch.tanh(g_m + g)
-        memory = torch.sigmoid(f_m + f + self.forget_bias) * memory + add_m
+        i, g = torch.sigmoid(i + i_h), torch.tanh(g + g_h)
+        f = torch.sigmoid(f + f_h + self.forget_bias)
+        add_c = i * g
+        c = f * c + add_c
+        i_mm, f_mm, g_mm = self.conv_m(memory).chunk(3, dim=1)
+        i_m, g_m = torch.sigmoid(i_m + i_mm), torch.tanh(g_m + g_mm)
+        f_m = torch.sigmoid(f_m + f_mm + self.forget_bias)
+        add_m = i_m * g_m
+        memory = f_m * memory + add_m
         both = torch.cat([c, memory], dim=1)
-        h = torch.sigmoid(o + o_h + self.conv_o(both)) * torch.tanh(self.conv_last(both))
+        o = torch.sigmoid(o + o_h + self.conv_o(both))
+        self.record_values(i=i, f=f, o=o, g=g, i_m=i_m, f_m=f_m, g_m=g_m)
+        h = o * torch.tanh(self.conv_last(both))
         return STLSTMState(h, c), memory, STLSTMIncrements(add_c, add_m)
 
     def extra_repr(self) -> str:

@@ -1,5 +1,6 @@
 """The LSTM of Swin Transformer blocks."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, same_convolution
 from convlstm.cells.convlstm import LSTMState
+from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError
-from convlstm.functional.attention import window_attention
+from convlstm.functional.attention import window_attention, window_maps
 from convlstm.validation import check_positive
 
 _CHANNELS_PER_HEAD = 32
@@ -103,8 +105,9 @@ class SwinLSTMCell(Cell):
             both = parts[k // 2] + block.reduced(z_BHWC, 0) if block.reads_two else None
             z_BHWC = block(z_BHWC, both)
         z = z_BHWC.movedim(-1, 1)
-        f = torch.sigmoid(z)
-        c = f * (c + torch.tanh(z))
+        f, g = torch.sigmoid(z), torch.tanh(z)
+        self.record_values(f=f, g=g)
+        c = f * (c + g)
         return LSTMState(f * torch.tanh(c), c)
 
     def extra_repr(self) -> str:
@@ -112,7 +115,7 @@ class SwinLSTMCell(Cell):
         return f"depth={self.depth}, heads={self.heads}"
 
 
-class SwinBlock(nn.Module):
+class SwinBlock(Recordable):
     """A Swin Transformer block of frames (B, H, W, C), of one or two inputs.
 
     Args:
@@ -144,7 +147,15 @@ class SwinBlock(nn.Module):
         """The block of an input, and of R of it and the second one if it reads two."""
         x = self.norm1(y_BHWC) if both_BHWC is None else both_BHWC
         qkv = self.qkv(x).movedim(-1, 1)
-        found = window_attention(qkv, self.window, heads=self.heads, shift=self.shift, bias=self._bias())
+        maps = partial(window_maps, window=self.window, shift=self.shift, size=qkv.shape[2:])
+        found = window_attention(
+            qkv,
+            self.window,
+            heads=self.heads,
+            shift=self.shift,
+            bias=self._bias(),
+            record=lambda weights: self.record_values(attention=(weights, maps)),
+        )
         y_BHWC = y_BHWC + self.proj(found.movedim(1, -1))
         y: Tensor = y_BHWC + self.fc2(F.gelu(self.fc1(self.norm2(y_BHWC))))
         return y

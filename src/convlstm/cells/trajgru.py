@@ -86,11 +86,13 @@ class TrajGRUCell(Cell):
         (h,) = state
         r_x, z_x, n_x, q = torch.split(p, [self.hidden_dim] * 3 + [self.flow_dim], dim=1)
         q = F.leaky_relu(q + self.flow_h(h), 0.2)
-        flow = torch.unflatten(self.flow(q), 1, (self.links, 2))
-        r_h, z_h, n_h = self.conv_h(warp(h, -flow).flatten(1, 2)).chunk(3, dim=1)
+        flow = self.flow(q)
+        links = torch.unflatten(flow, 1, (self.links, 2))
+        r_h, z_h, n_h = self.conv_h(warp(h, -links).flatten(1, 2)).chunk(3, dim=1)
         r = torch.sigmoid(r_x + r_h)
         z = torch.sigmoid(z_x + z_h)
         n = F.leaky_relu(n_x + r * n_h, 0.2)
+        self.record_values(r=r, z=z, n=n, flow=flow)
         return GRUState((1 - z) * n + z * h)
 
     def extra_repr(self) -> str:

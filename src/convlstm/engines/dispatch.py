@@ -11,6 +11,7 @@ import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.linear as linear
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell, has_hooks
+from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import is_channels_first_faster
 from convlstm.engines.recurrences import recurrence_of
@@ -47,8 +48,9 @@ def select(engine: str, call: Call) -> str:
     """The engine that runs a call: ``reference``, ``fused`` or ``compiled``.
 
     A cell that the fast engines do not support, or whose rules are overridden, runs by its own ``step`` under
-    every engine. ``auto`` runs float64 on the reference, which can be differentiated twice, and a linear
-    recurrence (`LinearCell`) in torch's operations, which can be too.
+    every engine, and so does one that `convlstm.record` records. ``auto`` runs float64 on the reference,
+    which can be differentiated twice, and a linear recurrence (`LinearCell`) in torch's operations, which can
+    be too.
 
     Args:
         engine: one of `ENGINES`.
@@ -57,8 +59,8 @@ def select(engine: str, call: Call) -> str:
     Raises:
         OptionError: an engine named that does not exist or cannot run the call, with the reasons.
     """
-    if check_name(engine, ENGINES, "engine") == "reference":
-        return engine
+    if check_name(engine, ENGINES, "engine") == "reference" or recorders_of(call.cell):
+        return "reference"
     is_linear = linear.is_supported(call)
     recurrence = recurrence_of(call.cell)
     supported = recurrence is not None and not recurrence.not_supported_reasons(call.cell)

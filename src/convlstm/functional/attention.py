@@ -1,5 +1,7 @@
 """Attention between pixels, of a frame or of windows of it, and the self-attention memory of a ConvLSTM."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,13 +10,16 @@ from convlstm.errors import ShapeError
 from convlstm.validation import check_tensor
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, record: Callable[[Tensor], None] | None = None
+) -> Tensor:
     """Dot-product attention without scaling (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819).
 
     Args:
         query: (B, D, N).
         key: (B, D, M).
         value: (B, C, M).
+        record: called with the softmax, (B, N, M).
 
     Returns:
         ``value softmax(query^T key)^T``, the softmax over M: (B, C, N).
@@ -31,11 +36,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             "the space axes"
         )
     weights_BNM = torch.softmax(query.transpose(1, 2) @ key, dim=2)
+    if record is not None:
+        record(weights_BNM)
     return value @ weights_BNM.transpose(1, 2)
 
 
 def window_attention(
-    qkv: Tensor, window: int, *, heads: int = 1, shift: int = 0, bias: Tensor | None = None
+    qkv: Tensor,
+    window: int,
+    *,
+    heads: int = 1,
+    shift: int = 0,
+    bias: Tensor | None = None,
+    record: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Scaled dot-product attention within square windows of a frame (Liu et al. 2021, arXiv:2103.14030).
 
@@ -49,6 +62,8 @@ def window_attention(
         heads: of C / heads channels each.
         shift: pixels, below ``window``.
         bias: (heads, window^2, window^2), added to the scores of each query (rows) and key; None for none.
+        record: called with the softmax, (B, rows, columns, heads, window^2, window^2), the last two axes a
+            query and a key of a window.
 
     Returns:
         (B, C, H, W).
@@ -82,10 +97,31 @@ def window_attention(
     part_RCP = part.reshape(rows, window, columns, window).transpose(1, 2).flatten(2)
     apart = (part_RCP[..., :, None] != part_RCP[..., None, :]) | (part_RCP < 0)[..., None, :]
     scores = scores.masked_fill(apart[:, :, None], torch.finfo(scores.dtype).min)
-    x = torch.unflatten(torch.softmax(scores, dim=-1) @ value, 4, (window, window)).permute(
-        0, 3, 6, 1, 4, 2, 5
-    )
-    x = x.reshape(batch, channels // 3, rows * window, columns * window)
+    weights = torch.softmax(scores, dim=-1)
+    if record is not None:
+        record(weights)
+    return _joined(weights @ value, window, shift, height, width)
+
+
+def window_maps(weights: Tensor, window: int, *, shift: int, size: Sequence[int]) -> Tensor:
+    """Weights of `window_attention` as maps: each pixel's by a query of the window that it is in.
+
+    Args:
+        weights: (B, rows, columns, heads, window^2, window^2).
+        window: pixels a side.
+        shift: of the windows, in pixels.
+        size: H and W of the frame.
+
+    Returns:
+        (B, heads window^2, H, W), a channel for each head and place of the query in its window.
+    """
+    return _joined(weights.transpose(-2, -1), window, shift, *size)
+
+
+def _joined(x: Tensor, window: int, shift: int, height: int, width: int) -> Tensor:
+    """A frame (B, heads D, H, W) from values (B, rows, columns, heads, window^2, D) of its windows."""
+    x = torch.unflatten(x, 4, (window, window)).permute(0, 3, 6, 1, 4, 2, 5)
+    x = x.flatten(5, 6).flatten(3, 4).flatten(1, 2)
     return (torch.roll(x, (shift, shift), (2, 3)) if shift else x)[..., :height, :width]
 
 
@@ -96,7 +132,9 @@ def _parts(size: int, count: int, window: int, shift: int, device: torch.device)
     return torch.where((index + shift) % (count * window) < size, wrapped.long(), -100)
 
 
-def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+def sa_memory_update(
+    gates: Tensor, m: Tensor, record: Callable[..., None] | None = None
+) -> tuple[Tensor, Tensor]:
     """Update a self-attention memory (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819, equation 6).
 
     With the gates stacked in the order i, g, o::
@@ -107,6 +145,7 @@ def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         gates: pre-activations, (B, 3C, N).
         m: (B, C, N).
+        record: called with the values of the gates, i, g and o, by name.
 
     Returns:
         h' and m', each (B, C, N).
@@ -122,6 +161,8 @@ def sa_memory_update(gates: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
             "flatten the space axes"
         )
     i, g, o = gates.chunk(3, dim=1)
-    i = torch.sigmoid(i)
-    m = (1 - i) * m + i * torch.tanh(g)
-    return torch.sigmoid(o) * m, m
+    i, g, o = torch.sigmoid(i), torch.tanh(g), torch.sigmoid(o)
+    if record is not None:
+        record(i=i, g=g, o=o)
+    m = (1 - i) * m + i * g
+    return o * m, m

@@ -41,6 +41,7 @@ def lstm_gates(
     gate: Activation = torch.sigmoid,
     candidate: Activation = torch.tanh,
     output: Activation = torch.tanh,
+    record: Callable[..., None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Hidden and cell state of an LSTM from its pre-activations (Shi et al. 2015, arXiv:1506.04214).
 
@@ -59,6 +60,7 @@ def lstm_gates(
         gate: activation of i, f, o.
         candidate: activation of g.
         output: activation of the new cell state.
+        record: called with the values of the gates, i, f, o and g, by name.
 
     Returns:
         h' and c', each (B, C, *S).
@@ -80,7 +82,9 @@ def lstm_gates(
                 f"peepholes must be three tensors; received {received(peepholes)}: pass w_i, w_f, w_o"
             )
         i, f = i + peepholes[0] * c, f + peepholes[1] * c
-    c = gate(f) * c + gate(i) * candidate(g)
-    if peepholes is not None:
-        o = o + peepholes[2] * c
-    return gate(o) * output(c), c
+    f, i, g = gate(f), gate(i), candidate(g)
+    c = f * c + i * g
+    o = gate(o if peepholes is None else o + peepholes[2] * c)
+    if record is not None:
+        record(i=i, f=f, o=o, g=g)
+    return o * output(c), c

@@ -18,6 +18,7 @@ from convlstm.cells.base import (
     map_state,
     run_step,
 )
+from convlstm.cells.recordable import recorders_of
 from convlstm.engines import Call
 from convlstm.errors import OptionError, check_name
 from convlstm.layers.frames import expand_flags, map_frames, where_samples
@@ -202,6 +203,9 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
     samples = mask if with_statistics else None
     x, project, step = _inputs_and_step(cell, x, mask, with_statistics)
     cuts = gradient_cuts(mask, options.detach_every, x.shape[1], reverse)
+    recorders = recorders_of(cell)
+    for recorder in recorders:
+        recorder.begin(x.shape[1])
 
     def run(x: Tensor, state: Any, begin: int) -> tuple[Tensor, Any]:
         frames = list((x if project is None else project(x)).unbind(1))
@@ -212,6 +216,8 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
                 state = map_state(cut, state)
             if reset is not None:
                 state = map_state(where_samples(reset[:, t]), initial, state)
+            for recorder in recorders:
+                recorder.place(t, None if mask is None else mask[:, t])
             new = _step_samples(step, frames[k], state, None if samples is None else samples[:, t])
             if not done and not isinstance(new, MemoryState):
                 new = check_step(cell, new, state)
@@ -219,6 +225,8 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
                 new = _zoneout(new, state, options.zoneout, random=cell.training)
             state = new if mask is None else map_state(where_samples(mask[:, t]), new, state)
             frames[k] = output_of(state)
+            for recorder in recorders:
+                recorder.keep(state)
         return torch.stack([output_of(state)] if call.last_only else frames, dim=1), state
 
     return x, run
