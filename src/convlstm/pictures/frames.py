@@ -27,6 +27,7 @@ from convlstm.pictures.colours import (
 from convlstm.pictures.legend import MUTED, Line, Mark, draw_line, line_width, text_font
 from convlstm.pictures.radar import NOT_MEASURED, RadarTable, paint_radar
 from convlstm.pictures.sizes import MIN_SIDE, enlarge, resize
+from convlstm.pictures.video import LAST, mp4
 from convlstm.validation import check_instance, check_number, check_path, check_positive, received
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ def film_strip(
         ShapeError: a row is not (T, C, H, W), or frames differ in size.
         OptionError: no row at all, ``scale`` below 1, or Pillow is not installed.
     """
-    _check_colours(signed, limits)
-    checked = _check_rows(rows, past, scale)
+    checked = check_rows(rows, past, signed, limits, scale)
     frames, times = resize(checked, scale, decibels=_in_decibels(checked, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
     blocks = []
@@ -93,14 +93,15 @@ def animation(
     frame_ms: int = 180,
     moments: Sequence[str] = (),
 ) -> Path:
-    """Write a GIF that plays the rows side by side, the past first.
+    """Write a GIF or an MP4 that plays the rows side by side, the past first.
 
     Colours are those of `film_strip`; channels that have a row each there are stacked vertically here. After
     a past, what follows it has a dark border, an orange one beside colours.
 
     Args:
         rows: panel name to (L, C, H, W), L the same for all.
-        path: file name ending in ``.gif``; an existing file is replaced once the new one is complete.
+        path: file name ending in ``.gif``, or in ``.mp4`` for a video (H.264, by PyAV); an existing file is
+            replaced once the new one is complete.
         past: (K, C, H, W), played first; panels of differences are blank meanwhile.
         signed: names of the panels that hold differences.
         limits: as in `film_strip`.
@@ -114,15 +115,17 @@ def animation(
 
     Raises:
         ShapeError: a row is not (T, C, H, W), or rows differ in length or size.
-        OptionError: no row, another ending, ``scale`` or ``frame_ms`` below 1, or Pillow is not installed.
+        OptionError: no row, another ending, ``scale`` or ``frame_ms`` below 1, or Pillow or PyAV is not
+            installed.
         RunError: the file cannot be written.
     """
     target = check_path(path, "path of an animation")
-    if target.suffix.lower() != ".gif":
-        raise OptionError(f"path of an animation must end in .gif; received {str(path)!r}")
+    if (ending := target.suffix.lower()) not in (".gif", ".mp4"):
+        raise OptionError(f"path of an animation must end in .gif or .mp4; received {str(path)!r}")
+    if ending == ".mp4":
+        check_installed("av", "MP4 videos need PyAV")
     check_positive(frame_ms, "frame_ms", most=60_000)
-    _check_colours(signed, limits)
-    frames = _check_rows(rows, past, scale)
+    frames = check_rows(rows, past, signed, limits, scale)
     lengths = {name: len(row) for name, row in frames.items() if name}
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
@@ -131,8 +134,11 @@ def animation(
     painted, lines = _paint_rows(frames, signed, limits)
     panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
     pictures = _draw_panels(panels, signed, lines, moments)
+    if ending == ".mp4":
+        write_atomically(target, mp4(pictures, frame_ms))
+        return target
     file = io.BytesIO()
-    durations = [frame_ms] * (len(pictures) - 1) + [5 * frame_ms]
+    durations = [frame_ms] * (len(pictures) - 1) + [LAST * frame_ms]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     write_atomically(target, file.getvalue())
     return target
@@ -190,10 +196,20 @@ def clip_text(text: str, length: int = 24) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _check_rows(
-    rows: Mapping[str, ArrayLike], past: ArrayLike | None, scale: int | None
+def check_rows(
+    rows: Mapping[str, ArrayLike],
+    past: ArrayLike | None,
+    signed: Collection[str],
+    limits: Limits,
+    scale: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The rows as arrays of one frame size, the past first under an empty name."""
+    """The rows as arrays of one frame size, the past first under an empty name; arguments as in `film_strip`.
+
+    Raises:
+        ShapeError: a row is not (T, C, H, W), or frames differ in size.
+        OptionError: no row at all, another option out of its range, or Pillow is not installed.
+    """
+    _check_colours(signed, limits)
     check_instance(rows, Mapping, "rows", "pass {'truth': frames}")
     if not rows or "" in rows:
         names = "an empty name" if rows else "none"
@@ -226,37 +242,49 @@ def _in_decibels(names: Iterable[str], signed: Collection[str], limits: Limits) 
     return [name for name in names if name not in signed] if logarithmic else []
 
 
-def _paint_rows(
+def row_scales(
     frames: Mapping[str, NDArray[Any]], signed: Collection[str], limits: Limits
-) -> tuple[dict[str, list[Pixels]], list[Line]]:
-    """Colours of every row, one picture per channel, and the lines of the legend."""
+) -> dict[str, list[Scale] | RadarTable]:
+    """The colours of every row: a scale for each picture of a frame, or the classes of rain.
+
+    Args:
+        frames: (T, C, H, W) by name, a past first under an empty name.
+        signed: names of the rows that hold differences.
+        limits: as in `film_strip`.
+    """
     unsigned = [name for name in frames if name not in signed]
     reference = [frames[name] for name in unsigned[: 2 if unsigned[:1] == [""] else 1]]
-    painted: dict[str, list[Pixels]] = {}
-    lines: dict[Line, None] = {}
+    found: dict[str, list[Scale] | RadarTable] = {}
     for name, row in frames.items():
-        if isinstance(limits, RadarTable) and name not in signed:
-            painted[name] = paint_radar(row, limits)
-            lines[limits] = None
-            if np.isnan(row).any():
-                lines[Mark(NOT_MEASURED, "not measured")] = None
-            continue
         channels = row.shape[1]
         like = [values for values in reference if values.shape[1] == channels]
         scales = channel_scales(*(like or [row]))
         if name in signed:
             errors = [frames[n] for n in frames if n in signed and frames[n].shape[1] == channels]
-            scales = error_scales(errors, like, len(scales))
-            lines |= dict.fromkeys(legend([], scales))
+            found[name] = error_scales(errors, like, len(scales))
+        elif isinstance(limits, tuple) and not isinstance(limits, RadarTable):
+            found[name] = [Scale(*limits)] * (1 if channels == 3 else channels)
         else:
-            if isinstance(limits, list):
-                scales = limits
-            elif isinstance(limits, tuple):
-                scales = [Scale(*limits)] * (1 if channels == 3 else channels)
-            lines |= dict.fromkeys(legend(scales))
-        painted[name] = paint(row, scales, signed=name in signed)
+            found[name] = scales if limits is None else limits
+    return found
+
+
+def _paint_rows(
+    frames: Mapping[str, NDArray[Any]], signed: Collection[str], limits: Limits
+) -> tuple[dict[str, list[Pixels]], list[Line]]:
+    """Colours of every row, one picture per channel, and the lines of the legend."""
+    painted: dict[str, list[Pixels]] = {}
+    lines: dict[Line, None] = {}
+    for name, scales in row_scales(frames, signed, limits).items():
+        row = frames[name]
+        if isinstance(scales, RadarTable):
+            painted[name] = paint_radar(row, scales)
+            lines[scales] = None
+        else:
+            painted[name] = paint(row, scales, signed=name in signed)
+            lines |= dict.fromkeys(legend([], scales) if name in signed else legend(scales))
         if np.isnan(row).any():
-            lines[Mark(MISSING, "not measured")] = None
+            lines[Mark(NOT_MEASURED if isinstance(scales, RadarTable) else MISSING, "not measured")] = None
     return painted, list(lines)
 
 
