@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test quick coverage oldest lint format benchmark clean
+.PHONY: demo test quick coverage oldest lint docs format benchmark clean
 
 demo: $(INSTALLED)  ## learn to forecast moving handwritten digits, verify, write a report
 	$(BIN)/convlstm demo
@@ -30,6 +30,9 @@ lint: $(INSTALLED)  ## style, docstrings, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(INSTALLED)  ## the documentation, into site/; a warning, such as a broken link, is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -55,4 +58,4 @@ OLDEST_PYTHON ?= python3.11
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-oldest build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

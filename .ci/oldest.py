@@ -1,6 +1,6 @@
 """Print constraints that hold every dependency of ``pyproject.toml`` to the lowest version that it names.
 
-`make oldest` runs the tests with them. The tools of the `dev` extra may be of any version.
+`make oldest` runs the tests with them. The tools of the extras `dev` and `docs` may be of any version.
 """
 
 import tomllib
@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 
 def lowest(pyproject: Path) -> list[str]:
-    """One line ``name==version`` for each dependency and each package of an extra other than `dev`.
+    """One line ``name==version`` for each dependency and each package of the extras but `dev` and `docs`.
 
     Raises:
         ValueError: a dependency without a lowest version.
@@ -18,7 +18,7 @@ def lowest(pyproject: Path) -> list[str]:
     project = tomllib.loads(pyproject.read_text())["project"]
     lines = list(project["dependencies"])
     for extra, names in project["optional-dependencies"].items():
-        lines += [] if extra == "dev" else names
+        lines += [] if extra in ("dev", "docs") else names
     # Of what these need, what later versions broke: matplotlib 3.9 uses names that pyparsing 3.3 deprecates.
     pinned = {"pyparsing<3.3"}
     for requirement in map(Requirement, lines):

@@ -125,7 +125,7 @@ def test_extras_are_what_some_file_imports():
             continue
         installing = {distributions[name][0].lower().replace("_", "-") for name in names}
         assert declared == installing, extra
-    assert {*EXTRAS, "all", "dev"} == set(PYPROJECT["optional-dependencies"])
+    assert {*EXTRAS, "all", "dev", "docs"} == set(PYPROJECT["optional-dependencies"])
     assert PYPROJECT["optional-dependencies"]["all"] == [
         f"convlstm[{','.join(name for name in EXTRAS if name not in BUILT)}]"
     ]
