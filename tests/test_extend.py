@@ -1,0 +1,45 @@
+"""The cells and forecasters that the pages on extending show keep the contracts."""
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from convlstm.testing import check_cell, check_forecaster
+
+PAGES = Path(__file__).parents[1] / "docs/extend"
+
+
+@pytest.fixture
+def shown(request, monkeypatch):
+    """The class of a name, from the snippets of a page."""
+    page, name, *_ = request.param
+    fences = re.findall(r"^```python\n(.*?)^```", (PAGES / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    program = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", program)
+    (code,) = (fence for fence in fences if f"class {name}(" in fence)
+    exec(compile(code, page, "exec"), program.__dict__)
+    return getattr(program, name)
+
+
+@pytest.mark.parametrize(
+    ("shown", "options"),
+    [
+        (("own_cell.md", "LeakyCell"), {"leak": 0.5}),
+        (("own_cell.md", "GatedAverage"), None),
+        (("own_cell.md", "HighwayCell"), None),
+        (("activations.md", "Coupled"), None),
+    ],
+    indirect=["shown"],
+)
+def test_cells(shown, options):
+    check_cell(shown, options)
+
+
+@pytest.mark.parametrize(
+    "shown", [("own_forecaster.md", "NextFrame"), ("own_forecaster.md", "Trend")], indirect=True
+)
+def test_forecasters(shown):
+    check_forecaster(shown)
