@@ -71,8 +71,9 @@ def skip_connections(d: Drawing) -> None:
         d.line(left, right)
     for k, (x, bend) in enumerate(((44, -30), (143, 30))):
         branch = d.dot(x, y)
-        for layer in reversed(layers[k + 1 :]):
-            d.line(branch, (x, y + bend), (layer.x, y + bend), layer)
+        d.line(branch, (x, y + bend), (layers[2].x, y + bend), layers[2])
+        for layer in layers[k + 1 : 2]:
+            d.line(d.dot(layer.x, y + bend), layer)
 
     d.text(10, 246, "EncoderForecaster(skip=True)", "start")
     fine, coarse = 284, 348
