@@ -1,0 +1,104 @@
+"""Make the catalogue of docs/models.md: ``python docs/scripts/models.py``.
+
+Weights and operations are those of `convlstm models --json`; seconds, memory and scores those that
+``python -m benchmarks models`` measured, where it did.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tables
+
+from convlstm.cli.catalogue import quantity
+from convlstm.workflows.models import Entry, models
+
+PAGE = tables.DOCS / "models.md"
+
+#: What to take a model for.
+TASKS = {
+    "ConvLSTMTransformer": "motion and distant dependence, large frames",
+    "E3DLSTM": "video clips",
+    "EncoderForecaster": "start here: any frames; rain and clouds with advection",
+    "MAU": "video with strong motion",
+    "MIM": "fields whose trend changes: traffic, radar",
+    "PhyDNet": "diffusion and transport beside unknown motion",
+    "PredRNN": "moving objects, video",
+    "PredRNNPlusPlus": "moving objects, video, longer dependence",
+    "PredRNNv2": "moving objects, video; trained with reverse scheduled sampling",
+    "SAConvLSTMForecaster": "small frames, distant dependence",
+    "StackForecaster": "the plain baseline of papers; any cell",
+    "SwinLSTM": "video, attention in place of convolutions",
+    "TrajGRUForecaster": "rain that turns and deforms",
+}
+
+
+def parts() -> dict[str, str]:
+    """The comparing tables and the catalogue."""
+    entries = models()
+    measured = tables.results("models")
+    found = _measured(measured)
+    return {
+        "compared": "\n".join(_compared(result) for result in measured.values()) or _nothing(),
+        "catalogue": "\n".join(_card(entry, found.get(entry.name, {})) for entry in entries),
+    }
+
+
+def _nothing() -> str:
+    return (
+        "Scores, seconds and memory are not measured yet: `python -m benchmarks models` measures them, and "
+        "`python docs/scripts/models.py` writes them here.\n"
+    )
+
+
+def _compared(result: Mapping[str, Any]) -> str:
+    """The tables of one machine."""
+    texts = [tables.machine(result, "python -m benchmarks models") + "\n"]
+    for table in result["tables"]:
+        rows = [[name, *map(tables.middle, row)] for name, row in table["rows"].items()]
+        texts.append(tables.markdown([table["title"], *table["columns"]], rows))
+    return "\n".join(texts)
+
+
+def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """By model, what the badges show of the last machine's tables."""
+    found: dict[str, dict[str, str]] = {}
+    for result in results.values():
+        for table in result["tables"]:
+            subject = table["title"].partition(",")[0]
+            for name, row in table["rows"].items():
+                values = dict(zip(table["columns"], map(tables.middle, row), strict=True))
+                own = found.setdefault(name, {})
+                own |= {"second": values.get("s a step", ""), "memory": values.get("MiB", "")}
+                score = table["columns"][0 if subject == "digits" else 1]
+                own[f"{score}, {subject}"] = values[score]
+    return found
+
+
+def _card(entry: Entry, measured: Mapping[str, str]) -> str:
+    """The section of one model."""
+    seconds, memory = (measured.get(key, "") for key in ("second", "memory"))
+    badges = [
+        ("weights", quantity(entry.parameters)),
+        ("multiply-adds", quantity(entry.multiply_adds)),
+        ("training step", f"{seconds} s" if seconds else tables.NOT_MEASURED),
+        ("memory", f"{memory} MiB" if memory else tables.NOT_MEASURED),
+    ]
+    scores = [(key, value) for key, value in measured.items() if key not in ("second", "memory")]
+    line = _badges([("task", TASKS[entry.name]), *badges, *(scores or [("score", tables.NOT_MEASURED)])])
+    source = f" Source: {entry.source}." if entry.source else " Our own arrangement."
+    return f"### {entry.name}\n\n{line}\n\n{entry.summary}{source}\n"
+
+
+def _badges(named: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f'<span class="badge">{name} <b>{value}</b></span>' for name, value in named)
+
+
+def page() -> str:
+    """The page as it should be."""
+    return tables.page(PAGE, "models", parts())
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE}\n")

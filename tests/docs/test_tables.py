@@ -1,0 +1,63 @@
+"""Tables of the pages are those that their scripts make of the measured results now."""
+
+import inspect
+import json
+
+import pages
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convlstm import scores
+
+SCRIPTS = ["models", "speed", "verification"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_pages_hold_what_their_scripts_make(script, name):
+    made = script(name).page()
+    assert (pages.DOCS / f"{name}.md").read_text() == made, f"run docs/scripts/{name}.py"
+
+
+def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch):
+    """And not measured, where nothing was."""
+    models = script("models")
+    machine = {"gpu": None, "processor": "P", "threads": 1, "python": "3.11", "started": "2026-01-01T"}
+    columns = ["MSE x 1000", "SSIM", "share of fine structure", "weights", "steps", "s a step", "MiB"]
+    rows = {"MIM": [[2.0, 1.0, 3.0], [0.5], [1.0], [1234], [10], [0.125], [321]]}
+    tables = [{"title": "digits, 5 s of processor time", "columns": columns, "rows": rows}]
+    (tmp_path / "here").mkdir()
+    content = {"machine": machine | {"packages": {"torch": "2"}}, "tables": tables}
+    (tmp_path / "here/models.json").write_text(json.dumps(content))
+    entries = [models.Entry(name, 1, 2, "Summary.", "") for name in ("MIM", "MAU")]
+    monkeypatch.setattr(models, "models", lambda: entries)
+    monkeypatch.setattr(models.tables, "RESULTS", tmp_path)
+    parts = models.parts()
+    assert "| MIM | 2 | 0.5 | 1 | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
+    assert "Measured on P, 1 threads, Python 3.11, torch 2, 2026-01-01" in parts["compared"]
+    mim, mau = parts["catalogue"].split("### MAU")
+    assert "training step <b>0.125 s</b>" in mim
+    assert "memory <b>321 MiB</b>" in mim
+    assert "MSE x 1000, digits <b>2</b>" in mim
+    assert mau.count("not measured") == 3
+
+
+def test_a_place_that_a_script_does_not_fill_is_refused(script, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- made by models.py: other -->\n<!-- end -->\n")
+    with pytest.raises(ValueError, match="must have places for"):
+        script("tables").page(page, "models", {"compared": ""})
+
+
+def test_the_page_of_verification_lists_every_score(script):
+    listed = {type(score) for score in script("verification").scores()}
+    classes = {kind for kind in map(scores.__dict__.get, scores.__all__) if inspect.isclass(kind)}
+    assert listed == {kind for kind in classes if issubclass(kind, scores.Score)} - {scores.Score}
+
+
+def test_the_best_forecasts_of_an_open_future_are_its_mean_and_its_median(script):
+    blurring = script("blurring")
+    blurring.DESCENT = 300
+    truth = torch.tensor([1.0, 0.0, 0.0]).repeat(20).view(-1, 1, 1, 1, 1)
+    assert blurring.best(F.mse_loss, truth).item() == pytest.approx(1 / 3, abs=1e-3)
+    assert blurring.best(F.l1_loss, truth).item() == pytest.approx(0, abs=1e-2)
