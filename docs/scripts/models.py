@@ -79,13 +79,16 @@ def _card(entry: Entry, measured: Mapping[str, str]) -> str:
     """The section of one model."""
     seconds, memory = (measured.get(key, "") for key in ("second", "memory"))
     badges = [
+        ("task", TASKS[entry.name]),
         ("weights", quantity(entry.parameters)),
         ("multiply-adds", quantity(entry.multiply_adds)),
-        ("training step", f"{seconds} s" if seconds else tables.NOT_MEASURED),
-        ("memory", f"{memory} MiB" if memory else tables.NOT_MEASURED),
     ]
-    scores = [(key, value) for key, value in measured.items() if key not in ("second", "memory")]
-    line = _badges([("task", TASKS[entry.name]), *badges, *(scores or [("score", tables.NOT_MEASURED)])])
+    if measured:
+        scores = [(key, value) for key, value in measured.items() if key not in ("second", "memory")]
+        badges += [("training step", f"{seconds} s"), ("memory", f"{memory} MiB"), *scores]
+    else:
+        badges.append(("seconds, memory, score", tables.NOT_MEASURED))
+    line = _badges(badges)
     source = f" Source: {entry.source}." if entry.source else " Our own arrangement."
     return f"### {entry.name}\n\n{line}\n\n{entry.summary}{source}\n"
 

@@ -63,15 +63,16 @@ def parts() -> dict[str, str]:
 
 
 def _scores() -> str:
-    lines = ["| score | name in files | equation | range | better | source |", "|---|---|---|---|---|---|"]
-    better = {True: "higher", False: "lower"}
+    lines = ["| score, name in files | equation, range, source |", "|---|---|"]
+    better = {True: "higher is better", False: "lower is better"}
     for score in scores():
         limits, source = KNOWN[key(score)]
         target = better.get(score.higher_is_better) if score.higher_is_better is not None else _target(score)
         title = score.title.partition(" at ")[0].partition(" below ")[0]
         named = "csi_mean" if score.name == "csi_mean" else _pattern(score)
         formula = score.formula.replace("|", r"\|")
-        lines.append(f"| {title} | `{named}` | {formula} | {limits} | {target} | {source} |")
+        notes = "; ".join(filter(None, (limits, target, source)))
+        lines.append(f"| {title}<br>`{named}` | {formula}<br><small>{notes}</small> |")
     return "\n".join(lines) + "\n"
 
 

@@ -23,14 +23,12 @@ def lstm_weights(
 
     What to pass for each library, whose layers keep the size ("same" padding) and have sigmoid and tanh:
 
-    ======================  =========  =============  =================
-    library                 ``gates``  channels_last  forget_offset
-    ======================  =========  =============  =================
-    Keras ConvLSTM1D/2D/3D  ifgo       True           0
-    flax ConvLSTMCell       igfo       True           1 (added each step)
-    OpenSTL, PredRNN        ifgo       False          0
-    Equinox                 ifgo       False          0
-    ======================  =========  =============  =================
+    | library               | gates | channels_last | forget_offset       |
+    | --------------------- | ----- | ------------- | ------------------- |
+    | Keras ConvLSTM 1D-3D  | ifgo  | True          | 0                   |
+    | flax ConvLSTMCell     | igfo  | True          | 1 (added each step) |
+    | OpenSTL, PredRNN      | ifgo  | False         | 0                   |
+    | Equinox               | ifgo  | False         | 0                   |
 
     (Keras writes c for what is g here; the layer must have padding="same" and recurrent_activation="sigmoid":
     ``cell.load_state_dict(lstm_weights(*keras_layer.get_weights(), gates="ifgo", channels_last=True))``.) The
@@ -105,15 +103,13 @@ def gru_weights(
     What to pass for each code, whose layers keep the size (zero padding, odd kernels) and whose gates are
     sigmoids; n has tanh unless the table says otherwise:
 
-    ============================  ================================  =========  ==========  =================
-    code                          ``kernels``                       ``gates``  ``update``  further
-    ============================  ================================  =========  ==========  =================
-    happyjin/ConvGRU-pytorch      conv_gates, conv_can              rzn        new
-    jacobkimmel/pytorch_convgru   reset_gate, update_gate, out_gate rzn        new
-    RAFT, RAFT-Stereo             convz, convr, convq               zrn        new         hidden_first=True
-    DGMR (ReLU in place of tanh)  read, update, output convolution  rzn        old
-    HKO-7 (leaky ReLU, 0.2)       i2h; hidden_kernels: h2h          rzn        old         reset_after=True
-    ============================  ================================  =========  ==========  =================
+    | code                          | kernels                            | gates | update | further           |
+    | ----------------------------- | ---------------------------------- | ----- | ------ | ----------------- |
+    | happyjin/ConvGRU-pytorch      | conv_gates, conv_can               | rzn   | new    |                   |
+    | jacobkimmel/pytorch_convgru   | reset_gate, update_gate, out_gate  | rzn   | new    |                   |
+    | RAFT, RAFT-Stereo             | convz, convr, convq                | zrn   | new    | hidden_first=True |
+    | DGMR (ReLU in place of tanh)  | read, update, output convolution   | rzn   | old    |                   |
+    | HKO-7 (leaky ReLU, 0.2)       | i2h; hidden_kernels: h2h           | rzn   | old    | reset_after=True  |
 
     ``cell.load_state_dict(gru_weights([c.weight for c in convs], [c.bias for c in convs], gates="rzn",
     update="new"))``, with ``cell = ConvGRUCell(..., reset_after=False)``.

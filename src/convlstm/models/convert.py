@@ -35,17 +35,15 @@ def from_published(
 
     The model is recognised by the names of its weights, and its sizes are read off them:
 
-    ==========================  ===============  ==================================================
-    weights of                  become           gates, as stacked there
-    ==========================  ===============  ==================================================
-    OpenSTL ConvLSTM            StackForecaster  conv_x, conv_h: i f g o
-    OpenSTL, thuml PredRNN      PredRNN          conv_x: i f g i' f' g' o; conv_h: i f g o;
-                                                 conv_m: i' f' g'
-    OpenSTL, thuml PredRNN-V2   PredRNNv2        as PredRNN
-    OpenSTL PredRNN++           PredRNNPlusPlus  as PredRNN, but conv_m: i' f' m; conv_c: i f g;
-                                                 conv_c2m: i' g' f' o; x_concat, z_concat: p u
-    SwinLSTM-B, SwinLSTM-D      SwinLSTM         one gate
-    ==========================  ===============  ==================================================
+    | weights of                | become          | gates, as stacked there                               |
+    | ------------------------- | --------------- | ----------------------------------------------------- |
+    | OpenSTL ConvLSTM          | StackForecaster | conv_x, conv_h: i f g o                               |
+    | OpenSTL, thuml PredRNN    | PredRNN         | conv_x: i f g i' f' g' o; conv_h: i f g o;            |
+    |                           |                 | conv_m: i' f' g'                                      |
+    | OpenSTL, thuml PredRNN-V2 | PredRNNv2       | as PredRNN                                            |
+    | OpenSTL PredRNN++         | PredRNNPlusPlus | as PredRNN, but conv_m: i' f' m; conv_c: i f g;       |
+    |                           |                 | conv_c2m: i' g' f' o; x_concat, z_concat: p u         |
+    | SwinLSTM-B, SwinLSTM-D    | SwinLSTM        | one gate                                              |
 
     thuml is thuml/predrnn-pytorch, SwinLSTM is SongTang-x/SwinLSTM. Names may have a prefix, such as
     ``model.`` or ``module.``. Weights that never have an effect there (``conv_o`` of ConvLSTM and PredRNN++,
