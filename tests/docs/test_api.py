@@ -49,4 +49,6 @@ def test_the_index_lists_every_page():
 def test_literal_blocks_and_examples_are_those_of_markdown(script):
     pytest.importorskip("griffe")
     text = "Of a::\n\n    b = a\n\nExample:\n    >>> a\n"
-    assert script("docstrings").markdown(text) == "Of a:\n\n    b = a\n\nExamples:\n    >>> a\n"
+    extension = script("docstrings")
+    assert extension.markdown(text) == "Of a:\n\n    b = a\n\nExamples:\n    >>> a\n"
+    assert extension.comment(["#: one", "a = 0", "#: two", "#: lines", "b = 1"], 5) == "two\nlines"

@@ -103,13 +103,13 @@ def gru_weights(
     What to pass for each code, whose layers keep the size (zero padding, odd kernels) and whose gates are
     sigmoids; n has tanh unless the table says otherwise:
 
-    | code                          | kernels                            | gates | update | further           |
-    | ----------------------------- | ---------------------------------- | ----- | ------ | ----------------- |
-    | happyjin/ConvGRU-pytorch      | conv_gates, conv_can               | rzn   | new    |                   |
-    | jacobkimmel/pytorch_convgru   | reset_gate, update_gate, out_gate  | rzn   | new    |                   |
-    | RAFT, RAFT-Stereo             | convz, convr, convq                | zrn   | new    | hidden_first=True |
-    | DGMR (ReLU in place of tanh)  | read, update, output convolution   | rzn   | old    |                   |
-    | HKO-7 (leaky ReLU, 0.2)       | i2h; hidden_kernels: h2h           | rzn   | old    | reset_after=True  |
+    | code                         | kernels                           | gates | update | further           |
+    | ---------------------------- | --------------------------------- | ----- | ------ | ----------------- |
+    | happyjin/ConvGRU-pytorch     | conv_gates, conv_can              | rzn   | new    |                   |
+    | jacobkimmel/pytorch_convgru  | reset_gate, update_gate, out_gate | rzn   | new    |                   |
+    | RAFT, RAFT-Stereo            | convz, convr, convq               | zrn   | new    | hidden_first=True |
+    | DGMR (ReLU in place of tanh) | read, update, output convolution  | rzn   | old    |                   |
+    | HKO-7 (leaky ReLU, 0.2)      | i2h; hidden_kernels: h2h          | rzn   | old    | reset_after=True  |
 
     ``cell.load_state_dict(gru_weights([c.weight for c in convs], [c.bias for c in convs], gates="rzn",
     update="new"))``, with ``cell = ConvGRUCell(..., reset_after=False)``.
