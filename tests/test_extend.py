@@ -1,25 +1,22 @@
 """The cells and forecasters that the pages on extending show keep the contracts."""
 
-import re
 import sys
 import types
-from pathlib import Path
 
+import pages
 import pytest
 
 from convlstm.testing import check_cell, check_forecaster
-
-PAGES = Path(__file__).parents[1] / "docs/extend"
 
 
 @pytest.fixture
 def shown(request, monkeypatch):
     """The class of a name, from the snippets of a page."""
     page, name, *_ = request.param
-    fences = re.findall(r"^```python\n(.*?)^```", (PAGES / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    fences = pages.fences(pages.DOCS / "extend" / page, "python")
     program = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", program)
-    (code,) = (fence for fence in fences if f"class {name}(" in fence)
+    (code,) = (fence.code for fence in fences if f"class {name}(" in fence.code)
     exec(compile(code, page, "exec"), program.__dict__)
     return getattr(program, name)
 
