@@ -6,7 +6,9 @@ python docs/scripts/feature_maps.py [FOLDER]     into docs/figures unless told
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import convlstm
 from convlstm import MovingObjects, StackForecaster, plots
@@ -31,14 +33,11 @@ def trained() -> tuple[StackForecaster, torch.Tensor, torch.Tensor]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    print(f"mean squared error of the last batch {loss.item():.4f}")
     return model.eval(), test[1].past, test[1].future
 
 
 def main() -> None:
     """Write all figures."""
-    import numpy as np
-
     model, past, future = trained()
     with convlstm.record(model) as tape, torch.no_grad():
         model(past[None], 8)
@@ -46,15 +45,22 @@ def main() -> None:
     gradient = plots.saliency(model, past, 4, (row, column))
     rain = rain_rates(np.random.default_rng(3), 8, (96, 128))[:, None]
     late = np.roll(rain, 3, axis=3) * 0.8
+    # Narrow, so that texts can be read on a phone.
+    six, five, four = Figure((6.4, 6.5)), Figure((6.4, 2.7)), Figure((6.4, 4.0))
+    layer, radar = "layers.cell_list.1", plots.RADAR["mm/h"]
     figures = {
-        "feature_maps": plots.feature_maps(tape, "layers.cell_list.1", "h", channels=range(0, 12, 2)),
-        "feature_maps_gates": plots.histograms(tape, "layers.cell_list.1"),
-        "feature_maps_forgetting": plots.forgetting(tape, "layers.cell_list.1", start=7),
-        "feature_maps_saliency": plots.saliency_maps(past, gradient, (row, column)),
-        "feature_maps_events": plots.events(late[2:], rain[2:], 1.0, limits=plots.RADAR["mm/h"]),
+        "feature_maps": plots.feature_maps(
+            tape, layer, channels=range(0, 12, 2), steps=range(1, 15, 3), figure=six
+        ),
+        "feature_maps_gates": plots.histograms(tape, layer),
+        "feature_maps_forgetting": plots.forgetting(tape, layer, start=7),
+        "feature_maps_saliency": plots.saliency_maps(
+            past, gradient, (row, column), frames=range(3, 8), figure=five
+        ),
+        "feature_maps_events": plots.events(late, rain, 1.0, limits=radar, frames=[1, 3, 5, 7], figure=four),
     }
     for name, figure in figures.items():
-        figure.savefig(FOLDER / f"{name}.png", dpi=100)
+        figure.savefig(FOLDER / f"{name}.png", dpi=150)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Figures of the inside of a model: feature maps, gates over time, what the forget gate keeps."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ def histograms(
     gates, times, title = _gates(source, layer, values)
     from matplotlib.colors import PowerNorm
 
-    columns = min(len(gates), 4)
+    columns = len(gates) if len(gates) < 4 else math.ceil(math.sqrt(len(gates)))
     rows = -(-len(gates) // columns)
     figure = figure_of((1 + 2.2 * columns, 0.7 + 2.0 * rows), figure, "constrained")
     with style():
