@@ -68,10 +68,12 @@ def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
             subject = table["title"].partition(",")[0]
             for name, row in table["rows"].items():
                 values = dict(zip(table["columns"], map(tables.middle, row), strict=True))
-                own = found.setdefault(name, {})
-                own |= {"second": values.get("s a step", ""), "memory": values.get("MiB", "")}
+                kind, _, variant = name.partition(" ")  # such as "EncoderForecaster advection"
+                own = found.setdefault(kind, {})
+                if not variant:
+                    own |= {"second": values["s a step"], "memory": values["MiB"]}
                 score = table["columns"][0 if subject == "digits" else 1]
-                own[f"{score}, {subject}"] = values[score]
+                own[", ".join(filter(None, (score, subject, variant)))] = values[score]
     return found
 
 

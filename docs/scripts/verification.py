@@ -18,28 +18,28 @@ from convlstm.workflows.baselines import FURTHER
 PAGE = tables.DOCS / "verification.md"
 
 _WILKS = "Wilks 2011, section 8.2"
-#: By the name of a score without its threshold: the range of its values, and the source.
+#: By the name of a score without its threshold: unit and range of its values, and the source.
 KNOWN = {
-    "mse": ("0 to ∞", ""),
-    "rmse": ("0 to ∞", ""),
-    "mae": ("0 to ∞", ""),
-    "bias": ("−∞ to ∞", ""),
-    "correlation": ("−1 to 1", "Pearson's"),
-    "mse_sum": ("0 to ∞", "Srivastava et al. 2015, arXiv:1502.04681"),
-    "mae_sum": ("0 to ∞", "Srivastava et al. 2015, arXiv:1502.04681"),
-    "psnr": ("to 100", "Huynh-Thu and Ghanbari 2008, doi:10.1049/el:20080522"),
-    "ssim": ("−1 to 1", "Wang et al. 2004, doi:10.1109/TIP.2003.819861"),
-    "sharpness": ("0 to ∞", "our own"),
-    "csi": ("0 to 1", _WILKS),
-    "pod": ("0 to 1", _WILKS),
-    "far": ("0 to 1", _WILKS),
-    "ets": ("−1/3 to 1", _WILKS),
-    "frequency_bias": ("0 to ∞", _WILKS),
-    "hss": ("−1 to 1", _WILKS),
-    "csi_mean": ("0 to 1", "SEVIR: Veillette et al. 2020, NeurIPS 33"),
-    "fss": ("0 to 1", "Roberts and Lean 2008, doi:10.1175/2007MWR2123.1"),
-    "variance_ratio": ("0 to ∞", ""),
-    "power_below": ("0 to ∞", "our own, of radially averaged power spectra"),
+    "mse": ("square of the unit", "0 to ∞", ""),
+    "rmse": ("unit of the data", "0 to ∞", ""),
+    "mae": ("unit of the data", "0 to ∞", ""),
+    "bias": ("unit of the data", "−∞ to ∞", ""),
+    "correlation": ("without unit", "−1 to 1", "Pearson's"),
+    "mse_sum": ("square of the unit, a frame", "0 to ∞", "Srivastava et al. 2015, arXiv:1502.04681"),
+    "mae_sum": ("unit of the data, a frame", "0 to ∞", "Srivastava et al. 2015, arXiv:1502.04681"),
+    "psnr": ("dB", "to 100", "Huynh-Thu and Ghanbari 2008, doi:10.1049/el:20080522"),
+    "ssim": ("without unit", "−1 to 1", "Wang et al. 2004, doi:10.1109/TIP.2003.819861"),
+    "sharpness": ("without unit", "0 to ∞", "our own"),
+    "csi": ("without unit", "0 to 1", _WILKS),
+    "pod": ("without unit", "0 to 1", _WILKS),
+    "far": ("without unit", "0 to 1", _WILKS),
+    "ets": ("without unit", "−1/3 to 1", _WILKS),
+    "frequency_bias": ("without unit", "0 to ∞", _WILKS),
+    "hss": ("without unit", "−1 to 1", _WILKS),
+    "csi_mean": ("without unit", "0 to 1", "SEVIR: Veillette et al. 2020, NeurIPS 33"),
+    "fss": ("without unit", "0 to 1", "Roberts and Lean 2008, doi:10.1175/2007MWR2123.1"),
+    "variance_ratio": ("without unit", "0 to ∞", ""),
+    "power_below": ("without unit", "0 to ∞", "our own, of radially averaged power spectra"),
 }
 
 
@@ -63,15 +63,15 @@ def parts() -> dict[str, str]:
 
 
 def _scores() -> str:
-    lines = ["| score, name in files | equation, range, source |", "|---|---|"]
+    lines = ["| score, name in files | equation, unit, range, source |", "|---|---|"]
     better = {True: "higher is better", False: "lower is better"}
     for score in scores():
-        limits, source = KNOWN[key(score)]
+        unit, limits, source = KNOWN[key(score)]
         target = better.get(score.higher_is_better) if score.higher_is_better is not None else _target(score)
         title = score.title.partition(" at ")[0].partition(" below ")[0]
         named = "csi_mean" if score.name == "csi_mean" else _pattern(score)
         formula = score.formula.replace("|", r"\|")
-        notes = "; ".join(filter(None, (limits, target, source)))
+        notes = "; ".join(filter(None, (unit, limits, target, source)))
         lines.append(f"| {title}<br>`{named}` | {formula}<br><small>{notes}</small> |")
     return "\n".join(lines) + "\n"
 

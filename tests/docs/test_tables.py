@@ -25,6 +25,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     machine = {"gpu": None, "processor": "P", "threads": 1, "python": "3.11", "started": "2026-01-01T"}
     columns = ["MSE x 1000", "SSIM", "share of fine structure", "weights", "steps", "s a step", "MiB"]
     rows = {"MIM": [[2.0, 1.0, 3.0], [0.5], [1.0], [1234], [10], [0.125], [321]]}
+    rows["MIM turned"] = [[4.0], [0.5], [1.0], [1234], [10], [0.25], [654]]
     tables = [{"title": "digits, 5 s of processor time", "columns": columns, "rows": rows}]
     (tmp_path / "here").mkdir()
     content = {"machine": machine | {"packages": {"torch": "2"}}, "tables": tables}
@@ -39,6 +40,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     assert "training step <b>0.125 s</b>" in mim
     assert "memory <b>321 MiB</b>" in mim
     assert "MSE x 1000, digits <b>2</b>" in mim
+    assert "MSE x 1000, digits, turned <b>4</b>" in mim
     assert "seconds, memory, score <b>not measured</b>" in mau
 
 
