@@ -9,12 +9,13 @@ FIGURES = Path(__file__).parents[1] / "figures"
 _IMAGE = re.compile(r'<img alt="([^"]*)" src="(?:\.\./)*figures/(\w+\.svg)"\s*/?>')
 
 
-def on_page_content(content: str, /, **_: Any) -> str:
-    """Content of a page with the figures themselves in place of links to them."""
-    return _IMAGE.sub(lambda found: _figure(found[2], html.unescape(found[1])), content)
+def on_page_content(content: str, /, page: Any, **_: Any) -> str:
+    """Content of a page with the figures themselves, in its language, in place of links to them."""
+    return _IMAGE.sub(lambda found: _figure(found[2], html.unescape(found[1]), page.file.locale), content)
 
 
-def _figure(file: str, text: str) -> str:
+def _figure(file: str, text: str, language: str) -> str:
     """A figure with the text of its link as its title."""
-    svg = (FIGURES / file).read_text(encoding="utf-8")
+    translated = FIGURES / file.replace(".svg", f".{language}.svg")
+    svg = (translated if translated.exists() else FIGURES / file).read_text(encoding="utf-8")
     return re.sub(r"<title>.*?</title>", f"<title>{html.escape(text)}</title>", svg)

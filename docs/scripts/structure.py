@@ -1,5 +1,6 @@
 """Draw stacks and skip connections: ``python docs/scripts/structure.py`` writes them to docs/figures."""
 
+import re
 from pathlib import Path
 
 from drawing import Drawing, Node
@@ -96,15 +97,32 @@ def skip_connections(d: Drawing) -> None:
 
 
 DRAWN = {"structure": structure, "skip_connections": skip_connections}
+CHINESE = {
+    "Layer by layer": "逐层计算",
+    "Frame by frame, with a spatiotemporal memory m": "逐帧计算，带时空记忆 m",
+    "residual=True, or &quot;project&quot; with a convolution": (
+        "residual=True；&quot;project&quot; 另加一个卷积"
+    ),
+    "layer 1": "第 1 层",
+    "layer 2": "第 2 层",
+    "layer 3": "第 3 层",
+    "halved": "减半",
+    "doubled": "加倍",
+    "state": "状态",
+    "skip, state": "跳跃连接，状态",
+    "encoder": "编码器",
+    "forecaster": "预测器",
+}
 
 
-def figure(name: str) -> str:
-    """A figure as SVG."""
+def figure(name: str, words: dict[str, str] | None = None) -> str:
+    """A figure as SVG, its words replaced by those of another language."""
     drawing = Drawing(name.replace("_", " ").capitalize())
     DRAWN[name](drawing)
-    return drawing.svg()
+    return re.sub(r"(?<=>)[^<>]+(?=</text>)", lambda text: (words or {}).get(text[0], text[0]), drawing.svg())
 
 
 if __name__ == "__main__":
     for drawn in DRAWN:
         (FIGURES / f"{drawn}.svg").write_text(figure(drawn), encoding="utf-8")
+        (FIGURES / f"{drawn}.zh.svg").write_text(figure(drawn, CHINESE), encoding="utf-8")

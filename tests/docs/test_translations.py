@@ -1,6 +1,7 @@
 """The Chinese pages: one word for one term, Chinese punctuation, and the README beside them."""
 
 import re
+import types
 
 import pages
 import pytest
@@ -57,3 +58,27 @@ def test_a_page_that_changed_is_found_until_it_is_accepted(script, monkeypatch, 
     assert translations.main(["accept", str(chinese)]) is None
     assert translations.main(["check"]) is None
     assert chinese.read_text().endswith(" -->\n# 标题\n")
+
+
+def test_figures_are_drawn_in_both_languages(script):
+    drawn = script("structure")
+    for name in drawn.DRAWN:
+        files = [drawn.FIGURES / f"{name}{suffix}" for suffix in (".svg", ".zh.svg")]
+        drawings = [drawn.figure(name), drawn.figure(name, drawn.CHINESE)]
+        assert [file.read_text() for file in files] == drawings, (
+            f"run docs/scripts/structure.py: {name} changed"
+        )
+    both = [
+        {*re.findall(">([^<>]+)</text>", drawn.figure(name, w))}
+        for w in (None, drawn.CHINESE)
+        for name in drawn.DRAWN
+    ]
+    assert drawn.CHINESE.keys() <= both[0] | both[1]
+    assert not drawn.CHINESE.keys() & (both[2] | both[3])
+
+
+@pytest.mark.parametrize(("locale", "label"), [("en", "layer 1"), ("zh", "第 1 层")])
+def test_a_page_shows_the_figure_of_its_language(script, locale, label):
+    page = types.SimpleNamespace(file=types.SimpleNamespace(locale=locale))
+    image = '<img alt="a" src="../../figures/structure.svg" />'
+    assert f">{label}</text>" in script("inline_figures").on_page_content(image, page=page)
