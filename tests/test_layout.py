@@ -246,6 +246,7 @@ PUBLIC = {
     "describe",
     "evaluate",
     "forecast",
+    "inspect",
     "record",
     "report",
     "train",

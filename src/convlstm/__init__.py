@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from convlstm.workflows.describe import describe as describe
     from convlstm.workflows.evaluate import evaluate as evaluate
     from convlstm.workflows.forecast import forecast as forecast
+    from convlstm.workflows.inspect import inspect as inspect
     from convlstm.workflows.report import report as report
     from convlstm.workflows.train import train as train
 
@@ -101,6 +102,7 @@ _HOME = {
     "describe": "convlstm.workflows.describe",
     "evaluate": "convlstm.workflows.evaluate",
     "forecast": "convlstm.workflows.forecast",
+    "inspect": "convlstm.workflows.inspect",
     "record": "convlstm.plots.recorder",
     "report": "convlstm.workflows.report",
     "train": "convlstm.workflows.train",
@@ -151,6 +153,7 @@ __all__ = [
     "describe",
     "evaluate",
     "forecast",
+    "inspect",
     "record",
     "report",
     "train",

@@ -252,6 +252,10 @@ WRONG = {
     "forecast a b --steps 0 --out c.npy": "steps must be at least 1; received 0",
     "forecast a b --steps 3 --out c.mp4": "the ending of c.mp4 must be one of .gif, .nc, .npy",
     "forecast a b --steps 3 --out own_code.npy": "own_code.npy exists",
+    "inspect a": "needs PAST; received none: see convlstm inspect --help",
+    "inspect a b": "convlstm inspect needs --out; received none",
+    "inspect a b --out c.png": "the ending of c.png must be one of .htm, .html; received '.png'",
+    "inspect nowhere b --out c.html": "received nowhere",
     "report nowhere": "nowhere is not a folder",
 }
 
@@ -390,7 +394,7 @@ def test_help_is_about_the_classes_that_were_chosen(own, capsys):
     assert "--model.hidden_dim" not in shown
 
 
-@pytest.mark.parametrize("name", ["describe", "models", "evaluate", "forecast", "report", "demo"])
+@pytest.mark.parametrize("name", ["describe", "models", "evaluate", "forecast", "inspect", "report", "demo"])
 def test_every_command_has_a_page(name, capsys):
     assert main([name, "-h"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: convlstm {name}")

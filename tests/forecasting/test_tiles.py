@@ -93,6 +93,12 @@ class Mean(Forecaster):
         return (outputs[0][:, -1:] + past.mean((-1, -2), keepdim=True)[:, -1:]).expand(-1, steps, -1, -1, -1)
 
 
+def test_a_tile_as_large_as_the_frame_is_the_whole_frame():
+    model, past = Mean(), frames(20, 28)
+    with torch.no_grad():
+        assert torch.equal(forecast_frames(model, past, 2, tile=28), model(past, 2))
+
+
 def test_a_model_that_sees_the_whole_frame_is_refused():
     with pytest.raises(OptionError, match="tiles need a model that sees a part of the frame"):
         forecast_frames(Mean().eval(), frames(64, 64), 2, tile=32)

@@ -82,6 +82,13 @@ def forecast(**options: Any) -> None:
     print(f"{options['steps']} frames after {first} of {files} are in {options['out']}")
 
 
+def inspect(**options: Any) -> None:
+    """Write the page of a forecast's inside, and print where it is."""
+    convlstm.inspect(**options)
+    size = os.path.getsize(options["out"]) / 1e6
+    print(f"the page is {options['out']}, {size:.1f} MB")
+
+
 def report(**options: Any) -> None:
     """Write a report, and print where it is."""
     print(f"the report is {os.fspath(convlstm.report(**options))}")

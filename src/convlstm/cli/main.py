@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a forecaster into a run folder",
     "evaluate": "score a trained model beside the baselines",
     "forecast": "forecast the frames that follow those in a file",
+    "inspect": "show the inside of a forecast step by step, one HTML file",
     "report": "write a run's report, one HTML file",
     "demo": "learn to forecast moving digits, or rain, verify, report: a few minutes",
 }

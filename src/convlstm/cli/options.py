@@ -223,7 +223,7 @@ class Command:
             raise OptionError(sentence(str(error), parser.prog, known)) from error
         values: dict[str, Any] = parsed.as_dict()
         needed = [n for n, p in self.parameters.items() if p.default is p.empty]
-        needed += ["out"] if self.name == "forecast" else []
+        needed += ["out"] if self.name in ("forecast", "inspect") else []
         for n in needed:
             if values.get(n) is None:
                 shown = n.upper() if n in self.arguments else f"--{n}"

@@ -45,7 +45,8 @@ def forecast_frames(
         inputs: (B, K + L, E, H, W), extra inputs.
         valid: (B, K, C, H, W), bool, measured pixels; None if all are.
         times: (B, K + L), seconds since 1970-01-01; None if unknown.
-        tile: height and width that a tile contributes; chosen by the free memory if None, for a network.
+        tile: height and width that a tile contributes, the whole frame if that is no larger; chosen by the
+            free memory if None, for a network.
 
     Returns:
         (B, L, C, H, W); by tiles equal to that of whole frames up to rounding.
@@ -55,7 +56,7 @@ def forecast_frames(
     """
     size = past.shape[-2:]
     small = size[0] * size[1] < _LARGE or next(model.parameters(), None) is None  # baselines take little
-    if tile is None and small:
+    if small if tile is None else tile >= max(size):
         return run_forecaster(model, past, steps, inputs, valid=valid, times=times)
     if tile is None:
         needed, free = past.shape[0] * memory(model, past, steps, inputs), free_memory(past.device)

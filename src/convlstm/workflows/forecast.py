@@ -118,19 +118,19 @@ def forecast(
     check_positive(steps, "steps", most=_MOST_STEPS)
     check_bool(overwrite, "overwrite")
     trust = trusted_packages(trust, model)
-    past, path = _one(past), _checked_output(out, every, overwrite)
+    past, path = single(past), _checked_output(out, every, overwrite)
     masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
     tile = None if tile is None else check_positive(tile, "tile")
     planes = None if static is None else check_path(static, "--static")
     loaded, notes, source = _loaded(model, trust)
     loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     if every is not None and path is not None:
-        frames = _opened(past, specification_of(loaded), reader, variable, units)
+        frames = opened(past, specification_of(loaded), reader, variable, units)
         options: dict[str, Any] = {"static": planes, "masked": masked, "tile": tile, "overwrite": overwrite}
         options |= {"source": source, "history": _history(model, past, steps, path, every)}
         fill_archive(path, loaded, frames, steps, every, **options)
         return path
-    if "specification" not in notes and _is_plain(past):
+    if "specification" not in notes and is_plain(past):
         made, scaled, dtype = _of_plain(loaded, past, steps, notes, tile)
         if path is None or path.suffix.lower() not in LABELLED:
             if path is not None:
@@ -139,7 +139,7 @@ def forecast(
         frames = open_frames(past if isinstance(past, str | os.PathLike) or _paths(past) else _array(past))
         made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames["time"]))))
     else:
-        frames = _opened(past, specification_of(loaded), reader, variable, units)
+        frames = opened(past, specification_of(loaded), reader, variable, units)
         made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked, tile=tile)
     if path is not None:
         history, known = _history(model, past, steps, path), made.past.numpy()
@@ -181,7 +181,7 @@ def _checked_output(out: str | os.PathLike[str] | None, every: int | None, overw
     return path and check_output(path, overwrite=overwrite or every is not None)
 
 
-def _one(past: Any) -> Any:
+def single(past: Any) -> Any:
     """The path of a list of one."""
     return past[0] if isinstance(past, list | tuple) and len(past) == 1 else past
 
@@ -192,7 +192,7 @@ def _paths(past: Any) -> list[Path]:
     return [Path(each) for each in listed] if all(isinstance(p, str | os.PathLike) for p in listed) else []
 
 
-def _is_plain(past: Any) -> bool:
+def is_plain(past: Any) -> bool:
     """True for arrays, animations and folders of images, which `read_frames` reads."""
     if paths := _paths(past):
         return any(path.suffix.lower() in (*IMAGES, *_PLAIN) for path in paths)
@@ -214,9 +214,9 @@ def _of_plain(
     model: Forecaster, past: Any, steps: int, notes: dict[str, Any], tile: int | None
 ) -> tuple[Forecast, Tensor, np.dtype[Any]]:
     """Forecast of an array, images or an animation; its frames as the model gives them, and their dtype."""
-    frames, name = _frames(past)
+    frames, name = plain_frames(past)
     known = frames.values[-notes.get("past", len(frames.values)) :]
-    _check_past(frames.values, name, model, notes)
+    check_frames(frames.values, name, model, notes)
     for line in (*frames.notes, *_far_outside(known, name, notes.get("value_range"))):
         _log.warning(line)
     with evaluating(model) as like:
@@ -238,7 +238,7 @@ def _of_labelled(
     return Forecast(typed, torch.from_numpy(past.values), labelled=labelled(typed, frames, past.step_s))
 
 
-def _opened(
+def opened(
     past: Any,
     specification: Specification | None,
     reader: str | None,
@@ -280,7 +280,7 @@ def _history(model: Any, past: Any, steps: int, path: Path, every: int | None = 
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(words)}"
 
 
-def _frames(past: Any) -> tuple[Frames, str]:
+def plain_frames(past: Any) -> tuple[Frames, str]:
     """Frames in the scale of a forecaster, and the name of where they come from."""
     if paths := _paths(past):
         return read_frames(paths), f"{len(paths)} images"
@@ -311,7 +311,7 @@ def _array(past: Any) -> NDArray[Any]:
         ) from error
 
 
-def _check_past(values: Tensor, name: str, model: Forecaster, notes: dict[str, Any]) -> None:
+def check_frames(values: Tensor, name: str, model: Forecaster, notes: dict[str, Any]) -> None:
     """Check that the frames have the channels of the model and are as many as it was trained with."""
     channels, needed = values.shape[1], notes.get("past", 1)
     if getattr(model, "channels", channels) != channels:
