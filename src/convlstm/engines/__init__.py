@@ -6,7 +6,8 @@ A call passes through, from `convlstm.layers.scan` down:
 * ``dispatch``: the engine that runs it; ``reference`` is the loop of ``scan`` itself.
 * ``autograd``: the layer as one differentiable function; ``custom_op``: its operators for ``torch.compile``.
 * ``plan``: its dtypes, kernels and chunks.
-* ``forward`` and ``backward``: the passes over time, by ``convolution``, in buffers of ``buffer_pool``.
+* ``forward`` and ``backward``: the passes over time, by ``convolution``, in buffers of ``buffer_pool``;
+  ``fourier``: large kernels.
 * ``recurrences``: the arithmetic of a step in torch's operations, one file each; ``cpu`` has the same in C++,
   ``triton`` for NVIDIA GPUs.
 * ``linear``: recurrences that are linear in their state, by a scan over time instead of all that.

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.convolution import is_channels_first_faster, split_weight
+from convlstm.engines.convolution import is_channels_first_faster
 from convlstm.engines.forward import Saved, where_flag
+from convlstm.engines.fourier import Spectrum
 from convlstm.engines.plan import Inputs, Plan
 from convlstm.engines.recurrences import StepBuffers, StepGradients
 
@@ -59,13 +60,14 @@ class Backward:
         self.shape = tuple(saved.h.shape[1:])
         self.kernels = plan.kernels
         self.parameter = self.kernels.prepare(inputs.parameter, saved.checkpoints)
-        self.w_x, self.w_h = split_weight(weight, self.channels, plan.compute_dtype)
-        self.flipped_x, self.flipped_h = (plan.conv.flipped_weight(w) for w in (self.w_x, self.w_h))
+        self.conv = plan.conv(self.steps)
+        self.w_x, self.w_h = self.conv.split_weight(weight, saved.h[0])
+        self.flipped_x, self.flipped_h = (self.conv.flipped_weight(w) for w in (self.w_x, self.w_h))
         self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
         self.weight = None
         if saved.preactivations is None:
             self.weight = self.kernels.prepare_weight(
-                plan.conv, weight, inputs.bias, self.parameter, saved.h[0], save=True
+                self.conv, weight, inputs.bias, self.parameter, saved.h[0], save=True
             )
         self.d_x = self._empty(self.steps, self.channels) if needed[0] else None
         self.d_weight = torch.zeros_like(weight, dtype=plan.state_dtype) if needed[1] else None
@@ -153,7 +155,7 @@ class Backward:
         self, x: Tensor, h: Tensor, n: int, frames: range
     ) -> Callable[[int, Tensor, Tensor, Tensor], None]:
         """Step k of chunk n of the forward pass, as a function of k, cell state, new h and saved."""
-        conv, kernels, weight, parameter = self.plan.conv, self.kernels, self.weight, self.parameter
+        conv, kernels, weight, parameter = self.conv, self.kernels, self.weight, self.parameter
         if weight is not None and weight.input is None:
             zero = frames[0] - min(frames) if self.plan.zero_state and n == 0 else -1
             return lambda k, c, new_h, saved: kernels.step(
@@ -192,11 +194,13 @@ class Backward:
             self.d_h = where_flag(reset, None, self.d_h)
             self.d_cell_state = where_flag(reset, None, self.d_cell_state)
 
-    def _input_gradient(self, out: Tensor, d: Tensor, weight: Tensor, flipped: Tensor | None) -> Tensor:
+    def _input_gradient(
+        self, out: Tensor, d: Tensor, weight: Tensor | Spectrum, flipped: Tensor | Spectrum | None
+    ) -> Tensor:
         """Gradient of the convolution's input from that of its result, into ``out``."""
         if flipped is not None:
-            return self.plan.conv.into(out, d, flipped)
-        found, _, _ = self.plan.conv.gradients(d, out, weight, (True, False, False))
+            return self.conv.into(out, d, flipped)
+        found, _, _ = self.conv.gradients(d, out, weight, (True, False, False))
         assert found is not None
         return out.copy_(found)
 
@@ -209,18 +213,20 @@ class Backward:
         if self.d_weight is None and self.d_bias is None:
             return
         zero = (last - first - 1 if self.plan.reverse else 0) if zero_state else -1  # frame whose h is zero
-        if is_channels_first_faster(self.plan.compute_dtype, x.device.type) and self.w_h[0, 0].numel() <= 9:
+        weights = self.w_x, self.w_h
+        small = [w for w in weights if isinstance(w, Tensor) and w[0, 0].numel() <= 9]
+        if len(small) == 2 and is_channels_first_faster(self.plan.compute_dtype, x.device.type):
             # Torch also goes by the memory format of the weight, whose values are not read.
-            weights = tuple(w.clone(memory_format=torch.contiguous_format) for w in (self.w_x, self.w_h))
+            small = [w.clone(memory_format=torch.contiguous_format) for w in small]
             for k in range(last - first):
                 a, frame, frame_h = (self._in_channels_first_memory(part[k]) for part in (d_a, x, h))
                 b = a if d_b is d_a else self._in_channels_first_memory(d_b[k])
-                self._add_weights(frame, None if k == zero else frame_h, a, b, weights)
+                self._add_weights(frame, None if k == zero else frame_h, a, b, small)
             return
         if zero_state:
             nonzero = slice(0, -1) if self.plan.reverse else slice(1, None)
             h, d_b = h[nonzero], d_b[nonzero]
-        self._add_weights(x, h if len(h) else None, d_a, d_b, (self.w_x, self.w_h))
+        self._add_weights(x, h if len(h) else None, d_a, d_b, weights)
 
     def _in_channels_first_memory(self, x: Tensor) -> Tensor:
         """(B, *S, C) as a view of contiguous (B, C, *S)."""
@@ -229,16 +235,16 @@ class Backward:
         return frames.movedim(1, -1)
 
     def _add_weights(
-        self, x: Tensor, h: Tensor | None, d_a: Tensor, d_b: Tensor, weights: Sequence[Tensor]
+        self, x: Tensor, h: Tensor | None, d_a: Tensor, d_b: Tensor, weights: Sequence[Tensor | Spectrum]
     ) -> None:
         """Add to the gradients of weight and bias those of some frames; h is None for zero."""
         w_x, w_h = weights
-        _, of_x, of_bias = self.plan.conv.gradients(d_a, x, w_x, (False, *self.needed[1:3]))
+        _, of_x, of_bias = self.conv.gradients(d_a, x, w_x, (False, *self.needed[1:3]))
         if self.d_bias is not None and of_bias is not None:
             self.d_bias += of_bias
         if self.d_weight is not None and of_x is not None:
             self.d_weight[:, : self.channels] += of_x
         if self.d_weight is not None and h is not None:
-            _, of_h, _ = self.plan.conv.gradients(d_b, h, w_h, (False, True, False))
+            _, of_h, _ = self.conv.gradients(d_b, h, w_h, (False, True, False))
             assert of_h is not None
             self.d_weight[:, self.channels :] += of_h

@@ -14,6 +14,8 @@ chunk_bytes = {"cpu": 96 << 20, "cuda": 64 << 20}
 input_chunk_bytes = {"cpu": 8 << 20, "cuda": 64 << 20}
 #: Bytes of two coefficients of the frames of a linear recurrence that are computed and scanned together.
 linear_chunk_bytes = {"cpu": 8 << 20, "cuda": 1 << 30}
+#: A weight whose Fourier transform takes more bytes is convolved directly.
+max_spectrum_bytes = 1 << 28
 #: Pre-activations of a layer above this many bytes are recomputed by ``save="auto"``.
 max_saved_bytes = 2 << 30
 

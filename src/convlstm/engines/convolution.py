@@ -1,11 +1,13 @@
 """The convolution of `convlstm.functional.conv` over channels-last tensors, in place, and its gradients."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from convlstm.engines.fourier import Spectrum, is_faster
 from convlstm.functional.conv import _pad, _pad_gradient, same_conv
 
 # oneDNN's convolution that accumulates into its output; other convolutions allocate theirs. It is not public:
@@ -39,29 +41,59 @@ class SameConv(NamedTuple):
     Attributes:
         dilation: distance between the kernel's taps, one per space axis.
         padding_mode: one per space axis.
+        steps: of the recurrence: times that it convolves frames of a batch with one weight.
     """
 
     dilation: tuple[int, ...]
     padding_mode: tuple[str, ...]
+    steps: int = 1
 
-    def into(self, out: Tensor | None, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def split_weight(self, weight: Tensor, h: Tensor) -> tuple[Tensor | Spectrum, Tensor | Spectrum]:
+        """The parts of a weight over the frame's channels and over h, as the other methods take them.
+
+        Args:
+            weight: (C_out, C_in + C, *kernel).
+            h: (B, *S, C), of which only shape, dtype and device matter.
+        """
+        channels = weight.shape[1] - h.shape[-1]
+        w_x, w_h = (self._prepared(part, h) for part in (weight[:, :channels], weight[:, channels:]))
+        return w_x, w_h
+
+    def _prepared(self, weight: Tensor, h: Tensor) -> Tensor | Spectrum:
+        """A weight's transform where that is faster, or the weight in channels-last memory format."""
+        batch, *size, _ = h.shape
+        if h.dtype == torch.float32 and h.device.type == "cpu" and self.is_transformed(weight, size, batch):
+            return Spectrum.of(weight.float(), tuple(size))
+        return weight.to(h.dtype).contiguous(memory_format=_channels_last_format(weight))
+
+    def is_transformed(self, weight: Tensor, size: Sequence[int], batch: int) -> bool:
+        """True if float32 is convolved on a processor by Fourier transforms: see `fourier.is_faster`."""
+        plain = set(self.dilation) == {1} and self._is_padded_by_operator(self._reach(weight))
+        return plain and is_faster(tuple(weight.shape), tuple(size), batch, self.steps)
+
+    def into(
+        self, out: Tensor | None, x: Tensor, weight: Tensor | Spectrum, bias: Tensor | None = None
+    ) -> Tensor:
         """The convolution of (..., *S, C_in), written into ``out`` (..., *S, C_out), or a new tensor."""
         if out is None:
             return self._apply(x, weight, bias)
-        if accumulates_in_place(out):
+        if accumulates_in_place(out) and isinstance(weight, Tensor):
             return self.add(out.zero_(), x, weight, bias)
         return out.copy_(self._apply(x, weight, bias))
 
-    def add(self, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def add(self, out: Tensor, x: Tensor, weight: Tensor | Spectrum, bias: Tensor | None = None) -> Tensor:
         """``out`` (..., *S, C_out), with the convolution of (..., *S, C_in) added in place."""
-        if not accumulates_in_place(out):
+        if isinstance(weight, Spectrum) or not accumulates_in_place(out):
             return out.add_(self._apply(x, weight, bias))
         image, padding = self._padded(_to_images(x, weight), weight)
         to, ones = _to_images(out, weight), [1] * len(padding)
         _ADD(to, image, weight, bias, padding, ones, self.dilation, 1, "add", 1.0, None, [], None)
         return out
 
-    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _apply(self, x: Tensor, weight: Tensor | Spectrum, bias: Tensor | None) -> Tensor:
+        if isinstance(weight, Spectrum):
+            y = weight.convolve(_to_batch(x, weight)).reshape(*x.shape[:-1], -1)
+            return y if bias is None else y.add_(bias)
         image, dilation, modes = _to_images(x, weight), self.dilation, self.padding_mode
         return _to_channels_last(same_conv(image, weight, bias, dilation=dilation, padding_mode=modes), x)
 
@@ -78,24 +110,30 @@ class SameConv(NamedTuple):
     def _is_padded_by_operator(self, reach: list[int]) -> bool:
         return all(r % 2 == 0 for r in reach) and set(self.padding_mode) == {"zeros"}
 
-    def flipped_weight(self, weight: Tensor) -> Tensor | None:
+    def flipped_weight(self, weight: Tensor | Spectrum) -> Tensor | Spectrum | None:
         """The weight of the convolution that computes the gradient of the input; None if none does."""
+        if isinstance(weight, Spectrum):
+            return weight.flip()
         if not self._is_padded_by_operator(self._reach(weight)):
             return None
         flipped = weight.flip(tuple(range(2, weight.ndim))).transpose(0, 1)
         return flipped.contiguous(memory_format=_channels_last_format(weight))
 
     def gradients(
-        self, gradient: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
+        self, gradient: Tensor, x: Tensor, weight: Tensor | Spectrum, needed: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of the input, the weight and the bias: those needed, None for the others.
 
         Args:
             gradient: of the result, (..., *S, C_out).
             x: the input, (..., *S, C_in); its values are not read if only its gradient is needed.
-            weight: (C_out, C_in, *kernel).
+            weight: (C_out, C_in, *kernel), or its transform, by which that of the input is not computed.
             needed: of input, weight, bias.
         """
+        if isinstance(weight, Spectrum):
+            batches = _to_batch(x, weight), _to_batch(gradient, weight)
+            d_weight = weight.weight_gradient(*batches) if needed[1] else None
+            return None, d_weight, gradient.flatten(0, -2).sum(0) if needed[2] else None
         image = _to_images(x, weight)
         padded, padding = self._padded(image, weight)
         ones, zeros = [1] * len(padding), [0] * len(padding)
@@ -108,13 +146,6 @@ class SameConv(NamedTuple):
         return None if dx is None else _to_channels_last(dx, x), dw, db
 
 
-def split_weight(weight: Tensor, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The parts of a weight over the frame's channels and over h, in channels-last memory format."""
-    parts, layout = (weight[:, :channels], weight[:, channels:]), _channels_last_format(weight)
-    w_x, w_h = (w.to(dtype).contiguous(memory_format=layout) for w in parts)
-    return w_x, w_h
-
-
 def _channels_last_format(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
 
@@ -124,6 +155,11 @@ def padded_indices(size: int, reach: int, mode: str) -> Tensor:
     """Index of each position of a padded axis in the axis before `SameConv` pads it; -1 for zero padding."""
     indices = torch.arange(1, size + 1, dtype=torch.float32, device="cpu").view(1, 1, size)
     return _pad(indices, [reach], (mode,)).flatten().int() - 1
+
+
+def _to_batch(x: Tensor, weight: Spectrum) -> Tensor:
+    """(..., *S, C) as (N, *S, C), with as many space axes as the weight has."""
+    return x.flatten(0, x.ndim - len(weight.size) - 2)
 
 
 def _to_images(x: Tensor, weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell, has_hooks
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
-from convlstm.engines.convolution import is_channels_first_faster
+from convlstm.engines.convolution import SameConv, is_channels_first_faster
 from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError, check_name
 
@@ -139,7 +139,8 @@ def loop_is_faster(call: Call) -> bool:
 
     - Small states. On a GPU: single frames with gradients, for which no CUDA graph is replayed.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
-      (`convolution.is_channels_first_faster`), unless ``save`` is given, which the loop does not support.
+      (`convolution.is_channels_first_faster`), unless ``save`` is given, which the loop does not support, or
+      the fast engines convolve by Fourier transforms (`fourier.is_faster`).
       Speed relative to the single-file original, medians of five to nine interleaved, an AMD EPYC held to
       AVX2, one core, processor time:
 
@@ -159,4 +160,13 @@ def loop_is_faster(call: Call) -> bool:
         return False
     taps = math.prod(getattr(call.cell, "kernel_size", ()))
     large_kernel = call.save == "auto" and taps > 9 and is_channels_first_faster(x.dtype, "cpu")
-    return numbers <= config.small_on_cpu or large_kernel
+    return numbers <= config.small_on_cpu or (large_kernel and not _is_transformed(call))
+
+
+def _is_transformed(call: Call) -> bool:
+    """True if the fast engines convolve the hidden state by Fourier transforms."""
+    cell, (batch, steps), size = call.cell, call.x.shape[:2], call.x.shape[3:]
+    if recurrence_of(cell) is None:
+        return False
+    conv = SameConv(cell.dilation, cell.padding_mode, steps)
+    return conv.is_transformed(cell.conv.weight[:, cell.input_dim :], size, batch)

@@ -57,7 +57,8 @@ def forward(
         checkpoints = empty((-(-steps // chunk), *shape), plan.state_dtype, device)
     if not (plan.last_only or plan.any_layout):
         outputs = empty((batch, steps, shape[-1], *shape[1:-1]), plan.output_dtype, device)
-    weight = kernels.prepare_weight(plan.conv, inputs.weight, inputs.bias, parameter, h[0], keep)
+    conv = plan.conv(steps)
+    weight = kernels.prepare_weight(conv, inputs.weight, inputs.bias, parameter, h[0], keep)
     # Buffers of the pre-activations; without convolutions in place, those that convolutions allocate.
     gates = (*shape[:-1], kernels.gates * shape[-1])
     in_place = accumulates_in_place(h) and weight.input is not None
@@ -69,7 +70,7 @@ def forward(
         a = plan.time_major(x, first, max(frames) + 1)
         if weight.input is not None:
             out = None if a_buffer is None else a_buffer[: len(frames)]
-            a = plan.conv.into(out, a, weight.input, bias)
+            a = conv.into(out, a, weight.input, bias)
         for t in frames:
             if checkpoints is not None and done % chunk == 0:
                 checkpoints[done // chunk].copy_(cell_state)

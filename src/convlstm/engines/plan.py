@@ -103,10 +103,9 @@ class Plan:
             found = cpu.kernels(self.recurrence, activations, self.compute_dtype)
         return found or RECURRENCES[self.recurrence](activations)
 
-    @cached_property
-    def conv(self) -> SameConv:
-        """The convolution of all gates."""
-        return SameConv(self.dilation, self.padding_mode)
+    def conv(self, steps: int) -> SameConv:
+        """The convolution of all gates, over a number of steps."""
+        return SameConv(self.dilation, self.padding_mode, steps)
 
     @property
     def saved_gates(self) -> int:

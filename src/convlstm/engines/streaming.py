@@ -11,6 +11,9 @@ from convlstm.engines.call import Call
 from convlstm.engines.plan import Inputs, Plan, arguments_of, make_plan
 from convlstm.engines.recurrences import StepBuffers
 
+#: Steps that pay for what is computed of the weights at construction.
+_STEPS = 100
+
 
 class LayerStepper:
     """One layer of `Stepper`.
@@ -28,7 +31,7 @@ class LayerStepper:
         self.h = plan.channels_last(inputs.state[0], plan.compute_dtype)
         self.parameter = kernels.prepare(inputs.parameter, self.cell_state)
         self.weight = kernels.prepare_weight(
-            plan.conv, inputs.weight, inputs.bias, self.parameter, self.h, save=False
+            plan.conv(_STEPS), inputs.weight, inputs.bias, self.parameter, self.h, save=False
         )
         self.new_h = self.h if self.weight.in_place else torch.empty_like(self.h)
         self.a: Tensor | None = None
@@ -41,7 +44,7 @@ class LayerStepper:
     def __call__(self, frame: Tensor) -> Tensor:
         """The output (B, *S, hidden_dim), which the next call overwrites, for a frame (B, *S, C)."""
         w_x = self.weight.input
-        a = frame if w_x is None else self.plan.conv.into(self.a, frame, w_x, self.bias)
+        a = frame if w_x is None else self.weight.conv.into(self.a, frame, w_x, self.bias)
         buffers = StepBuffers(a, self.b, self.cell_state, self.new_h, None, self.parameter)
         self.plan.kernels.step(self.weight, self.h, buffers)
         if self.h.is_cuda and self.new_h is not self.h:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.conv_cell import ConvCell
-from convlstm.engines.convolution import SameConv, split_weight
+from convlstm.engines.convolution import SameConv
+from convlstm.engines.fourier import Spectrum
 from convlstm.engines.recurrences.activations import NAMES
 from convlstm.functional.gates import Activation
 
@@ -23,7 +24,7 @@ class Weight(NamedTuple):
     """
 
     conv: SameConv
-    input: Tensor | None
+    input: Tensor | Spectrum | None
     hidden: Any
     in_place: bool = True
 
@@ -154,7 +155,7 @@ class Recurrence(ABC):
             h: (B, *S, C), of which only shape, dtype and device matter.
             save: True if steps save their pre-activations.
         """
-        return Weight(conv, *split_weight(weight, weight.shape[1] - h.shape[-1], h.dtype))
+        return Weight(conv, *conv.split_weight(weight, h))
 
     def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """One step with the convolution of h.
