@@ -1,4 +1,6 @@
-"""Coefficients of another size than the frames."""
+"""Coefficients of another size than the frames, and a number for one."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import Tensor
 
 from convlstm import ConvLSTM
 from convlstm.cells import LinearCell
-from convlstm.errors import ShapeError
+from convlstm.errors import OptionError, ShapeError
 
 
 class Cropped(LinearCell):
@@ -18,6 +20,20 @@ class Cropped(LinearCell):
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Without the first column."""
         return x[..., 1:], x[..., 1:]
+
+
+class Constant(Cropped):
+    """A coefficient that is a number."""
+
+    def coefficients(self, x: Tensor) -> Any:
+        """A number and a tensor."""
+        return 0.9, x
+
+
+def test_a_number_for_a_coefficient_is_named_and_how_to_fill_a_tensor() -> None:
+    layers = ConvLSTM(3, 3, 3, batch_first=True, cell=Constant)
+    with pytest.raises(OptionError, match=r"returned a tuple that holds a float: fill a tensor .*full_like"):
+        layers(torch.rand(2, 5, 3, 6, 7))
 
 
 def test_coefficients_of_another_size_are_one_sentence() -> None:

@@ -6,6 +6,7 @@ Made with weights and frames of the formulas below, float64, by thuml/predrnn-py
 """
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -169,7 +170,12 @@ def with_weight(kind, name, shape=(1,)):
         (
             partial(with_weight, "predrnn", "merge.weight"),
             OptionError,
-            r"weights of PredRNN must have merge.weight left out; received \(1,\): they are of another",
+            r"PredRNN must have merge.weight left out; received \(1,\): they are of a variant",
+        ),
+        (
+            partial(with_weight, "predrnn", "cell_list.1.conv_o.0.weight", (3, 6, 5, 5)),
+            OptionError,
+            r"\(3, 6, 3, 3\); received \(3, 6, 5, 5\): they are of a variant with a weight of another shape",
         ),
         (
             partial(with_weight, "convlstm", "cell_list.1.conv_x.0.weight", (12, 3, 5, 5)),
@@ -181,9 +187,23 @@ def with_weight(kind, name, shape=(1,)):
             OptionError,
             r"weights must be of PredRNN\+\+, PredRNN, ConvLSTM, .*; received stlstm_layer",
         ),
-        (dict, OptionError, "received none"),
+        (dict, OptionError, "received no tensors: there is no converter"),
         (lambda: [torch.ones(3)], OptionError, "weights must be a state dict or a file; received"),
-        (lambda: "no such file", RunError, "no such file must be a safetensors file"),
+        (
+            lambda: "nofile.pt",
+            RunError,
+            "nofile.pt must be a file of weights; there is none: correct the path",
+        ),
+        (
+            lambda: PredRNN(1, [4, 4], 3, 2).state_dict(),
+            OptionError,
+            "a state dict by load_state_dict",
+        ),
+        (
+            lambda: Path(__file__).parent,
+            OptionError,
+            "a model folder of this library is loaded by .*from_pretr",
+        ),
     ],
 )
 def test_other_weights_are_refused_in_a_sentence(weights, error, message):
@@ -195,7 +215,7 @@ def test_weights_that_are_missing_are_named():
     weights = public_weights("predrnn")
     del weights["cell_list.1.conv_o.0.weight"]
     with pytest.raises(
-        OptionError, match=r"must have layers.cell_list.1.conv_o.weight \(3, 6, 3, 3\); received n"
+        OptionError, match=r"layers.cell_list.1.conv_o.weight \(3, 6, 3, 3\); received none: give the state"
     ):
         from_published(weights, PATCH)
 

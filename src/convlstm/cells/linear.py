@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.cells.base import Cell, register_state
+from convlstm.cells.base import Cell, _described, register_state
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.linear_recurrence import split_coefficients
-from convlstm.validation import received
 
 
 class LinearState(NamedTuple):
@@ -71,9 +70,12 @@ class LinearCell(Cell):
     def _checked(self, pair: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         name = type(self).__name__
         if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(t, Tensor) for t in pair)):
+            remedy = "return a, b"
+            if isinstance(pair, tuple) and len(pair) == 2:
+                remedy = "fill a tensor with a number, as torch.full_like(b, 0.9)"
             raise OptionError(
-                f"coefficients must return two tensors, a and b; the {name}'s returned {received(pair)}: "
-                "return a, b"
+                f"coefficients must return two tensors, a and b; the {name}'s returned {_described(pair)}: "
+                f"{remedy}"
             )
         a, b = pair
         if not a.shape == b.shape == (x.shape[0], self.hidden_dim, *x.shape[2:]):

@@ -95,9 +95,13 @@ def from_published(
                 ) from error
             return _loaded(family, *built)
     known = ", ".join(family.name for family in FAMILIES)
+    names = ", ".join(list(given)[:3]) + (", ..." if len(given) > 3 else "")
+    ours = any(
+        re.search(r"(^|\.)(layers|encoder|forecaster)\.|cell_list\.\d+\.conv\.", name) for name in given
+    )
     raise OptionError(
-        f"weights must be of {known}; received {', '.join(list(given)[:3]) or 'none'}, ...: there is no "
-        "converter for other models"
+        f"weights must be of {known}; received {names or 'no tensors'}: "
+        f"{_OUR_OWN if ours else 'there is no converter for other models'}"
     )
 
 
@@ -178,6 +182,10 @@ def _swin_lstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Fore
     return SwinLSTM(*sizes, heads, window, patch_size), state
 
 
+#: What to do with weights of this library.
+_OUR_OWN = (
+    "a model folder of this library is loaded by its class's from_pretrained, a state dict by load_state_dict"
+)
 #: Weights of SwinLSTM that have no effect there, and what follows from sizes.
 _SWIN_UNUSED = r"relative_position_index|attn_mask|Upsample\.patch_embed|\d*[13579]\.red\."
 #: Parts of the authors' names, and ours.
@@ -260,9 +268,11 @@ def _loaded(family: Family, model: Forecaster, state: Weights) -> Forecaster:
     for name in sorted(expected.keys() | state.keys()):
         if name not in expected or name not in state or expected[name] != state[name].shape:
             found = tuple(state[name].shape) if name in state else "none"
+            which = "such a weight" if name not in expected else "a weight of another shape"
+            remedy = f"they are of a variant with {which}, which has no converter"
             raise OptionError(
                 f"weights of {family.name} must have {name} {tuple(expected.get(name, ())) or 'left out'}; "
-                f"received {found}: they are of another variant"
+                f"received {found}: {remedy if name in state else 'give the state dict of the whole model'}"
             )
     model.to(next(iter(state.values())).dtype).load_state_dict(state)
     return model
@@ -277,6 +287,12 @@ def _state_dict(weights: Any) -> Weights:
     """
     if isinstance(weights, (str, os.PathLike)):
         path = check_path(weights, "weights")
+        if path.is_dir():
+            raise OptionError(
+                f"weights must be a state dict or a file; received the folder {path}: {_OUR_OWN}"
+            )
+        if not path.is_file():
+            raise RunError(f"{path} must be a file of weights; there is none: correct the path")
         with reading(path, "be a safetensors file or a checkpoint", "copy it again", RunError):
             weights = _read(path)
     if not isinstance(weights, Mapping):
