@@ -16,7 +16,7 @@ from convlstm.cli.main import COMMANDS, main
 ENGLISH = sorted(
     path
     for path in pages.DOCS.rglob("*.md")
-    if not path.name.endswith(".zh.md") and path.parent.name != "scripts" and path.name != "guide.md"
+    if not path.name.endswith(".zh.md") and path.parent.name != "scripts"
 )
 CHINESE = sorted(pages.DOCS.rglob("*.zh.md"))
 BESIDE = [pages.ROOT / "README.md", pages.ROOT / "CONTRIBUTING.md"]

@@ -1,8 +1,10 @@
 """Parts that figures share: colours of values, and grids of frames."""
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from convlstm.validation import is_integer, received
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure, FigureBase
 
 MAX_COLUMNS = 10
 _MUTED, _EDGE = "0.5", "0.75"
@@ -71,13 +73,22 @@ def figure_of(size: tuple[float, float], figure: "FigureBase | None", layout: An
     from matplotlib.figure import Figure, FigureBase
 
     if figure is None:
-        return Figure(figsize=size, layout=layout)
+        new = Figure(figsize=size, layout=layout)
+        new._repr_png_ = partial(_png, new)  # type: ignore[attr-defined]
+        return new
     if not isinstance(figure, FigureBase):
         raise OptionError(
             f"figure must be a matplotlib Figure or SubFigure; received {received(figure)}: leave it out for "
             "a new one"
         )
     return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    """The picture of a figure in a notebook, which draws by itself only those that pyplot made."""
+    written = io.BytesIO()
+    figure.savefig(written, format="png")
+    return written.getvalue()
 
 
 def style() -> Any:
