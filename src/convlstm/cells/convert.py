@@ -39,7 +39,7 @@ def lstm_weights(
     the cell's options.
 
     Args:
-        input_kernel: array or tensor (4 hidden, input, *kernel), or (*kernel, input, 4 hidden) if
+        input_kernel: array or tensor ``(4 hidden, input, *kernel)``, or ``(*kernel, input, 4 hidden)`` if
             ``channels_last``.
         hidden_kernel: likewise over the hidden state.
         bias: (4 hidden,) or None.
