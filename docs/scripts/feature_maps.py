@@ -46,7 +46,7 @@ def main() -> None:
     rain = rain_rates(np.random.default_rng(3), 8, (96, 128))[:, None]
     late = np.roll(rain, 3, axis=3) * 0.8
     # Narrow, so that texts can be read on a phone.
-    six, five, four = Figure((6.4, 6.5)), Figure((6.4, 2.7)), Figure((6.4, 4.0))
+    six, five, four = Figure((6.4, 6.1)), Figure((6.4, 2.4)), Figure((6.4, 3.5))
     layer, radar = "layers.cell_list.1", plots.RADAR["mm/h"]
     figures = {
         "feature_maps": plots.feature_maps(
@@ -60,7 +60,7 @@ def main() -> None:
         "feature_maps_events": plots.events(late, rain, 1.0, limits=radar, frames=[1, 3, 5, 7], figure=four),
     }
     for name, figure in figures.items():
-        figure.savefig(FOLDER / f"{name}.png", dpi=150)
+        figure.savefig(FOLDER / f"{name}.png", dpi=150, bbox_inches="tight", pad_inches=0.05)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,10 @@ def test_both_directions_with_lengths():
             got = tape["reverse_cell_list.0", value][sample : sample + 1], back[value].flip(1)
             assert_close(got[0][:, :length], got[1])
         assert tape["cell_list.0", "f"][sample, length:].isnan().all()
-        assert not tape["cell_list.0", "c"][sample].isnan().any()
+        for value in "hc":  # carried on, and in the other direction not begun
+            carried = tape["cell_list.0", value][sample, length - 1 :]
+            assert torch.equal(carried, carried[:1].expand_as(carried))
+            assert not tape["reverse_cell_list.0", value][sample, length:].any()
 
 
 def test_samples_that_batch_normalisation_leaves_out():
@@ -494,10 +497,13 @@ def test_other_modules():
 
 
 def test_a_cell_by_itself():
+    """What is kept stays when the state is changed in place afterwards."""
     cell = ConvLSTMCell(2, 4, 3)
-    with convlstm.record(cell) as tape:
+    with convlstm.record(cell) as tape, torch.no_grad():
         state = cell(FRAMES[:, 0])
-        cell(FRAMES[:, 1], state)
+        new = cell(FRAMES[:, 1], state)
+        for tensor in (*state, *new):
+            tensor.zero_()
     expected = lstm(cell, list(FRAMES[:, :2].unbind(1)))
     assert tape.layers == ("",)
     assert tape.steps("") == [0, 1]
