@@ -188,6 +188,7 @@ def test_play_goes_on_and_stops(opened):
 
 def test_values_under_the_pointer(opened):
     shown = inside(units="m/s")
+    shown.past[0, 0, 0, 0], shown.truth[0, 0, 11, 7] = -0.0937, 0
     page = opened(shown)
     box = page.locator("#truth").bounding_box()
     row, column = 11, 7
@@ -211,6 +212,7 @@ def test_values_under_the_pointer(opened):
     value, within = float(values[row // 2, column // 2]), 0.51 * float(step) + 1e-4
     assert float(number.replace("−", "-")) == pytest.approx(value, abs=within)
     assert rest == f"at row {row // 2}, column {column // 2} of {H // 2} x {W // 2}"
+    assert text(page, "truth-value").startswith("0 m/s")  # and not the nearest code, 7e-6
     page.keyboard.press("Shift+ArrowDown")
     page.keyboard.press("Shift+ArrowLeft")
     assert text(page, "truth-value").endswith(f"at row {row + 1}, column {column - 1}")

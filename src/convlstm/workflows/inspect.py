@@ -133,8 +133,6 @@ class _Recorder:
         self.model = model
         self.layers = None if layers is None else [name.strip() for name in layers.split(",")]
         self.tape = Tape()
-        with record(model, self.layers):  # that they are there, before any work
-            pass
 
     def __call__(self, forecast: Callable[[], Any]) -> Any:
         """The result of a forecast, whose recording is ``tape`` then."""

@@ -108,6 +108,10 @@ async function frameOf(kind, index) {
     return code === NOT_MEASURED ? NaN : frames.low[c] + code / (NOT_MEASURED - 1) * width;
   });
 }
+const digits = frames.low.map((low, c) => {  // that the stored numbers have after the point
+  const step = (frames.high[c] - low) / (NOT_MEASURED - 1);
+  return step ? Math.min(20, Math.max(0, Math.floor(-Math.log10(step)))) : 6;
+});
 function leadName(index) {
   const lead = index - page.past + 1;
   return lead > 0 ? "+" + lead : lead ? "t−" + -lead : "t";
@@ -155,16 +159,17 @@ function drawFrame(key, {get, note, none}) {
     }
   }
   show(canvas, rows, columns, pixels);
+  const number = (value) => format(Number.isFinite(value) ? +value.toFixed(digits[picture.channels[0]]) : value);
   const unit = picture.unit ? " " + picture.unit : "";
   const name = canvas.closest("figure").querySelector("b").textContent;
-  const range = low > high ? "not measured" : `${format(low)} to ${format(high)}${unit}`;
+  const range = low > high ? "not measured" : `${number(low)} to ${number(high)}${unit}`;
   canvas.setAttribute("aria-label", `${name} ${note || ""}, ${picture.name}: ${get ? range : none}`);
   const output = $(key + "-value");
   if (!get) write(output, "\u00a0");
   else if (!view.point) write(output, range);
   else {
     const [y, x] = view.point.map(Math.floor), r = frames.reduction;
-    const values = get(Math.floor(y / r) * columns + Math.floor(x / r)).map(format).join(", ");
+    const values = get(Math.floor(y / r) * columns + Math.floor(x / r)).map(number).join(", ");
     write(output, [values + (values.includes("not") ? "" : unit)], ` at row ${y}, column ${x}`);
   }
 }
@@ -324,7 +329,7 @@ function pickers() {
     shownGrid = grid;
     options($("value"), layerNow().values.map(({name}) => name));
     options($("channel"), value.channels.map(String));
-    $("grid").className = value.channels.length <= 16 ? "few" : "";
+    $("grid").className = value.channels.length <= 24 ? "few" : "";
     $("grid").replaceChildren(...value.channels.map((name, k) => {
       const button = document.createElement("button"), canvas = document.createElement("canvas");
       [canvas.height, canvas.width] = value.size;
