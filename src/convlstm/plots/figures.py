@@ -107,6 +107,7 @@ def value_colours(scale: Scale | RadarTable, unit: str = "", *, signed: bool = F
         signed: True for differences.
     """
     from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, Normalize, PowerNorm
+    from matplotlib.ticker import MaxNLocator
 
     if isinstance(scale, RadarTable):
         classes = ListedColormap([rgb(colour) for colour in (DRY, *scale.colours)], name="rain")
@@ -116,11 +117,13 @@ def value_colours(scale: Scale | RadarTable, unit: str = "", *, signed: bool = F
     first, last = stops[0][0], stops[-1][0]
     colours = [((place - first) / (last - first), rgb(colour)) for place, colour in stops]
     cmap = LinearSegmentedColormap.from_list("differences" if signed else "values", colours, N=1024)
-    if scale.root:
-        norm = PowerNorm(0.5, scale.low, scale.high, clip=True)
-    else:
-        norm = Normalize(scale.low, scale.high, clip=True)
-    return Colours(cmap.with_extremes(bad=rgb(MISSING)), norm, unit)
+    power = PowerNorm(0.5, scale.low, scale.high, clip=True)
+    norm = power if scale.root else Normalize(scale.low, scale.high, clip=True)
+    # A clipped norm places ticks beyond an end, which matplotlib would draw, at the end.
+    ticks = [
+        tick for tick in MaxNLocator(5).tick_values(scale.low, scale.high) if scale.low <= tick <= scale.high
+    ]
+    return Colours(cmap.with_extremes(bad=rgb(MISSING)), norm, unit, ticks)
 
 
 def draw_grid(
