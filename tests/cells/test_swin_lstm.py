@@ -55,7 +55,8 @@ def swin_lstm(x, h, c, blocks, window, heads):
     z = block(x, h, blocks[0], window, heads, 0)
     for k, w in enumerate(blocks[1:], start=1):
         odd = k % 2 == 1
-        z = block(z, None if odd else x, w, window, heads, window // 2 if odd else 0)
+        shift = window // 2 if odd and min(x.shape[:2]) > window else 0
+        z = block(z, None if odd else x, w, window, heads, shift)
     f = 1 / (1 + np.exp(-z))
     c = f * (c + np.tanh(z))
     return f * np.tanh(c), c

@@ -35,8 +35,8 @@ class SwinLSTMCell(Cell):
 
         block(y, u): y = y + A(R [LN y, LN u])  or, alone,  y = y + A(LN y);   y + MLP(LN y)
 
-    Frames of any size are padded to whole windows, and no pixel attends to the padding. As in the authors'
-    code; their stochastic depth is left out. There x has the channels of h; an x of other channels first
+    Frames of any size are padded to whole windows, and no pixel attends to the padding; windows are not shifted
+    where one is as wide or as high as the frame. As in the authors' code; their stochastic depth is left out. There x has the channels of h; an x of other channels first
     passes through a 1x1 convolution. Two space axes only.
 
     Args:
@@ -147,12 +147,14 @@ class SwinBlock(Recordable):
         """The block of an input, and of R of it and the second one if it reads two."""
         x = self.norm1(y_BHWC) if both_BHWC is None else both_BHWC
         qkv = self.qkv(x).movedim(-1, 1)
-        maps = partial(window_maps, window=self.window, shift=self.shift, size=qkv.shape[2:])
+        size = qkv.shape[2:]
+        shift = self.shift if min(size) > self.window else 0
+        maps = partial(window_maps, window=self.window, shift=shift, size=size)
         found = window_attention(
             qkv,
             self.window,
             heads=self.heads,
-            shift=self.shift,
+            shift=shift,
             bias=self._bias(),
             record=lambda weights: self.record_values(attention=(weights, maps)),
         )
