@@ -35,9 +35,10 @@ class SwinLSTMCell(Cell):
 
         block(y, u): y = y + A(R [LN y, LN u])  or, alone,  y = y + A(LN y);   y + MLP(LN y)
 
-    Frames of any size are padded to whole windows, and no pixel attends to the padding; windows are not shifted
-    where one is as wide or as high as the frame. As in the authors' code; their stochastic depth is left out. There x has the channels of h; an x of other channels first
-    passes through a 1x1 convolution. Two space axes only.
+    Frames of any size are padded to whole windows, and no pixel attends to the padding; windows are not
+    shifted where one is as wide or as high as the frame. As in the authors' code; their stochastic depth is
+    left out. There x has the channels of h; an x of other channels first passes through a 1x1 convolution.
+    Two space axes only.
 
     Args:
         input_dim: channels of the input.
