@@ -246,6 +246,7 @@ PUBLIC = {
     "describe",
     "evaluate",
     "forecast",
+    "plan",
     "inspect",
     "record",
     "report",

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from convlstm.workflows.evaluate import evaluate as evaluate
     from convlstm.workflows.forecast import forecast as forecast
     from convlstm.workflows.inspect import inspect as inspect
+    from convlstm.workflows.plan import plan as plan
     from convlstm.workflows.report import report as report
     from convlstm.workflows.train import train as train
 
@@ -103,6 +104,7 @@ _HOME = {
     "evaluate": "convlstm.workflows.evaluate",
     "forecast": "convlstm.workflows.forecast",
     "inspect": "convlstm.workflows.inspect",
+    "plan": "convlstm.workflows.plan",
     "record": "convlstm.plots.recorder",
     "report": "convlstm.workflows.report",
     "train": "convlstm.workflows.train",
@@ -154,6 +156,7 @@ __all__ = [
     "evaluate",
     "forecast",
     "inspect",
+    "plan",
     "record",
     "report",
     "train",

@@ -52,6 +52,12 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what Python, numpy and torch raise when there is no memory left, on any device."""
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 @contextmanager
 def reading(
     path: Path | str,

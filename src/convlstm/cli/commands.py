@@ -53,6 +53,20 @@ def models(*, json: bool = False) -> None:
     print("next: convlstm train --model NAME\n      convlstm train --model NAME --help   (its options)")
 
 
+def plan(*, json: bool = False, **options: Any) -> None:
+    """Plan, and print a table, or JSON, and options that lower the memory."""
+    from rich.console import Console
+
+    from convlstm.cli.needs import table
+
+    found = convlstm.plan(**options)
+    if json:
+        print(dumps(found.to_dict()))
+        return
+    console = Console()
+    console.print(table(found, console.width, ascii_only=console.options.ascii_only))
+
+
 def train(**options: Any) -> None:
     """Train, and print the commands that follow."""
     from convlstm.training.processes import is_worker_rank

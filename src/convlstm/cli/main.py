@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from convlstm import __version__
-from convlstm.errors import ConvLSTMError, OptionError, RunError
+from convlstm.errors import ConvLSTMError, OptionError, RunError, is_out_of_memory
 from convlstm.extras import install_hint
 
 #: Commands and their lines in the overview; nothing is imported before one is chosen.
 COMMANDS = {
     "describe": "what is in some files of frames, and what to type next",
     "models": "the forecasters to train, with their sizes and sources",
+    "plan": "parameters, operations and memory of a model for frames of a size",
     "train": "train a forecaster into a run folder",
     "evaluate": "score a trained model beside the baselines",
     "forecast": "forecast the frames that follow those in a file",
@@ -147,8 +148,7 @@ def _sentence(error: Exception) -> str | None:
         missing = (error.name or "").partition(".")[0]
         hint = install_hint(missing)
         return hint and f"this command needs {missing}, which is not installed: {hint}"
-    memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    if memory or "DefaultCPUAllocator: can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return "the batch must fit in memory, and it does not: lower --batch_size, or use --batch_size auto"
     if isinstance(error, OSError) and error.strerror:
         place = (

@@ -104,6 +104,8 @@ class Command:
     def call(self, command: Callable[..., None], words: list[str]) -> None:
         """Call the command with what was typed, or print its help or its configuration."""
         arguments, options = self.split(words)
+        if self.name == "plan":
+            arguments, options = self.with_class(arguments, options)
         typed = dict(options)
         helps = typed.keys() & {"help", "h"}
         filed = {} if helps else self.filed(arguments, options)
@@ -176,6 +178,14 @@ class Command:
             )
         return arguments, options
 
+    def with_class(self, arguments: list[str], options: Options) -> tuple[list[str], Options]:
+        """MODEL as --model, whose arguments are options then, if it names a class and no folder."""
+        if not arguments or os.sep in arguments[0] or os.path.exists(arguments[0]):
+            return arguments, options
+        self.arguments, self.parts, self.settings = [], ["model"], ("model",)
+        self.types["model"] = kind_of("model")
+        return [], [("model", arguments[0]), *options]
+
     def filed(self, arguments: list[str], options: Options) -> Settings:
         """Resolved settings of the run that is resumed or evaluated, and of files; typed ones change them."""
         typed = dict(options)
@@ -222,7 +232,7 @@ class Command:
             known += [n for n in (*self.types, *self.settings) if n not in (*self.arguments, *chosen)]
             raise OptionError(sentence(str(error), parser.prog, known)) from error
         values: dict[str, Any] = parsed.as_dict()
-        needed = [n for n, p in self.parameters.items() if p.default is p.empty]
+        needed = [n for n, p in self.parameters.items() if p.default is p.empty and n not in chosen]
         needed += ["out"] if self.name in ("forecast", "inspect") else []
         for n in needed:
             if values.get(n) is None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import convlstm.engines.config as config
+from convlstm.engines.dry_run import active
 
 _ALIGNMENT = 64  # bytes
 
@@ -91,5 +92,6 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
     """An uninitialised contiguous tensor: `torch.empty`, or on a CPU from the pool if it is large."""
     large = math.prod(shape) * dtype.itemsize >= config.min_pooled_bytes
     if large and device.type == "cpu" and config.buffer_pool:
-        return pool.empty(shape, dtype)
+        run = active()
+        return pool.empty(shape, dtype) if run is None else run.empty_of_pool(shape, dtype)
     return torch.empty(shape, dtype=dtype, device=device)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convlstm.engines.dry_run import DryTensor, disable_current_modes
 from convlstm.engines.fourier import Spectrum, is_faster
 from convlstm.functional.conv import _pad, _pad_gradient, same_conv
 
@@ -87,6 +88,8 @@ class SameConv(NamedTuple):
             return out.add_(self._apply(x, weight, bias))
         image, padding = self._padded(_to_images(x, weight), weight)
         to, ones = _to_images(out, weight), [1] * len(padding)
+        if isinstance(out, DryTensor):
+            return out
         _ADD(to, image, weight, bias, padding, ones, self.dilation, 1, "add", 1.0, None, [], None)
         return out
 
@@ -153,8 +156,9 @@ def _channels_last_format(weight: Tensor) -> torch.memory_format:
 @lru_cache(maxsize=256)
 def padded_indices(size: int, reach: int, mode: str) -> Tensor:
     """Index of each position of a padded axis in the axis before `SameConv` pads it; -1 for zero padding."""
-    indices = torch.arange(1, size + 1, dtype=torch.float32, device="cpu").view(1, 1, size)
-    return _pad(indices, [reach], (mode,)).flatten().int() - 1
+    with disable_current_modes():  # the result is kept: it must have elements, in a dry run too
+        indices = torch.arange(1, size + 1, dtype=torch.float32, device="cpu").view(1, 1, size)
+        return _pad(indices, [reach], (mode,)).flatten().int() - 1
 
 
 def _to_batch(x: Tensor, weight: Spectrum) -> Tensor:

@@ -14,6 +14,7 @@ from convlstm.cells.base import Cell, has_hooks
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv, is_channels_first_faster
+from convlstm.engines.dry_run import DryTensor
 from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError, check_name
 
@@ -110,7 +111,7 @@ def not_supported_reasons(engine: str, call: Call, parameters: list[Tensor | Non
     dtypes = {tensor.dtype for tensor in tensors}
     # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
     exported = torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None
-    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+    plain = all(type(tensor) in (Tensor, nn.Parameter, DryTensor) for tensor in tensors)
     real = all(dtype.is_floating_point for dtype in dtypes) and len({t.device for t in tensors}) == 1
     mixed = len(dtypes) > 1 and not torch.is_autocast_enabled(x.device.type)
     shape = (x.shape[0], cell.hidden_dim, *x.shape[3:])

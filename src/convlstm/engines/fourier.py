@@ -17,6 +17,7 @@ from torch import Tensor
 
 import convlstm.engines.config as config
 from convlstm.engines.buffer_pool import empty
+from convlstm.engines.dry_run import disable_current_modes
 
 # With x = a + ib and w = c + id the planes (a + b) c, a (d - c) and b (c + d) hold the product: its real part
 # is the first less the third, its imaginary part the sum of the first two (Gauss). Rows below: planes of x
@@ -174,6 +175,7 @@ class _Matrices(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@disable_current_modes()  # the result is kept: it must have elements, in a dry run too
 def _matrices(kernel: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype) -> _Matrices:
     tiles = _tiles(kernel, size)
     whole, inner = [tile.inner + tile.reach for tile in tiles], [tile.inner for tile in tiles]

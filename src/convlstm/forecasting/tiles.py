@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import pool
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, RunError, is_out_of_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.base import Forecaster, run_forecaster
+from convlstm.models.memory import Frames, gibibytes, inference_bytes
 
 _ALIGNMENT = 32  # least multiple at which tiles start, so that patches and levels lie as in the whole frame
 _WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
@@ -57,7 +58,7 @@ def forecast_frames(
     size = past.shape[-2:]
     small = size[0] * size[1] < _LARGE or next(model.parameters(), None) is None  # baselines take little
     if small if tile is None else tile >= max(size):
-        return run_forecaster(model, past, steps, inputs, valid=valid, times=times)
+        return _whole(model, past, steps, inputs, valid, times)
     if tile is None:
         needed, free = past.shape[0] * memory(model, past, steps, inputs), free_memory(past.device)
         whole = needed * size[0] * size[1]
@@ -66,7 +67,7 @@ def forecast_frames(
             f"{_gigabytes(free)} are free"
         )
         if whole <= _SHARE * free:
-            return run_forecaster(model, past, steps, inputs, valid=valid, times=times)
+            return _whole(model, past, steps, inputs, valid, times)
         unit, overlap = alignment(model, past.shape[2]), influence_radius(model, past, steps, inputs)
         side = math.isqrt(int(_SHARE * free / needed)) // unit * unit
         tile = side - 2 * _rounded(overlap, unit)
@@ -77,6 +78,31 @@ def forecast_frames(
                 f"{_gigabytes(least)}: free memory, or forecast fewer steps"
             )
     return _by_tiles(model, past, steps, inputs, valid, times, tile)
+
+
+def _whole(
+    model: Forecaster,
+    past: Tensor,
+    steps: int,
+    inputs: Tensor | None,
+    valid: Tensor | None,
+    times: Tensor | None,
+) -> Tensor:
+    try:
+        return run_forecaster(model, past, steps, inputs, valid=valid, times=times)
+    except Exception as error:  # torch and numpy raise several kinds
+        if not is_out_of_memory(error):
+            raise
+        height, width = past.shape[-2:]
+        frames = Frames((height, width), past.shape[1], steps, past.shape[0])
+        try:
+            needs = f" needs {gibibytes(inference_bytes(model, frames))}"
+        except OptionError:  # its memory cannot be counted
+            needs = " does not"
+        raise RunError(
+            f"a forecast must fit in memory; one of {steps} frames of {height} x {width}{needs} and "
+            f"{_gigabytes(free_memory(past.device))} are free: forecast by tiles (--tile 256), or fewer steps"
+        ) from error
 
 
 def _by_tiles(

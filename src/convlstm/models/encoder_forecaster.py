@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlstm.cells import Cell, CellFactory, ConvLSTMCell
-from convlstm.engines import ENGINES
+from convlstm.engines import ENGINES, SAVES
 from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import Trajectory, advect, dynamic_filter, motion_field
-from convlstm.layers import scan
+from convlstm.layers import ScanOptions, scan
 from convlstm.layers.frames import map_frames, pad_to_multiple
 from convlstm.layers.state import has_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
@@ -104,6 +104,8 @@ class EncoderForecaster(AutoregressiveForecaster):
         extra_channels: E, extra input channels that are known for the past and the future, such as the mask
             of measured pixels, the hour or a land mask.
         engine: of the layers, as for `convlstm.ConvLSTM`.
+        save: what training keeps of each step of the layers, as for `convlstm.ConvLSTM`: ``state`` computes
+            the gates again in the backward pass, for less memory.
         transport: earlier name of ``filter_radius``.
 
     Example:
@@ -128,6 +130,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         zero_outside: bool = False,
         extra_channels: int = 0,
         engine: str = "auto",
+        save: str = "auto",
         transport: int | None = None,
     ) -> None:
         super().__init__()
@@ -145,7 +148,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.skip, self.advection = check_bool(skip, "skip"), check_bool(advection, "advection")
         self.zero_outside = _check_outside(zero_outside, advection)
         self.output = check_name(output, OUTPUTS, "output")
-        self.engine = check_name(engine, ENGINES, "engine")
+        self.engine, self.save = check_name(engine, ENGINES, "engine"), check_name(save, SAVES, "save")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(
                 f"hidden_dim must hold the channels of each level; received {hidden_dim!r}: one level is [64]"
@@ -222,11 +225,14 @@ class EncoderForecaster(AutoregressiveForecaster):
             return states
         x, new = F.pixel_unshuffle(frames, self.patch_size), []
         for level, cell in enumerate(self.encoder):
-            x, state = scan(cell, x, states[level], engine=self.engine)
+            x, state = self._scan(cell, x, states[level])
             new.append(state)
             if level < len(self.down):
                 x = F.leaky_relu(map_frames(self.down[level], x), 0.2)
         return new
+
+    def _scan(self, cell: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return scan(cell, x, state, options=ScanOptions(save=self.save), engine=self.engine)
 
     def _with(self, frame: Tensor, recent: Tensor) -> Tensor:
         """Recent frames (B, K, C, H, W) and the newest one, (B, C, H, W) or with extra inputs, after them."""
@@ -240,7 +246,7 @@ class EncoderForecaster(AutoregressiveForecaster):
             if level < len(self.up):
                 x = F.leaky_relu(self.up[level](x), 0.2)
                 x = torch.cat([x, features[level]], dim=1) if self.skip else x
-            y, new[level] = scan(self.forecaster[level], x.unsqueeze(1), states[level], engine=self.engine)
+            y, new[level] = self._scan(self.forecaster[level], x.unsqueeze(1), states[level])
             x = y.squeeze(1)
         forecast = F.pixel_shuffle(self.head(x), self.patch_size)
         if self.filter_radius:

@@ -9,28 +9,34 @@ from subprocess import Popen
 from threading import Event, Thread
 from typing import Any
 
-from convlstm.errors import ConvLSTMError, DataError, RunError
+from convlstm.errors import ConvLSTMError, DataError, RunError, is_out_of_memory
 from convlstm.training.run_folder import RunFolder
 
 # Environment variable with the process id of rank 0, for the processes that Lightning starts for other ranks.
 _RANK_ZERO = "CONVLSTM_RANK_ZERO"
 _GRACE_S = 5.0
+_TOO_LARGE = (
+    "a training step must fit in memory, and it does not: lower --batch_size, or use --batch_size auto"
+)
 _RAISED = re.compile(r"Caught (\w+) in DataLoader worker process")
 # The cause is not always in the text: torch reports a signal or an exit, whichever it notices first.
 _DIED = re.compile(r"DataLoader worker \(pid.*(exited unexpectedly|is killed by signal)")
 
 
 @contextmanager
-def in_one_sentence(run: RunFolder, ranks: int = 1) -> Iterator[None]:
+def in_one_sentence(
+    run: RunFolder, ranks: int = 1, too_large: Callable[[], str] = lambda: _TOO_LARGE
+) -> Iterator[None]:
     """Turn what stops training from outside its own process into a sentence; other errors pass.
 
     Args:
         run: that is being trained.
         ranks: number of processes that train it.
+        too_large: gives the sentence for a step that does not fit in memory.
 
     Raises:
         DataError: an error raised by a DataLoader worker.
-        RunError: a worker or another rank that ended, or logs that cannot be written.
+        RunError: a worker or another rank that ended, logs that cannot be written, or no memory.
     """
     try:
         with _watching(_lost(run)) if ranks > 1 else nullcontext():
@@ -38,6 +44,8 @@ def in_one_sentence(run: RunFolder, ranks: int = 1) -> Iterator[None]:
     except Exception as error:
         for cause in _chain(error):
             found = _translated(cause, run, ranks)
+            if found is None and is_out_of_memory(cause):
+                found = RunError(too_large())
             if found is error:
                 raise
             if found is not None:

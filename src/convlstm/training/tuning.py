@@ -17,10 +17,12 @@ from convlstm.data.base import LabelledWindow, WindowDataset, on_device
 from convlstm.data.specification import Specification
 from convlstm.errors import OptionError
 from convlstm.models.base import Forecaster
+from convlstm.models.memory import allocator_share, gibibytes
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import new_trainer
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import training_loader
+from convlstm.training.memory import step_bytes
 from convlstm.training.module import ForecastModule, check_rollout
 
 _LARGEST = 1024
@@ -36,9 +38,10 @@ def largest_batch(
 ) -> int:
     """The largest power of two that a training step can take on ``device``.
 
-    What a step keeps for its backward pass grows in proportion to the batch. It is counted, for one window
-    and for two, and the batch is chosen so that it fills at most 80 % of the memory that is free now; on a
-    GPU the step is then run, and the batch halved while it does not fit.
+    What a step needs is counted without running it (`convlstm.training.memory.step_bytes`), for one window,
+    for two, and for the batch chosen, which fills at most 80 % of the memory that is free now. A model whose
+    memory cannot be counted is run instead. On a GPU the step is then run, and the batch halved while it does
+    not fit.
 
     Args:
         model: on any device; left as it was.
@@ -52,17 +55,29 @@ def largest_batch(
     """
     trial = dataclasses.replace(config, learning_rate=1e-5)
     module = ForecastModule(copy.deepcopy(model), trial, specification=specification).to(device)
-    number = min(2, len(dataset))
-    one, more = (_bytes_held(module, _batch(dataset, n), device) for n in (1, number))
-    window = max(more - one, more // number)  # two may be computed by another engine than one
-    fits = int(_free(device) * _HEADROOM // max(window, 1))
-    if fits < 1:
+    free = _free(device)
+    budget = int(free * _HEADROOM / (allocator_share() if device.type == "cpu" else 1))
+
+    def needed(size: int) -> int:
+        try:
+            return step_bytes(model, dataset[0], config, size)
+        except OptionError:
+            return _bytes_held(module, _batch(dataset, min(size, len(dataset))), device)
+
+    one, two = needed(1), needed(2)
+    if one > budget:
         raise OptionError(
-            f"one window must fit in memory; a training step needs {window:,} bytes and {_free(device):,} "
-            "are free: use smaller frames, fewer steps or a smaller model"
+            f"one window must fit in memory; a training step needs {gibibytes(one)} and {gibibytes(free)} "
+            "are free: "
+            "use --precision bf16-mixed, smaller frames, fewer steps or a smaller model; convlstm plan "
+            "states what "
+            "else helps"
         )
+    fits = 1 + (budget - one) // max(two - one, two // 2, 1)  # two may be computed by another engine than one
     limit = min(fits, len(dataset), _LARGEST)
     size = 1 << (limit.bit_length() - 1)
+    while size > 2 and needed(size) > budget:
+        size //= 2
     while device.type == "cuda" and size > 1:
         try:
             _bytes_held(module, _batch(dataset, size), device)

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from convlstm import models as package
 from convlstm.models.base import Forecaster
+from convlstm.models.memory import Frames, multiply_adds, parameters
 
 #: The forecast whose operations are counted: one sequence of PAST frames of SIZE x SIZE, and STEPS more.
 PAST, STEPS, SIZE = 10, 10, 64
@@ -63,14 +63,11 @@ def _entry(kind: type[Forecaster]) -> Entry | None:
     if inspect.isabstract(kind) or any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in needed):
         return None
     with torch.device("meta"):  # shapes without memory
-        model = kind().eval()
-        past = torch.empty(1, PAST, 1, SIZE, SIZE)
-    parameters = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    if not parameters:
+        model = kind()
+    if not parameters(model):
         return None
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(past, STEPS)
-    return Entry(kind.__name__, parameters, counter.get_total_flops() // 2, *_described(kind))
+    operations = multiply_adds(model, Frames((SIZE, SIZE), PAST, STEPS))
+    return Entry(kind.__name__, parameters(model), operations, *_described(kind))
 
 
 def _described(kind: type[Forecaster]) -> tuple[str, str]:

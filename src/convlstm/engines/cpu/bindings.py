@@ -12,6 +12,7 @@ from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import SameConv, padded_indices
 from convlstm.engines.cpu.compiler import CompilerError, compile_library, library_key, unavailable, warn_once
 from convlstm.engines.cpu.library_cache import load_library
+from convlstm.engines.dry_run import DryTensor
 from convlstm.engines.recurrences import RECURRENCES, Recurrence, StepBuffers, StepGradients, Weight, sizes
 
 SOURCE = Path(__file__).with_name("csrc") / "kernels.cpp"
@@ -175,6 +176,8 @@ class CpuKernels(Recurrence):
 
     def _call(self, kernel: str, cell_state: Tensor, *tensors: Tensor | None) -> None:
         """Run a kernel on tensors, of which the parameter is the last."""
+        if isinstance(cell_state, DryTensor):
+            return
         function = getattr(self._library, f"{self.name}_{kernel}_{self._dtype}")
         function(*tensors, *sizes(cell_state, tensors[-1]), torch.get_num_threads())
 
@@ -194,6 +197,8 @@ class CpuKernels(Recurrence):
         known = x.dtype in DTYPES and y.dtype in DTYPES
         if not known or not first.is_contiguous() or not first_out.is_contiguous():
             return False
+        if isinstance(y, DryTensor):
+            return True
         function = getattr(self._library, f"transpose_{DTYPES[x.dtype]}_{DTYPES[y.dtype]}")
         lengths = (len(x), rows, first.numel() // rows, x.stride(0), y.stride(0))
         function(first, first_out, *lengths, torch.get_num_threads())
@@ -230,6 +235,8 @@ class CpuKernels(Recurrence):
 
     def _pack(self, weight: Tensor, shape: ConvShape) -> Tensor:
         packed = empty((self._library.packed_size(shape),), torch.bfloat16, weight.device)
+        if isinstance(packed, DryTensor):
+            return packed
         pack = getattr(self._library, f"pack_{DTYPES[weight.dtype]}")
         pack(weight, packed, shape, self.gates, torch.get_num_threads())
         return packed
@@ -245,6 +252,8 @@ class CpuKernels(Recurrence):
             shape.C_h = 0
             packed = self._pack(whole, shape)
         x, _, cell_state, new_h, saved, parameter = buffers
+        if isinstance(new_h, DryTensor):
+            return
         function = getattr(self._library, f"{self.name}_step")
         tensors = x, h, packed, bias, cell_state, new_h, saved, parameter, rows, columns
         _, pixels, _ = sizes(cell_state, parameter)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.cpu.bindings import DTYPES, load_kernels
+from convlstm.engines.dry_run import DryTensor
 
 
 class CpuLinear:
@@ -42,6 +43,8 @@ class CpuLinear:
         return d_planes, d_h
 
     def _call(self, kernel: str, reverse: bool, planes: Tensor, h: Tensor, *tensors: Tensor | None) -> None:
+        if isinstance(planes, DryTensor):
+            return
         function = getattr(self._library, f"{kernel}_{DTYPES[planes.dtype]}")
         flags = [t if t is None else t.contiguous() for t in tensors[:2]]
         sizes = *planes.shape[:2], h[0].numel(), reverse, torch.get_num_threads()
