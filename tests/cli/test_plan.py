@@ -73,7 +73,9 @@ def test_a_model_folder_is_planned_as_its_class(planned, tmp_path, capsys):
 
 
 def test_layers_are_planned_in_python():
-    found = convlstm.plan(convlstm.ConvLSTM(1, [8], 3, batch_first=True), size="64x64", past=9, batch_size=2)
+    found = convlstm.plan(
+        convlstm.ConvLSTM(1, [8, 8, 8], 3, batch_first=True), size="96x96", past=9, batch_size=2
+    )
     options = [remedy.option for remedy in found.remedies]
     assert {'save="state"', "torch.autocast", "half the batch"} <= set(options)
 

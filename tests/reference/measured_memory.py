@@ -9,11 +9,15 @@ import ctypes
 import gc
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 import convlstm
 from convlstm import ConvLSTM, ConvLSTMTransformer, EncoderForecaster, PredRNN
@@ -28,34 +32,34 @@ ENGINES = [("reference", "auto")] + [
 ]
 
 
-def is_mixed(name, size):
+def is_mixed(name: str, size: tuple[int, int]) -> bool:
     """True for the cases that are measured in bfloat16 too."""
     return size == SIZES[1] and "fused" not in name
 
 
-def layers(engine, save):
+def layers(engine: str, save: str) -> nn.Module:
     return ConvLSTM(1, [24, 24], 3, batch_first=True, engine=engine, save=save)
 
 
-def forecaster(engine, save):
+def forecaster(engine: str, save: str) -> nn.Module:
     return EncoderForecaster(hidden_dim=[24, 24], engine=engine, save=save)
 
 
 #: By name: the model, K and L.
-CASES = {
-    **{f"ConvLSTM {e} {s}": (lambda e=e, s=s: layers(e, s), 3, 0) for e, s in ENGINES},
-    **{f"EncoderForecaster {e} {s}": (lambda e=e, s=s: forecaster(e, s), 2, 2) for e, s in ENGINES},
+CASES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    **{f"ConvLSTM {e} {s}": (partial(layers, e, s), 3, 0) for e, s in ENGINES},
+    **{f"EncoderForecaster {e} {s}": (partial(forecaster, e, s), 2, 2) for e, s in ENGINES},
     "PredRNN": (lambda: PredRNN(hidden_dim=[24, 24], kernel_size=3, patch_size=2), 2, 2),
     "ConvLSTMTransformer": (lambda: ConvLSTMTransformer(hidden_dim=[24, 24]), 2, 2),
 }
 
 
-def status(name):
+def status(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def peak(work):
+def peak(work: Callable[[], None]) -> int:
     """Bytes above those before; pages of files that the kernel drops meanwhile are not subtracted."""
     pool.clear()
     pool.peak_bytes = pool.used_bytes
@@ -67,23 +71,25 @@ def peak(work):
     return status("VmHWM") - before + max(0, files - status("RssFile"))
 
 
-def call(model, past, steps):
+def call(model: Any, past: Tensor, steps: int) -> Any:
     return model(past)[0][-1] if isinstance(model, Stack) else model(past, steps)
 
 
-def measure(make, size, past, steps, mixed):
+def measure(
+    make: Callable[[], nn.Module], size: tuple[int, int], past: int, steps: int, mixed: bool
+) -> tuple[list[int], list[int]]:
     """Stated and taken bytes, of training and of inference."""
     torch.manual_seed(0)
     model, frames, small = make(), torch.rand(1, past, 1, *size), torch.rand(1, past, 1, 16, 16)
 
-    def train(frames):
+    def train(frames: Tensor) -> None:
         with torch.autocast("cpu", torch.bfloat16) if mixed else nullcontext():
             made = call(model, frames, steps)
-        F.mse_loss(made.float(), torch.zeros(made.shape)).backward()
+        torch.autograd.backward(F.mse_loss(made.float(), torch.zeros(made.shape)))
         del made
         model.zero_grad()
 
-    def forecast(frames):
+    def forecast(frames: Tensor) -> None:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             call(model, frames, steps)
 
@@ -94,7 +100,7 @@ def measure(make, size, past, steps, mixed):
     return [training_bytes(model, sizes, mixed=mixed).most, inference_bytes(model, sizes, mixed=mixed)], taken
 
 
-def main():
+def main() -> None:
     assert convlstm.__version__
     for name, (make, past, steps) in CASES.items():
         for size in SIZES:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
 
+#: What is computed inside, also as a decorator, has elements.
+disable_current_modes = _python_dispatch._disable_current_modes
 _META = torch.device("meta")
 _active = threading.local()
 
@@ -28,7 +30,7 @@ class DryTensor(Tensor):
     """
 
     shape_only: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, shape_only: Tensor, requires_grad: bool = False) -> "DryTensor":
@@ -47,11 +49,13 @@ class DryTensor(Tensor):
         return new
 
     @classmethod
-    def __torch_dispatch__(cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _run(operator, args, kwargs or {})
 
 
-class DryRun(TorchDispatchMode):
+class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside, all new tensors are `DryTensor` and their bytes are counted, each storage once.
 
     Attributes:
@@ -61,18 +65,18 @@ class DryRun(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.most_bytes = 0
         self._pooled = self._most_pooled = 0
         self._sizes: dict[int, tuple[int, bool]] = {}
 
     def __enter__(self) -> "DryRun":
         self._outer, _active.run = active(), self
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         _active.run = self._outer
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

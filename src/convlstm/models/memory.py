@@ -100,7 +100,7 @@ def multiply_adds(model: nn.Module, frames: Frames) -> int:
         counted = with_engine(without_values(model), "auto").eval()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             _call(counted, frames)()
-        return counter.get_total_flops() // 2
+        return int(counter.get_total_flops() // 2)
 
 
 def parameters(model: nn.Module) -> int:

@@ -155,31 +155,29 @@ def plan(
     height, width = _size(size)
     known = {"past": past, "steps": steps, "batch_size": batch_size}
     frames = Frames((height, width), *(check_positive(v, n, most=_MOST) for n, v in known.items()))
+    given: Any = model
     if isinstance(model, str | os.PathLike):
-        model = load_model(model, trusted_packages(trust, model))
-    check_instance(
-        model, (Forecaster, Stack), "model", "pass a forecaster, such as EncoderForecaster(), or layers"
-    )
-    if not parameters(model):
+        given = load_model(model, trusted_packages(trust, model))
+    remedy = "pass a forecaster, such as EncoderForecaster(), or layers"
+    check_instance(given, (Forecaster, Stack), "model", remedy)
+    if not parameters(given):
         raise OptionError(
-            f"a plan needs a model with parameters; received {type(model).__name__}, which has none and "
-            "takes "
+            f"a plan needs a model with parameters; received {type(given).__name__}, which has none and takes "
             "little: use it as it is"
         )
-    tensors = [*model.parameters(), *model.buffers()]
-    model = without_values(model)
-    needs = _needs(model, frames)
+    tensors, light = [*given.parameters(), *given.buffers()], without_values(given)
+    needs = _needs(light, frames)
     most = next(need.training for need in needs if need.default)
     free = free_memory(torch.device("cpu"))
     return ModelPlan(
-        type(model).__name__,
+        type(given).__name__,
         (height, width),
         *frames[1:],
-        parameters(model),
+        parameters(given),
         sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        multiply_adds(model, frames),
+        multiply_adds(light, frames),
         needs,
-        _remedies(model, frames, most),
+        _remedies(light, frames, most),
         None if math.isinf(free) else int(free),
     )
 
@@ -241,7 +239,8 @@ def _need(model: Any, frames: Frames, engine: str, precision: str, save: str = "
 
 def _remedies(model: Any, frames: Frames, most: int) -> tuple[Remedy, ...]:
     """Options that lower the memory of training, each alone, the most effective first."""
-    layers, changed = isinstance(model, Stack), []
+    layers = isinstance(model, Stack)
+    changed: list[tuple[str, dict[str, Any]]] = []
     if _takes(model, "save"):
         changed.append(('save="state"' if layers else "--model.save state", {"save": "state"}))
     if layers and frames.past > 3 and not any(map(has_memory, model.cell_list)):
