@@ -162,8 +162,8 @@ def plan(
     check_instance(given, (Forecaster, Stack), "model", remedy)
     if not parameters(given):
         raise OptionError(
-            f"a plan needs a model with parameters; received {type(given).__name__}, which has none and takes "
-            "little: use it as it is"
+            f"a plan needs a model with parameters; received {type(given).__name__}, which has none and "
+            "takes little: use it as it is"
         )
     tensors, light = [*given.parameters(), *given.buffers()], without_values(given)
     needs = _needs(light, frames)
