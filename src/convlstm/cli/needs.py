@@ -54,12 +54,11 @@ def _head(found: ModelPlan) -> list[str]:
 def _notes(found: ModelPlan) -> list[str]:
     lines = [
         "* unless an option says otherwise. Memory on a CPU, weights not counted: held between the forward "
-        "and the "
-        "backward pass; of a training step and of a forecast at most.",
+        "and the backward pass; of a training step and of a forecast at most.",
     ]
     if (share := allocator_share()) > 1:
         lines.append(
-            f"The C library may take {share:g} times as much in training, and more in inference: "
+            f"The C library may take up to {share:g} times as much in training, and more in inference: "
             "MALLOC_MMAP_THRESHOLD_=1000000 in the environment avoids that."
         )
     if found.free is not None:

@@ -25,7 +25,7 @@ from convlstm.models.base import Forecaster, run_forecaster
 #: Most that glibc takes of the system for each byte of a training step on a CPU, as free blocks do not fit
 #: the next ones. One of `_FIXED_LIMITS` in the environment stops it from adapting its limits, so that it
 #: returns large blocks.
-ALLOCATOR_SHARE = 1.4
+ALLOCATOR_SHARE = 1.8
 _FIXED_LIMITS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
