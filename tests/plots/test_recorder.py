@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -323,6 +324,26 @@ def test_a_rule_that_a_subclass_overrides():
     assert torch.equal(outputs, net(FRAMES)[0][0])
 
 
+def test_channels_of_a_state_whose_first_tensor_has_none():
+    class Counted(NamedTuple):
+        count: Tensor
+        h: Tensor
+
+    class Counting(ConvLSTMCell):
+        def initial_state(self, x):
+            h = super().initial_state(x).h
+            return Counted(torch.zeros(len(h), dtype=torch.long), h)
+
+        def step(self, p, state):
+            return Counted(state.count + 1, super().step(p, LSTMState(state.h, state.h)).h)
+
+    net = network(1, cell=Counting)
+    with convlstm.record(net, channels=[1, 3]) as tape:
+        outputs = net(FRAMES)[0][0]
+    assert tape["cell_list.0", "count"].tolist() == [[1, 2, 3, 4, 5]] * 3
+    assert torch.equal(tape["cell_list.0", "h"], outputs[:, :, [1, 3]].detach())
+
+
 def test_a_part_of_a_cell_and_an_attention_module():
     class Mine(Recordable):
         def forward(self, h):
@@ -535,6 +556,10 @@ def test_the_limit_is_never_passed():
         ({"layers": "cell_list.0"}, "layers must be a list of names, or None for all; received"),
         ({"layers": []}, "layers must be a list of names"),
         ({"steps": [-1]}, "steps must be a range or a list of integers from 0 on"),
+        ({"steps": [5, 8]}, r"steps must be below 5, as many as ran; received \[5, 8\]"),
+        ({"steps": range(5, 10**12)}, "steps must be below 5"),
+        ({"steps": range(3, -2, -1)}, "steps must be a range"),
+        ({"steps": range(0)}, "steps must be a range"),
         ({"steps": 3}, "steps must be a range or a list of integers from 0 on"),
         ({"channels": [4]}, r"channels must be below 4, .* of layer 'cell_list\.0'; received 4"),
         ({"channels": []}, "channels must be a range"),
@@ -564,6 +589,12 @@ def test_bad_reading():
             tape["cell_list.0"]
         with pytest.raises(OptionError, match="gradient must be recorded before it is read"):
             tape.gradient("cell_list.0", "f")
+        with convlstm.record(net, steps=range(5, 10**12)) as other:
+            net(FRAMES)
+            net.cell_list[1](FRAMES.new_zeros(3, 4, 7, 6))
+        with pytest.raises(OptionError, match=r"received none of 'cell_list\.0', which ran 5 steps: pick"):
+            other["cell_list.0", "h"]
+        assert other.steps("cell_list.1") == [5]
         net(FRAMES[:2])
         with pytest.raises(OptionError, match="must have one batch and size"):
             tape["cell_list.0", "f"]

@@ -59,6 +59,11 @@ class Tape:
             )
         layer, value = layer_and_value
         kept = self._layer(layer).kept
+        if not kept:
+            raise OptionError(
+                f"a value must be recorded before it is read; received none of {layer!r}, which ran "
+                f"{self._layers[layer].seen} steps: pick some of these with steps=, or other values="
+            )
         by_step = kept[check_name(value, kept, f"a recorded value of {layer!r}")]
         first = next(iter(by_step.values()))
         shapes = {tuple(tensor.shape) for tensor in by_step.values()}
@@ -149,7 +154,7 @@ class _Layer:
         self.tape._layers.setdefault(self.name, self)
         if not self.pick.has_step(step):
             return
-        output = next(iter(tensors.values()))
+        output = tensors.get("h", next(iter(tensors.values())))
         if self.pick.channels is not None:
             self._check_channels(output.shape[1])
         pieces: list[tuple[str, Tensor, Any, Tensor | None]]
@@ -233,7 +238,9 @@ class _Pick:
     """The options of `record`, checked."""
 
     def __init__(self, steps: Any, channels: Any, values: Any, gradients: bool, limit: int) -> None:
-        self.steps = None if steps is None else frozenset(_indices(steps, "steps"))
+        whole = isinstance(steps, range)  # which may be longer than a list that memory holds
+        listed = None if steps is None else _indices({*steps[:1], *steps[-1:]} if whole else steps, "steps")
+        self.steps = steps if whole or listed is None else frozenset(listed)
         self.channels = None if channels is None else _indices(channels, "channels")
         self.values = None if values is None else _names(values, "values")
         self.gradients = check_bool(gradients, "gradients")
@@ -300,9 +307,11 @@ def record(
                     _attach(part, layer)
                     undo.callback(_detach, part, layer)
         yield tape
-    if tape.layers:
-        for value in pick.values or ():
-            check_name(value, tape._seen, "values")
+    if tape.layers and not tape._seen:
+        ran = max(layer.seen for layer in tape._layers.values())
+        raise OptionError(f"steps must be below {ran}, as many as ran; received {received(steps)}: lower one")
+    for value in (pick.values or ()) if tape.layers else ():
+        check_name(value, tape._seen, "values")
 
 
 def _attach(module: nn.Module, layer: _Layer) -> None:
