@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from convlstm.errors import OptionError, ShapeError
+from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.pictures.colours import DIVERGING, Scale, error_scale, value_scale
 from convlstm.plots.figures import Row, draw_grid, figure_of, picked, rgb, style, value_colours
 from convlstm.plots.recorder import Tape
-from convlstm.validation import check_integer, check_number, is_integer, received
+from convlstm.validation import check_instance, check_integer, check_number, is_integer, received
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ def feature_maps(
         )
     times_shown = picked(len(maps), steps, "steps")
     if channels is None:
-        spread = np.nan_to_num(maps[times_shown]).var(axis=(0, 2, 3))
+        spread = np.nan_to_num(maps[times_shown], posinf=0, neginf=0).var(axis=(0, 2, 3))
         shown = sorted(np.argsort(-spread, kind="stable")[:_MAPS].tolist())
     else:
         shown = picked(maps.shape[1], channels, "channels")
@@ -74,8 +74,7 @@ def feature_maps(
     signed = bool((values < 0).any())
     scale = error_scale([values]) if signed else value_scale(values)
     if limits is not None:
-        low, high = limits
-        scale = Scale(check_number(low, "limits"), check_number(high, "limits", above=low))
+        scale = _scale_of(limits)
     colours = value_colours(scale, value, signed=signed)
     labels = [f"{times[t]}" for t in times_shown]
     rows = [Row(f"channel {c}", values[:, k], labels, colours) for k, c in enumerate(shown)]
@@ -279,8 +278,10 @@ def _maps(
     else:
         array, title = _numbers(source), ""
         times = list(range(array.shape[1] if array.ndim > 1 else 0))
-    if array.ndim < 3:
-        raise ShapeError(f"values must be (B, T, C, ...); received {array.shape}: add the axes that lack")
+    if array.ndim < 3 or not array.size:
+        raise ShapeError(
+            f"values must be (B, T, C, ...), no axis empty; received {array.shape}: add the axes that lack"
+        )
     if not is_integer(sample) or not 0 <= sample < len(array):
         raise OptionError(
             f"sample must be from 0 to {len(array) - 1}; received {received(sample)}: name one of the batch"
@@ -298,13 +299,19 @@ def _gates(
         gates = {name: _numbers(source[layer, name]) for name in names}
         times, title = source.steps(layer), layer
     else:
+        check_instance(source, Mapping, "source")
         chosen = list(source) if values is None else values
-        gates = {name: _numbers(source[name]) for name in chosen}
+        gates = {name: _numbers(source[check_name(name, source, "values")]) for name in chosen}
         times, title = [], ""
     if not gates or any(array.ndim < 3 or not array.size for array in gates.values()):
         raise ShapeError(
             f"gates must be arrays (B, T, ...) by name; received {[a.shape for a in gates.values()]}: pass "
             "at least one"
+        )
+    if len({array.shape[1] for array in gates.values()}) > 1:
+        raise ShapeError(
+            "gates must have one number of frames T, (B, T, ...); received "
+            f"{[array.shape for array in gates.values()]}: draw the others on a figure of their own"
         )
     if not times:
         times = list(range(next(iter(gates.values())).shape[1]))
@@ -324,7 +331,26 @@ def _gate_names(tape: Tape, layer: str) -> list[str]:
     return found
 
 
+def _scale_of(limits: Any) -> Scale:
+    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+        raise OptionError(f"limits must be two numbers; received {received(limits)}: pass (0, 1)")
+    low = check_number(limits[0], "limits")
+    return Scale(low, check_number(limits[1], "limits", above=low))
+
+
 def _numbers(array: Any) -> Array:
+    """Real numbers as float64."""
     if isinstance(array, torch.Tensor):
-        array = array.detach().cpu().double()
-    return np.asarray(array, dtype=np.float64)
+        array = array.detach().cpu()
+        array = (array if array.is_complex() else array.double()).numpy()
+    try:
+        numbers = np.asarray(array)
+    except (TypeError, ValueError):  # a list of lists of different lengths
+        numbers = np.asarray(None)
+    if numbers.dtype.kind not in "biuf":
+        found = "complex numbers" if numbers.dtype.kind == "c" else received(array)
+        raise ShapeError(
+            f"values must be an array of real numbers; received {found}: of complex numbers pass abs(array), "
+            "say"
+        )
+    return numbers.astype(np.float64)
