@@ -29,7 +29,7 @@ BLOCK = re.compile(
     r'```(\w+)(?: title="(.*?)")?\n(.*?)^```\n(\n```text\n)?(?(4)(.*?)^```\n)', re.DOTALL | re.MULTILINE
 )
 UNITS = {"radar": "mm/h"}  # of the pages whose figure has the colours of radar
-CHANGES = {"sea_surface", "weather"}  # those whose figure shows the change since the last frame of the past
+CHANGES = {"weather"}  # those whose figure shows the change since the last frame of the past
 BASELINES = ("damped_persistence", "advection", "persistence")  # the first that there is is drawn
 SHOWN = 6  # frames of past and future, at most
 SQUARE = 180  # pixels along the side of what is drawn of a radar composite
