@@ -4,6 +4,7 @@ import resource
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -69,6 +70,12 @@ def test_gif_plays_the_past_then_the_forecast(tmp_path):
 def test_frames_that_repeat_are_all_played(tmp_path):
     write_frames(tmp_path / "still.gif", UNIT[[3, 3, 3]], dtype=np.uint8)
     assert len(played(tmp_path / "still.gif", 384, 512)[0]) == 3
+
+
+def test_mp4_plays_as_many_frames(tmp_path):
+    path = write_frames(tmp_path / "out.mp4", FORECAST, dtype=np.uint8, past=PAST)
+    with av.open(str(path)) as film:
+        assert sum(1 for _ in film.decode(video=0)) == len(PAST) + len(FORECAST)
 
 
 def test_a_gif_that_is_read_is_pictures_and_says_so(tmp_path):
@@ -222,7 +229,7 @@ def test_an_existing_file_stays_unless_asked(tmp_path):
 
 def test_unknown_ending_names_the_nearest(tmp_path):
     with pytest.raises(
-        OptionError, match=r"ending of out.pngg must be one of .gif, .nc, .npy.*did you mean '.png'"
+        OptionError, match=r"ending of out.pngg must be one of .gif, .mp4, .nc, .npy.*did you mean '.png'"
     ):
         write_frames(tmp_path / "out.pngg", FORECAST)
     with pytest.raises(OptionError, match="ending of out must be"):

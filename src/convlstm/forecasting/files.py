@@ -14,6 +14,7 @@ from convlstm.data.files import check_finite, from_unit
 from convlstm.data.specify import is_rain
 from convlstm.data.units import conversion, unit_named
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
+from convlstm.extras import check_installed
 from convlstm.forecasting.cf import check_replaceable, write_cf
 from convlstm.pictures.colours import UNIT, Scale, channel_scales
 from convlstm.pictures.frames import Limits, animation, film_strip
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LABELLED = (".nc", ".zarr")
-ENDINGS = (".gif", ".npy", ".npz", ".png", *LABELLED)
+_MOVING = (".gif", ".mp4")
+ENDINGS = (*_MOVING, ".npy", ".npz", ".png", *LABELLED)
 
 
 def write_frames(
@@ -39,10 +41,10 @@ def write_frames(
 
     - ``.npz``: ``frames`` and, if given, ``past``; ``.npy``: the forecast alone. Both (T, C, H, W) in
       ``dtype``.
-    - ``.gif``: `animation` of the past followed by the forecast.
+    - ``.gif`` and ``.mp4``: `animation` of the past followed by the forecast.
     - ``.png``: `film_strip` of the past, labelled t-9 ... t, above the forecast, labelled +1, +2 ...
 
-    The last two are pictures to look at and do not hold the values. [0, 1] is shown from black to white for
+    The last three are pictures to look at and do not hold the values. [0, 1] is shown from black to white for
     8-bit frames and if most values of the past (without one, of the forecast) lie within it and use it;
     otherwise black and white are limits that nearly all of these values lie within, written below the frames.
     Three channels within [0, 1] are red, green and blue; otherwise every channel is shown.
@@ -84,7 +86,7 @@ def write_frames(
         np.save(file, from_unit(values["frames"], dtype), allow_pickle=False)
     else:
         limits = _limits(known if known is not None else values["frames"], dtype)
-        if ending == ".gif":
+        if ending in _MOVING:
             return animation(rows, path, past=known, limits=limits)
         film_strip(rows, past=known, limits=limits).save(file, format="PNG", optimize=True)
     write_atomically(path, file.getvalue())
@@ -104,7 +106,7 @@ def write_forecast(
 
     - ``.nc`` and ``.zarr``: by the CF conventions, see `convlstm.forecasting.cf.write_cf`.
     - ``.npz``: ``frames`` (L, C, H, W) and, where frames have dates, their ``time``; ``.npy``: frames alone.
-    - ``.gif`` and ``.png``: pictures of the past and the forecast, as of `write_frames`; rain, as a rate in
+    - ``.gif``, ``.mp4`` and ``.png``: pictures of the past and the forecast, as of `write_frames`; rain, as a rate in
       mm/h, and reflectivity in the colours of radar, with their classes below the frames.
 
     Args:
@@ -126,10 +128,10 @@ def write_forecast(
     ending, file, values = path.suffix.lower(), io.BytesIO(), forecast.values
     if ending in LABELLED:
         return write_cf(path, forecast, source=source, history=history, overwrite=overwrite)
-    if ending in (".gif", ".png"):
+    if ending in (*_MOVING, ".png"):
         future, past, limits = _coloured(forecast, past)
         rows = {"forecast": future}
-        if ending == ".gif":
+        if ending in _MOVING:
             return animation(rows, path, past=past, limits=limits, moments=_moments(forecast, len(past)))
         film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
     elif ending == ".npz":
@@ -169,12 +171,13 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     """Refuse a path that `write_frames` could not write, before a forecast is made.
 
     Raises:
-        OptionError: an unknown ending.
+        OptionError: an unknown ending, or ``.mp4`` without PyAV.
         RunError: the folder does not exist, or the file exists and ``overwrite`` is off.
     """
     path = check_path(path, "path of a forecast")
     check_bool(overwrite, "overwrite")
-    check_name(path.suffix.lower(), ENDINGS, f"the ending of {path.name}")
+    if check_name(path.suffix.lower(), ENDINGS, f"the ending of {path.name}") == ".mp4":
+        check_installed("av", "MP4 videos need PyAV")
     if not path.parent.is_dir():
         raise RunError(
             f"a forecast must go to an existing folder; {path.parent} is none: make it or choose another"

@@ -94,8 +94,8 @@ def forecast(
         past: frames: files, folders or patterns, of any format that training reads; in Python also an array
             (T, C, H, W) or an xarray.DataArray.
         steps: frames to forecast.
-        out: what to write, by its ending: .nc or .zarr (CF conventions), .npz, .npy, .gif or .png (a film
-            strip).
+        out: what to write, by its ending: .nc or .zarr (CF conventions), .npz, .npy, .gif, .mp4 or .png
+            (a film strip).
         every: forecast not from the last frame alone, but from every so many frames that have a full past,
             into a .zarr with an axis of initial times. The same command makes what is not there yet, after
             it was stopped, and in several processes at the same time.
