@@ -80,6 +80,8 @@ def draw(cases: Path, name: str) -> None:
         rows = {f"{row}, change".replace("_", " "): x - median.past[-1] for row, x in rows.items()}
         signed = list(rows)
     past = median.past[-SHOWN:]
+    if past.shape[1] == 3:  # colours of 8 bits
+        rows, past = {row: np.clip(x / 255, 0, 1) for row, x in rows.items()}, past / 255
     if name in UNITS:
         square = wettest(median.truth)
         rows, past = {row: x[square] for row, x in rows.items()}, past[square]
