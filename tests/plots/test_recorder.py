@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
 
@@ -504,6 +505,25 @@ def test_a_compiled_model():
     assert_close(outputs, expected)
     with torch.compiler.set_stance("fail_on_recompile"):
         assert_close(compiled(FRAMES)[0][0], expected)
+
+
+def test_models_are_compiled_again_after_the_last_of_several_recorders_whichever_ends_first():
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    square = torch.compile(torch.square, backend=backend)
+    first, last = convlstm.record(network(1)), convlstm.record(network(1))
+    with ExitStack() as ends_last:
+        with ExitStack() as ends_first:
+            ends_first.enter_context(first)
+            ends_last.enter_context(last)
+        square(FRAMES)
+        assert not compiled
+    square(FRAMES)
+    assert compiled
 
 
 def test_other_modules():

@@ -1,6 +1,5 @@
 """Recording of states, gates and attention maps inside a model, and of their gradients."""
 
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from convlstm.cells.base import Cell
 from convlstm.cells.recordable import Recordable, Value
 from convlstm.errors import OptionError, check_name
+from convlstm.plots.eager import uncompiled
 from convlstm.validation import check_bool, check_instance, check_positive, is_integer, received
 
 
@@ -297,8 +297,7 @@ def record(
     check_instance(model, nn.Module, "model")
     pick, tape = _Pick(steps, channels, values, gradients, limit), Tape()
     with ExitStack() as undo:
-        if "torch._dynamo" in sys.modules:  # compiled code does not see hooks that came later
-            undo.enter_context(torch.compiler.set_stance("force_eager"))
+        undo.enter_context(uncompiled())
         for name, module in _chosen(model, layers).items():
             layer = _Layer(tape, name, module, pick)
             undo.callback(module.register_forward_hook(layer.finish, always_call=True).remove)
