@@ -106,8 +106,8 @@ def write_forecast(
 
     - ``.nc`` and ``.zarr``: by the CF conventions, see `convlstm.forecasting.cf.write_cf`.
     - ``.npz``: ``frames`` (L, C, H, W) and, where frames have dates, their ``time``; ``.npy``: frames alone.
-    - ``.gif``, ``.mp4`` and ``.png``: pictures of the past and the forecast, as of `write_frames`; rain, as a rate in
-      mm/h, and reflectivity in the colours of radar, with their classes below the frames.
+    - ``.gif``, ``.mp4`` and ``.png``: pictures of the past and the forecast, as of `write_frames`; rain, as
+      a rate in mm/h, and reflectivity in the colours of radar, with their classes below the frames.
 
     Args:
         path: file to write, in an existing folder.
