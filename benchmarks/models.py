@@ -77,7 +77,7 @@ def measured(
         folder.mkdir(parents=True, exist_ok=True)
         words = [name.split()[0], json.dumps(arguments), subject, str(seed), budget, str(folder)]
         command = [sys.executable, "-m", "benchmarks._train_model", *words]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         result.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
     found: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
     return found
