@@ -49,8 +49,7 @@ def test_stated_memory_is_that_which_is_taken(measured, name, size, mixed):
 
 
 def allocated(work):
-    """Bytes between the two passes that a real call has allocated, as torch's hooks of saved tensors see "
-    "them."""
+    """Bytes that a real call holds between the two passes, by torch's hooks of saved tensors."""
     held = {}
 
     def note(tensor):
