@@ -7,7 +7,7 @@ import pages
 import pytest
 
 GLOSSARY = pages.DOCS / "glossary.md"
-CHINESE = sorted(pages.DOCS.rglob("*.zh.md"))
+CHINESE = [pages.ROOT / "README.zh.md", *sorted(pages.DOCS.rglob("*.zh.md"))]
 
 
 def english(path):
@@ -73,3 +73,14 @@ def test_a_page_shows_the_figure_of_its_language(script, locale, label):
     page = types.SimpleNamespace(file=types.SimpleNamespace(locale=locale))
     image = '<img alt="a" src="../../figures/structure.svg" />'
     assert f">{label}</text>" in script("inline_figures").on_page_content(image, page=page)
+
+
+def test_the_readme_is_that_of_the_english_as_it_is(script):
+    chinese = pages.ROOT / "README.zh.md"
+    assert pages.fences(chinese) == pages.fences(english(chinese))
+    levels = [[level for level, _ in pages.headings(path)] for path in (chinese, english(chinese))]
+    assert levels[0] == levels[1]
+    for target in pages.links(chinese):
+        assert (pages.ROOT / target.partition("#")[0]).exists(), target
+    changed = "README.md changed: translate what did, then docs/scripts/translations.py accept README.zh.md"
+    assert script("translations").is_current(chinese), changed
