@@ -628,3 +628,5 @@ def test_a_copy_made_in_the_block_records_nothing_of_its_own():
         copied = copy.deepcopy(net)
         copied(FRAMES)
     assert tape.layers == ()
+    assert hooks(copied) == 0
+    assert torch.equal(copied(FRAMES)[0][0], net(FRAMES)[0][0])

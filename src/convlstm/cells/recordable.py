@@ -31,3 +31,16 @@ class Recordable(nn.Module):
 def recorders_of(cell: nn.Module) -> list[Any]:
     """The open recorders of a layer; not those of a layer that it is a part of."""
     return [recorder for recorder in getattr(cell, "_recorders", ()) if recorder.module is cell]
+
+
+def attach(module: nn.Module, recorder: Any) -> None:
+    """Have a module hand its values to one more recorder."""
+    recorders: Any = getattr(module, "_recorders", ())
+    module._recorders = (*recorders, recorder)  # type: ignore[assignment]
+
+
+def detach(module: nn.Module, recorder: Any) -> None:
+    """Undo `attach`, if it was done."""
+    recorders = vars(module).pop("_recorders", ())
+    if left := tuple(other for other in recorders if other is not recorder):
+        module._recorders = left  # type: ignore[assignment]

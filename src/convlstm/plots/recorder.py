@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from convlstm.cells.base import Cell
-from convlstm.cells.recordable import Recordable, Value
+from convlstm.cells.recordable import Recordable, Value, attach, detach
 from convlstm.errors import OptionError, check_name
 from convlstm.plots.eager import uncompiled
 from convlstm.validation import check_bool, check_instance, check_positive, is_integer, received
@@ -121,11 +122,23 @@ class _Layer:
         self.first = self.seen = self.ahead = 0
         self.position: tuple[int, Tensor | None] | None = None
         self.handed: dict[str, Value] = {}
+        self.copies: list[nn.Module] = []  # made by copy.deepcopy in the block
         self.kept: dict[str, dict[int, Tensor]] = {}
         self.gradients: dict[str, dict[int, Tensor]] = {}
 
-    def __deepcopy__(self, memo: Any) -> "_Layer":
-        return self  # a copy of the module, which is not recorded
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Layer":
+        self.copies += [copied] if (copied := memo.get(id(self.module))) is not None else []
+        return self
+
+    def end(self, hook: RemovableHandle) -> None:
+        """Remove the hook, and whatever copies of the module, which are not recorded, received of it."""
+        hook.remove()
+        for module in self.copies:
+            module._forward_hooks.pop(hook.id, None)
+            module._forward_hooks_always_called.pop(hook.id, None)
+            for part in module.modules():
+                detach(part, self)
+        self.copies.clear()
 
     def receive(self, module: nn.Module, values: dict[str, Value]) -> None:
         """Values that the module or a part of it hands over during a step."""
@@ -300,29 +313,18 @@ def record(
         undo.enter_context(uncompiled())
         for name, module in _chosen(model, layers).items():
             layer = _Layer(tape, name, module, pick)
-            undo.callback(module.register_forward_hook(layer.finish, always_call=True).remove)
+            hook = module.register_forward_hook(layer.finish, always_call=True)
+            undo.callback(layer.end, hook)
             for part in module.modules():
                 if isinstance(part, Recordable) or part is module:
-                    _attach(part, layer)
-                    undo.callback(_detach, part, layer)
+                    attach(part, layer)
+                    undo.callback(detach, part, layer)
         yield tape
     if tape.layers and not tape._seen:
         ran = max(layer.seen for layer in tape._layers.values())
         raise OptionError(f"steps must be below {ran}, as many as ran; received {received(steps)}: lower one")
     for value in (pick.values or ()) if tape.layers else ():
         check_name(value, tape._seen, "values")
-
-
-def _attach(module: nn.Module, layer: _Layer) -> None:
-    recorders: Any = getattr(module, "_recorders", ())
-    module._recorders = (*recorders, layer)  # type: ignore[assignment]
-
-
-def _detach(module: nn.Module, layer: _Layer) -> None:
-    recorders: Any = module._recorders
-    del module._recorders
-    if left := tuple(other for other in recorders if other is not layer):
-        module._recorders = left  # type: ignore[assignment]
 
 
 def _chosen(model: nn.Module, names: Collection[str] | None) -> dict[str, nn.Module]:
