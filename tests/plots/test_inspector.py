@@ -118,7 +118,10 @@ def test_a_page_within_its_limit_says_what_it_left_out():
     notes = Page(small).notes
     assert "Left out: maps of layers are means of 2 x 2 pixels" in notes
     kept = len(Page(small).values["layers"][0]["values"][1]["channels"])
-    assert f"of the 32 channels of a, cell state c, all but the {kept} that vary most" in notes
+    assert (
+        f"of the 32 channels of a, hidden state h, cell state c, all but the {kept} that vary most of each."
+        in notes
+    )
     assert 1 <= kept < 32
 
 

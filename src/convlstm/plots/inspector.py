@@ -341,13 +341,16 @@ def _notes(
     if plan.reduction > 1:
         r = plan.reduction
         notes.append(f"Left out: maps of layers are means of {r} x {r} pixels.")
+    fewer: dict[tuple[str, int, int], list[str]] = {}
     for name, values in maps.items():
         kept, count = len(packed[name].channels), values.shape[1]
         if kept < count:
-            notes.append(
-                f"Left out: of the {count} channels of {name[0]}, {_title(maps, *name)}, all but "
-                f"the {kept} that vary most."
-            )
+            fewer.setdefault((name[0], kept, count), []).append(_title(maps, *name))
+    for (layer, kept, count), titles in fewer.items():
+        notes.append(
+            f"Left out: of the {count} channels of {layer}, {', '.join(titles)}, all but the {kept} that "
+            f"vary most{' of each' * (len(titles) > 1)}."
+        )
     if frames.reduction > 1:
         notes.append(f"Left out: frames are means of {frames.reduction} x {frames.reduction} pixels.")
     if skipped:
