@@ -19,7 +19,7 @@ ENGLISH = sorted(
     if not path.name.endswith(".zh.md") and path.parent.name != "scripts"
 )
 CHINESE = sorted(pages.DOCS.rglob("*.zh.md"))
-BESIDE = [pages.ROOT / "README.md", pages.ROOT / "CONTRIBUTING.md"]
+BESIDE = [pages.ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")]
 
 
 def name(path):
@@ -109,6 +109,12 @@ def test_each_page_has_one_place_in_the_navigation():
     text = (pages.ROOT / "mkdocs.yml").read_text()
     listed = re.findall(r"\S+\.md$", text[text.index("\nnav:") :], re.MULTILINE)
     assert sorted(listed) == sorted(map(name, ENGLISH))
+
+
+def test_start_own_data_and_extend_are_translated():
+    translated = [path.with_name(path.name.replace(".zh.md", ".md")) for path in CHINESE]
+    own = [path for path in ENGLISH if path.parent.name in ("data", "extend")]
+    assert {pages.DOCS / "index.md", *own} <= {*translated}
 
 
 @pytest.mark.parametrize("path", CHINESE, ids=name)
