@@ -153,6 +153,24 @@ def test_samples_that_batch_normalisation_leaves_out():
     assert torch.equal((gradient != 0).flatten(2).any(2), mask & (torch.arange(5) > 0))
 
 
+def test_statistics_of_batch_normalisation_are_those_without_a_recorder():
+    class Normalised(ConvLSTMCell):
+        def __init__(self, input_dim, *others):
+            super().__init__(input_dim, *others)
+            self.norm = nn.BatchNorm2d(input_dim)
+
+        def project(self, x):
+            return super().project(self.norm(x))
+
+    plain, recorded = network(cell=Normalised).train(), network(cell=Normalised).train()
+    expected = plain(FRAMES)[0][0]
+    with convlstm.record(recorded) as tape:
+        assert torch.equal(recorded(FRAMES)[0][0], expected)
+    assert_close(recorded.state_dict(), plain.state_dict(), rtol=0, atol=0)
+    assert torch.equal(tape["cell_list.1", "h"], expected.detach())
+    assert tape.values("cell_list.0") == ("h", "c", "i", "f", "o", "g")
+
+
 def test_zoneout_is_in_the_state():
     net = network(1, zoneout=0.5).eval()
     with convlstm.record(net) as tape:

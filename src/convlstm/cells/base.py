@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
-from convlstm.cells.recordable import Recordable
+from convlstm.cells.recordable import Recordable, recorders_of
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import (
     LARGEST,
@@ -372,10 +372,10 @@ def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
     return tensor.to(frame) if tensor.is_floating_point() else tensor.to(frame.device)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """True if a module has forward or backward hooks."""
-    forward = module._forward_hooks or module._forward_pre_hooks
-    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
+def has_hooks(module: nn.Module, *, recorders: bool = True) -> bool:
+    """True if a module has forward or backward hooks; those of recorders count only if asked."""
+    others = module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(others) or len(module._forward_hooks) > (0 if recorders else len(recorders_of(module)))
 
 
 def check_frame(cell: Cell, x: Tensor) -> None:

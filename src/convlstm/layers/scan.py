@@ -274,7 +274,9 @@ def _inputs_and_step(
     """The inputs of the loop, a projection of those of a segment if one is due, and the step."""
     if has_memory(cell):
         return x, None, partial(_step_with_memory, cell)
-    if not isinstance(cell, Cell) or engines.has_own_forward(cell) or engines.has_hooks(cell):
+    # The hook of a recorder must not change the frames that batch normalisation takes its statistics from.
+    hooked = engines.has_hooks(cell, recorders=not with_statistics)
+    if not isinstance(cell, Cell) or engines.has_own_forward(cell) or hooked:
         return x, None, lambda frame, state: of_kind(state, cell(frame, state))
 
     def project(frames: Tensor) -> Tensor:
