@@ -277,11 +277,10 @@ def record(
 ) -> Iterator[Tape]:
     """Record what happens inside the cells of a model, within a ``with`` block.
 
-    Of each cell and step the state is kept, and what the cell hands over by `Cell.record_values`: gates
-    (i, f, o, g of an LSTM; r, z, n of a GRU), attention maps, flows. It works with every engine, whose cells
-    run step by step meanwhile, in both directions, in streams and in any forecaster, and with a model that
-    `torch.compile` made, which runs without it in the block. A module that is no `Cell` is recorded when it is
-    named in ``layers``. The model must be called by one thread at a time.
+    Of each cell and step the state is kept, and what it hands over by `Cell.record_values`: gates (i, f, o, g
+    of an LSTM; r, z, n of a GRU), attention maps, flows. Cells of every engine run step by step meanwhile,
+    and models that `torch.compile` made run without it. Other modules than cells are recorded if ``layers``
+    names them. One thread at a time may call the model.
 
     Args:
         model: a layer, a forecaster, a cell, or any module that contains one.
