@@ -107,8 +107,8 @@ def check_probability(value: Any, name: str) -> float:
 
 
 def check_bool(value: Any, name: str) -> bool:
-    """True or False, of Python or numpy; no number, which may have been meant for another argument."""
-    if type(value).__name__ not in ("bool", "bool_"):
+    """True or False, of Python or numpy; 0 and 1 as well."""
+    if not (isinstance(value, Integral) or type(value).__name__ in ("bool", "bool_")) or value not in (0, 1):
         raise OptionError(f"{name} must be True or False; received {received(value)}: give one of these")
     return bool(value)
 
