@@ -169,8 +169,12 @@ class Wrong(LinearCell):
 @pytest.mark.parametrize(
     ("pair", "error", "message"),
     [
-        (lambda x: x, OptionError, r"two tensors, a and b; the Wrong's returned a Tensor: return a, b"),
-        (lambda x: (x, 1.0), OptionError, r"two tensors, a and b; the Wrong's returned a tuple: return a, b"),
+        (lambda x: x, OptionError, r"two tensors, a and b; the Wrong's returned a tensor: return a, b"),
+        (
+            lambda x: (x, 1.0),
+            OptionError,
+            r"two tensors, a and b; the Wrong's returned a tuple that holds a float: fill a tensor",
+        ),
         (
             lambda x: (x[:1, :, :1, :1], x),
             ShapeError,

@@ -56,8 +56,8 @@ def test_it_runs_as_a_module_with_the_exit_status_of_the_command():
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr == (
-        "convlstm: error: a command must be one of describe, models, train, evaluate, forecast, inspect, "
-        "report, demo; received 'trian': did you mean 'train'?\n"
+        "convlstm: error: a command must be one of describe, models, plan, train, evaluate, forecast, "
+        "inspect, report, demo; received 'trian': did you mean 'train'?\n"
     )
 
 

@@ -250,7 +250,7 @@ WRONG = {
     "forecast a": "needs PAST; received none: see convlstm forecast --help",
     "forecast a b": "convlstm forecast needs --steps; received none",
     "forecast a b --steps 0 --out c.npy": "steps must be at least 1; received 0",
-    "forecast a b --steps 3 --out c.mp4": "the ending of c.mp4 must be one of .gif, .nc, .npy",
+    "forecast a b --steps 3 --out c.avi": "the ending of c.avi must be one of .gif, .mp4, .nc, .npy",
     "forecast a b --steps 3 --out own_code.npy": "own_code.npy exists",
     "inspect a": "needs PAST; received none: see convlstm inspect --help",
     "inspect a b": "convlstm inspect needs --out; received none",

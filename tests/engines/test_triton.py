@@ -239,7 +239,7 @@ def prepared(conv, weight, like, save):
 
 def test_one_step_serves_all_sizes_of_frames(launches):
     kernels, conv = lstm.TritonLSTM(USUAL.values()), SameConv((1, 2), ("zeros", "zeros"))
-    weight, like = torch.empty(4 * 32, 32, 3, 1, dtype=torch.bfloat16), torch.empty(1, 32).bfloat16()
+    weight, like = torch.empty(4 * 32, 32, 3, 1, dtype=torch.bfloat16), torch.empty(1, 1, 1, 32).bfloat16()
     packed = prepared(conv, weight, like, save=False)
     assert packed.hidden.shape == (3, 1, 32, 4, 32)
     for batch, height, width in ((1, 1, 1), (2, 16, 16), (3, 5, 7)):
@@ -256,7 +256,7 @@ def test_which_steps_are_fused():
     def serves(kernel=(3, 3), channels=32, dtype=torch.bfloat16, mode="zeros", pixels=1 << 14):
         conv = SameConv((1,) * len(kernel), (mode,) * len(kernel))
         weight = torch.empty(4 * channels, channels, *kernel, dtype=dtype)
-        like = torch.empty(pixels, channels, dtype=dtype)
+        like = torch.empty(1, *(1,) * (len(kernel) - 1), pixels, channels, dtype=dtype)
         assert prepared(conv, weight, like, save=True).hidden.shape == weight.shape
         packed = prepared(conv, weight, like, save=False).hidden
         return packed.shape == (*kernel, channels, 4, channels)

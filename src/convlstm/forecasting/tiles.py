@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import pool
-from convlstm.errors import OptionError, RunError, is_out_of_memory
+from convlstm.errors import ConvLSTMError, OptionError, RunError, is_out_of_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.models.memory import Frames, gibibytes, inference_bytes
@@ -97,7 +97,7 @@ def _whole(
         frames = Frames((height, width), past.shape[1], steps, past.shape[0])
         try:
             needs = f" needs {gibibytes(inference_bytes(model, frames))}"
-        except OptionError:  # its memory cannot be counted
+        except ConvLSTMError:  # its memory cannot be counted
             needs = " does not"
         raise RunError(
             f"a forecast must fit in memory; one of {steps} frames of {height} x {width}{needs} and "
@@ -227,8 +227,17 @@ def memory(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = 
         # Pages of files that the kernel has dropped meanwhile would be subtracted from the peak.
         taken = _status("VmHWM") - before + max(0, files - _status("RssFile"))
         pool.clear()
-        return max(taken, 0) / _PROBE**2
+        # In a long process the measured forecast may find memory that was freed and not returned.
+        return max(taken, _counted(model, past.shape[1], steps)) / _PROBE**2
     return 0.0
+
+
+def _counted(model: Forecaster, past: int, steps: int) -> int:
+    """Bytes of the buffers of a forecast on small frames; 0 if they cannot be counted."""
+    try:
+        return inference_bytes(model, Frames((_PROBE, _PROBE), past, steps, 1))
+    except ConvLSTMError:
+        return 0
 
 
 def free_memory(device: torch.device) -> float:
