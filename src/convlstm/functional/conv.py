@@ -9,6 +9,7 @@ from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.validation import check_integers, check_tensor, received
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_ZEROS = {"zeros"}
 
 #: Padding of an axis, as in torch: zeros, the border repeated, mirrored without it, or the opposite border.
 PADDING_MODES = ("zeros", "replicate", "reflect", "circular")
@@ -63,8 +64,8 @@ def convolve(
     """`same_conv` of arguments that are known to be right: each step of a cell calls it."""
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     conv = _CONV[len(reach)]
-    if all(r % 2 == 0 for r in reach) and all(mode == "zeros" for mode in modes):
-        return conv(x, weight, bias, padding=[r // 2 for r in reach], dilation=dilation)
+    if {*modes} == _ZEROS and all(r % 2 == 0 for r in reach):
+        return conv(x, weight, bias, 1, [r // 2 for r in reach], dilation)
     return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
 
 
