@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convlstm import ConvLSTM, EncoderForecaster, Forecaster
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, RunError
 from convlstm.forecasting import tiles
 from convlstm.forecasting.tiles import forecast_frames, influence_radius
 from convlstm.models.base import run_forecaster
@@ -79,6 +79,21 @@ def test_a_narrower_overlap_would_show():
         patch.setattr(tiles, "influence_radius", lambda *_: 0)
         seams = forecast_frames(net, past, 3, tile=64) - run_forecaster(net, past, 3)
     assert seams.abs().max() > 1e-2
+
+
+class Greedy(Forecaster):
+    """A model that asks for more memory than there is in a forecast of 400 pixels."""
+
+    def forward(self, past, steps):
+        if past.shape[-1] == 400:
+            torch.empty(2**50)
+        return past[:, -1:].expand(-1, steps, -1, -1, -1)
+
+
+def test_a_forecast_that_memory_does_not_hold_is_one_sentence():
+    rule = r"a forecast must fit in memory; one of 2 frames of 300 x 400 .* and [\d.]+ GiB are free: .*--tile"
+    with pytest.raises(RunError, match=rule):
+        forecast_frames(Greedy(), frames(300, 400), 2)
 
 
 class Mean(Forecaster):

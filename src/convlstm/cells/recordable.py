@@ -1,4 +1,4 @@
-"""What a module shows of its computation to an open recorder."""
+"""Modules that show values of their computation to a recorder."""
 
 from collections.abc import Callable
 from typing import Any

@@ -169,7 +169,7 @@ def _copy(model: nn.Module, made: Callable[..., Tensor]) -> Any:
 
 @contextmanager
 def _translated(model: nn.Module) -> Iterator[None]:
-    """What a model raises that needs values, as a sentence."""
+    """Context in which errors of a model that needs values become one sentence."""
     try:
         yield
     except ConvLSTMError:
@@ -177,6 +177,5 @@ def _translated(model: nn.Module) -> Iterator[None]:
     except Exception as error:  # of torch or the model's own code
         raise OptionError(
             f"a plan needs a model whose operations do not depend on the values of frames; "
-            f"{type(model).__name__} "
-            f"gave '{first_line(error)}': measure it on a small frame instead"
+            f"{type(model).__name__} gave '{first_line(error)}': measure it on a small frame instead"
         ) from error

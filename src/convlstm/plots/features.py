@@ -141,7 +141,7 @@ def forgetting(
     start: int = 0,
     figure: "FigureBase | None" = None,
 ) -> "FigureBase":
-    """What the forget gate keeps: the gate over time, and the part of a frame's state that is left later.
+    """Figure of a forget gate over time, and of the part of a frame's state that is left later.
 
     The part left after frame t of the state after frame ``start`` is the product of the gates of the frames
     ``start + 1`` to t, for each channel and pixel. Lines are means, bands hold half and nine tenths of all.

@@ -3,8 +3,7 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +23,8 @@ from convlstm.pictures.colours import (
 )
 from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 from convlstm.plots.packing import Maps, Packed, Plan, encode, pack, quantise, reduce
+from convlstm.plots.pages import template
 from convlstm.scores.digits import short
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Floats = NDArray[np.floating[Any]]
 
@@ -107,7 +104,7 @@ def render(inside: Inside, limit: int = LIMIT) -> str:
     packed, plan = pack({name: _aligned(values, inside.steps) for name, values in maps.items()}, left)
     skipped = sorted({value for _, value in inside.values.keys() - maps.keys()})
     stops = {name: ", ".join(f"rgb{colour}" for _, colour in s) for name, s in _STOPS.items()}
-    return _template().render(
+    return template("inspector.html.j2").render(
         generator=_GENERATOR,
         model=inside.model,
         data=inside.data,
@@ -129,20 +126,6 @@ def render(inside: Inside, limit: int = LIMIT) -> str:
             "layers": _layers(inside, maps, packed, plan),
         },
     )
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("convlstm.plots"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template("inspector.html.j2")
 
 
 _STOPS = {"grey": GREY, "diverging": DIVERGING}
@@ -327,7 +310,7 @@ def _notes(
     plan: Plan,
     skipped: Sequence[str],
 ) -> list[str]:
-    """What the page shows and with what precision, and what it leaves out."""
+    """Lines on the contents of the page, their precision, and what was left out."""
     notes = [
         "A step reads one frame, the newest; in the future this is the forecast itself. Layers show what "
         "they hold after reading it.",

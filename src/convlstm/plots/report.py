@@ -5,14 +5,14 @@ import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from convlstm.atomic_write import write_atomically, writing
 from convlstm.errors import RunError
 from convlstm.plots.curves import SLOTS, Line, display_name, line_chart, outside
 from convlstm.plots.headline import drawbacks, tiles, verdict
+from convlstm.plots.pages import template
 from convlstm.plots.report_frames import film_strips
 from convlstm.plots.run_record import RunRecord, read_run
 from convlstm.scores.digits import aligned, in_text
@@ -20,9 +20,6 @@ from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_path
 from convlstm.verification.results import Verification
 from convlstm.verification.score_table import ScoreTable, Spectra
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 # Text of every report: a file without it is not replaced.
 _GENERATOR = '<meta name="generator" content="convlstm report">'
@@ -117,7 +114,7 @@ def _start_of(path: Path) -> str:
 def render(record: RunRecord) -> str:
     """The report as HTML; every text from the run is escaped by the template."""
     scores, metrics = record.verification, record.metrics
-    return _template().render(
+    return template("report.html.j2").render(
         generator=_GENERATOR,
         name=record.path.resolve().name,
         run=RunFolder(record.path),
@@ -131,21 +128,6 @@ def render(record: RunRecord) -> str:
         command=record.command,
         environment=_flat(record.environment) if record.environment is not None else None,
     )
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    templates = Environment(
-        loader=PackageLoader("convlstm.plots"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return templates.get_template("report.html.j2")
 
 
 def _scores(scores: Verification) -> dict[str, Any]:
