@@ -188,6 +188,18 @@ def test_what_it_cannot_do_is_said_before_any_work(folder, tmp_path, monkeypatch
     assert convlstm.inspect(folder, given, out="there.html", overwrite=True).path.stat().st_size > 10_000
 
 
+def test_a_file_that_comes_while_the_forecast_runs_stays(folder, tmp_path):
+    class Slow(EncoderForecaster):
+        def forward(self, *args, **options):
+            (tmp_path / "a.html").write_text("mine")
+            return super().forward(*args, **options)
+
+    model = Slow(hidden_dim=[4], patch_size=2).eval()
+    with pytest.raises(RunError, match="must not replace a file unasked"):
+        convlstm.inspect(model, frames(K), steps=2, out=tmp_path / "a.html")
+    assert (tmp_path / "a.html").read_text() == "mine"
+
+
 def test_a_recording_that_memory_does_not_hold_is_refused(folder, monkeypatch):
     monkeypatch.setattr("convlstm.workflows.inspect.free_memory", lambda _: 10_000)
     with pytest.raises(OptionError, match="recording must fit into limit=3,000 bytes.*pick layers="):

@@ -122,7 +122,8 @@ def inspect(
         **shown,
     )
     if path is not None:
-        write_atomically(path, render(inside).encode())
+        page = render(inside).encode()
+        write_atomically(_checked_page(path, overwrite), page)  # a file may have come meanwhile
     return Inspection(inside, path)
 
 
