@@ -14,11 +14,11 @@ from torch.testing import assert_close
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
 from convlstm.engines import autograd, available, buffer_pool, config, plan, triton
 from convlstm.engines.buffer_pool import BufferPool
-from convlstm.engines.cpu import bindings, compiler
+from convlstm.engines.cpu import compiler, library
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 
-FAST = ["fused", *(["compiled"] if bindings.unavailable() is None else [])]
+FAST = ["fused", *(["compiled"] if compiler.unavailable() is None else [])]
 # Few, as each choice is compiled; together they are all there are. Gates are bounded: without a bound numbers
 # grow out of every dtype.
 CHOICES = [
@@ -526,7 +526,7 @@ def test_engines_by_name():
 def without_libraries(monkeypatch, tmp_path):
     """As on a new machine: nothing compiled yet, in memory or on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (bindings.load_kernels, compiler._with_flags, compiler.warn_once, plan.make_plan)
+    caches = (library.load_kernels, compiler._with_flags, compiler.warn_once, plan.make_plan)
     for function in caches:
         function.cache_clear()
     yield

@@ -8,8 +8,9 @@ import torch._dynamo.testing
 from torch._guards import detect_fake_mode
 from torch.testing import assert_close
 
+import convlstm.engines.cpu.recurrences as cpu
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.engines import Call, available, cpu
+from convlstm.engines import Call, available
 from convlstm.engines.plan import arguments_of, make_plan
 from convlstm.errors import OptionError
 

@@ -233,11 +233,11 @@ def test_what_killed_builds_left_is_removed_and_nothing_else(cache, built):
 
 LOADS = """
 import os, sys, warnings
-from convlstm.engines.cpu import bindings
+from convlstm.engines.cpu import library
 for _ in sys.stdin:
     if (child := os.fork()) == 0:
         warnings.simplefilter("error")
-        bindings.load_kernels("sigmoid", "tanh", "tanh").has_amx()
+        library.load_kernels("sigmoid", "tanh", "tanh").has_amx()
         os._exit(0)
     print("status", os.waitpid(child, 0)[1], flush=True)
 """

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+import convlstm.engines.cpu.linear as cpu_linear
 from convlstm import ConvGRUCell, ConvLSTM, LinearCell, MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells import LinearState
 from convlstm.cells.base import same_convolution
-from convlstm.engines import Call, available, config, cpu, linear, select
+from convlstm.engines import Call, available, config, linear, select
 from convlstm.errors import OptionError
 from convlstm.functional.linear_recurrence import linear_scan
 from convlstm.layers import ScanOptions, SequenceFlags, scan
@@ -137,7 +138,7 @@ def test_each_kernel_is_the_torch_form(rule, dtype):
     planes = planes.to(dtype)
     results = torch.ops.convlstm.linear_scan(planes, h, *others)
     assert_close(results, linear.linear_states(planes, h, *others), rtol=2e-6, atol=1e-5)
-    assert cpu.linear.kernels() is not None
+    assert cpu_linear.kernels() is not None
     for some in ((torch.randn(2, 6, 5, 3, 7), None), (None, torch.randn(2, 5, 3, 7))):
         found = torch.ops.convlstm.linear_scan_backward(planes, h, *others, results[0], *some)
         leaves = planes.clone().requires_grad_(), h.clone().requires_grad_()
@@ -149,8 +150,8 @@ def test_each_kernel_is_the_torch_form(rule, dtype):
 
 def test_a_library_that_does_not_compile_leaves_the_torch_form(monkeypatch):
     found = []
-    for kernels in (cpu.linear.kernels, lambda: None):
-        monkeypatch.setattr(cpu.linear, "kernels", kernels)
+    for kernels in (cpu_linear.kernels, lambda: None):
+        monkeypatch.setattr(cpu_linear, "kernels", kernels)
         torch.manual_seed(0)
         layer = ConvLSTM(2, 3, 3, batch_first=True, cell=MinConvGRUCell, engine="auto")
         y = layer(torch.randn(2, 5, 2, 4, 4))[0][0]

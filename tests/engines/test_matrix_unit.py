@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM
-from convlstm.engines.convolution import SameConv, padded_indices
-from convlstm.engines.cpu import CpuGRU, CpuLSTM, bindings
+from convlstm.engines.convolution import SameConv
+from convlstm.engines.cpu.compiler import unavailable
+from convlstm.engines.cpu.library import load_kernels
+from convlstm.engines.cpu.padding import padded_indices
+from convlstm.engines.cpu.recurrences import CpuGRU, CpuLSTM
 from convlstm.engines.recurrences import StepBuffers
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
@@ -16,7 +19,7 @@ from convlstm.functional.gates import lstm_gates
 NAMES = ("sigmoid", "tanh", "tanh")
 #: Of the arithmetic on gates, a sixteenth of what is lost where a number near 1 is stored as bfloat16.
 GATES = {"rtol": 2**-13, "atol": 2**-13}
-LIBRARY = bindings.load_kernels(*NAMES) if bindings.unavailable() is None else None
+LIBRARY = load_kernels(*NAMES) if unavailable() is None else None
 pytestmark = pytest.mark.skipif(
     LIBRARY is None or not LIBRARY.has_amx(), reason="this processor multiplies no matrices of bfloat16"
 )

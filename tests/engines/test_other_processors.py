@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convlstm.engines import cpu
-from convlstm.engines.cpu import bindings, compiler
+from convlstm.engines.cpu import compiler
+from convlstm.engines.cpu.library import DTYPES as NAMES
+from convlstm.engines.cpu.library import SOURCE
+from convlstm.engines.cpu.recurrences import KERNELS
 from convlstm.engines.recurrences import RECURRENCES, StepBuffers, StepGradients
 
 #: By processor: the compiler, its flags, and the emulator, if any.
@@ -90,10 +92,10 @@ def kernels(request, processor, tmp_path_factory):
     )
     own = [flag for flag in compiler._FLAGS if flag not in ("-fPIC", "-shared")]
     source = Path(__file__).with_name("call_kernel.cpp")
-    command = [compiler_name, *own, *flags, *defines, f"-I{bindings.SOURCE.parent}", "-fopenmp", str(source)]
+    command = [compiler_name, *own, *flags, *defines, f"-I{SOURCE.parent}", "-fopenmp", str(source)]
     subprocess.run([*command, "-o", str(program)], check=True)
     library = Program([*emulator, str(program)])
-    return lambda name, dtype: cpu.KERNELS[name](request.param, library, dtype)
+    return lambda name, dtype: KERNELS[name](request.param, library, dtype)
 
 
 def by_pixel(saved, gates):
@@ -163,11 +165,11 @@ def test_a_step_and_its_gradients(kernels, name, dtype, channels):
 @pytest.mark.parametrize("to", DTYPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_layouts(kernels, dtype, to):
-    library = kernels("rnn", dtype)._library
+    library = kernels("rnn", dtype).library
     for count, channels, pixels in ((1, 1, 1), (2, 3, 7), (2, 16, 33), (1, 70, 50)):
         frames = torch.randn(count, channels, pixels).to(dtype)
         channels_last = torch.zeros(count, pixels, channels, dtype=to)
-        transpose = getattr(library, f"transpose_{bindings.DTYPES[dtype]}_{bindings.DTYPES[to]}")
+        transpose = getattr(library, f"transpose_{NAMES[dtype]}_{NAMES[to]}")
         transpose(frames, channels_last, count, channels, pixels, channels * pixels, channels * pixels, 2)
         assert_close(channels_last, frames.transpose(1, 2).to(to), rtol=0, atol=0)
 

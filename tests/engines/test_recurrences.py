@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import convlstm.engines.cpu.recurrences as cpu
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
-from convlstm.engines import available, cpu
-from convlstm.engines.cpu import bindings
+from convlstm.engines import available
+from convlstm.engines.cpu.compiler import unavailable
+from convlstm.engines.cpu.library import DTYPES as NAMES
+from convlstm.engines.cpu.library import PROTOTYPES, RESULTS, SOURCE
 from convlstm.engines.recurrences import RECURRENCES, StepBuffers, StepGradients, recurrence_of
 from convlstm.functional.gates import ACTIVATIONS, lstm_gates
 
@@ -19,7 +22,7 @@ CHOICES = [
     ("softsign", "gelu", "elu"),
     ("hard_tanh", "leaky_relu", "relu"),
 ]
-BACK_ENDS = ["torch", *(["cpu"] if bindings.unavailable() is None else [])]
+BACK_ENDS = ["torch", *(["cpu"] if unavailable() is None else [])]
 DTYPES = [torch.float32, torch.bfloat16]
 #: By dtype of what is stored: a few roundings of float32, and one of bfloat16 beside its approximations.
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 1e-5}, torch.bfloat16: {"rtol": 2**-6, "atol": 2**-8}}
@@ -105,7 +108,7 @@ def declared():
     found = {}
     macro = re.compile(r"#define (\w+)\(([^)]*)\)(.*?)(?<!\\)\n", re.S)
     function = re.compile(r"(\w+) (\w+)\(([^()]*)\) \{")
-    for path in bindings.SOURCE.parent.iterdir():
+    for path in SOURCE.parent.iterdir():
         text = re.sub(r"//.*", "", path.read_text())
         block = text[text.index('extern "C"') :] if 'extern "C"' in text else ""
         for name, parameters, body in macro.findall(block):
@@ -124,12 +127,12 @@ def declared():
 
 def test_prototypes_are_those_that_cpp_declares():
     ours = {}
-    for name, arguments in bindings.PROTOTYPES.items():
-        for dtype in bindings.DTYPES.values() if "{T}" in name else ("",):
+    for name, arguments in PROTOTYPES.items():
+        for dtype in NAMES.values() if "{T}" in name else ("",):
             element = dtype.replace("float32", "float") + "*"
             pairs = [argument.split() for argument in arguments.split(", ") if argument]
             pairs = [(argument, element if kind == "T*" else kind) for kind, argument in pairs]
-            ours[name.replace("{T}", dtype)] = (pairs, bindings.RESULTS.get(name, "void"))
+            ours[name.replace("{T}", dtype)] = (pairs, RESULTS.get(name, "void"))
     assert ours == declared()
 
 

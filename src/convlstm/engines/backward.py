@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.convolution import is_channels_first_faster
+from convlstm.engines.convolution import ConvWeight, is_channels_first_faster
 from convlstm.engines.forward import Saved, where_flag
-from convlstm.engines.fourier import Spectrum
 from convlstm.engines.plan import Inputs, Plan
 from convlstm.engines.recurrences import StepBuffers, StepGradients
 
@@ -62,7 +61,9 @@ class Backward:
         self.parameter = self.kernels.prepare(inputs.parameter, saved.checkpoints)
         self.conv = plan.conv(self.steps)
         self.w_x, self.w_h = self.conv.split_weight(weight, saved.h[0])
-        self.flipped_x, self.flipped_h = (self.conv.flipped_weight(w) for w in (self.w_x, self.w_h))
+        self.flipped_x, self.flipped_h = (
+            self.conv.flipped_weight(w, saved.h[0]) for w in (self.w_x, self.w_h)
+        )
         self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
         self.weight = None
         if saved.preactivations is None:
@@ -195,7 +196,7 @@ class Backward:
             self.d_cell_state = where_flag(reset, None, self.d_cell_state)
 
     def _input_gradient(
-        self, out: Tensor, d: Tensor, weight: Tensor | Spectrum, flipped: Tensor | Spectrum | None
+        self, out: Tensor, d: Tensor, weight: ConvWeight, flipped: ConvWeight | None
     ) -> Tensor:
         """Gradient of the convolution's input from that of its result, into ``out``."""
         if flipped is not None:
@@ -235,7 +236,7 @@ class Backward:
         return frames.movedim(1, -1)
 
     def _add_weights(
-        self, x: Tensor, h: Tensor | None, d_a: Tensor, d_b: Tensor, weights: Sequence[Tensor | Spectrum]
+        self, x: Tensor, h: Tensor | None, d_a: Tensor, d_b: Tensor, weights: Sequence[ConvWeight]
     ) -> None:
         """Add to the gradients of weight and bias those of some frames; h is None for zero."""
         w_x, w_h = weights

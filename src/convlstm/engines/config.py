@@ -16,6 +16,13 @@ input_chunk_bytes = {"cpu": 8 << 20, "cuda": 64 << 20}
 linear_chunk_bytes = {"cpu": 8 << 20, "cuda": 1 << 30}
 #: A weight whose Fourier transform takes more bytes is convolved directly.
 max_spectrum_bytes = 1 << 28
+#: Convolve directly, never by minimal filtering (Winograd) or Fourier transforms: slower, and with the usual
+#: rounding errors of sums. `convlstm.engines.dispatch` names the algorithm of a layer.
+direct_convolution = False
+#: Bytes of transformed weights that are kept for layers that are called frame by frame.
+kept_weight_bytes = 128 << 20
+#: Tiles whose transforms the gradient of a weight sums together.
+winograd_tiles = 128
 #: Pre-activations of a layer above this many bytes are recomputed by ``save="auto"``.
 max_saved_bytes = 2 << 30
 

@@ -1,15 +1,21 @@
 """The convolution of `convlstm.functional.conv` over channels-last tensors, in place, and its gradients."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from convlstm.engines.dry_run import DryTensor, disable_current_modes
-from convlstm.engines.fourier import Spectrum, is_faster
+import convlstm.engines.config as config
+import convlstm.engines.cpu.winograd as winograd
+import convlstm.engines.fourier as fourier
+from convlstm.engines.cpu.winograd import WinogradWeight
+from convlstm.engines.dry_run import DryTensor
+from convlstm.engines.fourier import Spectrum
 from convlstm.functional.conv import _pad, _pad_gradient, same_conv
+
+#: A weight, or its transform for an algorithm that takes less time than a direct convolution.
+ConvWeight = Tensor | Spectrum | WinogradWeight
 
 # oneDNN's convolution that accumulates into its output; other convolutions allocate theirs. It is not public:
 # without it the result is added by a second operation.
@@ -43,13 +49,15 @@ class SameConv(NamedTuple):
         dilation: distance between the kernel's taps, one per space axis.
         padding_mode: one per space axis.
         steps: of the recurrence: times that it convolves frames of a batch with one weight.
+        library: of C++ kernels, `Recurrence.library`; None for convolutions by torch alone.
     """
 
     dilation: tuple[int, ...]
     padding_mode: tuple[str, ...]
     steps: int = 1
+    library: Any = None
 
-    def split_weight(self, weight: Tensor, h: Tensor) -> tuple[Tensor | Spectrum, Tensor | Spectrum]:
+    def split_weight(self, weight: Tensor, h: Tensor) -> tuple[ConvWeight, ConvWeight]:
         """The parts of a weight over the frame's channels and over h, as the other methods take them.
 
         Args:
@@ -57,33 +65,52 @@ class SameConv(NamedTuple):
             h: (B, *S, C), of which only shape, dtype and device matter.
         """
         channels = weight.shape[1] - h.shape[-1]
-        w_x, w_h = (self._prepared(part, h) for part in (weight[:, :channels], weight[:, channels:]))
+        w_x, w_h = (self.prepared(part, h) for part in (weight[:, :channels], weight[:, channels:]))
         return w_x, w_h
 
-    def _prepared(self, weight: Tensor, h: Tensor) -> Tensor | Spectrum:
-        """A weight's transform where that is faster, or the weight in channels-last memory format."""
+    def prepared(self, weight: Tensor, h: Tensor) -> ConvWeight:
+        """A weight for the fastest algorithm; directly convolved ones are in channels-last memory format."""
         batch, *size, _ = h.shape
-        if h.dtype == torch.float32 and h.device.type == "cpu" and self.is_transformed(weight, size, batch):
-            return Spectrum.of(weight.float(), tuple(size))
+        if h.dtype == torch.float32 and h.device.type == "cpu":
+            algorithm = self.algorithm(weight.shape, size, batch, self.library is not None)
+            if algorithm == "Fourier":
+                return Spectrum.of(weight.float(), tuple(size))
+            if algorithm == "Winograd":
+                return WinogradWeight(self.library, weight.float(), self.padding_mode, reused=self.steps == 1)
         return weight.to(h.dtype).contiguous(memory_format=_channels_last_format(weight))
 
-    def is_transformed(self, weight: Tensor, size: Sequence[int], batch: int) -> bool:
-        """True if float32 is convolved on a processor by Fourier transforms: see `fourier.is_faster`."""
-        plain = set(self.dilation) == {1} and self._is_padded_by_operator(self._reach(weight))
-        return plain and is_faster(tuple(weight.shape), tuple(size), batch, self.steps)
+    def algorithm(self, shape: Sequence[int], size: Sequence[int], batch: int, compiled: bool) -> str:
+        """The algorithm for float32 on a processor: ``"direct"``, ``"Fourier"`` or ``"Winograd"``.
 
-    def into(
-        self, out: Tensor | None, x: Tensor, weight: Tensor | Spectrum, bias: Tensor | None = None
-    ) -> Tensor:
+        Args:
+            shape: of the weight, (C_out, C_in, *kernel).
+            size: of the frames.
+            batch: frames that are convolved together.
+            compiled: there are C++ kernels.
+        """
+        if config.direct_convolution or set(self.dilation) != {1}:
+            return "direct"
+        if compiled and winograd.is_faster(shape, size, batch, self.steps):
+            return "Winograd"
+        padded = self._is_padded_by_operator([k - 1 for k in shape[2:]])
+        is_fourier = padded and fourier.is_faster(tuple(shape), tuple(size), batch, self.steps)
+        return "Fourier" if is_fourier else "direct"
+
+    def into(self, out: Tensor | None, x: Tensor, weight: ConvWeight, bias: Tensor | None = None) -> Tensor:
         """The convolution of (..., *S, C_in), written into ``out`` (..., *S, C_out), or a new tensor."""
+        if isinstance(weight, WinogradWeight):
+            out = x.new_empty(*x.shape[:-1], weight.shape.outputs) if out is None else out
+            return weight.convolve(x, out, bias, add=False)
         if out is None:
             return self._apply(x, weight, bias)
         if accumulates_in_place(out) and isinstance(weight, Tensor):
             return self.add(out.zero_(), x, weight, bias)
         return out.copy_(self._apply(x, weight, bias))
 
-    def add(self, out: Tensor, x: Tensor, weight: Tensor | Spectrum, bias: Tensor | None = None) -> Tensor:
+    def add(self, out: Tensor, x: Tensor, weight: ConvWeight, bias: Tensor | None = None) -> Tensor:
         """``out`` (..., *S, C_out), with the convolution of (..., *S, C_in) added in place."""
+        if isinstance(weight, WinogradWeight):
+            return weight.convolve(x, out, bias, add=True)
         if isinstance(weight, Spectrum) or not accumulates_in_place(out):
             return out.add_(self._apply(x, weight, bias))
         image, padding = self._padded(_to_images(x, weight), weight)
@@ -113,30 +140,48 @@ class SameConv(NamedTuple):
     def _is_padded_by_operator(self, reach: list[int]) -> bool:
         return all(r % 2 == 0 for r in reach) and set(self.padding_mode) == {"zeros"}
 
-    def flipped_weight(self, weight: Tensor | Spectrum) -> Tensor | Spectrum | None:
-        """The weight of the convolution that computes the gradient of the input; None if none does."""
+    def flipped_weight(self, weight: ConvWeight, h: Tensor) -> ConvWeight | None:
+        """The weight of the convolution that computes the gradient of the input; None if none does.
+
+        Args:
+            weight: of `split_weight`.
+            h: see `split_weight`.
+        """
         if isinstance(weight, Spectrum):
             return weight.flip()
+        if isinstance(weight, WinogradWeight):
+            batch, *size, _ = h.shape
+            outputs, inputs, *kernel = weight.weight.shape
+            if set(self.padding_mode) != {"zeros"}:
+                return None
+            if winograd.is_faster((inputs, outputs, *kernel), size, batch, self.steps):
+                return weight.flip()
+            weight = weight.weight
         if not self._is_padded_by_operator(self._reach(weight)):
             return None
         flipped = weight.flip(tuple(range(2, weight.ndim))).transpose(0, 1)
         return flipped.contiguous(memory_format=_channels_last_format(weight))
 
     def gradients(
-        self, gradient: Tensor, x: Tensor, weight: Tensor | Spectrum, needed: tuple[bool, bool, bool]
+        self, gradient: Tensor, x: Tensor, weight: ConvWeight, needed: tuple[bool, bool, bool]
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Gradients of the input, the weight and the bias: those needed, None for the others.
 
         Args:
             gradient: of the result, (..., *S, C_out).
             x: the input, (..., *S, C_in); its values are not read if only its gradient is needed.
-            weight: (C_out, C_in, *kernel), or its transform, by which that of the input is not computed.
+            weight: (C_out, C_in, *kernel), or its transform; a `Spectrum` has no gradient of the input.
             needed: of input, weight, bias.
         """
         if isinstance(weight, Spectrum):
             batches = _to_batch(x, weight), _to_batch(gradient, weight)
             d_weight = weight.weight_gradient(*batches) if needed[1] else None
             return None, d_weight, gradient.flatten(0, -2).sum(0) if needed[2] else None
+        if isinstance(weight, WinogradWeight):
+            d_weight = weight.weight_gradient(x, gradient) if needed[1] else None
+            needed = needed[0], needed[1] and d_weight is None, needed[2]
+            d_x, direct, d_bias = self.gradients(gradient, x, weight.weight, needed)
+            return d_x, direct if d_weight is None else d_weight, d_bias
         image = _to_images(x, weight)
         padded, padding = self._padded(image, weight)
         ones, zeros = [1] * len(padding), [0] * len(padding)
@@ -151,14 +196,6 @@ class SameConv(NamedTuple):
 
 def _channels_last_format(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-
-
-@lru_cache(maxsize=256)
-def padded_indices(size: int, reach: int, mode: str) -> Tensor:
-    """Index of each position of a padded axis in the axis before `SameConv` pads it; -1 for zero padding."""
-    with disable_current_modes():  # the result is kept: it must have elements, in a dry run too
-        indices = torch.arange(1, size + 1, dtype=torch.float32, device="cpu").view(1, 1, size)
-        return _pad(indices, [reach], (mode,)).flatten().int() - 1
 
 
 def _to_batch(x: Tensor, weight: Spectrum) -> Tensor:

@@ -165,9 +165,11 @@ def loop_is_faster(call: Call) -> bool:
 
 
 def _is_transformed(call: Call) -> bool:
-    """True if the fast engines convolve the hidden state by Fourier transforms."""
+    """True if the fast engines convolve the hidden state by another algorithm than the direct one."""
     cell, (batch, steps), size = call.cell, call.x.shape[:2], call.x.shape[3:]
     if recurrence_of(cell) is None:
         return False
     conv = SameConv(cell.dilation, cell.padding_mode, steps)
-    return conv.is_transformed(cell.conv.weight[:, cell.input_dim :], size, batch)
+    compiled = _compiler_missing("cpu") is None
+    shape = cell.conv.weight[:, cell.input_dim :].shape
+    return conv.algorithm(shape, size, batch, compiled) != "direct"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import convlstm.engines.config as config
-import convlstm.engines.cpu as cpu
+import convlstm.engines.cpu.recurrences as cpu
 import convlstm.engines.triton as triton
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.call import Call
@@ -105,7 +105,7 @@ class Plan:
 
     def conv(self, steps: int) -> SameConv:
         """The convolution of all gates, over a number of steps."""
-        return SameConv(self.dilation, self.padding_mode, steps)
+        return SameConv(self.dilation, self.padding_mode, steps, self.kernels.library)
 
     @property
     def saved_gates(self) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.cpu.bindings import DTYPES, load_kernels
+from convlstm.engines.cpu.library import DTYPES, load_kernels
 from convlstm.engines.dry_run import DryTensor
 
 

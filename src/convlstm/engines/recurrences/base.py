@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.conv_cell import ConvCell
-from convlstm.engines.convolution import SameConv
-from convlstm.engines.fourier import Spectrum
+from convlstm.engines.convolution import ConvWeight, SameConv
 from convlstm.engines.recurrences.activations import NAMES
 from convlstm.functional.gates import Activation
 
@@ -24,7 +23,7 @@ class Weight(NamedTuple):
     """
 
     conv: SameConv
-    input: Tensor | Spectrum | None
+    input: ConvWeight | None
     hidden: Any
     in_place: bool = True
 
@@ -93,6 +92,7 @@ class Recurrence(ABC):
         saved_gates: pre-activations that a step saves for the backward pass, in the same units.
         only_added: True if the input's and the hidden state's pre-activations are only added, so that one
             buffer holds both.
+        library: of C++ kernels, or None.
     """
 
     name: ClassVar[str]
@@ -102,6 +102,7 @@ class Recurrence(ABC):
     gates: ClassVar[int]
     saved_gates: ClassVar[int]
     only_added: ClassVar[bool] = True
+    library: Any = None
 
     def __init__(self, activations: tuple[str, str, str]) -> None:
         self.gate, self.candidate, self.output = activations

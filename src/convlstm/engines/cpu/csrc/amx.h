@@ -6,8 +6,6 @@
 
 #pragma once
 
-#include <vector>
-
 #include "simd.h"
 
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
@@ -38,12 +36,6 @@ struct Convolution {
 
 constexpr int64_t DEPTH = 32;  // elements of the reduction in a tile
 constexpr int64_t TILE = LANES * DEPTH;  // elements of a tile
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-
-inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // A tap of the kernel and a channel of x and h together; channel -1 for zero padding.
 struct ReductionIndex {
@@ -337,14 +329,6 @@ void multiply_tiles(const RowBlock& row_block, int64_t tile0, int64_t tile1, con
     }
 }
 
-// Thread-local scratch memory, reused by the next call.
-bfloat16* scratch(int64_t elements) {
-    static thread_local std::vector<bfloat16> memory;
-    const int64_t more = 64 / sizeof(bfloat16);
-    if (memory.size() < static_cast<size_t>(elements + more)) memory.resize(elements + more);
-    return reinterpret_cast<bfloat16*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-}
-
 template <class Cell>
 void fused_step(const Convolution& conv, const Cell& cell, int threads) {
     const ConvShape& s = conv.shape;
@@ -355,7 +339,7 @@ void fused_step(const Convolution& conv, const Cell& cell, int threads) {
         const TileConfig config;
         __asm__ volatile("" ::: "memory");  // GCC does not model the load of the whole struct
         _tile_loadconfig(&config);
-        bfloat16* padded = scratch(blocking.padded_size() + blocking.im2col_size());
+        bfloat16* padded = scratch<bfloat16>(blocking.padded_size() + blocking.im2col_size());
         Epilogue<Cell> epilogue(conv, cell);
 #pragma omp for collapse(3) schedule(static)
         for (int64_t group = 0; group < blocking.groups; group++)

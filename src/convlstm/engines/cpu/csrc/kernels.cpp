@@ -10,6 +10,7 @@
 #include "lstm.h"
 #include "rnn.h"
 #include "simd.h"
+#include "winograd.h"
 
 namespace {
 
@@ -110,6 +111,48 @@ KERNELS(rnn, bfloat16, bfloat16)
 
 STEP(lstm)
 STEP(gru)
+
+// The same by minimal filtering; h is null for zero.
+#define WINOGRAD_STEP(NAME)                                                                                         \
+    void NAME##_winograd_step(const float* x, const float* h, const float* weight_x, const float* weight_h,         \
+                              const float* bias, float* cell_state, float* new_h, float* saved,                     \
+                              const float* parameter, const int32_t* rows, const int32_t* columns,                  \
+                              const FrameShape* frames, const WinogradShape* shape_x, const WinogradShape* shape_h, \
+                              int64_t Q, int threads) {                                                             \
+        const int64_t C = shape_h->inputs;                                                                          \
+        const auto step = [&](auto cell) {                                                                          \
+            winograd_step({*frames, rows, columns}, x, h, weight_x, weight_h, *shape_x, *shape_h, bias, cell,       \
+                          threads);                                                                                 \
+        };                                                                                                          \
+        if (saved)                                                                                                  \
+            with_##NAME<true, float>(cell_state, new_h, saved, parameter, Q, C, step);                              \
+        else                                                                                                        \
+            with_##NAME<false, float>(cell_state, new_h, saved, parameter, Q, C, step);                             \
+    }
+
+WINOGRAD_STEP(lstm)
+WINOGRAD_STEP(gru)
+
+int64_t winograd_packed_size(const WinogradShape* shape) { return shape->blocks() * shape->block_size(); }
+
+void winograd_pack(const float* weight, float* packed, const WinogradShape* shape, int threads) {
+    shape->pack(weight, packed, threads);
+}
+
+void winograd_convolve(const float* x, const float* packed, const float* bias, float* out, const int32_t* rows,
+                       const int32_t* columns, const FrameShape* frames, const WinogradShape* shape, int add,
+                       int threads) {
+    winograd_convolve({*frames, rows, columns}, x, packed, *shape, bias, out, add != 0, threads);
+}
+
+// Elements of memory for the gradient of a weight, `part` tiles at a time.
+int64_t winograd_gradient_size(const WinogradShape* shape, int64_t part) { return gradient_size(*shape, part); }
+
+void winograd_weight_gradient(const float* x, const float* d_out, float* gradient, float* memory, const int32_t* rows,
+                              const int32_t* columns, const FrameShape* frames, const WinogradShape* shape,
+                              int64_t part, int threads) {
+    winograd_weight_gradient({*frames, rows, columns}, x, d_out, *shape, gradient, memory, part, threads);
+}
 
 // The scan over time of a recurrence that is linear in its state.
 #define LINEAR(RULE, T, DTYPE)                                                                                      \

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#include <vector>
 #ifdef __AVX512BW__
 #include <immintrin.h>
 #endif
@@ -41,6 +42,21 @@ struct bfloat16 {
 
 // For functions so small that a call, which spills all vector registers, would cost as much.
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Memory of this thread for a number of elements, reused by the next call.
+template <class T>
+T* scratch(int64_t elements) {
+    static thread_local std::vector<char> memory;
+    const size_t bytes = elements * sizeof(T) + 64;
+    if (memory.size() < bytes) memory.resize(bytes);
+    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+}
 
 // Few elements are processed in less time than another thread takes to start.
 inline int num_threads_for(int64_t elements, int threads) { return elements < 16384 ? 1 : threads; }

@@ -1,0 +1,182 @@
+"""Convolutions with 3x3 and 5x5 kernels by minimal filtering (Winograd), in C++: see ``csrc/winograd.h``."""
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import convlstm.engines.config as config
+from convlstm.engines.buffer_pool import empty
+from convlstm.engines.cpu.library import FrameShape, WinogradShape
+from convlstm.engines.cpu.padding import padded_indices
+from convlstm.engines.dry_run import DryTensor
+
+_SIDE = 6  # of a tile of the input
+
+
+@dataclass(frozen=True, eq=False)
+class WinogradWeight:
+    """A weight that is transformed when it is first needed.
+
+    Attributes:
+        library: of `convlstm.engines.cpu.library.load_kernels`.
+        weight: (C_out, C_in, K, K), float32, with K = 3 or 5.
+        padding_mode: by space axis.
+        gates: outputs are pre-activations of so many gates, which a step combines; 0 if they are not.
+        flipped: `convolve` gives the gradient of the input.
+        reused: keep the transform for the next call with the same weight.
+    """
+
+    library: Any
+    weight: Tensor
+    padding_mode: tuple[str, ...]
+    gates: int = 0
+    flipped: bool = False
+    reused: bool = False
+
+    @cached_property
+    def shape(self) -> WinogradShape:
+        """Shape and strides of the weight, as kernels take it."""
+        outputs, inputs, taps, _ = self.weight.shape
+        area = taps * taps
+        if self.flipped:
+            return WinogradShape(inputs, outputs, area, inputs * area, taps, 1, self.gates)
+        return WinogradShape(outputs, inputs, inputs * area, area, taps, 0, self.gates)
+
+    @cached_property
+    def packed(self) -> Tensor:
+        """The transformed weight."""
+        if isinstance(self.weight, DryTensor):
+            return self._pack(self.weight)
+        return _cache.packed(self) if self.reused else self._pack(self.weight.contiguous())
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        size = self.library.winograd_packed_size(self.shape)
+        packed = empty((size,), torch.float32, weight.device)
+        if not isinstance(packed, DryTensor):
+            self.library.winograd_pack(weight, packed, self.shape, torch.get_num_threads())
+        return packed
+
+    def frames(self, x: Tensor) -> tuple[Tensor, Tensor, FrameShape]:
+        """Rows and columns of padded frames, and their shape, of (..., H, W, C)."""
+        *_, height, width, channels = x.shape
+        taps = self.weight.shape[-1]
+        rows, columns = (
+            padded_indices(size, taps - 1, mode)
+            for size, mode in zip((height, width), self.padding_mode, strict=True)
+        )
+        batch = x.numel() // max(1, height * width * channels)
+        return rows, columns, FrameShape(batch, height, width, _SIDE + 1 - taps)
+
+    def flip(self) -> "WinogradWeight":
+        """The weight with which `convolve` gives the gradient of its input, for zero padding."""
+        return replace(self, flipped=not self.flipped)
+
+    def convolve(self, x: Tensor, out: Tensor, bias: Tensor | None, add: bool) -> Tensor:
+        """The convolution of (..., H, W, C_in), added to ``out`` (..., H, W, C_out) or written to it."""
+        packed = self.packed
+        if not isinstance(out, DryTensor):
+            self.library.winograd_convolve(
+                x.contiguous(), packed, bias, out, *self.frames(x), self.shape, add, torch.get_num_threads()
+            )
+        return out
+
+    def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor | None:
+        """Gradient of the weight from input (..., H, W, C_in) and gradient of the result (..., H, W, C_out).
+
+        None if a direct convolution is faster, or if some of it is not finite: minimal filtering mixes
+        numbers, of which not all need be.
+        """
+        rows, columns, frames = self.frames(x)
+        if not is_gradient_faster(self.weight.shape, (frames.H, frames.W), frames.B):
+            return None
+        tiles = frames.B * -(-frames.H // frames.M) * -(-frames.W // frames.M)
+        part = max(1, min(config.winograd_tiles, tiles))
+        memory = empty((self.library.winograd_gradient_size(self.shape, part),), torch.float32, x.device)
+        found = torch.empty(self.weight.shape, device=x.device)
+        if isinstance(found, DryTensor):
+            return found
+        shapes = rows, columns, frames, self.shape, part, torch.get_num_threads()
+        self.library.winograd_weight_gradient(x.contiguous(), gradient.contiguous(), found, memory, *shapes)
+        return found if math.isfinite(found.sum()) else None
+
+
+class _Cache:
+    """Transforms of the weights used last, of up to `config.kept_weight_bytes`.
+
+    A weight may change by any operation, in place too: what is kept is used if each number is the same.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Any, tuple[Tensor, Tensor]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def packed(self, weight: WinogradWeight) -> Tensor:
+        """`WinogradWeight.packed`."""
+        w = weight.weight
+        key = w.data_ptr(), w.shape, w.stride(), weight.gates, weight.flipped
+        with self._lock:
+            found = self._entries.pop(key, None)
+            if found is None or not torch.equal(found[0], w):
+                copy = w.clone(memory_format=torch.contiguous_format)
+                found = copy, weight._pack(copy)
+            self._entries[key] = found
+            while len(self._entries) > 1 and self._bytes() > config.kept_weight_bytes:
+                self._entries.popitem(last=False)
+            return found[1]
+
+    def _bytes(self) -> int:
+        return sum(tensor.nbytes for entry in self._entries.values() for tensor in entry)
+
+
+_cache = _Cache()
+
+
+def is_faster(shape: Sequence[int], size: Sequence[int], batch: int, steps: int) -> bool:
+    """True if a convolution of float32 takes less time by minimal filtering than directly, by an estimate.
+
+    It depends on sizes, never on a measurement: a training run repeats bit for bit. The estimate is in
+    nanoseconds of one core of an AMD EPYC with AVX-512, fitted to 196 convolutions of 1 to 256 channels and
+    4x4 to 128x128 pixels, four in five of them to 15 %: 1 / 57 for a multiplication of a direct convolution;
+    1 / 60 for one by minimal filtering, of which there are 4 (3x3) or 2.8 times (5x5) fewer; 0.4 for each
+    value of a transformed tile; 1.6 (3x3) or 3.6 (5x5) for each of the transformed weight. The direct
+    convolution must take 1.15 times as long, as other processors differ.
+
+    Args:
+        shape: of the weight, (C_out, C_in, *kernel).
+        size: of the frames.
+        batch: frames that are convolved together.
+        steps: times that the transform of the weight is used.
+    """
+    _, inputs, *kernel = shape
+    if kernel not in ([3, 3], [5, 5]):
+        return False
+    values, padded, of_tiles = _values(shape, size, batch)
+    of_weight = _SIDE**2 * inputs * padded * (0.03 + (1.6 if kernel[0] == 3 else 3.6) / steps)
+    direct = batch * math.prod(size) * math.prod(shape) / 57
+    return direct > 1.15 * (values * inputs * padded / 60 + 0.4 * of_tiles + of_weight)
+
+
+def is_gradient_faster(shape: Sequence[int], size: Sequence[int], frames: int) -> bool:
+    """The same for the gradient of a weight from a number of frames, fitted in the same way."""
+    _, inputs, *kernel = shape
+    if kernel != [3, 3]:  # for 5x5 four times the error of a direct sum
+        return False
+    values, padded, of_tiles = _values(shape, size, frames)
+    of_weight = 1.2 * _SIDE**2 * inputs * padded
+    direct = frames * math.prod(size) * math.prod(shape) / 51
+    return direct > 1.15 * (values * inputs * padded / 40 + 0.3 * of_tiles + of_weight)
+
+
+def _values(shape: Sequence[int], size: Sequence[int], frames: int) -> tuple[int, int, int]:
+    """Positions of all tiles; outputs rounded up to vectors; values of all transformed tiles."""
+    outputs, inputs, taps, _ = shape
+    values = _SIDE**2 * frames * math.prod(-(-s // (_SIDE + 1 - taps)) for s in size)
+    inputs, outputs = (-(-n // 16) * 16 for n in (inputs, outputs))
+    return values, outputs, values * (inputs + outputs)
