@@ -6,6 +6,8 @@
 
 namespace {
 
+
+
 // Transforms along one axis, in place, from the point 0 to infinity.
 
 ALWAYS_INLINE void transform_input(vfloat x[SIDE]) {
@@ -58,22 +60,26 @@ struct Frames : FrameShape {
 
 struct Tile {
     const Frames& frames;
-    int64_t frame, y, x, height, width;  // the pixels of the result
+    int64_t first, height, width;  // first pixel of the result, rows and columns
+    int64_t rows[SIDE], columns[SIDE];  // of the input: pixels before them, negative for zero padding
 
     Tile(const Frames& f, int64_t n) : frames(f) {
-        x = n % f.tile_columns() * f.M, n /= f.tile_columns();
-        y = n % f.tile_rows() * f.M, frame = n / f.tile_rows();
-        height = min_of(f.M, f.H - y), width = min_of(f.M, f.W - x);
+        const int64_t x = n % f.tile_columns() * f.M, row = n / f.tile_columns();
+        const int64_t y = row % f.tile_rows() * f.M, frame = row / f.tile_rows() * f.H * f.W, none = -(1LL << 60);
+        first = frame + y * f.W + x, height = min_of(f.M, f.H - y), width = min_of(f.M, f.W - x);
+        for (int64_t i = 0; i < SIDE; i++) {
+            const int64_t reach = SIDE - f.M, m = y + i < f.H + reach ? f.rows[y + i] : -1;
+            const int64_t n = x + i < f.W + reach ? f.columns[x + i] : -1;
+            rows[i] = m < 0 ? none : frame + m * f.W, columns[i] = n < 0 ? none : n;
+        }
     }
 
-    int64_t pixel(int64_t i, int64_t j) const { return (frame * frames.H + y + i) * frames.W + x + j; }
+    int64_t pixel(int64_t i, int64_t j) const { return first + i * frames.W + j; }
 
     // The pixel of the input under pixel (i, j) of the result and the kernel's first tap; null for zero padding.
     const float* input(const float* from, int64_t channels, int64_t i, int64_t j) const {
-        const int64_t reach = SIDE - frames.M;
-        if (y + i >= frames.H + reach || x + j >= frames.W + reach) return nullptr;
-        const int64_t row = frames.rows[y + i], column = frames.columns[x + j];
-        return row < 0 || column < 0 ? nullptr : from + ((frame * frames.H + row) * frames.W + column) * channels;
+        const int64_t pixel = rows[i] + columns[j];
+        return pixel < 0 ? nullptr : from + pixel * channels;
     }
 
     // Write the transform of the input: all channels, in whole vectors, for each position.
@@ -84,7 +90,10 @@ struct Tile {
         for_each_vector(channels, [&](int64_t k, auto n) {
             vfloat v[SIDE][SIDE];
             for (int i = 0; i < SIDE; i++) {
-                for (int j = 0; j < SIDE; j++) v[i][j] = pixels[i][j] ? load(pixels[i][j] + k, n) : vfloat{};
+                for (int j = 0; j < SIDE; j++) {
+                    v[i][j] = pixels[i][j] ? load(pixels[i][j] + k, n) : vfloat{};
+                    __builtin_prefetch(pixels[i][j] + k + 2 * LANES);  // channels are too short for the processor's own
+                }
                 transform_input(v[i]);
             }
             write_columns(v, transform_input, to + k, position_stride);
