@@ -13,6 +13,7 @@ import convlstm.engines.cpu.winograd as winograd
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.engines import available, fourier
 from convlstm.engines.call import Call
+from convlstm.engines.convolution import _algorithm
 from convlstm.engines.dispatch import loop_is_faster
 from convlstm.engines.fourier import Spectrum, is_faster
 
@@ -94,7 +95,9 @@ def transforms(monkeypatch):
     made = []
     monkeypatch.setattr(fourier, "is_faster", lambda shape, *_: not made.append(shape))
     monkeypatch.setattr(winograd, "is_faster", lambda *_: False)
-    return made
+    _algorithm.cache_clear()
+    yield made
+    _algorithm.cache_clear()
 
 
 def results(layer, x, **flags):

@@ -1,6 +1,7 @@
 """The convolution of `convlstm.functional.conv` over channels-last tensors, in place, and its gradients."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -72,14 +73,14 @@ class SameConv(NamedTuple):
         """A weight for the fastest algorithm; directly convolved ones are in channels-last memory format."""
         batch, *size, _ = h.shape
         if h.dtype == torch.float32 and h.device.type == "cpu":
-            algorithm = self.algorithm(weight.shape, size, batch, self.library is not None)
+            algorithm = self.algorithm(weight.shape, size, batch, compiled=self.library is not None)
             if algorithm == "Fourier":
                 return Spectrum.of(weight.float(), tuple(size))
             if algorithm == "Winograd":
                 return WinogradWeight(self.library, weight.float(), self.padding_mode, reused=self.steps == 1)
         return weight.to(h.dtype).contiguous(memory_format=_channels_last_format(weight))
 
-    def algorithm(self, shape: Sequence[int], size: Sequence[int], batch: int, compiled: bool) -> str:
+    def algorithm(self, shape: Sequence[int], size: Sequence[int], batch: int, *, compiled: bool) -> str:
         """The algorithm for float32 on a processor: ``"direct"``, ``"Fourier"`` or ``"Winograd"``.
 
         Args:
@@ -90,11 +91,8 @@ class SameConv(NamedTuple):
         """
         if config.direct_convolution or set(self.dilation) != {1}:
             return "direct"
-        if compiled and winograd.is_faster(shape, size, batch, self.steps):
-            return "Winograd"
-        padded = self._is_padded_by_operator([k - 1 for k in shape[2:]])
-        is_fourier = padded and fourier.is_faster(tuple(shape), tuple(size), batch, self.steps)
-        return "Fourier" if is_fourier else "direct"
+        padded = set(self.padding_mode) == {"zeros"}
+        return _algorithm(tuple(shape), tuple(size), batch, self.steps, compiled, padded)
 
     def into(self, out: Tensor | None, x: Tensor, weight: ConvWeight, bias: Tensor | None = None) -> Tensor:
         """The convolution of (..., *S, C_in), written into ``out`` (..., *S, C_out), or a new tensor."""
@@ -173,15 +171,25 @@ class SameConv(NamedTuple):
             weight: (C_out, C_in, *kernel), or its transform; a `Spectrum` has no gradient of the input.
             needed: of input, weight, bias.
         """
+        d_x = d_weight = None
         if isinstance(weight, Spectrum):
-            batches = _to_batch(x, weight), _to_batch(gradient, weight)
-            d_weight = weight.weight_gradient(*batches) if needed[1] else None
-            return None, d_weight, gradient.flatten(0, -2).sum(0) if needed[2] else None
-        if isinstance(weight, WinogradWeight):
-            d_weight = weight.weight_gradient(x, gradient) if needed[1] else None
-            needed = needed[0], needed[1] and d_weight is None, needed[2]
-            d_x, direct, d_bias = self.gradients(gradient, x, weight.weight, needed)
-            return d_x, direct if d_weight is None else d_weight, d_bias
+            if needed[1]:
+                d_weight = weight.weight_gradient(_to_batch(x, weight), _to_batch(gradient, weight))
+        else:
+            taps = weight if isinstance(weight, Tensor) else weight.weight
+            if needed[1] and isinstance(weight, WinogradWeight):
+                d_weight = weight.weight_gradient(x, gradient)
+            if needed[1] and d_weight is None:
+                return self._gradients(gradient, x, taps, needed)
+            if needed[0]:
+                d_x, _, _ = self._gradients(gradient, x, taps, (True, False, False))
+        # For the bias's gradient alone torch would compute that of the weight too.
+        return d_x, d_weight, gradient.flatten(0, -2).sum(0) if needed[2] else None
+
+    def _gradients(
+        self, gradient: Tensor, x: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """`gradients` by torch."""
         image = _to_images(x, weight)
         padded, padding = self._padded(image, weight)
         ones, zeros = [1] * len(padding), [0] * len(padding)
@@ -192,6 +200,22 @@ class SameConv(NamedTuple):
         if dx is not None and padded is not image:
             dx = _pad_gradient(dx, self._reach(weight), self.padding_mode)
         return None if dx is None else _to_channels_last(dx, x), dw, db
+
+
+@lru_cache(maxsize=1024)
+def _algorithm(
+    shape: tuple[int, ...],
+    size: tuple[int, ...],
+    batch: int,
+    steps: int,
+    compiled: bool,
+    zero_padding: bool,
+) -> str:
+    """`SameConv.algorithm` without dilation, which every call of a layer asks for."""
+    if compiled and winograd.is_faster(shape, size, batch, steps):
+        return "Winograd"
+    odd = all(k % 2 for k in shape[2:])
+    return "Fourier" if zero_padding and odd and fourier.is_faster(shape, size, batch, steps) else "direct"
 
 
 def _channels_last_format(weight: Tensor) -> torch.memory_format:

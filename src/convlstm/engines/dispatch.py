@@ -172,4 +172,4 @@ def _is_transformed(call: Call) -> bool:
     conv = SameConv(cell.dilation, cell.padding_mode, steps)
     compiled = _compiler_missing("cpu") is None
     shape = cell.conv.weight[:, cell.input_dim :].shape
-    return conv.algorithm(shape, size, batch, compiled) != "direct"
+    return conv.algorithm(shape, size, batch, compiled=compiled) != "direct"

@@ -161,9 +161,9 @@ def scan(
         save=options.save,
         reference_only=tuple(reference_only),
     )
-    chosen = engines.select(engine, call)
-    loop = chosen == "reference" or (engine == "auto" and engines.loop_is_faster(call))
-    if loop or has_batch_statistics(cell):
+    small = engine == "auto" and engines.loop_is_faster(call)
+    chosen = "reference" if small else engines.select(engine, call)
+    if chosen == "reference" or has_batch_statistics(cell):
         x, run = _loop(call, initial, options)
         segment = checkpoint_every
     else:

@@ -1,5 +1,6 @@
 """Recurrences whose pointwise part, and on some processors whole step, are C++: see ``csrc``."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -68,6 +69,9 @@ class CpuKernels(Recurrence):
     def __init__(self, activations: tuple[str, str, str], library: Any, dtype: torch.dtype) -> None:
         super().__init__(activations)
         self.library, self._dtype = library, DTYPES[dtype]
+        self._transposes = {
+            (x, y): getattr(library, f"transpose_{DTYPES[x]}_{DTYPES[y]}") for x in DTYPES for y in DTYPES
+        }
 
     def forward(self, buffers: StepBuffers) -> None:
         """See `Recurrence.forward`; ``b`` is not overwritten."""
@@ -95,20 +99,22 @@ class CpuKernels(Recurrence):
 
     def to_channels_first(self, channels_last: Tensor, out: Tensor) -> None:
         """See `Recurrence.to_channels_first`."""
-        if not self._transpose(channels_last, out, out[0, 0].numel()):
+        if not self._transpose(channels_last, out, math.prod(out.shape[2:])):
             super().to_channels_first(channels_last, out)
 
     def _transpose(self, x: Tensor, y: Tensor, rows: int) -> bool:
         """Transpose N contiguous matrices with a number of rows; False if there is no kernel for it."""
-        first, first_out = x[0], y[0]
-        known = x.dtype in DTYPES and y.dtype in DTYPES
-        if not known or not first.is_contiguous() or not first_out.is_contiguous():
+        function, count = self._transposes.get((x.dtype, y.dtype)), x.shape[0]
+        if function is None or not count:
             return False
-        if isinstance(y, DryTensor):
-            return True
-        function = getattr(self.library, f"transpose_{DTYPES[x.dtype]}_{DTYPES[y.dtype]}")
-        lengths = (len(x), rows, first.numel() // rows, x.stride(0), y.stride(0))
-        function(first, first_out, *lengths, torch.get_num_threads())
+        first, first_out = x if count == 1 else x[0], y if count == 1 else y[0]
+        if not first.is_contiguous() or not first_out.is_contiguous():
+            return False
+        if not isinstance(y, DryTensor):
+            columns = math.prod(x.shape[1:]) // rows
+            function(
+                first, first_out, count, rows, columns, x.stride(0), y.stride(0), torch.get_num_threads()
+            )
         return True
 
     def prepare_weight(
@@ -132,7 +138,7 @@ class CpuKernels(Recurrence):
             biases[3 * channels :] = parameter
         if self._dtype == "bfloat16" and self.library.has_amx():
             hidden = self._amx_weight(conv, weight, biases, h)
-        elif self._dtype == "float32" and conv.algorithm(weight.shape, size, batch, True) == "Winograd":
+        elif self._dtype == "float32" and self._is_winograd(conv, weight, size, batch):
             inputs, weight = weight.shape[1] - channels, weight.float()
             x_part, h_part = (
                 WinogradWeight(self.library, part, conv.padding_mode, self.gates, reused=conv.steps == 1)
@@ -142,6 +148,9 @@ class CpuKernels(Recurrence):
         else:
             return super().prepare_weight(conv, weight, bias, parameter, h, save)
         return Weight(conv, None, hidden, in_place=False)
+
+    def _is_winograd(self, conv: SameConv, weight: Tensor, size: list[int], batch: int) -> bool:
+        return conv.algorithm(weight.shape, size, batch, compiled=True) == "Winograd"
 
     def _amx_weight(self, conv: SameConv, weight: Tensor, biases: Tensor, h: Tensor) -> AmxWeight:
         batch, *size, channels = h.shape

@@ -143,10 +143,10 @@ def is_faster(shape: Sequence[int], size: Sequence[int], batch: int, steps: int)
 
     It depends on sizes, never on a measurement: a training run repeats bit for bit. The estimate is in
     nanoseconds of one core of an AMD EPYC with AVX-512, fitted to 196 convolutions of 1 to 256 channels and
-    4x4 to 128x128 pixels, four in five of them to 15 %: 1 / 57 for a multiplication of a direct convolution;
-    1 / 60 for one by minimal filtering, of which there are 4 (3x3) or 2.8 times (5x5) fewer; 0.4 for each
-    value of a transformed tile; 1.6 (3x3) or 3.6 (5x5) for each of the transformed weight. The direct
-    convolution must take 1.15 times as long, as other processors differ.
+    4x4 to 128x128 pixels, four in five of them to 15 %: 20,000 and 1 / 57 for a multiplication of a direct
+    convolution in place; 1 / 60 for one by minimal filtering, of which there are 4 (3x3) or 2.8 times (5x5)
+    fewer; 0.4 for each value of a transformed tile; 1.6 (3x3) or 3.6 (5x5) for each of the transformed
+    weight. The direct convolution must take 1.15 times as long, as other processors differ.
 
     Args:
         shape: of the weight, (C_out, C_in, *kernel).
@@ -159,7 +159,7 @@ def is_faster(shape: Sequence[int], size: Sequence[int], batch: int, steps: int)
         return False
     values, padded, of_tiles = _values(shape, size, batch)
     of_weight = _SIDE**2 * inputs * padded * (0.03 + (1.6 if kernel[0] == 3 else 3.6) / steps)
-    direct = batch * math.prod(size) * math.prod(shape) / 57
+    direct = batch * math.prod(size) * math.prod(shape) / 57 + 20_000
     return direct > 1.15 * (values * inputs * padded / 60 + 0.4 * of_tiles + of_weight)
 
 
