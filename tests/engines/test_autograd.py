@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
-from convlstm.engines import autograd, available, buffer_pool, config, plan, triton
+from convlstm.engines import autograd, available, buffer_pool, config, dispatch, plan, triton
 from convlstm.engines.buffer_pool import BufferPool
 from convlstm.engines.cpu import compiler, library
 from convlstm.errors import OptionError, ShapeError
@@ -338,11 +338,12 @@ def test_auto_runs_the_fused_engine_where_it_can(monkeypatch):
 
 def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
     layer, x = layer_and_frames("auto")
-    many = x[:, :, 0].numel() * max(layer.hidden_dim)
-    monkeypatch.setattr(config, "small_on_cpu", x[:, :, 0].numel() * min(layer.hidden_dim) - 1)
+    monkeypatch.setattr(dispatch, "_compiler_missing", lambda device: None)
+    counts = [x[:, :, 0].numel() * cell.conv.weight.numel() for cell in layer.cell_list]
+    monkeypatch.setattr(config, "small_on_cpu", min(counts) - 1)
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 2
-    monkeypatch.setattr(config, "small_on_cpu", many)
+    monkeypatch.setattr(config, "small_on_cpu", max(counts))
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 0
     layer.set_engine("fused")
@@ -407,7 +408,9 @@ def test_layers_of_which_the_loop_runs_some_give_what_the_loop_gives(monkeypatch
     torch.manual_seed(0)
     layer = ConvLSTM(1, [12, 3], 3, batch_first=True)
     x = torch.rand(2, 4, 1, 8, 9)
-    monkeypatch.setattr(config, "small_on_cpu", 8 * 8 * 9 * 3)
+    second = layer.cell_list[1].conv.weight.numel()
+    monkeypatch.setattr(dispatch, "_compiler_missing", lambda device: None)
+    monkeypatch.setattr(config, "small_on_cpu", 8 * 8 * 9 * second)
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 1
     found, gradients = results(layer, x.requires_grad_(), None, {})
@@ -419,7 +422,7 @@ def test_layers_of_which_the_loop_runs_some_give_what_the_loop_gives(monkeypatch
 
 
 def test_streams_of_small_frames_run_by_the_fast_engines_too(monkeypatch):
-    monkeypatch.setattr(config, "small_on_cpu", 1 << 16)
+    monkeypatch.setattr(config, "small_on_cpu", 1 << 30)
     session = ConvLSTM(1, [4, 4], 3).stream(1, (8, 8))
     session(torch.rand(1, 1, 8, 8))
     assert session._stepper is not None

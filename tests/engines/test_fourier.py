@@ -139,7 +139,7 @@ def test_a_layer_is_the_reference(stack, engine, axes, options, masked, transfor
     expected = results(reference, x.detach().double().requires_grad_(), **flags)
     for ours, theirs in zip(found, expected, strict=True):
         assert_close(ours, theirs, rtol=0, atol=2e-6 * float(theirs.abs().max()))
-    assert len(set(transforms)) == 2  # of frames and hidden state
+    assert len(set(transforms)) >= 2  # of frames and hidden state
 
 
 @pytest.mark.usefixtures("transforms")

@@ -2,9 +2,10 @@
 
 import torch
 
-#: On a CPU ``auto`` runs the loop up to this many elements of a layer's state, summed over all frames.
-small_on_cpu = 1 << 16
-#: The same on a GPU, for single frames with gradients.
+#: On a CPU ``auto`` runs the loop up to this many multiplications of a call's convolutions, without compiled
+#: kernels up to sixteen times as many.
+small_on_cpu = 16_000_000
+#: On a GPU the same up to this many elements of a layer's state, for single frames with gradients.
 small_on_gpu = 1 << 22
 
 #: Bytes of saved pre-activations of the steps that the backward pass computes together, which then fit in

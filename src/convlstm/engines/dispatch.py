@@ -11,6 +11,7 @@ import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.linear as linear
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell, has_hooks
+from convlstm.cells.conv_cell import ConvCell
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv, is_channels_first_faster
@@ -24,8 +25,17 @@ from convlstm.errors import OptionError, check_name
 ENGINES = ("auto", "compiled", "fused", "reference")
 
 
-def available() -> dict[str, str | None]:
-    """For each engine None if it runs on this machine, or else the reason why it does not."""
+def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> dict[str, str | None]:
+    """For each engine None if it runs on this machine, or else the reason why it does not.
+
+    Args:
+        layer: a layer; then instead, for each of its cells by name, the engine that ``auto`` takes for a
+            call, and the algorithm of its convolutions.
+        frames: (B, T, C, *S), of the shape, dtype and device of the call.
+    """
+    if layer is not None and frames is not None:
+        found = ((name, cell) for name, cell in layer.named_modules() if isinstance(cell, ConvCell))
+        return {name: _described(cell, frames) for name, cell in found}
     reasons = {f"on {device}": found() for device, found in _COMPILERS.items()}
     some = None in reasons.values()
     missing = None if some else "; ".join(f"{where} {reason}" for where, reason in reasons.items())
@@ -34,6 +44,19 @@ def available() -> dict[str, str | None]:
 
 #: By device, why nothing can be compiled for it, or None.
 _COMPILERS = {"cpu": compiler.unavailable, "cuda": launch.unavailable}
+
+
+def _described(cell: ConvCell, frames: Tensor) -> str:
+    """The engine and the algorithm for a call of a cell."""
+    batch, steps, _, *size = frames.shape
+    x = frames[:, :, :1].expand(batch, steps, cell.input_dim, *size)
+    call = Call(cell, x, cell.initial_state(x[:, 0]))
+    engine = "reference" if loop_is_faster(call) else select("auto", call)
+    shape, algorithm = cell.conv.weight.shape, "direct"
+    if engine != "reference" and x.device.type == "cpu" and x.dtype == torch.float32:
+        conv = SameConv(cell.dilation, cell.padding_mode, steps)
+        algorithm = conv.algorithm(shape, size, batch, compiled=engine == "compiled")
+    return f"{engine}, {algorithm} convolution"
 
 
 def _compiler_missing(device: str) -> str | None:
@@ -138,38 +161,47 @@ def loop_is_faster(call: Call) -> bool:
 
     It depends on sizes, dtype and the processor, never on a measurement: a training run repeats bit for bit.
 
-    - Small states. On a GPU: single frames with gradients, for which no CUDA graph is replayed.
+    - Small calls (`config.small_on_cpu`). On a GPU: single frames with gradients, for which no CUDA graph is
+      replayed.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
-      (`convolution.is_channels_first_faster`), unless ``save`` is given, which the loop does not support, or
-      the fast engines convolve by Fourier transforms (`fourier.is_faster`).
-      Speed relative to the single-file original, medians of five to nine interleaved, an AMD EPYC held to
-      AVX2, one core, processor time:
+      (`convolution.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
+      given, which the loop does not support: there the fast engines reached 0.77 to 0.98 of its speed.
 
-      | forward, training | loop | fused | compiled |
-      |---|---|---|---|
-      | B8 T6 16-32 5x5 24x24 | 1.00, 1.04 | 0.77, 0.94 | 0.82, 0.98 |
-      | B3 T8 3-48-48 3x3 48x80 | 1.01, 1.05 | 1.00, 0.99 | 1.13, 1.15 |
-      | B1 T10 1-64 3x3 96x96 | 1.00, 1.06 | 1.06, 1.00 | 1.21, 1.15 |
+    Time by compiled kernels relative to the loop, forward and training, medians of eleven interleaved, an AMD
+    EPYC with AVX-512, one core, processor time:
+
+    | B T inputs-hidden kernel size | million multiplications | forward | training |
+    |---|---|---|---|
+    | B1 T2 1-8 3x3 16x16 | 1.3 | 1.49 | 2.05 |
+    | B1 T4 8-8 3x3 16x16 | 4.7 | 1.13 | 1.44 |
+    | B1 T10 1-8 3x3 16x16 | 6.6 | 0.92 | 1.09 |
+    | B1 T10 8-8 3x3 16x16 | 12 | 0.92 | 0.98 |
+    | B1 T1 32-32 3x3 16x16 | 19 | 0.76 | 1.03 |
+    | B2 T10 8-8 3x3 16x16 | 24 | 0.73 | 0.94 |
+    | B1 T2 32-32 3x3 16x16 | 38 | 1.02 | 1.10 |
+    | B1 T1 64-64 3x3 16x16 | 75 | 0.55 | 0.78 |
     """
+    cell, x = call.cell, call.x
     if torch.compiler.is_compiling() or linear.is_supported(call):
         return False
-    x = call.x
-    numbers = x[:, :, 0].numel() * getattr(call.cell, "hidden_dim", 0)
+    pixels = x[:, :, 0].numel()
     if x.device.type != "cpu":
+        numbers = pixels * getattr(cell, "hidden_dim", 0)
         return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
-    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or recurrence_of(cell) is None:
         return False
-    taps = math.prod(getattr(call.cell, "kernel_size", ()))
-    large_kernel = call.save == "auto" and taps > 9 and is_channels_first_faster(x.dtype, "cpu")
-    return numbers <= config.small_on_cpu or (large_kernel and not _is_transformed(call))
+    if cell.calls_conv:  # a module of the user's
+        return False
+    large_kernel = math.prod(cell.kernel_size) > 9 and is_channels_first_faster(x.dtype, "cpu")
+    if large_kernel and call.save == "auto" and not _is_transformed(call):
+        return True
+    small = config.small_on_cpu * (16 if _compiler_missing("cpu") else 1)
+    return bool(pixels * cell.conv.weight.numel() <= small)
 
 
 def _is_transformed(call: Call) -> bool:
     """True if the fast engines convolve the hidden state by another algorithm than the direct one."""
     cell, (batch, steps), size = call.cell, call.x.shape[:2], call.x.shape[3:]
-    if recurrence_of(cell) is None:
-        return False
     conv = SameConv(cell.dilation, cell.padding_mode, steps)
-    compiled = _compiler_missing("cpu") is None
-    shape = cell.conv.weight[:, cell.input_dim :].shape
+    shape, compiled = cell.conv.weight[:, cell.input_dim :].shape, _compiler_missing("cpu") is None
     return conv.algorithm(shape, size, batch, compiled=compiled) != "direct"

@@ -152,13 +152,16 @@ def is_faster(shape: Sequence[int], size: Sequence[int], batch: int, steps: int)
         shape: of the weight, (C_out, C_in, *kernel).
         size: of the frames.
         batch: frames that are convolved together.
-        steps: times that the transform of the weight is used.
+        steps: times that the transform of the weight is used; a single one is one of several calls, as in a
+            rollout, which use it again.
     """
     _, inputs, *kernel = shape
     if kernel not in ([3, 3], [5, 5]):
         return False
     values, padded, of_tiles = _values(shape, size, batch)
-    of_weight = _SIDE**2 * inputs * padded * (0.03 + (1.6 if kernel[0] == 3 else 3.6) / steps)
+    of_weight = (
+        _SIDE**2 * inputs * padded * (0.03 + (1.6 if kernel[0] == 3 else 3.6) / (8 if steps == 1 else steps))
+    )
     direct = batch * math.prod(size) * math.prod(shape) / 57 + 20_000
     return direct > 1.15 * (values * inputs * padded / 60 + 0.4 * of_tiles + of_weight)
 
