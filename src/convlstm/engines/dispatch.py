@@ -181,8 +181,8 @@ def loop_is_faster(call: Call) -> bool:
     | B1 T2 32-32 3x3 16x16 | 38 | 1.02 | 1.10 |
     | B1 T1 64-64 3x3 16x16 | 75 | 0.55 | 0.78 |
 
-    In a forecaster, whose weights change from step to step, a training step that leaves single frames of 18 to
-    71 million multiplications to the loop takes 0.8 to 0.9 of the time.
+    In a forecaster, whose weights change from step to step, a training step that leaves single frames of 18
+    to 71 million multiplications to the loop takes 0.8 to 0.9 of the time.
     """
     cell, x = call.cell, call.x
     if torch.compiler.is_compiling() or linear.is_supported(call):
