@@ -1,7 +1,8 @@
 // Runs one kernel, for processors that this one can emulate.
 //
 // Arguments: the kernel's name, its integers, and for each pointer the number of bytes, "-" for a null pointer.
-// The bytes of all pointers are read from standard input and written to standard output.
+// The bytes of all pointers are read from standard input and written to standard output, then the kernel's result in
+// eight bytes.
 
 #include <cstdio>
 #include <cstdlib>
@@ -18,6 +19,7 @@ struct Arguments {
     std::vector<int64_t> numbers;
     std::vector<void*> pointers;
     size_t number = 0, pointer = 0;
+    int64_t result = 0;
 
     template <class T>
     T take() {
@@ -28,9 +30,15 @@ struct Arguments {
     }
 };
 
-template <class... Types>
-std::function<void(Arguments&)> called(void (*kernel)(Types...)) {
-    return [=](Arguments& a) { std::apply(kernel, std::tuple<Types...>{a.take<Types>()...}); };
+template <class Result, class... Types>
+std::function<void(Arguments&)> called(Result (*kernel)(Types...)) {
+    return [=](Arguments& a) {
+        const std::tuple<Types...> taken{a.take<Types>()...};
+        if constexpr (std::is_void_v<Result>)
+            std::apply(kernel, taken);
+        else
+            a.result = std::apply(kernel, taken);
+    };
 }
 
 #define ENTRY(NAME) {#NAME, called(NAME)}
@@ -41,7 +49,15 @@ std::function<void(Arguments&)> called(void (*kernel)(Types...)) {
         ENTRY(transpose_##T##_float32), ENTRY(transpose_##T##_bfloat16)
 
 int main(int count, char** texts) {
-    const std::map<std::string, std::function<void(Arguments&)>> kernels{ENTRIES(float32), ENTRIES(bfloat16)};
+    // Those that are overloaded by a function of C++ need a type.
+    void (*convolve)(const float*, const float*, const float*, float*, const int32_t*, const int32_t*,
+                     const FrameShape*, const WinogradShape*, int, int) = winograd_convolve;
+    void (*weight_gradient)(const float*, const float*, float*, float*, const int32_t*, const int32_t*,
+                            const FrameShape*, const WinogradShape*, int64_t, int) = winograd_weight_gradient;
+    const std::map<std::string, std::function<void(Arguments&)>> kernels{
+        ENTRIES(float32), ENTRIES(bfloat16), ENTRY(winograd_packed_size), ENTRY(winograd_pack),
+        ENTRY(winograd_gradient_size), ENTRY(lstm_winograd_step), ENTRY(gru_winograd_step),
+        {"winograd_convolve", called(convolve)}, {"winograd_weight_gradient", called(weight_gradient)}};
     Arguments arguments;
     std::vector<std::vector<char>> buffers;
     int n = 2;
@@ -53,5 +69,6 @@ int main(int count, char** texts) {
     }
     kernels.at(texts[1])(arguments);
     for (auto& buffer : buffers) std::fwrite(buffer.data(), 1, buffer.size(), stdout);
+    std::fwrite(&arguments.result, 1, sizeof(arguments.result), stdout);
     return arguments.number != arguments.numbers.size() || arguments.pointer != arguments.pointers.size();
 }

@@ -1,5 +1,6 @@
 """The kernels for other processors than this one are torch's operations too: ARM, and x86 without AVX-512."""
 
+import ctypes
 import platform
 import shutil
 import subprocess
@@ -9,11 +10,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from convlstm.engines.convolution import SameConv
 from convlstm.engines.cpu import compiler
 from convlstm.engines.cpu.library import DTYPES as NAMES
 from convlstm.engines.cpu.library import SOURCE
-from convlstm.engines.cpu.recurrences import KERNELS
+from convlstm.engines.cpu.recurrences import KERNELS, WinogradStepWeight
+from convlstm.engines.cpu.winograd import WinogradWeight
 from convlstm.engines.recurrences import RECURRENCES, StepBuffers, StepGradients
+from convlstm.functional.conv import same_conv
 
 #: By processor: the compiler, its flags, and the emulator, if any.
 PROCESSORS = {
@@ -39,28 +43,29 @@ class Program:
         self._command = command
 
     def __getattr__(self, kernel):
-        def function(*arguments):
-            self._run(kernel, arguments)
-
-        return function
+        return lambda *arguments: self._run(kernel, arguments)
 
     def _run(self, kernel, arguments):
-        numbers = [str(n) for n in arguments if isinstance(n, int)]
-        tensors = [t for t in arguments if not isinstance(t, int)]
-        bytes_of = [0 if tensor is None else tensor.nbytes for tensor in tensors]
-        there = [tensor.view(-1).view(torch.uint8) for tensor in tensors if tensor is not None]
-        command = [
-            *self._command,
-            kernel,
-            str(len(numbers)),
-            *numbers,
-            *(str(n) if n else "-" for n in bytes_of),
-        ]
+        numbers = [str(int(n)) for n in arguments if isinstance(n, int)]
+        pointers = [as_bytes(pointer) for pointer in arguments if not isinstance(pointer, int)]
+        sizes = ["-" if pointer is None else str(len(pointer)) for pointer in pointers]
+        there = [pointer for pointer in pointers if pointer is not None]
+        command = [*self._command, kernel, str(len(numbers)), *numbers, *sizes]
         sent = torch.cat(there).numpy().tobytes()
         done = subprocess.run(command, input=sent, capture_output=True, check=True)
         back = torch.frombuffer(bytearray(done.stdout), dtype=torch.uint8)
-        for tensor, new in zip(there, back.split([len(t) for t in there]), strict=True):
-            tensor.copy_(new)
+        *written, result = back.split([*(len(pointer) for pointer in there), 8])
+        for pointer, new in zip(there, written, strict=True):
+            pointer.copy_(new)
+        return int.from_bytes(result.numpy().tobytes(), "little")
+
+
+def as_bytes(pointer):
+    """The elements of a tensor, which are shared, or of a struct; or None."""
+    if isinstance(pointer, ctypes.Structure):
+        return torch.frombuffer(bytearray(pointer), dtype=torch.uint8)
+    assert pointer is None or pointer.is_contiguous()
+    return None if pointer is None else pointer.view(-1).view(torch.uint8)
 
 
 @pytest.fixture(
@@ -179,3 +184,64 @@ def test_many_elements_are_shared_by_threads(kernels):
     c, a, h = torch.randn(1200, 16), torch.randn(1200, 64), torch.zeros(1200, 16)
     given = {"a": a, "b": None, "saved": None, "parameter": None}
     agree(kernels("lstm", torch.float32), "forward", given, cell_state=c, h=h)
+
+
+def frames_and_weight(taps, inputs, outputs):
+    """Frames with NaN and a large number, which minimal filtering mixes with their neighbours."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 9, 6, inputs)
+    x[0, 3, 3, 1], x[1, 4, 4, 1] = torch.nan, 1e9
+    return x, torch.randn(outputs, inputs, taps, taps) / taps
+
+
+@pytest.mark.parametrize("modes", [("zeros", "zeros"), ("reflect", "circular")], ids=str)
+@pytest.mark.parametrize(("taps", "outputs"), [(3, 37), (3, 64), (5, 18)])
+def test_convolutions_by_minimal_filtering(kernels, taps, outputs, modes):
+    x, weight = frames_and_weight(taps, 5, outputs)
+    bias, before = torch.randn(outputs), torch.randn(2, 9, 6, outputs)
+    for flipped in (False, True):
+        given = weight.flip(2, 3).transpose(0, 1).contiguous() if flipped else weight
+        frames = x.nan_to_num(0).clamp(-4, 4) if flipped else x
+        ours = WinogradWeight(kernels("rnn", torch.float32).library, given, modes, flipped=flipped)
+        expected = same_conv(frames.movedim(-1, 1).double(), weight.double(), padding_mode=modes)
+        expected = expected.movedim(1, -1) + bias
+        for add in (False, True):
+            found = ours.convolve(frames, before.clone(), bias, add)
+            right = (expected + before if add else expected).float()
+            assert_close(found, right, rtol=1e-5, atol=2e-5, equal_nan=True)
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize("tiles", [2, 128])
+def test_the_gradient_of_a_weight_by_minimal_filtering(kernels, tiles, monkeypatch):
+    monkeypatch.setattr("convlstm.engines.config.winograd_tiles", tiles)
+    x, gradient = torch.randn(2, 9, 6, 5), torch.randn(2, 9, 6, 37)
+    weight = torch.randn(37, 5, 3, 3).double().requires_grad_()
+    y = same_conv(x.movedim(-1, 1).double(), weight).movedim(1, -1)
+    (expected,) = torch.autograd.grad(y, weight, gradient.double())
+    made = WinogradWeight(kernels("rnn", torch.float32).library, weight.detach().float(), ("zeros", "zeros"))
+    assert_close(made.weight_gradient(x, gradient), expected.float(), rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize(("taps", "channels"), [(3, 5), (3, 20), (5, 16)])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_a_step_by_minimal_filtering(kernels, name, taps, channels):
+    kernels, gates = kernels(name, torch.float32), RECURRENCES[name].gates
+    x, weight = frames_and_weight(taps, 3, gates * channels)
+    weight = torch.cat([weight, torch.randn(gates * channels, channels, taps, taps) / taps**2], dim=1)
+    h, cell_state, bias = torch.randn(2, 9, 6, channels), torch.randn(2, 9, 6, channels), weight[:, 0, 0, 0]
+    parameter = torch.randn(3, 9 * 6, channels) if name == "lstm" else torch.randn(1, channels)
+    torch_form = RECURRENCES[name]((kernels.gate, kernels.candidate, kernels.output))
+    for before in (h, None):
+        found = []
+        for form in (kernels, torch_form):
+            conv = SameConv((1, 1), ("zeros", "replicate"), library=form.library)
+            made = form.prepare_weight(conv, weight, bias, parameter, h, save=True)
+            assert isinstance(made.hidden, WinogradStepWeight) is (form is kernels)
+            a = x if form is kernels else conv.into(None, x, made.input, bias)
+            state, new_h, saved = cell_state.clone(), torch.empty_like(h), torch.empty(2, 9, 6, 4 * channels)
+            form.step(made, before, StepBuffers(a, None, state, new_h, saved, parameter))
+            saved = saved.view(-1, 4 * channels)
+            found.append((new_h, state, saved if form is kernels else by_pixel(saved, 4)))
+        assert_close(*found, rtol=1e-5, atol=2e-5, equal_nan=True)

@@ -1,6 +1,7 @@
 """Convolutions with 3x3 and 5x5 kernels by minimal filtering (Winograd), in C++: see ``csrc/winograd.h``."""
 
 import math
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from convlstm.engines.cpu.padding import padded_indices
 from convlstm.engines.dry_run import DryTensor
 
 _SIDE = 6  # of a tile of the input
+_LARGEST = 4096.0  # input of a gradient; see also winograd.h
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class WinogradWeight:
 
     def convolve(self, x: Tensor, out: Tensor, bias: Tensor | None, add: bool) -> Tensor:
         """The convolution of (..., H, W, C_in), added to ``out`` (..., H, W, C_out) or written to it."""
-        packed = self.packed
+        packed, bias = self.packed, None if bias is None else bias.contiguous()
         if not isinstance(out, DryTensor):
             self.library.winograd_convolve(
                 x.contiguous(), packed, bias, out, *self.frames(x), self.shape, add, torch.get_num_threads()
@@ -90,8 +92,8 @@ class WinogradWeight:
     def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor | None:
         """Gradient of the weight from input (..., H, W, C_in) and gradient of the result (..., H, W, C_out).
 
-        None if a direct convolution is faster, or if some of it is not finite: minimal filtering mixes
-        numbers, of which not all need be.
+        None if a direct convolution is faster, or if some of it is not finite or some of the input is large:
+        minimal filtering mixes numbers, and what a large one loses by rounding may be all of another.
         """
         rows, columns, frames = self.frames(x)
         if not is_gradient_faster(self.weight.shape, (frames.H, frames.W), frames.B):
@@ -102,6 +104,9 @@ class WinogradWeight:
         found = torch.empty(self.weight.shape, device=x.device)
         if isinstance(found, DryTensor):
             return found
+        least, most = torch.aminmax(x)
+        if not -_LARGEST <= least <= most <= _LARGEST:
+            return None
         shapes = rows, columns, frames, self.shape, part, torch.get_num_threads()
         self.library.winograd_weight_gradient(x.contiguous(), gradient.contiguous(), found, memory, *shapes)
         return found if math.isfinite(found.sum()) else None
@@ -136,6 +141,8 @@ class _Cache:
 
 
 _cache = _Cache()
+if hasattr(os, "register_at_fork"):  # a child must not wait for a thread that only its parent has
+    os.register_at_fork(after_in_child=lambda: setattr(_cache, "_lock", threading.Lock()))
 
 
 def is_faster(shape: Sequence[int], size: Sequence[int], batch: int, steps: int) -> bool:

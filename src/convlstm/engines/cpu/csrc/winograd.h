@@ -28,12 +28,17 @@ struct Source {
 // Elements between positions: an odd number of cache lines, so that positions do not share the same sets of the cache.
 inline int64_t position_stride(int64_t elements) { return (ceil_div(elements, 16) | 1) * 16; }
 
-// The convolution of one or two inputs, summed.
+// A tile with a pre-activation above 4096, which overflows times this scale, is computed by the definition: rounding
+// errors are those of its largest numbers, of which minimal filtering leaves some on pixels that these do not reach.
+constexpr float SCALE = 0x1p116f;
+
+// The convolution of one or two inputs, summed. Tiles whose results times `scale` overflow are computed by definition.
 struct Winograd {
     Frames frames;
     Source sources[2];
     Multiply multiply;  // for whole blocks
     int64_t blocks, last_vectors;  // of outputs; vectors of the last block
+    float scale;
 
     // epilogue(block, tile, pixels) for all blocks of all tiles.
     template <class Epilogue>
@@ -61,8 +66,8 @@ struct Winograd {
                         const Tile tile(frames, t);
                         const float* from = products + (t - first) * COLUMNS;
                         Pixels pixels;
-                        if (!(frames.M == 4 ? read_pixels<4>(from, product_stride, vectors, pixels)
-                                            : read_pixels<2>(from, product_stride, vectors, pixels)))
+                        if (!(frames.M == 4 ? read_pixels<4>(from, product_stride, vectors, scale, pixels)
+                                            : read_pixels<2>(from, product_stride, vectors, scale, pixels)))
                             convolve_directly(tile, block, pixels);
                         epilogue(block, tile, pixels);
                     }
@@ -127,7 +132,8 @@ void winograd_step(const Frames& frames, const float* x, const float* h, const f
     constexpr int mask_x = separate ? 7 : 15, mask_h = separate ? 11 : 15;
     const Source sources[] = {{x, weight_x, shape_x.inputs, shape_x.block_size(), mask_x},
                               {h, weight_h, h ? shape_h.inputs : 0, shape_h.block_size(), mask_h}};
-    const Winograd conv{frames, {sources[0], sources[1]}, multiply<mask_x, mask_h>, shape_x.blocks(), VECTORS};
+    const Winograd conv{frames, {sources[0], sources[1]}, multiply<mask_x, mask_h>, shape_x.blocks(), VECTORS,
+                        SCALE};
     const auto epilogue = [&](int64_t block, const Tile& tile, const Pixels& y) {
         const int64_t k = block * LANES, C = cell.C;
         const auto step = [&](auto n) {
@@ -165,7 +171,8 @@ inline void winograd_convolve(const Frames& frames, const float* x, const float*
                 });
             }
     };
-    Winograd{frames, {source, none}, multiply_of(VECTORS), blocks, last_vectors}.run(epilogue, threads);
+    const float scale = shape.flipped ? 1 : SCALE;  // gradients have any size
+    Winograd{frames, {source, none}, multiply_of(VECTORS), blocks, last_vectors, scale}.run(epilogue, threads);
 }
 
 inline int64_t gradient_size(const WinogradShape& shape, int64_t part) {

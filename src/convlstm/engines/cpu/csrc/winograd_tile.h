@@ -127,9 +127,9 @@ struct Tile {
 // Pixels of a tile of the result for a block of outputs.
 typedef vfloat Pixels[16][VECTORS];
 
-// The first vectors of M by M pixels, from the products at all positions. True if all are finite.
+// The first vectors of M by M pixels, from the products at all positions. True if all are finite times a scale.
 template <int M>
-bool read_pixels(const float* from, int64_t position_stride, int64_t vectors, Pixels& to) {
+bool read_pixels(const float* from, int64_t position_stride, int64_t vectors, float scale, Pixels& to) {
     vfloat zero{};
     for (int64_t vector = 0; vector < vectors; vector++, from += LANES) {
         vfloat v[SIDE][M];
@@ -143,7 +143,7 @@ bool read_pixels(const float* from, int64_t position_stride, int64_t vectors, Pi
             vfloat column[SIDE];
             for (int i = 0; i < SIDE; i++) column[i] = v[i][j];
             transform_back<M>(column);
-            for (int i = 0; i < M; i++) to[i * M + j][vector] = column[i], zero += column[i] * 0;
+            for (int i = 0; i < M; i++) to[i * M + j][vector] = column[i], zero += column[i] * scale * 0;
         }
     }
     bool finite = true;
