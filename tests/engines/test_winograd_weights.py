@@ -113,7 +113,8 @@ def test_a_weight_at_the_address_of_one_that_was_freed(packs):
     assert len(packs) == 6
 
 
-def test_threads_that_share_kept_transforms(packs):
+@pytest.mark.usefixtures("packs")
+def test_threads_that_share_kept_transforms():
     """Each with a weight of its own that changes, and one that all use."""
     generator = torch.Generator().manual_seed(0)
     x, shared = (torch.randn(s, generator=generator) for s in ((1, 9, 9, 8), (16, 8, 3, 3)))
@@ -134,12 +135,28 @@ def test_threads_that_share_kept_transforms(packs):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert packs.count(shared.shape) == 1 + 3 * 30 * 2
+
+
+def test_a_thread_waits_for_a_transform_that_another_makes(packs, monkeypatch):
+    x, weight, threads, pack = torch.ones(1, 4, 4, 1), torch.ones(1, 1, 3, 3), [], WinogradWeight._pack
+
+    def interrupted(self, w):
+        if not threads:
+            threads.append(Thread(target=convolved, args=(weight, x)))
+            threads[0].start()
+            threads[0].join(timeout=0.2)
+        return pack(self, w)
+
+    monkeypatch.setattr(WinogradWeight, "_pack", interrupted)
+    convolved(weight, x)
+    threads[0].join()
+    assert len(packs) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_child_does_not_wait_for_a_thread_of_its_parent(packs):
+@pytest.mark.usefixtures("packs")
+def test_a_child_does_not_wait_for_a_thread_of_its_parent():
     x, weight = torch.ones(1, 4, 4, 1), torch.ones(1, 1, 3, 3)
     with winograd._cache._lock:  # as another thread holds it
         if (child := os.fork()) == 0:
