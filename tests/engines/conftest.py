@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+import convlstm.engines.convolution as convolution
 import convlstm.engines.cpu.winograd as winograd
 
 
 @pytest.fixture
-def forced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def forced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Minimal filtering wherever it is possible; the shapes of the weights that it is asked for."""
     shapes: list[Any] = []
 
@@ -20,7 +21,9 @@ def forced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(winograd, "is_faster", is_possible)
     monkeypatch.setattr(winograd, "is_gradient_faster", lambda shape, *_: [*shape[2:]] == [3, 3])
-    return shapes
+    convolution._algorithm.cache_clear()
+    yield shapes
+    convolution._algorithm.cache_clear()
 
 
 @pytest.fixture

@@ -247,12 +247,12 @@ SIZES = [
     # channels, kernel, size, batch, steps; the convolution of h, the gradient of its weight
     (64, 3, (64, 64), 4, 10, True, True),
     (16, 3, (32, 32), 8, 20, True, True),
-    (8, 3, (16, 16), 2, 2, False, False),
+    (64, 3, (8, 8), 1, 1, False, False),
     (1, 3, (64, 64), 8, 10, False, False),
     (256, 3, (4, 4), 1, 1, False, False),
     (256, 3, (64, 64), 1, 1, True, True),
     (32, 5, (16, 16), 16, 6, True, False),
-    (4, 5, (8, 8), 1, 2, False, False),
+    (4, 5, (32, 32), 4, 10, False, False),
 ]
 
 
