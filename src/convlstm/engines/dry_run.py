@@ -62,11 +62,13 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         bytes: of the tensors that are alive.
         most_bytes: at once so far, with the free buffers of `convlstm.engines.buffer_pool`, which keeps as
             many as were in use at once.
+        kept: what calls keep for later ones, by name; freed at the end.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = self.most_bytes = 0
+        self.kept: dict[str, Any] = {}
         self._pooled = self._most_pooled = 0
         self._sizes: dict[int, tuple[int, bool]] = {}
 
@@ -78,6 +80,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         _active.run = self._outer
+        self.kept.clear()
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})

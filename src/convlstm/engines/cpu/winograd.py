@@ -16,7 +16,7 @@ import convlstm.engines.config as config
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.cpu.library import FrameShape, WinogradShape
 from convlstm.engines.cpu.padding import padded_indices
-from convlstm.engines.dry_run import DryTensor
+from convlstm.engines.dry_run import DryTensor, active
 
 _SIDE = 6  # of a tile of the input
 _LARGEST = 4096.0  # input of a gradient; see also winograd.h
@@ -54,9 +54,11 @@ class WinogradWeight:
     @cached_property
     def packed(self) -> Tensor:
         """The transformed weight."""
-        if isinstance(self.weight, DryTensor):
-            return self._pack(self.weight)
-        return _cache.packed(self) if self.reused else self._pack(self.weight.contiguous())
+        if not self.reused:
+            return self._pack(self.weight.contiguous())
+        run = active()
+        cache: _Cache = _cache if run is None else run.kept.setdefault("transformed weights", _Cache())
+        return cache.packed(self)
 
     def _pack(self, weight: Tensor) -> Tensor:
         size = self.library.winograd_packed_size(self.shape)
@@ -125,10 +127,12 @@ class _Cache:
     def packed(self, weight: WinogradWeight) -> Tensor:
         """`WinogradWeight.packed`."""
         w = weight.weight
-        key = w.data_ptr(), w.shape, w.stride(), weight.gates, weight.flipped
+        dry = w.shape_only if isinstance(w, DryTensor) else None
+        place = w.data_ptr() if dry is None else (dry.untyped_storage()._cdata, dry.storage_offset())
+        key = place, w.shape, w.stride(), weight.gates, weight.flipped
         with self._lock:
             found = self._entries.pop(key, None)
-            if found is None or not torch.equal(found[0], w):
+            if found is None or (dry is None and not torch.equal(found[0], w)):
                 copy = w.clone(memory_format=torch.contiguous_format)
                 found = copy, weight._pack(copy)
             self._entries[key] = found
