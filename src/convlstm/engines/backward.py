@@ -5,6 +5,7 @@ input for a chunk of steps at once (as in Appleyard et al. 2016, arXiv:1604.0194
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.convolution import ConvWeight, is_channels_first_faster
+from convlstm.engines.cpu.winograd import WinogradWeight
 from convlstm.engines.forward import Saved, where_flag
 from convlstm.engines.plan import Inputs, Plan
 from convlstm.engines.recurrences import StepBuffers, StepGradients
@@ -213,6 +215,8 @@ class Backward:
             self._input_gradient(self.d_x[first:last], d_a, self.w_x, self.flipped_x)
         if self.d_weight is None and self.d_bias is None:
             return
+        if self._add_whole_weight(x, h, d_a, d_b):
+            return
         zero = (last - first - 1 if self.plan.reverse else 0) if zero_state else -1  # frame whose h is zero
         weights = self.w_x, self.w_h
         small = [w for w in weights if isinstance(w, Tensor) and w[0, 0].numel() <= 9]
@@ -228,6 +232,20 @@ class Backward:
             nonzero = slice(0, -1) if self.plan.reverse else slice(1, None)
             h, d_b = h[nonzero], d_b[nonzero]
         self._add_weights(x, h if len(h) else None, d_a, d_b, weights)
+
+    def _add_whole_weight(self, x: Tensor, h: Tensor, d_a: Tensor, d_b: Tensor) -> bool:
+        """Add to the gradients of weight and bias by one transform of ``d_a``; False if none is faster."""
+        if self.d_weight is None or d_b is not d_a or not isinstance(self.w_h, WinogradWeight):
+            return False
+        frames = self._empty(len(x), self.channels + self.shape[-1])
+        frames[..., : self.channels], frames[..., self.channels :] = x, h
+        found = replace(self.w_h, weight=self.inputs.weight).weight_gradient(frames, d_a)
+        if found is None:
+            return False
+        self.d_weight += found
+        if self.d_bias is not None:
+            self.d_bias += d_a.flatten(0, -2).sum(0)
+        return True
 
     def _in_channels_first_memory(self, x: Tensor) -> Tensor:
         """(B, *S, C) as a view of contiguous (B, C, *S)."""
