@@ -107,19 +107,40 @@ struct Winograd {
     // The pixels of a tile by the definition: minimal filtering mixes pixels, of which some may not be finite.
     void convolve_directly(const Tile& tile, int64_t block, Pixels& to) const {
         const int64_t M = frames.M, taps = SIDE + 1 - M;
-        for (int64_t n = 0; n < M * M; n++) {
-            vfloat sum[VECTORS] = {};
-            for (const Source& source : sources)
-                for (int64_t tap = 0; tap < taps * taps; tap++) {
-                    const int64_t i = n / M + tap / taps, j = n % M + tap % taps, K = source.channels;
-                    const float* x = tile.input(source.x, K, i, j);
-                    const float* w = source.weight + block * source.block_size + (POSITIONS + tap) * K * COLUMNS;
-                    for (int64_t k = 0; x && k < K; k++, w += COLUMNS)
-                        for (int v = 0; v < VECTORS; v++)
-                            if (source.mask >> v & 1) sum[v] += x[k] * load(w + v * LANES, AllLanes());
+        std::memset(to, 0, sizeof(to));
+        for (const Source& source : sources)
+            for (int64_t tap = 0; tap < taps * taps; tap++) {
+                const int64_t K = source.channels;
+                const float* w = source.weight + block * source.block_size + (POSITIONS + tap) * K * COLUMNS;
+                for (int64_t i = 0; i < M; i++) {
+                    const float* x[4];
+                    for (int64_t j = 0; j < M; j++) x[j] = tile.input(source.x, K, i + tap / taps, j + tap % taps);
+                    if (M == 4)
+                        add_tap<4>(source.mask, x, w, K, to + i * M);
+                    else
+                        add_tap<2>(source.mask, x, w, K, to + i * M);
                 }
-            std::memcpy(to[n], sum, sizeof(sum));
+            }
+    }
+
+    // Add the products of N pixels, of those that are not null, with a tap of the weight.
+    template <int N>
+    static void add_tap(int mask, const float* const* x, const float* w, int64_t K, vfloat (*to)[VECTORS]) {
+        vfloat sum[N][VECTORS];
+        std::memcpy(sum, to, sizeof(sum));
+        for (int64_t k = 0; k < K; k++, w += COLUMNS) {
+            vfloat columns[VECTORS];
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) columns[v] = load(w + v * LANES, AllLanes());
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++)
+                if (x[n])
+#pragma GCC unroll 4
+                    for (int v = 0; v < VECTORS; v++) sum[n][v] += x[n][k] * columns[v];
         }
+        for (int n = 0; n < N; n++)
+            for (int v = 0; v < VECTORS; v++)
+                if (mask >> v & 1) to[n][v] = sum[n][v];
     }
 };
 
