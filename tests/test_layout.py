@@ -153,6 +153,7 @@ MANY_ARGUMENTS = {
     "convlstm.engines.plan.Plan",
     "convlstm.models.encoder_forecaster.EncoderForecaster",  # one of them the earlier name of another
     "convlstm.training.config.TrainingConfig",
+    "convlstm.verification.results.Verification",
 }
 
 

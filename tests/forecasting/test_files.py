@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from convlstm.data.files import read_frames
 from convlstm.data.opening import open_frames
@@ -188,6 +188,28 @@ def test_rain_and_reflectivity_have_the_colours_of_radar(tmp_path, units, factor
         assert (pixels[:12, :12] == (214, 96, 30)).all(-1).any()  # the border of what follows the past
     seen = {tuple(map(int, pixel)) for pixel in pixels[-36:].reshape(-1, 3)}  # the legend
     assert ({*colours} <= seen) == (units != "degC")
+
+
+@pytest.mark.parametrize(
+    ("dated", "labels"), [(True, ["-5 min", "0 min", "+5 min", "+10 min"]), (False, ["t-1", "t", "+1", "+2"])]
+)
+@pytest.mark.parametrize("ending", ["gif", "png"])
+def test_pictures_say_lead_times_in_minutes_where_frames_have_times(
+    tmp_path, monkeypatch, ending, dated, labels
+):
+    written, draw = [], ImageDraw.ImageDraw.text
+
+    def write(pen, place, text, **options):
+        written.append(text)
+        draw(pen, place, text, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    values, step = np.zeros((4, 8, 8), np.float32), 300 if dated else 1
+    times = np.datetime64("2024-05-01T12:00", "ns") + np.timedelta64(300, "s") * np.arange(4)
+    frames = open_frames(xr.DataArray(values, {"time": times} if dated else {}, ("time", "y", "x")))
+    write_forecast(tmp_path / f"f.{ending}", labelled(frames.values[2:], frames[:2], step), frames.values[:2])
+    kinds = [text.partition("   ")[0].removeprefix("past ").removeprefix("forecast ") for text in written]
+    assert [kind for kind in kinds if kind[0] in "+-t0"] == labels
 
 
 @pytest.mark.parametrize("channels", [2, 5])

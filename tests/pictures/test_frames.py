@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.pictures.colours import MISSING
@@ -189,6 +189,22 @@ def test_an_animation_says_when_and_borders_what_follows_the_past(tmp_path: Path
             assert (pixels[11, 20:500] > 190).all() == (k < 2)
             ink = [(image[12 + 512 + 4 :] < 160).sum() for image in (pixels, written)]
             assert ink[1] > 1.3 * ink[0]
+
+
+def test_lead_times_are_minutes_where_the_time_step_is_known(tmp_path: Path, monkeypatch):
+    written: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def write(pen, place, text, **options):
+        written.append(text)
+        draw(pen, place, text, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    film_strip({"truth": frames(2)}, past=frames(2), step_s=300)
+    assert [text for text in written if text.endswith("min")] == ["-5 min", "0 min", "+5 min", "+10 min"]
+    written.clear()
+    animation({"truth": frames(2)}, tmp_path / "a.gif", past=frames(2), step_s=3600)
+    assert written == ["past -1 h", "past 0 h", "truth +1 h", "truth +2 h"]
 
 
 def test_an_animation_keeps_every_grey(tmp_path: Path):

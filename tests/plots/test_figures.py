@@ -209,6 +209,20 @@ def test_film_strips():
     assert images(colours)[0][0].shape == (6, 8, 3)
 
 
+def test_lead_times_of_figures_are_minutes_where_the_time_step_is_known():
+    past, truth = FRAMES[:3], FRAMES[3:6]
+    figure = plots.film_strip({"truth": truth}, past=past, step_s=300)
+    assert texts(figure)[:6] == ["-10 min", "-5 min", "0 min", "+5 min", "+10 min", "+15 min"]
+    for other in (
+        plots.differences(truth, truth, step_s=300),
+        plots.events(truth, truth, 0.5, step_s=300),
+        plots.saliency_maps(past, past, step_s=300),
+    ):
+        assert [text for text in texts(other) if text.endswith(" min")] == texts(other)[:3]
+    with pytest.raises(OptionError, match="step_s must be greater than 0; received 0"):
+        plots.film_strip({"truth": truth}, step_s=0)
+
+
 def test_differences_and_their_error():
     forecast, truth = FRAMES[:3], FRAMES[3:6].copy()
     truth[1, 0, :, :4] = np.nan

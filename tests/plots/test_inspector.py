@@ -48,6 +48,14 @@ def test_the_page_needs_no_network():
     assert len(ids) == len(set(ids))
 
 
+def test_frames_are_labelled_by_minutes_where_the_time_step_is_known():
+    leads = Page(render(inside())).values["leads"]
+    assert leads == ["t−2", "t−1", "t", "+1", "+2", "+3", "+4"]
+    page = Page(render(inside(step_s=300.0)))
+    assert page.values["leads"] == ["−10 min", "−5 min", "0 min", *(f"+{k} min" for k in (5, 10, 15, 20))]
+    assert "3 frames in, 4 out (to +20 min)" in page.notes
+
+
 def test_layers_end_with_the_last_step_of_the_forecast():
     layers = Page(render(inside())).values["layers"]
     assert [layer["name"] for layer in layers] == ["encoder.0 (ConvLSTMCell)", "forecaster.0"]

@@ -464,6 +464,23 @@ def test_baselines_whose_frames_are_all_equal_have_no_row(make_run: MakeRun):
     assert set(re.split(", | and ", listed[1])) == {"blank", "persistence", "mean frame"}
 
 
+def test_lead_times_are_minutes_where_the_time_step_is_known(make_run: MakeRun):
+    run = make_run()
+    change(run, lambda plain: plain.update(step_s=600.0))
+    past, future = film_strips(read_run(run))["cases"][0]["blocks"]
+    assert past["labels"] == ["−30 min", "−20 min", "−10 min", "0 min"]
+    assert future["labels"] == ["+10 min", "+20 min", "+30 min"]
+    assert "Truth: +10 min to +30 min of the best case" in [row["alt"] for row in pictures(run)]
+    text = write_report(run).read_text()
+    assert re.findall(r'<th scope="row">(\+.*?)</th>', text)[:3] == ["+10 min", "+20 min", "+30 min"]
+    assert "lead time (min)" in text
+    assert "frames)" not in text
+    assert "4 frames in, 3 out (to +30 min), 30 events" in text
+    assert "at +30 min, the truth 1" in text
+    change(run, lambda plain: plain.update(step_s=None))
+    assert "lead time (frames)" in write_report(run).read_text()
+
+
 def test_of_one_lead_time_only_what_is_blank_has_no_row(make_run: MakeRun):
     run = make_run(steps=1)
     change_cases(run, forecast_blank=np.zeros((3, 1, 1, 24, 24), np.float32))

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from convlstm.errors import OptionError, RunError
+from convlstm.scores.lead_times import lead_text
 from convlstm.verification.results import Verification
 from convlstm.verification.score_table import Interval, Intervals, ScoreTable, Spectra
 from convlstm.verification.verify import read_scores
@@ -87,6 +88,8 @@ def test_dict_has_the_keys_of_scores_json():
         "cases",
         "past",
         "steps",
+        "step_s",
+        "lead_minutes",
         "data",
         "unit",
         "weights",
@@ -243,6 +246,56 @@ def test_rows_are_long_and_complete():
     assert math.isnan(row.difference_low)
     assert of["mine", "skill_over_blank", "1"].value == 0.5
     assert len(rows) == len({row[:3] for row in rows}) == (3 * 3 + 2) * 3
+
+
+def test_lead_times_are_minutes_or_hours_where_the_time_step_is_known():
+    found = replace(verification(3), step_s=300.0)
+    text = found.to_markdown()
+    heads = ["+5 min", "+10 min", "+15 min", "overall"]
+    assert cells(text, "MSE")["lead"] == cells(text, "Skill")["lead"] == heads
+    assert (
+        "**Overall in a unit: 7 cases, 4 frames in, 3 out (to +15 min)**"
+        in replace(found, unit="a unit").to_markdown()
+    )
+    printed_heads = [re.split(" {2,}", line) for line in printed(found, 100) if line.startswith("lead")]
+    assert printed_heads == [["lead", *heads]] * 4
+    daily = replace(found, step_s=86400.0)
+    assert cells(daily.to_markdown(), "MSE")["lead"] == ["+1 d", "+2 d", "+3 d", "overall"]
+
+
+def test_files_of_scores_keep_frames_and_have_minutes_beside():
+    found = replace(verification(2), step_s=300.0)
+    plain = found.to_dict()
+    assert (plain["schema"], plain["steps"], plain["lead_minutes"]) == (2, 2, [5.0, 10.0])
+    assert Verification.from_dict(plain) == found
+    rows = {row[:3]: row for row in found.rows()}
+    assert rows["mine", "mse", "2"].lead_minutes == rows["mine", "skill_over_blank", "2"].lead_minutes == 10
+    assert math.isnan(rows["mine", "mse", "overall"].lead_minutes)
+    assert verification().to_dict()["lead_minutes"] is None
+    older = {name: value for name, value in plain.items() if name not in ("step_s", "lead_minutes")}
+    assert Verification.from_dict(older).step_s is None
+    with pytest.raises(RunError, match="step_s"):
+        Verification.from_dict(plain | {"step_s": -300.0})
+
+
+@pytest.mark.parametrize(
+    ("lead", "step_s", "text"),
+    [
+        (2, None, "+2"),
+        (-1, None, "-1"),
+        (2, 300, "+10 min"),
+        (-2, 300.0, "-10 min"),
+        (0, 300.0, "0 min"),
+        (6, 900.0, "+90 min"),
+        (24, 3600.0, "+24 h"),
+        (7, 86400.0, "+7 d"),
+        (3, 0.04, "+120 ms"),
+        (1, 1 / 30, "+33.3333 ms"),
+        (2, 630.0, "+1260 s"),
+    ],
+)
+def test_lead_times_as_text(lead, step_s, text):
+    assert lead_text(lead, step_s) == text
 
 
 def test_markdown_marks_the_best():

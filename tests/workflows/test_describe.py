@@ -207,6 +207,7 @@ def test_the_table_can_be_read_at_80_columns(tmp_path, monkeypatch, capsys, colu
         "12 x 16 pixels of 0.5 x 0.5 degrees; 50 N to 55.5 N, 3 W to 4.5 E",
         "rain: unit 'mm h-1', taken as mm/h",
         "suspicious -9999 in 25 % of the pixels, the next value is 0",
+        "windows 12 frames in, 12 out (to +60 min)",
         "train 93 windows, 2021-02-01 20:00 to",
         "(values: of 24 frames, spread over the files)",
     ):

@@ -94,6 +94,16 @@ def test_reflectivity_for_a_model_of_rain_rates_is_scored_in_rain_rates(tmp_path
     assert not (tmp_path / "refused").exists()
 
 
+def test_lead_times_are_hours_where_frames_have_times():
+    values = 280 + np.random.default_rng(0).random((40, 8, 8), np.float32)
+    dated = convlstm.evaluate(Last(), data=Archive(labelled(values, "K", minutes=60), **SIZES))
+    assert dated.lead_minutes == [60, 120]
+    assert "3 frames in, 2 out (to +2 h)" in dated.to_markdown()
+    counted = convlstm.evaluate(Last(), data=Archive(values, **SIZES))
+    assert counted.lead_minutes is None
+    assert "3 frames in, 2 out**" in counted.to_markdown()
+
+
 def test_pixels_count_by_the_cosine_of_their_latitude():
     values = 280 + 5 * np.random.default_rng(0).random((60, 12, 10), np.float32)
     latitude = np.linspace(80, -10, 12)

@@ -102,6 +102,7 @@ def test_labelled_frames_keep_names_units_and_times(labelled):
     assert inside.variables == ["wind", "temperature"]
     assert inside.units == "m/s, K"
     assert inside.times == ["03-01 23:00", "03-02 00:00", "03-02 01:00", "03-02 02:00", "03-02 03:00"]
+    assert inside.step_s == 3600
     np.testing.assert_array_equal(inside.past, given.values[1 : K + 1])
     np.testing.assert_array_equal(inside.truth, given.values[K + 1 :])
     assert ("layers.cell_list.0", "memory") in inside.values

@@ -4,8 +4,9 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
-from convlstm.data.specification import span_text
+from convlstm.data.specification import known_step, span_text
 from convlstm.data.statistics import Histogram, Statistics
+from convlstm.scores.lead_times import lead_text
 from convlstm.workflows.describe import Description, Variable
 from convlstm.workflows.periods import Times
 
@@ -75,7 +76,9 @@ def _rows(description: Description, blocks: str) -> list[tuple[str, str]]:
         rows.append(("also there", ", ".join(description.others)))
     plan = description.plan
     if plan.splits:
-        rows.append(("windows", f"{plan.past} frames in, {plan.steps} out"))
+        step_s = known_step(description.times.step_s, dated=description.times.dated)
+        last = "" if step_s is None else f" (to {lead_text(plan.steps, step_s)})"
+        rows.append(("windows", f"{plan.past} frames in, {plan.steps} out{last}"))
         for name, split in plan.splits.items():
             rows.append(
                 (f"  {name}", f"{_counted(split.windows, 'window')}, {_span(split.first, split.last)}")

@@ -150,6 +150,11 @@ class Specification:
         return found.clamp(min=0) if self.dry_value == 0 else found
 
     @property
+    def known_step_s(self) -> float | None:
+        """Seconds between frames; None for frames without times."""
+        return known_step(self.step_s, dated=self.dated)
+
+    @property
     def covered_s(self) -> float:
         """Seconds that an amount covers; those between frames where the files do not state it."""
         return self.period_s or self.step_s
@@ -202,6 +207,11 @@ def described(transform: Transform) -> dict[str, Any]:
         for name, value in transform._convlstm_arguments.items()
     }
     return {"kind": kinds[type(transform)], "arguments": arguments}
+
+
+def known_step(step_s: float, *, dated: bool) -> float | None:
+    """The time step; None for frames without times, which are counted as one a second."""
+    return step_s if dated or step_s != 1 else None
 
 
 def grid_text(grid: Mapping[str, Any]) -> str:

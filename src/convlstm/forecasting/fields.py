@@ -62,7 +62,7 @@ def last_frames(frames: "xr.DataArray", specification: Specification, *, masked:
     found = float(np.diff(times).min()) if len(times) > 1 else specification.step_s
     dated = frames["time"].dtype.kind == "M"
     # Frames that are only counted are a second apart.
-    counted = (not dated and found == 1) or _is_counted(specification)
+    counted = (not dated and found == 1) or specification.known_step_s is None
     step_s = found if counted else specification.step_s
     check_fits(frames, specification.step_s if counted else found, specification)
     places = past - 1 + np.rint((times - times[-1]) / step_s).astype(np.int64)
@@ -88,11 +88,6 @@ def last_frames(frames: "xr.DataArray", specification: Specification, *, masked:
     return Past(values, units, window if dated else None, step_s, frames.attrs.get("period_s"))
 
 
-def _is_counted(specification: Specification) -> bool:
-    """True if frames of the training had no times, and their number counts as seconds."""
-    return not specification.dated and specification.step_s == 1
-
-
 class Fields:
     """Values in a unit to the scale of a network, and back.
 
@@ -110,7 +105,7 @@ class Fields:
         self, specification: Specification, units: str, step_s: float, period_s: float | None = None
     ) -> None:
         self.specification = specification
-        self.step_s = step_s = step_s if _is_counted(specification) else specification.step_s
+        self.step_s = step_s = specification.known_step_s or step_s
         self._transform = specification.built_transform()
         relation, own = specification.relation(), specification.units
         units = unit_named(units or own)

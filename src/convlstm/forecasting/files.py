@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.files import check_finite, from_unit
+from convlstm.data.specification import known_step
 from convlstm.data.specify import is_rain
 from convlstm.data.units import conversion, unit_named
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
@@ -131,9 +132,12 @@ def write_forecast(
     if ending in (*_MOVING, ".png"):
         future, past, limits = _coloured(forecast, past)
         rows = {"forecast": future}
+        step_s = known_step(_step_s(forecast), dated=forecast["time"].dtype.kind == "M")
         if ending in _MOVING:
-            return animation(rows, path, past=past, limits=limits, moments=_moments(forecast, len(past)))
-        film_strip(rows, past=past, limits=limits).save(file, format="PNG", optimize=True)
+            moments = _moments(forecast, len(past))
+            return animation(rows, path, past=past, limits=limits, moments=moments, step_s=step_s)
+        strip = film_strip(rows, past=past, limits=limits, step_s=step_s)
+        strip.save(file, format="PNG", optimize=True)
     elif ending == ".npz":
         # NumPy 1.26 gives computed dates a dtype with empty metadata, of which it warns when it saves them.
         times = forecast["time"].values
@@ -151,10 +155,13 @@ def _coloured(
     """Forecast and past as they are shown, and their colours: those of radar for rain and reflectivity."""
     future, unit = forecast.values.astype(np.float32), unit_named(str(forecast.attrs.get("units", "")))
     if is_rain(forecast, unit):
-        step_s = float(forecast["forecast_period"].values[0] / np.timedelta64(1, "s"))
-        convert = conversion(unit, "mm/h", step_s=forecast.attrs.get("period_s", step_s))
+        convert = conversion(unit, "mm/h", step_s=forecast.attrs.get("period_s", _step_s(forecast)))
         future, past, unit = convert(future), convert(past), "mm/h"
     return future, past, TABLES.get(unit) or channel_scales(past, unit=unit)
+
+
+def _step_s(forecast: "xr.DataArray") -> float:
+    return float(forecast["forecast_period"].values[0] / np.timedelta64(1, "s"))
 
 
 def _moments(forecast: "xr.DataArray", past: int) -> list[str]:

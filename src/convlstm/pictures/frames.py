@@ -28,6 +28,7 @@ from convlstm.pictures.legend import MUTED, Line, Mark, draw_line, line_width, t
 from convlstm.pictures.radar import NOT_MEASURED, RadarTable, paint_radar
 from convlstm.pictures.sizes import MIN_SIDE, enlarge, resize
 from convlstm.pictures.video import LAST, mp4
+from convlstm.scores.lead_times import lead_text
 from convlstm.validation import check_instance, check_number, check_path, check_positive, received
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ def film_strip(
     signed: Collection[str] = ("error",),
     limits: Limits = None,
     scale: int | None = None,
+    step_s: float | None = None,
 ) -> "Image":
-    """Draw a row of frames per name, with the names at the left and the lead times +1, +2 ... on top.
+    """Draw a row of frames per name, with the names at the left and the lead times on top.
 
     Sequences of more than ten frames are divided evenly into blocks below each other. Three channels within
     [0, 1] are red, green and blue; otherwise each channel has a row.
@@ -64,6 +66,7 @@ def film_strip(
             colours of its classes, which are shown there.
         scale: pixels of the picture per pixel of a frame. None enlarges small frames to at least 64 pixels
             and averages large ones to at most 192.
+        step_s: seconds between frames: lead times are +5 min, +10 min ... then, and +1, +2 ... without.
 
     Returns:
         an RGB picture.
@@ -77,8 +80,8 @@ def film_strip(
     painted, lines = _paint_rows(frames, signed, limits)
     blocks = []
     if past is not None:
-        blocks += list(divide({"past": painted.pop("")}, past=True))
-    blocks += list(divide(painted))
+        blocks += list(divide({"past": painted.pop("")}, past=True, step_s=step_s))
+    blocks += list(divide(painted, step_s=step_s))
     return _draw_strip(blocks, lines, times)
 
 
@@ -92,6 +95,7 @@ def animation(
     scale: int | None = None,
     frame_ms: int = 180,
     moments: Sequence[str] = (),
+    step_s: float | None = None,
 ) -> Path:
     """Write a GIF or an MP4 that plays the rows side by side, the past first.
 
@@ -109,6 +113,7 @@ def animation(
             side, and each at least 128.
         frame_ms: duration of a frame in milliseconds; the last one stays five times as long.
         moments: time of every frame, of the past and what follows, written beside its label.
+        step_s: as in `film_strip`.
 
     Returns:
         ``path``.
@@ -133,7 +138,7 @@ def animation(
     frames, times = resize(frames, scale, side, decibels=_in_decibels(frames, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
     panels = {name: _stack([enlarge(c, times) for c in channels]) for name, channels in painted.items()}
-    pictures = _draw_panels(panels, signed, lines, moments)
+    pictures = _draw_panels(panels, signed, lines, moments, step_s)
     if ending == ".mp4":
         write_atomically(target, mp4(pictures, frame_ms))
         return target
@@ -156,22 +161,23 @@ class Block(NamedTuple):
     """Rows of at most ten frames each, one below the other, with a label for every column.
 
     Attributes:
-        start: index of the first frame.
-        labels: t-2, t-1, t of a past; +1, +2, +3 otherwise.
+        labels: t-2, t-1, t of a past, or -10 min, -5 min, 0 min; +1, +2, +3 otherwise, or +5 min ...
         rows: one per name and channel.
     """
 
-    start: int
     labels: list[str]
     rows: list[Row]
 
 
-def divide(painted: Mapping[str, Sequence[Pixels]], *, past: bool = False) -> Iterator[Block]:
+def divide(
+    painted: Mapping[str, Sequence[Pixels]], *, past: bool = False, step_s: float | None = None
+) -> Iterator[Block]:
     """Divide rows of frames evenly into blocks of at most ten columns.
 
     Args:
         painted: (T, H, W, 3) for every channel, by name; T may differ.
-        past: label the frames t-T+1 ... t.
+        past: label the frames as those of a past, t-T+1 ... t.
+        step_s: as in `film_strip`.
     """
     length = max(len(channels[0]) for channels in painted.values())
     rows = [
@@ -181,12 +187,16 @@ def divide(painted: Mapping[str, Sequence[Pixels]], *, past: bool = False) -> It
     ]
     for part in np.array_split(np.arange(length), math.ceil(length / _MAX_COLUMNS)):
         start, stop = int(part[0]), int(part[-1]) + 1
-        labels = [past_label(k, length) if past else f"+{k + 1}" for k in range(start, stop)]
-        yield Block(start, labels, [row._replace(pixels=row.pixels[start:stop]) for row in rows])
+        labels = [
+            past_label(k, length, step_s) if past else lead_text(k + 1, step_s) for k in range(start, stop)
+        ]
+        yield Block(labels, [row._replace(pixels=row.pixels[start:stop]) for row in rows])
 
 
-def past_label(index: int, length: int) -> str:
-    """Label of frame ``index`` of a past of ``length`` frames: t-9, ..., t-1, t."""
+def past_label(index: int, length: int, step_s: float | None = None) -> str:
+    """Label of frame ``index`` of a past of ``length`` frames: t-9, ..., t-1, t, or -45 min ... 0 min."""
+    if step_s is not None:
+        return lead_text(index - length + 1, step_s)
     return "t" if index == length - 1 else f"t-{length - 1 - index}"
 
 
@@ -332,7 +342,11 @@ def _draw_strip(blocks: Sequence[Block], lines: Sequence[Line], times: int) -> "
 
 
 def _draw_panels(
-    panels: dict[str, Pixels], signed: Collection[str], lines: Sequence[Line], moments: Sequence[str]
+    panels: dict[str, Pixels],
+    signed: Collection[str],
+    lines: Sequence[Line],
+    moments: Sequence[str],
+    step_s: float | None,
 ) -> list["Image"]:
     """One picture per time, the past (under an empty name) first."""
     from PIL import Image, ImageDraw
@@ -368,8 +382,9 @@ def _draw_panels(
                 pen.rectangle((x - 3, head - 3, box[2] + 2, box[3] + 2), outline=border, width=3)
             else:
                 pen.rectangle(box, outline=_EDGE)
-        label = f"past {past_label(time + known, known)}" if time < 0 else f"{clip_text(single)} +{time + 1}"
-        label += f"   {moments[time + known]}" if moments else ""
+        name = "past" if time < 0 else clip_text(single)
+        lead = past_label(time + known, known, step_s) if time < 0 else lead_text(time + 1, step_s)
+        label = f"{name} {lead}" + (f"   {moments[time + known]}" if moments else "")
         under = head + height + foot
         middle = (edge + across // 2, under - foot // 2)
         pen.text(middle, label.strip(), fill=MUTED, font=text_font(13), anchor="mm")

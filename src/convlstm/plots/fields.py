@@ -11,6 +11,7 @@ from convlstm.pictures.colours import channel_names, check_frames, paint
 from convlstm.pictures.frames import Limits, check_rows, past_label, row_scales
 from convlstm.pictures.radar import RadarTable
 from convlstm.plots.figures import Colours, Row, draw_grid, picked, rgb, value_colours
+from convlstm.scores.lead_times import lead_text
 from convlstm.validation import check_number, is_integer, received
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def film_strip(
     limits: Limits = None,
     unit: str = "",
     frames: Sequence[int] | None = None,
+    step_s: float | None = None,
     figure: "FigureBase | None" = None,
 ) -> "FigureBase":
     """Frames in rows, over time, with colour bars: `convlstm.pictures.film_strip` as a figure.
@@ -47,6 +49,7 @@ def film_strip(
             row.
         unit: of the values, at the colour bar.
         frames: indices of the frames to show of each row; None for at most ten.
+        step_s: seconds between frames: lead times are +5 min, +10 min ... then, and +1, +2 ... without.
         figure: to draw on; None for a new one.
 
     Returns:
@@ -56,7 +59,7 @@ def film_strip(
         ShapeError: a row is not (T, C, H, W), or frames differ in size.
         OptionError: no row at all, or matplotlib is not installed.
     """
-    return draw_grid(_rows(rows, past, signed, limits, unit, frames), figure)[0]
+    return draw_grid(_rows(rows, past, signed, limits, unit, frames, step_s), figure)[0]
 
 
 def differences(
@@ -66,6 +69,7 @@ def differences(
     limits: Limits = None,
     unit: str = "",
     frames: Sequence[int] | None = None,
+    step_s: float | None = None,
     figure: "FigureBase | None" = None,
 ) -> "FigureBase":
     """Truth, forecast and their difference by lead time, with the root mean square error of each frame.
@@ -73,9 +77,10 @@ def differences(
     Args:
         forecast: (L, C, H, W).
         truth: (L, C, H, W), NaN where not measured.
-        limits: as in `film_strip`, and so are ``unit``, ``frames`` and ``figure``.
+        limits: as in `film_strip`, and so are ``unit``, ``frames``, ``step_s`` and ``figure``.
         unit: of the values.
         frames: indices of the frames to show.
+        step_s: seconds between frames.
         figure: to draw on.
 
     Returns:
@@ -87,7 +92,7 @@ def differences(
     said, happened = _pair(forecast, truth)
     error = said.astype(np.float64) - happened
     rows = {"truth": happened, "forecast": said, "difference": error}
-    drawn = _rows(rows, None, ["difference"], limits, unit, frames)
+    drawn = _rows(rows, None, ["difference"], limits, unit, frames, step_s)
     shown = picked(len(said), frames, "frames")
     squares = [np.square(error[k][np.isfinite(error[k])]) for k in shown]
     under = [f"RMSE {np.sqrt(square.mean()):.3g}" if square.size else "no value" for square in squares]
@@ -104,6 +109,7 @@ def events(
     limits: Limits = None,
     unit: str = "",
     frames: Sequence[int] | None = None,
+    step_s: float | None = None,
     figure: "FigureBase | None" = None,
 ) -> "FigureBase":
     """Hits, misses and false alarms by lead time, with the critical success index of each frame.
@@ -116,9 +122,10 @@ def events(
         truth: (L, C, H, W), NaN where not measured.
         threshold: in the unit of the values.
         channel: that is shown.
-        limits: as in `film_strip`, and so are ``unit``, ``frames`` and ``figure``.
+        limits: as in `film_strip`, and so are ``unit``, ``frames``, ``step_s`` and ``figure``.
         unit: of the values and the threshold.
         frames: indices of the frames to show.
+        step_s: seconds between frames.
         figure: to draw on.
 
     Returns:
@@ -136,7 +143,7 @@ def events(
             "frames"
         )
     said, happened = said[:, channel : channel + 1], happened[:, channel : channel + 1]
-    rows = _rows({"truth": happened, "forecast": said}, None, (), limits, unit, frames)
+    rows = _rows({"truth": happened, "forecast": said}, None, (), limits, unit, frames, step_s)
     shown = picked(len(said), frames, "frames")
     a, b = said[shown, 0] >= threshold, happened[shown, 0] >= threshold
     kinds = np.select([a & b, b, a], [0, 1, 2], 3)
@@ -167,6 +174,7 @@ def _rows(
     limits: Limits,
     unit: str,
     frames: Sequence[int] | None,
+    step_s: float | None,
 ) -> list[Row]:
     """Rows of a grid, a row per channel unless channels are colours, in the colours of `pictures`."""
     values = check_rows(rows, past, signed, limits)
@@ -175,7 +183,7 @@ def _rows(
     for name, scales in row_scales(values, signed, limits).items():
         row, is_signed = values[name], name in signed
         shown = picked(len(row), frames if name else None, "frames")
-        labels = [past_label(k, len(row)) if not name else f"+{k + 1}" for k in shown]
+        labels = [lead_text(k + 1, step_s) if name else past_label(k, len(row), step_s) for k in shown]
         if not isinstance(scales, RadarTable) and len(scales) == 1 and row.shape[1] == 3:
             drawn.append(Row(name or "past", paint(row[shown], scales, signed=is_signed)[0], labels))
             continue

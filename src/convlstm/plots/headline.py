@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from convlstm.plots.curves import display_name
 from convlstm.scores.digits import in_text, short
+from convlstm.scores.lead_times import lead_text
 from convlstm.verification.results import Verification
 
 _FEW = 4  # scores named after the headline
@@ -53,7 +54,8 @@ def _worse(scores: Verification) -> Iterator[str]:
         last = scores.scores["sharpness"].by_lead[scores.model][-1]
         if math.isfinite(last) and abs(last - 1) > 0.1:
             kind = "less sharp" if last < 1 else "noisier"
-            yield f"{kind} than the truth (sharpness {in_text(last)} at +{scores.steps}, the truth 1)"
+            lead = lead_text(scores.steps, scores.step_s)
+            yield f"{kind} than the truth (sharpness {in_text(last)} at {lead}, the truth 1)"
     for key in scores.main_scores:
         table = scores.scores[key]
         known = {name: value for name, value in table.overall.items() if math.isfinite(value)}
@@ -86,9 +88,8 @@ def tiles(scores: Verification) -> list[Tile]:
         found.append(Tile("CSI", in_text(table.overall[scores.model]), note))
     if "sharpness" in scores.scores:
         last = scores.scores["sharpness"].by_lead[scores.model][-1]
-        note = f"at +{scores.steps}; 1 is as sharp as the truth, less is blur"
+        note = f"at {lead_text(scores.steps, scores.step_s)}; 1 is as sharp as the truth, less is blur"
         found.append(Tile("Sharpness", in_text(last), note))
     blocks = f", {scores.blocks:,} event{'s' * (scores.blocks != 1)}" if scores.blocks else ""
-    frames = f"{scores.past} frame{'s' * (scores.past != 1)} in, {scores.steps} out{blocks}"
-    found.append(Tile("Cases", f"{scores.cases:,}", frames))
+    found.append(Tile("Cases", f"{scores.cases:,}", scores.lengths + blocks))
     return found

@@ -21,10 +21,12 @@ from convlstm.pictures.colours import (
     paint,
     value_scale,
 )
+from convlstm.pictures.frames import past_label
 from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 from convlstm.plots.packing import Maps, Packed, Plan, encode, pack, quantise, reduce
 from convlstm.plots.pages import template
 from convlstm.scores.digits import short
+from convlstm.scores.lead_times import lead_text
 
 Floats = NDArray[np.floating[Any]]
 
@@ -62,6 +64,7 @@ class Inside:
         units: of the frames, or of each channel, separated by ", "; empty or "1" for pure numbers.
         times: of the K + L frames, as people read them; empty if unknown.
         data: a line on the frames, such as their file.
+        step_s: seconds between frames; None if unknown.
     """
 
     model: str
@@ -74,6 +77,7 @@ class Inside:
     units: str = ""
     times: Sequence[str] = ()
     data: str = ""
+    step_s: float | None = None
 
     @property
     def steps(self) -> int:
@@ -122,10 +126,18 @@ def render(inside: Inside, limit: int = LIMIT) -> str:
             "steps": inside.steps,
             "past": len(inside.past),
             "times": list(inside.times),
+            "leads": _leads(inside),
             "levels": plan.levels,
             "layers": _layers(inside, maps, packed, plan),
         },
     )
+
+
+def _leads(inside: Inside) -> list[str]:
+    """Labels of the frames of past and forecast: t-1, t, +1, or -5 min, 0 min, +5 min."""
+    past = [past_label(k, len(inside.past), inside.step_s) for k in range(len(inside.past))]
+    future = [lead_text(k + 1, inside.step_s) for k in range(len(inside.forecast))]
+    return [label.replace("-", "−") for label in (*past, *future)]
 
 
 _STOPS = {"grey": GREY, "diverging": DIVERGING}
@@ -299,7 +311,8 @@ def _summary(inside: Inside, packed: Mapping[tuple[str, str], Packed]) -> str:
     layers = len({layer for layer, _ in packed})
     unit = inside.units if inside.units not in ("", "1") else ""
     what = ", ".join(inside.variables) + (f" in {unit}" if unit and inside.variables else "")
-    text = f"{len(inside.past)} frames in, {len(inside.forecast)} out, {height} x {width} pixels"
+    last = "" if inside.step_s is None else f" (to {lead_text(len(inside.forecast), inside.step_s)})"
+    text = f"{len(inside.past)} frames in, {len(inside.forecast)} out{last}, {height} x {width} pixels"
     return f"{what + ': ' if what else ''}{text}; {layers} recurrent layer{'s' * (layers != 1)}."
 
 

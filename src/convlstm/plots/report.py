@@ -16,6 +16,7 @@ from convlstm.plots.pages import template
 from convlstm.plots.report_frames import film_strips
 from convlstm.plots.run_record import RunRecord, read_run
 from convlstm.scores.digits import aligned, in_text
+from convlstm.scores.lead_times import lead_text, lead_unit
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_path
 from convlstm.verification.results import Verification
@@ -188,7 +189,7 @@ def _marks(table: ScoreTable) -> list[str]:
 
 def _lead_table(scores: Verification, table: ScoreTable) -> Table:
     """A row per lead time and a column per forecaster, so that any number of lead times fits a page."""
-    rows = [f"+{k + 1}" for k in range(scores.steps)]
+    rows = [lead_text(k, scores.step_s) for k in range(1, scores.steps + 1)]
     columns = []
     for name in scores.forecasters:
         values = list(table.by_lead[name])
@@ -197,7 +198,7 @@ def _lead_table(scores: Verification, table: ScoreTable) -> Table:
         columns.append(Column(display_name(name), _cells(values)))
     if table.mean_of_leads is not None:
         rows += ["mean", "pooled"]
-    counts = f", {table.count(0):,} {table.samples_of} at +1" if table.samples else ""
+    counts = f", {table.count(0):,} {table.samples_of} at {rows[0]}" if table.samples else ""
     return Table(f"{table.title}, {table.unit}{counts}", rows, columns)
 
 
@@ -242,8 +243,14 @@ def _score_chart(scores: Verification, table: ScoreTable) -> Chart:
         end = worst(filter(math.isfinite, line.values), default=math.nan)
         note += f"; {line.name} lies outside, {in_text(end)} at worst"
     options = {"log": table.higher_is_better is False, "reference": (1.0, "truth") if sharpness else None}
-    leads = range(1, scores.steps + 1)
-    return _chart(table.title, direction, note, leads, lines, "lead time (frames)", table.unit, **options)
+    leads, label = _leads(scores)
+    return _chart(table.title, direction, note, leads, lines, label, table.unit, **options)
+
+
+def _leads(scores: Verification) -> tuple[list[float], str]:
+    """Places of the lead times on an axis, and its label."""
+    unit = lead_unit(scores.step_s)
+    return [k * unit.step for k in range(1, scores.steps + 1)], f"lead time ({unit.name})"
 
 
 def _far(scores: Verification, table: ScoreTable) -> set[str]:
@@ -271,13 +278,14 @@ def _skill_chart(scores: Verification) -> Chart:
         for name, skill in scores.skill.items()
     ]
     cut = any(value < -1 for line in lines for value in line.values)
+    leads, label = _leads(scores)
     return _chart(
         f"Skill of {display_name(scores.model)}",
         "higher is better",
         "1 − MSE of the model / MSE of each baseline" + ("; below −1 is cut off" if cut else ""),
-        range(1, scores.steps + 1),
+        leads,
         lines,
-        "lead time (frames)",
+        label,
         "1 is perfect, 0 is no better",
         reference=(0.0, "no better"),
         floor=-1.0 if cut else None,
@@ -298,7 +306,7 @@ def _spectra_chart(scores: Verification, spectra: Spectra) -> Chart:
         if name is not None
     ]
     return _chart(
-        f"Power spectrum at +{scores.steps}",
+        f"Power spectrum at {lead_text(scores.steps, scores.step_s)}",
         "below the truth is blur",
         "radially averaged, mean over frames",
         spectra.wavelengths,

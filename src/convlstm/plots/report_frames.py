@@ -55,7 +55,7 @@ class _FilmStrips:
         cases, scores = record.cases, record.verification
         names = list(cases[0].forecasts)
         self.cases = cases
-        self.unit = scores.unit if scores else ""
+        self.unit, self.step_s = (scores.unit, scores.step_s) if scores else ("", None)
         self.radar = TABLES.get(self.unit)
         self.gaps = any(np.isnan(case.truth).any() for case in cases)
         self.model = scores.model if scores else names[0]
@@ -117,9 +117,10 @@ class _FilmStrips:
             channels = self._painted(frames, signed=strip.signed)
             painted[key] = [enlarge(pixels, times) for pixels in channels]
         blocks = []
-        for block in divide(painted, past=past):
-            first, last = block.start + 1, block.start + len(block.labels)
-            place = "" if past else f": frames +{first} to +{last} of the {case.label} case"
+        for block in divide(painted, past=past, step_s=self.step_s):
+            counted = "frames " * (self.step_s is None)
+            ends = f"{block.labels[0]} to {block.labels[-1]}"
+            place = "" if past else f": {counted}{ends} of the {case.label} case"
             texts_of_rows = []
             for key, channel, pixels in block.rows:
                 strip = strips[int(key)]

@@ -85,6 +85,7 @@ def saliency_maps(
     *,
     unit: str = "",
     frames: Sequence[int] | None = None,
+    step_s: float | None = None,
     figure: "FigureBase | None" = None,
 ) -> "FigureBase":
     """The past above the gradient by it, which `saliency` computes, with each frame's share of the whole.
@@ -97,6 +98,7 @@ def saliency_maps(
         pixel: row and column of the forecast pixel, which is marked; None for no mark.
         unit: of the past.
         frames: indices of the frames to show; None for at most ten.
+        step_s: seconds between frames, by which they are labelled; None for numbers of frames.
         figure: to draw on; None for a new one.
 
     Returns:
@@ -114,7 +116,7 @@ def saliency_maps(
     shown = picked(len(values), frames, "frames")
     sums = np.abs(slopes).sum(axis=(1, 2, 3))
     shares = [f"{share:.0%}" for share in sums[shown] / (sums.sum() or 1)]
-    labels = [past_label(k, len(values)) for k in shown]
+    labels = [past_label(k, len(values), step_s) for k in shown]
     scales = channel_scales(values)
     if values.shape[1] == 3 and len(scales) == 1:
         above = Row("past", paint(values[shown], scales)[0], labels)

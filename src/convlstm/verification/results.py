@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convlstm.errors import RunError, check_name
 from convlstm.scores.digits import four_digits
+from convlstm.scores.lead_times import lead_text
 from convlstm.verification.score_table import (
     DRAWS,
     LEAST_BLOCKS,
@@ -56,6 +57,7 @@ class Row(NamedTuple):
         difference_low: lower end of the interval of the model minus this baseline.
         difference_high: upper end.
         samples: pixels or frames; 0 if unknown.
+        lead_minutes: the lead time in minutes, where the time step is known.
     """
 
     forecaster: str
@@ -67,6 +69,7 @@ class Row(NamedTuple):
     difference_low: float = math.nan
     difference_high: float = math.nan
     samples: int = 0
+    lead_minutes: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class Verification:
         unit: of the values.
         blocks: number of events that bootstrap intervals are drawn from; None if unknown.
         spectra: power spectra, where a score has them.
+        step_s: seconds between frames; None if unknown, and lead times are numbers of frames then.
     """
 
     model: str
@@ -98,6 +102,18 @@ class Verification:
     unit: str = ""
     blocks: int | None = None
     spectra: Spectra | None = None
+    step_s: float | None = None
+
+    @property
+    def lead_minutes(self) -> list[float] | None:
+        """Lead times in minutes, L values; None if the time step is unknown."""
+        return None if self.step_s is None else [k * self.step_s / 60 for k in range(1, self.steps + 1)]
+
+    @property
+    def lengths(self) -> str:
+        """Frames of past and future in words, with the last lead time where the time step is known."""
+        last = "" if self.step_s is None else f" (to {lead_text(self.steps, self.step_s)})"
+        return f"{self.past} frame{'s' * (self.past != 1)} in, {self.steps} out{last}"
 
     @property
     def best_baseline(self) -> str | None:
@@ -143,8 +159,9 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in ``scores.json``; undefined values are None."""
-        names = ("model", "cases", "past", "steps", "data", "unit", "weights", "blocks", "best_baseline")
-        plain = {"schema": SCHEMA} | {name: getattr(self, name) for name in (*names, "forecasters")}
+        names = ("model", "cases", "past", "steps", "step_s", "lead_minutes", "data", "unit", "weights")
+        others = ("blocks", "best_baseline", "forecasters")
+        plain = {"schema": SCHEMA} | {name: getattr(self, name) for name in (*names, *others)}
         plain["scores"] = {key: asdict(table) for key, table in self.scores.items()}
         plain["skill"] = {name: skill._asdict() for name, skill in self.skill.items()}
         plain["spectra"] = None if self.spectra is None else asdict(self.spectra)
@@ -177,6 +194,7 @@ class Verification:
                 forecasters=tuple(names),
                 scores={key: read_table(key, table, names) for key, table in plain["scores"].items()},
                 spectra=None if plain.get("spectra") is None else read_spectra(plain["spectra"]),
+                step_s=None if plain.get("step_s") is None else positive(plain, "step_s", float),
             )
         except RunError:
             raise
@@ -205,6 +223,7 @@ class Verification:
 
         The skill of the model over a baseline is the score ``skill_over_<baseline>``.
         """
+        minutes = dict(enumerate(self.lead_minutes or ()))
         for key, table in self.scores.items():
             for name in self.forecasters:
                 for lead in (*range(self.steps), None):
@@ -213,14 +232,16 @@ class Verification:
                         for part in (table.intervals, table.differences)
                     )
                     text = "overall" if lead is None else str(lead + 1)
-                    yield Row(
-                        name, key, text, table.values(lead)[name], *value, *difference, table.count(lead)
-                    )
+                    numbers = (table.values(lead)[name], *value, *difference)
+                    lead_minutes = math.nan if lead is None else minutes.get(lead, math.nan)
+                    yield Row(name, key, text, *numbers, table.count(lead), lead_minutes)
                 if (mean := table.mean_of_leads) is not None:
                     yield Row(name, key, "mean_of_leads", mean[name], samples=table.count(None))
         for name, skill in self.skill.items():
-            for lead, number in [*enumerate(skill.by_lead, start=1), ("overall", skill.overall)]:
-                yield Row(self.model, f"skill_over_{name}", str(lead), number)
+            for k, number in enumerate(skill.by_lead):
+                lead_minutes = minutes.get(k, math.nan)
+                yield Row(self.model, f"skill_over_{name}", str(k + 1), number, lead_minutes=lead_minutes)
+            yield Row(self.model, f"skill_over_{name}", "overall", skill.overall)
 
     def to_markdown(self, *scores: str, brief: bool = False) -> str:
         """Tables in Markdown with every lead time, aligned as plain text; the best values are marked.
@@ -257,7 +278,7 @@ class Verification:
         columns["skill"] = [four_digits(skill[n].overall) if n in skill else "" for n in self.forecasters]
         unit = f" in {self.unit}" if self.unit not in ("", "1") else ""
         cases = f"{self.cases} case{'s' * (self.cases != 1)}"
-        title = f"Overall{unit}: {cases}, {self.past} frame{'s' * (self.past != 1)} in, {self.steps} out"
+        title = f"Overall{unit}: {cases}, {self.lengths}"
         undefined = [key for key in self.scores if key not in scores and self._is_undefined(key)]
         left_out = f"undefined, as nothing was there to count: {', '.join(undefined)}" if undefined else ""
         notes, names = (self.data, self.legend, left_out), list(self.forecasters)
@@ -271,9 +292,17 @@ class Verification:
         title = f"Skill of {self.model} over each baseline"
         formula = "1 - MSE of the model / MSE of the baseline; 1 is perfect, 0 is no better"
         skills = self.skill.values()
-        leads = {str(k + 1): [four_digits(skill.by_lead[k]) for skill in skills] for k in range(self.steps)}
+        leads = {
+            head: [four_digits(skill.by_lead[k]) for skill in skills] for k, head in enumerate(self._leads)
+        }
         leads["overall"] = [four_digits(skill.overall) for skill in skills]
         return Grid(title, formula, "lead", list(self.skill), leads)
+
+    @property
+    def _leads(self) -> list[str]:
+        """Headings of the columns of lead times."""
+        leads = range(1, self.steps + 1)
+        return [str(k) if self.step_s is None else lead_text(k, self.step_s) for k in leads]
 
     @property
     def legend(self) -> str:
@@ -299,7 +328,7 @@ class Verification:
     def _score(self, table: ScoreTable) -> Grid:
         direction = {True: "; higher is better", False: "; lower is better", None: ""}[table.higher_is_better]
         title = f"{table.title} ({table.unit}{direction})"
-        columns = {str(k + 1): _marked(table, self.forecasters, k) for k in range(self.steps)}
+        columns = {head: _marked(table, self.forecasters, k) for k, head in enumerate(self._leads)}
         if table.mean_of_leads is not None:
             columns["mean"] = [four_digits(table.mean_of_leads[name]) for name in self.forecasters]
         columns["overall"] = _marked(table, self.forecasters, None)

@@ -128,10 +128,10 @@ def typed(plain: Mapping[str, Any], name: str, kind: type, owner: str = "") -> A
     return plain[name]
 
 
-def positive(plain: Mapping[str, Any], name: str) -> int:
-    """Number of at least 1 of plain data."""
-    value: int = typed(plain, name, int)
-    if value < 1:
+def positive(plain: Mapping[str, Any], name: str, kind: type = int) -> Any:
+    """Finite number above 0 of plain data."""
+    value = typed(plain, name, kind)
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} {value}")
     return value
 

@@ -12,14 +12,18 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+#: Headings of columns over all lead times.
+OVERALL = ("mean", "overall")
+
+
 class Grid(NamedTuple):
     """Table of text with a name for every row.
 
     Attributes:
         title: heading.
         note: below it.
-        corner: heading of the first column: "lead" if the columns are lead times, numbered from 1, and those
-            over all of them.
+        corner: heading of the first column: "lead" if the columns are lead times, and those over all of them,
+            `OVERALL`.
         names: of the rows.
         columns: cells by heading.
     """
@@ -61,17 +65,15 @@ class Screen:
         for grid in self.grids:
             columns = list(grid.columns)
             if grid.corner == "lead":
-                columns = [*leads, *(key for key in columns if not key.isdigit())]
+                columns = [*leads, *(key for key in columns if key in OVERALL)]
             yield from _rich(grid, _parts(grid, columns, width), names)
 
 
 def _leads(grids: list[Grid], available: int) -> list[str]:
     """Lead times, evenly spaced, that fit the width in all tables, beside the columns over all of them."""
-    leads = [key for key in grids[0].columns if key.isdigit()]
+    leads = [key for key in grids[0].columns if key not in OVERALL]
     widths = {key: max(_width(key, grid.columns[key]) for grid in grids) for key in leads}
-    others = (
-        [_width(key, texts) for key, texts in grid.columns.items() if not key.isdigit()] for grid in grids
-    )
+    others = ([_width(key, texts) for key, texts in grid.columns.items() if key in OVERALL] for grid in grids)
     available -= max(map(sum, others))
     for count in range(len(leads), 2, -1):
         if sum(widths[key] for key in _evenly(leads, count)) <= available:

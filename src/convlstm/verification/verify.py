@@ -15,7 +15,7 @@ from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score
 from convlstm.scores.standard import standard_scores
-from convlstm.validation import check_callable, check_instance, check_path, check_tensor
+from convlstm.validation import check_callable, check_instance, check_number, check_path, check_tensor
 from convlstm.verification.batches import (
     ToUnits,
     batches_on_device,
@@ -43,6 +43,7 @@ def verify(
     unit: str = "",
     to_units: ToUnits | None = None,
     area: Tensor | None = None,
+    step_s: float | None = None,
 ) -> tuple[Verification, Cases]:
     """Score a forecaster and the baselines on the same cases.
 
@@ -66,6 +67,7 @@ def verify(
             and their times (B, T) or None, as `Source.to_units`; the scale of the network if None.
         area: (H,), area of a pixel of each row relative to the mean, such as the cosine of the latitude; that
             of all pixels is the same if None.
+        step_s: seconds between frames, by which lead times are named; they are numbers of frames if None.
 
     Returns:
         The scores, and the best, median and worst case.
@@ -78,6 +80,7 @@ def verify(
     check_instance(model, Forecaster, "model", "pass a forecaster, such as Forecaster.from_pretrained(path)")
     check_instance(name, str, "name")
     check_instance(data, str, "data", "pass a line of text, such as source.describe()")
+    step_s = None if step_s is None else check_number(step_s, "step_s", above=0)
     _check(name, baselines, standard_scores(data_range) if scores is None else scores)
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     blocks, selector, seen = BlockSums(), CaseSelector(), 0
@@ -109,6 +112,7 @@ def verify(
         steps=lengths[1],
         data=data,
         unit=unit,
+        step_s=step_s,
         forecasters=tuple(forecasters),
         blocks=blocks.count,
         scores=score_tables(scores, blocks, tuple(forecasters)),

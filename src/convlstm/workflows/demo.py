@@ -112,7 +112,8 @@ def demo(subject: str = "digits", out: str | os.PathLike[str] | None = None) -> 
     rows = {"truth": median.truth, "forecast": median.forecasts[verification.model]}
     if data.specification is not None:
         rows["advection"] = median.forecasts["advection"]
-    film_strip(rows, past=median.past, limits=TABLES.get(verification.unit)).save(folder.strip)
+    limits, step_s = TABLES.get(verification.unit), verification.step_s
+    film_strip(rows, past=median.past, limits=limits, step_s=step_s).save(folder.strip)
     past = _past(data)
     np.save(folder.past, past)
     for path in (folder.animation, folder.picture):

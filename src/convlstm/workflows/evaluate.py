@@ -181,6 +181,7 @@ def _options(
     if source.specification is not None:
         unit = source.specification.units
         options |= {"unit": unit, "area": row_areas(source.specification.grid)}
+        options["step_s"] = source.specification.known_step_s
         _check_not_dry(thresholds or (), source.specification)
     if unit in ("", "1") and thresholds is None:
         return options

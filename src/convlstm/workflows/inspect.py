@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
+from convlstm.data.specification import known_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
 from convlstm.forecasting.fields import labelled
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, past_of, specification_of
@@ -237,6 +238,7 @@ def _of_labelled(
         "variables": names,
         "units": str(frames.attrs.get("units") or unit),
         "times": _times(times.values, past.step_s, len(past.values)),
+        "step_s": known_step(past.step_s, dated=times.dtype.kind == "M"),
     }
 
 

@@ -112,10 +112,7 @@ const digits = frames.low.map((low, c) => {  // that the stored numbers have aft
   const step = (frames.high[c] - low) / (NOT_MEASURED - 1);
   return step ? Math.min(20, Math.max(0, Math.floor(-Math.log10(step)))) : 6;
 });
-function leadName(index) {
-  const lead = index - page.past + 1;
-  return lead > 0 ? "+" + lead : lead ? "t−" + -lead : "t";
-}
+const leadName = (index) => page.leads[index];
 const frameName = (index) => leadName(index) + (page.times.length ? ` (${page.times[index]})` : "");
 async function framesNow() {
   const index = view.step, next = index + 1 - page.past, isPast = index < page.past;
