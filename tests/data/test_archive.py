@@ -165,6 +165,31 @@ def test_windows_across_a_gap_are_left_out_or_masked():
         assert missing.tolist() == [3000, 3300]
 
 
+def test_gaps_are_masked_as_in_training_unless_said_otherwise():
+    frames = with_gap()
+    stored = archive(frames, gaps="mask").specification
+    assert stored.gaps == "mask"
+    assert "missing frames as not measured" in stored.lines()[3]
+    plain, masked = (len(archive(frames, gaps=gaps).split("train")) for gaps in ("refuse", "mask"))
+    assert len(archive(frames).using(stored).split("train")) == masked
+    refusing = archive(frames, gaps="refuse").using(stored)
+    assert len(refusing.split("train")) == plain
+    assert refusing.specification.gaps == "refuse"
+    older = {name: value for name, value in stored.to_dict().items() if name != "gaps"}
+    assert len(archive(frames).using(Specification.from_dict(older)).split("train")) == plain
+
+
+def test_masks_are_advised_where_they_help():
+    holed = rain(60).isel(time=[k for k in range(60) if k % 3])
+    with pytest.raises(DataError, match=r"change split, or use --data\.gaps mask"):
+        archive(holed).split("train")
+    assert len(archive(holed, gaps="mask").split("train"))
+    with pytest.raises(DataError, match="or change split$"):
+        archive(split={"train": "2021-02-01T00/2021-02-01T02", "test": "2021-02-01T03"}, past=30).split(
+            "train"
+        )
+
+
 def test_crops_are_random_reproducible_and_inside():
     source = archive(crop=(8, 10), importance=0.7, train_size=50)
     windows = source.split("train")

@@ -275,6 +275,21 @@ def test_gaps_in_the_past_are_refused_or_masked(trained):
     nothing[1] = np.nan
     np.testing.assert_array_equal(made, forecast(model, nothing, STEPS))
     np.testing.assert_array_equal(made["time"], frames["time"].values[-1] + STEP * np.arange(1, STEPS + 1))
+    masking = trained(specification(gaps="mask"))
+    np.testing.assert_array_equal(forecast(masking, holed, STEPS), made)
+    with pytest.raises(DataError, match="or --gaps mask"):
+        forecast(masking, holed, STEPS, masked=False)
+    every_second = rates(9).isel(time=[0, 1, 2, 3, 4, 6, 8])  # at the end
+    assert forecast(model, every_second, STEPS, masked=True).notnull().all()
+
+
+def test_a_model_that_knows_no_missing_values_is_not_advised_to_mask_gaps():
+    holed, model = rates(6).isel(time=[0, 1, 2, 3, 5]), Persistence()
+    model._convlstm_notes = {"past": PAST}
+    with pytest.raises(DataError, match="not one every 300 s: give more frames$"):
+        forecast(model, holed, STEPS)
+    with pytest.raises(OptionError, match="this one has none: leave --gaps out, and give frames without"):
+        forecast(model, holed, STEPS, masked=True)
 
 
 @pytest.mark.parametrize(

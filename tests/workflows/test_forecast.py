@@ -141,6 +141,26 @@ def test_what_does_not_fit_is_one_sentence_and_writes_nothing(
     assert shown.count("\n") == bool(sentence)
 
 
+def test_gaps_are_masked_as_in_training(folder, tmp_path, capsys):
+    """What training was told need not be said again, by one forecast, by many, by an inspection."""
+    model = EncoderForecaster.from_pretrained(folder)
+    specification = model._convlstm_notes["specification"] | {"gaps": "mask"}
+    masking = model.save_pretrained(tmp_path / "m", past=PAST, specification=specification)
+    rates(10).isel(time=[0, 1, 2, 3, 4, 6, 7, 9]).to_netcdf(tmp_path / "past.nc", engine="h5netcdf")
+    files = [str(masking), str(tmp_path / "past.nc"), "--steps", "2", "--out"]
+    for words in (
+        ["forecast", *files, str(tmp_path / "f.nc")],
+        ["inspect", *files, str(tmp_path / "f.html")],
+    ):
+        assert main(words) == 0, capsys.readouterr().err
+        assert main([*words, "--gaps", "refuse", "--overwrite"]) == 2
+        assert "or --gaps mask" in capsys.readouterr().err
+    for option, count in ([], 5), (["--gaps", "refuse"], 3):
+        words = ["forecast", *files, str(tmp_path / "f.zarr"), "--every", "1", "--overwrite", *option]
+        assert main(words) == 0
+        assert f"{count} forecasts, 0 of them there already" in capsys.readouterr().out
+
+
 def test_files_without_labels_of_a_model_without_specification_become_labelled(tmp_path, capsys):
     """Values are those of the array, as in every other format."""
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
-from convlstm.data.specification import Specification, interval_text, unit_text
+from convlstm.data.specification import GAPS, Specification, interval_text, unit_text
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
 from convlstm.data.units import AMOUNTS, ZR, conversion, unit_named
 from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
@@ -63,7 +63,8 @@ class Archive(Source):
         split: ``time``, ``event``, or a mapping of train, validation and test to periods; see
             `convlstm.data.windows.split_frames`.
         stride: frames from the start of a window to that of the next one; sequences begin anew after a gap.
-        gaps: ``refuse`` leaves out windows with missing frames, ``mask`` takes them as not measured.
+        gaps: ``refuse`` leaves out windows with missing frames, ``mask`` takes these frames as not measured;
+            None does as the training of the model did, and leaves windows out in training.
         importance: 0 to 1, how far crops are drawn where it is wet (or moving); the loss weighs them back.
         inputs: extra input channels: ``mask`` (measured pixels), ``hour``, ``season``.
         static: file of fields that do not change, such as a land mask; each is an extra input channel. The
@@ -93,7 +94,7 @@ class Archive(Source):
         crop: int | Sequence[int] | None = None,
         split: str | Mapping[str, Any] = "time",
         stride: int = 1,
-        gaps: str = "refuse",
+        gaps: str | None = None,
         importance: float = 0.0,
         inputs: Sequence[str] = (),
         static: str | None = None,
@@ -105,7 +106,8 @@ class Archive(Source):
     ) -> None:
         self.past, self.steps = check_positive(past, "past"), check_positive(steps, "steps")
         self.transform_name = check_name(transform, TRANSFORMS, "transform")
-        self.masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
+        self.gaps = None if gaps is None else check_name(gaps, GAPS, "gaps")
+        self.masked = self.gaps == "mask"
         self.stride = check_positive(stride, "stride")
         self.flip, skip_bad = check_bool(flip, "flip"), check_bool(skip_bad, "skip_bad")
         self.importance, self.seed = check_probability(importance, "importance"), check_seed(seed)
@@ -160,6 +162,7 @@ class Archive(Source):
             inputs=(*self.inputs, *("static",) * len(self.static)),
             relation=self.relation if self.converts else None,
         )
+        made = replace(made, gaps="mask" if self.masked else "refuse")
         return replace(made, static=packed(self._fields)) if len(self._fields) else made
 
     @property
@@ -188,6 +191,7 @@ class Archive(Source):
         specification = alike[0]
         check_fits(self.frames, self.step_s, specification)
         other = copy(self)
+        other.masked = (self.gaps or specification.gaps) == "mask"
         other.frames = without_codes(self.frames, specification.missing)
         found, relation = self.frames.attrs.get("units", ""), specification.relation() or self.relation
         covered_s = self.period_s if unit_named(found) in AMOUNTS else specification.covered_s
@@ -201,7 +205,11 @@ class Archive(Source):
         if own or specification.dated:
             other._members = self._splits_of(specification)
         other.__dict__["specification"] = replace(
-            specification, past=self.past, steps=self.steps, grid=grid_of(self.frames)
+            specification,
+            past=self.past,
+            steps=self.steps,
+            grid=grid_of(self.frames),
+            gaps="mask" if other.masked else "refuse",
         )
         return other
 
@@ -256,9 +264,12 @@ class Archive(Source):
         length = self.past + self.steps
         found = window_frames(self.times[inside], length, masked=self.masked, stride=self.stride)
         if not len(found):
+            masks = len(window_frames(self.times[inside], length, masked=True))
             raise DataError(
                 f"every split needs {length} consecutive frames, past + steps; {name} has {len(inside)} "
-                "frames, but not so many in a row: lower past or steps, change split, or use --data.gaps mask"
+                "frames, but not so many in a row: lower past or steps, or change split"
+                + ", or use --data.gaps mask"
+                * bool(masks)
             )
         return np.where(found >= 0, inside[found], found)
 

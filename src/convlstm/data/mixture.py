@@ -83,9 +83,10 @@ class Mixture(Source):
             splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
         widest = max(one.data_range for one in every)
         decided = replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits)
+        gaps = "mask" if "mask" in {one.gaps for one in every} else "refuse"
         names = ("grid", "dated", "splits", "static")
         parts = tuple({name: getattr(one, name) for name in names} for one in every)
-        return replace(decided, data_range=widest, static=None, parts=parts)
+        return replace(decided, data_range=widest, static=None, parts=parts, gaps=gaps)
 
     def using(self, specification: Specification, *, own: bool = False) -> "Mixture":
         """The same archives in the unit, scale and splits and with the static fields of a model's training.

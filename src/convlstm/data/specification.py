@@ -15,6 +15,8 @@ from convlstm.errors import OptionError, RunError
 
 #: Stands for the times and the fingerprint of frames that are generated.
 GENERATED = "generated"
+#: Ways to treat missing frames.
+GAPS = ("refuse", "mask")
 #: Transforms by the name that is stored.
 KINDS: Mapping[str, type[Transform]] = {
     "linear": Linear,
@@ -54,6 +56,8 @@ class Specification:
         cell_methods: of the variables, such as ``time: sum``.
         period_s: seconds that an amount covers, where the files state it.
         parts: of a mixture, ``grid``, ``dated``, ``splits`` and ``static`` of each archive.
+        gaps: ``refuse`` if the training left out windows with missing frames, ``mask`` if it took these as
+            not measured.
         splits: frames, windows, first and last time of each split.
         fingerprint: of the times that statistics were computed from.
     """
@@ -77,6 +81,7 @@ class Specification:
     static: str | None = None
     period_s: float | None = None
     parts: tuple[Mapping[str, Any], ...] = ()
+    gaps: str = "refuse"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that JSON holds."""
@@ -193,7 +198,8 @@ class Specification:
             f"scale of the network: {self.transform['kind']} ({numbers})",
             f"grid: {height} x {width}" + (f", {spacing}" if spacing else ""),
             f"time: a frame every {interval_text(self.step_s)}, {self.past} in, {self.steps} out"
-            + (f"; extra inputs {', '.join(self.inputs)}" if self.inputs else ""),
+            + (f"; extra inputs {', '.join(self.inputs)}" if self.inputs else "")
+            + ("; missing frames as not measured" if self.gaps == "mask" else ""),
             f"splits: {splits}; "
             + ("all generated" if generated else f"statistics of training only, {self.fingerprint}"),
         ]

@@ -15,7 +15,7 @@ from convlstm.data.windows import time_step, window_frames
 from convlstm.errors import DataError, RunError, reading
 from convlstm.forecasting.cf import cf_dataset, check_replaceable
 from convlstm.forecasting.fields import labelled
-from convlstm.forecasting.rollout import forecast_labelled, past_of
+from convlstm.forecasting.rollout import forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.models.base import Forecaster
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def fill_archive(
     source: str = "",
     history: str = "",
     overwrite: bool = False,
-    masked: bool = False,
+    masked: bool | None = None,
     **options: Any,
 ) -> None:
     """Forecast from every so many frames of a sequence into an archive, which is made if missing.
@@ -53,19 +53,21 @@ def fill_archive(
         source: the model and its version.
         history: when and by which command it was made.
         overwrite: replace a Zarr store.
-        masked: take missing frames of a past as not measured, but for its first and its last.
+        masked: take missing frames of a past as not measured, but for its first and its last; as in training
+            if None.
         options: as of `convlstm.forecasting.rollout.forecast_labelled`.
 
     Raises:
         DataError: frames without dates, or too few in a row.
         RunError: what is there are not forecasts by this model from these times.
     """
-    times, past = seconds(frames["time"]), past_of(model, frames)
+    times, past, masked = seconds(frames["time"]), past_of(model, frames), masks_gaps(model, masked)
     ends = window_frames(times, past, masked=masked)[:, -1]
     if not len(ends):
+        masks = specification_of(model) and len(window_frames(times, past, masked=True))
         raise DataError(
             f"the past must hold the {past} frames that the model was trained with, none missing; received "
-            f"{len(times)}, but not so many in a row: give more frames, or --gaps mask"
+            f"{len(times)}, but not so many in a row: give more frames{', or --gaps mask' * bool(masks)}"
         )
     step_s = time_step(times)
     ends = ends[np.rint((times[ends] - times[ends[0]]) / step_s).astype(np.int64) % every == 0]

@@ -45,21 +45,31 @@ class Past:
     period_s: float | None = None
 
 
-def last_frames(frames: "xr.DataArray", specification: Specification, *, masked: bool = False) -> Past:
+def last_frames(
+    frames: "xr.DataArray",
+    specification: Specification,
+    *,
+    masked: bool = False,
+    remedy: str = "give more frames, or --gaps mask",
+) -> Past:
     """The last K frames of a labelled sequence; no others are read.
 
     Args:
         frames: (time, channel, y, x), as `convlstm.data.opening.open_frames` returns them.
         specification: of the data that the model was trained on.
         masked: take missing frames as not measured instead of refusing the sequence.
+        remedy: for missing frames, in messages.
 
     Raises:
         DataError: too few frames, missing ones, or others than the model was trained on.
     """
     past = specification.past
+    between = np.diff(seconds(frames["time"]))
     frames = frames[-past:]
     times = seconds(frames["time"])
     found = float(np.diff(times).min()) if len(times) > 1 else specification.step_s
+    if masked and len(between):  # every second frame of the past alone may be missing
+        found = min(found, float(np.median(between)))
     dated = frames["time"].dtype.kind == "M"
     # Frames that are only counted are a second apart.
     counted = (not dated and found == 1) or specification.known_step_s is None
@@ -77,8 +87,7 @@ def last_frames(frames: "xr.DataArray", specification: Specification, *, masked:
         missing = "" if len(frames) < past else f", but not one every {step_s:g} s"
         raise DataError(
             f"the past must hold the {past} frames that the model was trained with, none missing; received "
-            f"{len(frames)} from {_text(frames, 0)} to {_text(frames, -1)}{missing}: give more frames, or "
-            "--gaps mask"
+            f"{len(frames)} from {_text(frames, 0)} to {_text(frames, -1)}{missing}: {remedy}"
         )
     frames, places = frames[inside], places[inside]
     values = np.full((past, *frames.shape[1:]), np.nan, np.float32)

@@ -17,7 +17,7 @@ from convlstm.data.readers.gridded import axis_roles
 from convlstm.data.specification import Specification, described
 from convlstm.data.specify import grid_of
 from convlstm.data.transforms import Linear
-from convlstm.errors import DataError
+from convlstm.errors import DataError, OptionError
 from convlstm.forecasting.fields import Fields, Floats, Past, as_dtype, labelled, last_frames, read_static
 from convlstm.forecasting.tiles import forecast_frames
 from convlstm.models.base import Forecaster
@@ -37,7 +37,7 @@ def forecast(
     *,
     units: str | None = None,
     static: Path | None = None,
-    masked: bool = False,
+    masked: bool | None = None,
     tile: int | None = None,
 ) -> Any:
     """Forecast the frames that follow given ones, in their unit and dtype.
@@ -52,7 +52,7 @@ def forecast(
         steps: L.
         units: of frames that state none; the model's if None.
         static: file of the static fields that the model reads, if any.
-        masked: take missing frames as not measured instead of refusing the sequence.
+        masked: take missing frames as not measured instead of refusing the sequence; as in training if None.
         tile: pixels along the sides of the tiles that large frames are forecast by; chosen by the free memory
             if None.
 
@@ -117,7 +117,7 @@ def forecast_labelled(
     steps: int,
     *,
     static: Path | None = None,
-    masked: bool = False,
+    masked: bool | None = None,
     tile: int | None = None,
 ) -> tuple[Floats, Past, Tensor]:
     """Forecast of labelled frames in their unit.
@@ -127,7 +127,7 @@ def forecast_labelled(
         frames: (time, channel, y, x), as `open_frames` returns them.
         steps: L.
         static: file of the static fields that the model reads.
-        masked: take missing frames as not measured.
+        masked: take missing frames as not measured; as in training if None.
         tile: as for `forecast`.
 
     Returns:
@@ -147,11 +147,29 @@ def forecast_labelled(
             str(frames.attrs.get("units", "")),
         )
     specification = specification.on(grid_of(frames))[0]
-    past = last_frames(frames, specification, masked=masked)
+    remedy = {"remedy": "give more frames"} if unscaled else {}
+    past = last_frames(frames, specification, masked=masks_gaps(model, masked), **remedy)
     if unscaled:
         check_finite(past.values, "the past", _ROLES)
     ((values, scaled),) = _run(model, specification, [past], steps, static, tile)
     return values, past, scaled
+
+
+def masks_gaps(model: Forecaster, masked: bool | None) -> bool:
+    """True if missing frames are taken as not measured: as asked for, or as in training if None.
+
+    Raises:
+        OptionError: asked for, and the model has no value for what was not measured.
+    """
+    specification = specification_of(model)
+    if masked and specification is None:
+        raise OptionError(
+            "missing frames can be masked for a model that stores the specification of its data; this one "
+            "has none: leave --gaps out, and give frames without gaps"
+        )
+    if masked is None:
+        return specification is not None and specification.gaps == "mask"
+    return masked
 
 
 def _of_array(

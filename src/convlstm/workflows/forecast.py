@@ -19,13 +19,19 @@ from torch import Tensor
 from convlstm.data.files import IMAGES, Frames, check_finite, from_unit, read_frames, to_unit
 from convlstm.data.frame_store import seconds
 from convlstm.data.opening import open_frames
-from convlstm.data.specification import Specification
+from convlstm.data.specification import GAPS, Specification
 from convlstm.data.windows import time_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
 from convlstm.forecasting.archive import fill_archive
 from convlstm.forecasting.fields import as_dtype, labelled
 from convlstm.forecasting.files import LABELLED, check_output, write_forecast, write_frames
-from convlstm.forecasting.rollout import evaluating, forecast_labelled, relabelled, specification_of
+from convlstm.forecasting.rollout import (
+    evaluating,
+    forecast_labelled,
+    masks_gaps,
+    relabelled,
+    specification_of,
+)
 from convlstm.forecasting.tiles import forecast_frames
 from convlstm.hub import read_config
 from convlstm.model_folder import weights_digest
@@ -76,7 +82,7 @@ def forecast(
     variable: str | None = None,
     units: str | None = None,
     static: str | os.PathLike[str] | None = None,
-    gaps: str = "refuse",
+    gaps: str | None = None,
     tile: int | None = None,
     overwrite: bool = False,
     trust: str | Sequence[str] = (),
@@ -104,7 +110,7 @@ def forecast(
         units: unit of frames that state none; that of the training if left out.
         static: file of the fields that do not change, for a model that was trained with some; those of the
             training if left out.
-        gaps: refuse a past with missing frames, or mask these as not measured.
+        gaps: refuse a past with missing frames, or mask these as not measured; as in training if left out.
         tile: forecast by tiles that contribute so many pixels a side, read with the pixels around them that
             matter, so that the forecast is that of whole frames; chosen by the free memory if left out.
         overwrite: replace the file if it exists.
@@ -119,10 +125,11 @@ def forecast(
     check_bool(overwrite, "overwrite")
     trust = trusted_packages(trust, model)
     past, path = single(past), _checked_output(out, every, overwrite)
-    masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
+    masked = None if gaps is None else check_name(gaps, GAPS, "gaps") == "mask"
     tile = None if tile is None else check_positive(tile, "tile")
     planes = None if static is None else check_path(static, "--static")
     loaded, notes, source = _loaded(model, trust)
+    masked = masks_gaps(loaded, masked)
     loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu")
     if every is not None and path is not None:
         frames = opened(past, specification_of(loaded), reader, variable, units)

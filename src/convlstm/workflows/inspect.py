@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
-from convlstm.data.specification import known_step
+from convlstm.data.specification import GAPS, known_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
 from convlstm.forecasting.fields import labelled
-from convlstm.forecasting.rollout import evaluating, forecast_labelled, past_of, specification_of
+from convlstm.forecasting.rollout import evaluating, forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.forecasting.tiles import forecast_frames, free_memory
 from convlstm.models.base import Forecaster
 from convlstm.plots.inspector import Inside, render
@@ -61,7 +61,7 @@ def inspect(
     variable: str | None = None,
     units: str | None = None,
     static: str | os.PathLike[str] | None = None,
-    gaps: str = "refuse",
+    gaps: str | None = None,
     overwrite: bool = False,
     trust: str | Sequence[str] = (),
 ) -> Inspection:
@@ -86,7 +86,7 @@ def inspect(
         units: unit of frames that state none; that of the training if left out.
         static: file of the fields that do not change, for a model that was trained with some; those of the
             training if left out.
-        gaps: refuse a past with missing frames, or mask these as not measured.
+        gaps: refuse a past with missing frames, or mask these as not measured; as in training if left out.
         overwrite: replace the page if it exists.
         trust: names of your own packages, separated by commas, whose classes the model may load beside
             convlstm's.
@@ -101,9 +101,10 @@ def inspect(
     """
     path = None if out is None else _checked_page(out, overwrite)
     steps = None if steps is None else check_positive(steps, "steps")
-    masked = check_name(gaps, ("refuse", "mask"), "gaps") == "mask"
+    masked = None if gaps is None else check_name(gaps, GAPS, "gaps") == "mask"
     planes = None if static is None else check_path(static, "--static")
     loaded = _loaded(model, trusted_packages(trust, model))
+    masked = masks_gaps(loaded, masked)
     steps = steps or _trained_steps(loaded)
     past = single(past)
     tape_of = _Recorder(loaded, layers)
