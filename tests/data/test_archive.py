@@ -190,6 +190,18 @@ def test_masks_are_advised_where_they_help():
         )
 
 
+def test_the_square_root_of_decibels_is_refused():
+    echoes = rain(units="dBZ", long_name="reflectivity")
+    with pytest.raises(OptionError, match=r"values in dBZ, a logarithm already: .* by --data\.units mm/h"):
+        _ = archive(echoes, transform="sqrt").specification
+    assert archive(echoes, transform="sqrt", units="mm/h").specification.transform["kind"] == "square_root"
+    assert archive(echoes, transform="log").specification.transform["kind"] == "floored"
+    older = archive(echoes).specification.to_dict() | {
+        "transform": {"kind": "square_root", "arguments": {"top": 60.0}}
+    }
+    assert archive(echoes, transform="sqrt").using(Specification.from_dict(older)).split("test")[0]
+
+
 def test_crops_are_random_reproducible_and_inside():
     source = archive(crop=(8, 10), importance=0.7, train_size=50)
     windows = source.split("train")

@@ -142,7 +142,17 @@ class Archive(Source):
 
     @cached_property
     def specification(self) -> Specification:  # type: ignore[override]
-        """The specification, decided from the training split unless `using` gave it."""
+        """The specification, decided from the training split unless `using` gave it.
+
+        Raises:
+            DataError: nothing measured in a split, negative rain, or too little for the transform.
+            OptionError: the square root of a logarithm.
+        """
+        if (self.transform_name, self.units) == ("sqrt", "dBZ"):
+            raise OptionError(
+                "transform sqrt is for rates and amounts; received values in dBZ, a logarithm already: leave "
+                "it out, or convert to rates by --data.units mm/h"
+            )
         windows = {name: self.window_frames(name) for name in SPLITS if self.has(name)}
         stated = {  # in the unit of the files
             name: self._convert(np.asarray(self.frames.attrs[name], np.float32)).tolist()
