@@ -141,6 +141,49 @@ def test_what_does_not_fit_is_one_sentence_and_writes_nothing(
     assert shown.count("\n") == bool(sentence)
 
 
+@pytest.mark.parametrize("command", ["forecast", "inspect"])
+def test_errors_advise_options_that_the_command_has(folder, tmp_path, capsys, command):
+    (tmp_path / "notes.txt").write_text("no frames")
+    frames = rates(8)
+    xr.Dataset({"snow": frames, "hail": frames}).to_netcdf(tmp_path / "two.nc", engine="h5netcdf")
+    (tmp_path / "cut.nc").write_bytes((tmp_path / "two.nc").read_bytes()[:-900])
+    frames.assign_attrs(units="K").to_netcdf(tmp_path / "kelvin.nc", engine="h5netcdf")
+    for name, sentence in (
+        ("notes.txt", "or give --reader the dotted path"),
+        ("two.nc", "become channels, with --variable\n"),
+        ("kelvin.nc", "the unit that they have by --units\n"),
+        ("cut.nc", ": copy it again\n"),
+    ):
+        words = [command, str(folder), str(tmp_path / name), "--steps", "2", "--out"]
+        assert main([*words, str(tmp_path / ("f.nc" if command == "forecast" else "f.html"))]) == 2
+        assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["forecast", "inspect"])
+def test_options_that_plain_arrays_do_not_have_are_refused(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    EncoderForecaster(1, [4], patch_size=2).save_pretrained("m", past=PAST, steps=2)
+    codes = np.random.default_rng(0).random((5, *SIZE), np.float32)
+    np.save("past.npy", codes[:, None])
+    Path("own_reader_of_arrays.py").write_text(
+        "import numpy as np, xarray as xr\n"
+        "read = lambda path: xr.DataArray(np.load(path)[:, 0] / 2, dims=('time', 'y', 'x'))\n"
+    )
+    out = "f.npy" if command == "forecast" else "f.html"
+    words = [command, "m", "past.npy", "--steps", "2", "--out", out, "--overwrite"]
+    for option in ("--units=mm/h", "--reader=arrays", "--variable=rain", "--static=land.nc"):
+        assert main([*words, option]) == 2
+        name, value = option.split("=")
+        assert f"{name} needs labelled frames" in (shown := capsys.readouterr().err)
+        assert f"received '{value}' for arrays or images, and a model without: leave it out" in shown
+    assert main([*words, "--reader", "own_reader_of_arrays.read"]) == 0
+    if command == "forecast":
+        expected = convlstm.forecast("m", codes[:, None] / 2, 2).frames
+        np.testing.assert_allclose(np.load("f.npy"), expected, rtol=1e-6)
+
+
 def test_gaps_are_masked_as_in_training(folder, tmp_path, capsys):
     """What training was told need not be said again, by one forecast, by many, by an inspection."""
     model = EncoderForecaster.from_pretrained(folder)

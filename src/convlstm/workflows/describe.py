@@ -25,6 +25,7 @@ from convlstm.errors import ConvLSTMError, DataError, OptionError
 from convlstm.extras import load_pyproj
 from convlstm.training.config import TrainingConfig
 from convlstm.validation import check_bool, received
+from convlstm.workflows.frames import own_options
 from convlstm.workflows.periods import LENGTHS, Plan, Times, plan_windows, times_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Description:
         return asdict(self) | {"command": self.command}
 
 
+@own_options("reader", "variable", "missing", "skip_bad")
 def describe(
     path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,

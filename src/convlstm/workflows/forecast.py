@@ -39,12 +39,15 @@ from convlstm.models.base import Forecaster
 from convlstm.training.run_folder import import_path, run_of
 from convlstm.validation import check_bool, check_path, check_positive, check_tensor, received
 from convlstm.workflows.evaluate import load_model, spoken_name
+from convlstm.workflows.frames import own_options
 from convlstm.workflows.parts import check_parts
 from convlstm.workflows.train import trusted_packages
 
 if TYPE_CHECKING:
     import xarray as xr
 
+#: Options by which frames are read.
+OPTIONS = ("reader", "variable", "units", "static", "gaps")
 _MOST_STEPS = 10**6
 _PLAIN = (".npy", ".npz", ".gif")
 _CODES = ("arrays", "images", "video", "memory")  # readers whose values are those of the file, not scaled
@@ -71,6 +74,7 @@ class Forecast:
 
 
 @import_path()
+@own_options(*OPTIONS)
 def forecast(
     model: Forecaster | str | os.PathLike[str],
     past: Tensor | NDArray[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any,
@@ -137,7 +141,7 @@ def forecast(
         options |= {"source": source, "history": _history(model, past, steps, path, every)}
         fill_archive(path, loaded, frames, steps, every, **options)
         return path
-    if "specification" not in notes and is_plain(past):
+    if "specification" not in notes and is_plain(past) and check_plain(reader, variable, units, planes):
         made, scaled, dtype = _of_plain(loaded, past, steps, notes, tile)
         if path is None or path.suffix.lower() not in LABELLED:
             if path is not None:
@@ -209,6 +213,24 @@ def is_plain(past: Any) -> bool:
             return any(file.suffix.lower() in IMAGES for file in path.iterdir())
         return path.suffix.lower() in _PLAIN
     return not _is_labelled(past)
+
+
+def check_plain(reader: str | None, variable: Any, units: str | None, static: Path | None) -> bool:
+    """True if arrays or images are read as they are, False if a reader is named that labels them.
+
+    Raises:
+        OptionError: options of labelled frames, with which no reader is named.
+    """
+    if reader is not None and reader not in _CODES:
+        return False
+    options = {"units": units, "variable": variable, "static": static, "reader": reader}
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(
+                f"--{name} needs labelled frames or a model that stores the specification of its data; "
+                f"received {str(value)!r} for arrays or images, and a model without: leave it out"
+            )
+    return True
 
 
 def _is_labelled(past: Any) -> "TypeGuard[xr.DataArray]":

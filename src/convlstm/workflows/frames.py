@@ -4,7 +4,9 @@ import glob
 import json
 import logging
 import os
-from contextlib import suppress
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ import convlstm.data
 from convlstm.data import Archive, Mixture, Source
 from convlstm.data.base import SPLITS
 from convlstm.data.specification import Specification
-from convlstm.errors import RunError, reading
+from convlstm.errors import ConvLSTMError, RunError, reading
 from convlstm.training.run_folder import RunFolder
 from convlstm.workflows.configuration import is_array, read_yaml
 
@@ -23,6 +25,26 @@ _ENDINGS = (
     *(".npy", ".npz", ".nc", ".nc4", ".h5", ".hdf", ".hdf5", ".zarr", ".grib", ".grib2", ".grb", ".gz"),
     *(".gif", ".png", ".jpg", ".tif", ".tiff", ".pgm", ".mp4", ".avi", ".mov", ".mkv"),
 )
+
+
+@contextmanager
+def own_options(*names: str) -> Iterator[None]:
+    """Errors that advise an option of training, --data.reader, advise that of a command, --reader.
+
+    Args:
+        names: of the options that the command has.
+
+    Raises:
+        ConvLSTMError: one that is raised inside.
+    """
+    try:
+        yield
+    except ConvLSTMError as error:
+        text = re.sub(rf"--data\.({'|'.join(names)})\b", r"--\1", str(error))
+        text = text.replace(", or leave it out with --data.skip_bad", "")  # where there is no such option
+        if text == str(error):
+            raise
+        raise type(error)(text) from error
 
 
 def is_frames(text: Any) -> bool:

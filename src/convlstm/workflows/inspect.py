@@ -23,7 +23,16 @@ from convlstm.plots.recorder import Tape, record
 from convlstm.training.run_folder import import_path
 from convlstm.validation import LARGEST, check_bool, check_path, check_positive
 from convlstm.workflows.evaluate import load_model
-from convlstm.workflows.forecast import check_frames, is_plain, opened, plain_frames, single
+from convlstm.workflows.forecast import (
+    OPTIONS,
+    check_frames,
+    check_plain,
+    is_plain,
+    opened,
+    plain_frames,
+    single,
+)
+from convlstm.workflows.frames import own_options
 from convlstm.workflows.parts import check_parts
 from convlstm.workflows.train import trusted_packages
 
@@ -49,6 +58,7 @@ class Inspection:
 
 
 @import_path()
+@own_options(*OPTIONS)
 def inspect(
     model: Forecaster | str | os.PathLike[str],
     past: Tensor | NDArray[Any] | str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any,
@@ -108,7 +118,8 @@ def inspect(
     steps = steps or _trained_steps(loaded)
     past = single(past)
     tape_of = _Recorder(loaded, layers)
-    if specification_of(loaded) is None and is_plain(past):
+    plain = specification_of(loaded) is None and is_plain(past)
+    if plain and check_plain(reader, variable, units, planes):
         shown = _of_plain(loaded, past, truth, steps, tape_of)
     else:
         opening = (specification_of(loaded), reader, variable, units)
