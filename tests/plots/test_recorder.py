@@ -363,6 +363,18 @@ def test_channels_of_a_state_whose_first_tensor_has_none():
     assert torch.equal(tape["cell_list.0", "h"], outputs[:, :, [1, 3]].detach())
 
 
+def test_a_range_of_channels_is_never_made_a_list_before_it_is_checked():
+    net = network(1)
+    with convlstm.record(net, channels=range(1, 4, 2)) as tape:
+        outputs = net(FRAMES)[0][0]
+    assert torch.equal(tape["cell_list.0", "h"], outputs[:, :, [1, 3]].detach())
+    with (
+        pytest.raises(OptionError, match="channels must be below 4, .*; received 999999999999: pick"),
+        convlstm.record(net, channels=range(10**12)),
+    ):
+        net(FRAMES)
+
+
 def test_a_part_of_a_cell_and_an_attention_module():
     class Mine(Recordable):
         def forward(self, h):
@@ -640,11 +652,33 @@ def test_bad_reading():
         pass
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_made_in_the_block_is_that_of_a_plain_model(protocol):
+    net = network(cell=partial(ConvLSTMCell, attention="spatial"))
+    expected, plain = net(FRAMES)[0][-1], pickle.dumps(net, protocol)
+    called = []
+    own = net.cell_list[0].register_forward_hook(lambda *_: called.append(1), always_call=True)
+    with convlstm.record(net) as tape, convlstm.record(net, ["cell_list.0"]):
+        net(FRAMES)
+        with pytest.raises(AttributeError):  # the lambda; a hook of one's own is still there
+            pickle.dumps(net.cell_list[0], protocol)
+        own.remove()
+        written = pickle.dumps(net, protocol)
+        copied = pickle.loads(written)
+        assert hooks(copied) == 0
+        assert torch.equal(copied(FRAMES)[0][-1], expected)
+    assert written == plain
+    assert len(tape.steps("cell_list.0")) == FRAMES.shape[1]
+    assert called
+
+
 def test_a_copy_made_in_the_block_records_nothing_of_its_own():
     net = network(1)
     with convlstm.record(net) as tape:
         copied = copy.deepcopy(net)
+        assert hooks(copied) == 0
         copied(FRAMES)
     assert tape.layers == ()
     assert hooks(copied) == 0
+    assert "__reduce_ex__" not in vars(copied.cell_list[0])
     assert torch.equal(copied(FRAMES)[0][0], net(FRAMES)[0][0])

@@ -1,6 +1,7 @@
 """Modules that show values of their computation to a recorder."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,13 +35,31 @@ def recorders_of(cell: nn.Module) -> list[Any]:
 
 
 def attach(module: nn.Module, recorder: Any) -> None:
-    """Have a module hand its values to one more recorder."""
+    """Have a module hand its values to one more recorder; its copies and pickles know of none."""
     recorders: Any = getattr(module, "_recorders", ())
     module._recorders = (*recorders, recorder)  # type: ignore[assignment]
+    vars(module)["__reduce_ex__"] = partial(_reduced, module)
 
 
 def detach(module: nn.Module, recorder: Any) -> None:
     """Undo `attach`, if it was done."""
     recorders = vars(module).pop("_recorders", ())
+    vars(module).pop("__reduce_ex__", None)
     if left := tuple(other for other in recorders if other is not recorder):
         module._recorders = left  # type: ignore[assignment]
+        vars(module)["__reduce_ex__"] = partial(_reduced, module)
+
+
+def _reduced(module: nn.Module, protocol: Any) -> Any:
+    """The form that pickle and deepcopy make a module from, without recorders and their hooks."""
+    made = type(module).__reduce_ex__(module, protocol)
+    if not isinstance(made, tuple) or len(made) < 3 or not isinstance(made[2], dict):
+        return made
+    state = {name: value for name, value in made[2].items() if name not in ("_recorders", "__reduce_ex__")}
+    recorders = {id(recorder) for recorder in vars(module).get("_recorders", ())}
+    known = state.get("_forward_hooks", {})
+    own = {key for key, hook in known.items() if id(getattr(hook, "__self__", None)) in recorders}
+    for name in ("_forward_hooks", "_forward_hooks_always_called"):
+        if name in state:
+            state[name] = type(known)((k, hook) for k, hook in state[name].items() if k not in own)
+    return (*made[:2], state, *made[3:])

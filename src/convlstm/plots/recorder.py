@@ -1,6 +1,6 @@
 """Recording of states, gates and attention maps inside a model, and of their gradients."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ from convlstm.cells.base import Cell
 from convlstm.cells.recordable import Recordable, Value, attach, detach
 from convlstm.errors import OptionError, check_name
 from convlstm.plots.eager import uncompiled
-from convlstm.validation import check_bool, check_instance, check_positive, is_integer, received
+from convlstm.plots.pick import Pick, checked_names, ends
+from convlstm.validation import check_instance, received
 
 
 class Tape:
@@ -116,7 +117,7 @@ class _Layer:
         pick: the options of `record`.
     """
 
-    def __init__(self, tape: Tape, name: str, module: nn.Module, pick: "_Pick") -> None:
+    def __init__(self, tape: Tape, name: str, module: nn.Module, pick: Pick) -> None:
         self.tape, self.name, self.module, self.pick = tape, name, module, pick
         self.parts = {id(part): f"{path}." if path else "" for path, part in module.named_modules()}
         self.first = self.seen = self.ahead = 0
@@ -195,7 +196,8 @@ class _Layer:
             self.keep(output)
 
     def _check_channels(self, width: int) -> None:
-        if (highest := max(self.pick.channels or ())) >= width:
+        channels = self.pick.channels or ()
+        if (highest := max(ends(channels))) >= width:
             raise OptionError(
                 f"channels must be below {width}, the number of those of layer {self.name!r}; received "
                 f"{highest}: pick others, or pick layers="
@@ -243,25 +245,8 @@ class _Layer:
             whole = tensor.new_full((len(present), *tensor.shape[1:]), absent)
             tensor = whole.index_copy(0, present.nonzero().squeeze(1), tensor)
         if self.pick.channels is not None and tensor.ndim > 2 and tensor.shape[1] == output[1]:
-            tensor = tensor[:, self.pick.channels]
+            tensor = tensor[:, list(self.pick.channels)]
         return tensor
-
-
-class _Pick:
-    """The options of `record`, checked."""
-
-    def __init__(self, steps: Any, channels: Any, values: Any, gradients: bool, limit: int) -> None:
-        whole = isinstance(steps, range)  # which may be longer than a list that memory holds
-        listed = None if steps is None else _indices({*steps[:1], *steps[-1:]} if whole else steps, "steps")
-        self.steps = steps if whole or listed is None else frozenset(listed)
-        self.channels = None if channels is None else _indices(channels, "channels")
-        self.values = None if values is None else _names(values, "values")
-        self.gradients = check_bool(gradients, "gradients")
-        self.limit = check_positive(limit, "limit")
-
-    def has_step(self, step: int) -> bool:
-        """True if a step is recorded."""
-        return self.steps is None or step in self.steps
 
 
 @contextmanager
@@ -308,7 +293,7 @@ def record(
         (('cell_list.0', 'cell_list.1'), torch.Size([1, 5, 8, 16, 16]))
     """
     check_instance(model, nn.Module, "model")
-    pick, tape = _Pick(steps, channels, values, gradients, limit), Tape()
+    pick, tape = Pick(steps, channels, values, gradients, limit), Tape()
     with ExitStack() as undo:
         undo.enter_context(uncompiled())
         for name, module in _chosen(model, layers).items():
@@ -343,7 +328,7 @@ def _chosen(model: nn.Module, names: Collection[str] | None) -> dict[str, nn.Mod
             "name other modules with layers="
         )
     chosen: dict[str, nn.Module] = {}
-    for asked in cells if names is None else _names(names, "layers"):
+    for asked in cells if names is None else checked_names(names, "layers"):
         below = {n: c for n, c in cells.items() if n == asked or not asked or n.startswith(f"{asked}.")}
         others = {n: m for n, m in modules.items() if n == asked and m not in inside}
         if not (below or others):
@@ -377,23 +362,3 @@ def _nothing(tensor: Tensor) -> float:
 def _in_backward() -> bool:
     """True while a backward pass runs, which computes steps of checkpointed segments again."""
     return torch._C._current_graph_task_id() != -1
-
-
-def _indices(values: Any, what: str) -> list[int]:
-    chosen = [] if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) else list(values)
-    if not chosen or not all(is_integer(value) and value >= 0 for value in chosen):
-        raise OptionError(
-            f"{what} must be a range or a list of integers from 0 on, or None for all; received "
-            f"{received(values)}: pass at least one, such as [0, 1]"
-        )
-    return [int(value) for value in chosen]
-
-
-def _names(values: Any, what: str) -> list[str]:
-    chosen = [] if isinstance(values, str) or not isinstance(values, Iterable) else list(values)
-    if not chosen or not all(isinstance(value, str) for value in chosen):
-        raise OptionError(
-            f"{what} must be a list of names, or None for all; received {received(values)}: pass at least "
-            "one, in a list"
-        )
-    return chosen
