@@ -190,6 +190,30 @@ def test_masks_are_advised_where_they_help():
         )
 
 
+@pytest.mark.parametrize(("minutes", "factor"), [([5] * 60, 12), ([60] * 60, 1), (range(5, 305, 5), None)])
+def test_amounts_become_rates_by_the_bounds_of_their_times(tmp_path, minutes, factor):
+    """Amounts an hour apart, of five minutes, of an hour, and since the start of a forecast."""
+    frames = rain(minutes=60, units="mm", cell_methods="time: sum")
+    data = frames.to_dataset()
+    data["time"].attrs["bounds"] = "time_bnds"
+    data["time"].encoding["units"] = "minutes since 2000-01-01"
+    ends = frames["time"].values
+    begins = ends - np.array(minutes) * np.timedelta64(60, "s")
+    data["time_bnds"] = (("time", "bnds"), np.stack([begins, ends], axis=1))
+    data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    path = str(tmp_path / "a.nc")
+    if factor is None:
+        with pytest.raises(DataError, match="one time to become mm/h; these cover 300 to 18000 s: keep"):
+            archive(path, units="mm/h")
+        with pytest.raises(DataError, match="one time to become mm/h"):
+            archive(path).using(archive(rain(minutes=60)).specification)
+        assert archive(path).specification.period_s is None
+        return
+    rates = np.stack(archive(path, units="mm/h").store.read(range(3)))[:, 0]
+    np.testing.assert_allclose(rates, factor * frames.values[:3], rtol=1e-6)
+    assert archive(path).specification.period_s == 3600 / factor
+
+
 def test_the_square_root_of_decibels_is_refused():
     echoes = rain(units="dBZ", long_name="reflectivity")
     with pytest.raises(OptionError, match=r"values in dBZ, a logarithm already: .* by --data\.units mm/h"):

@@ -292,6 +292,13 @@ def test_a_model_that_knows_no_missing_values_is_not_advised_to_mask_gaps():
         forecast(model, holed, STEPS, masked=True)
 
 
+def test_amounts_of_different_times_are_no_rates(trained):
+    sums = rates().assign_attrs(units="mm", periods_s=(300.0, 900.0))
+    with pytest.raises(DataError, match="one time to become mm/h; these cover 300 to 900 s"):
+        forecast(trained(), sums, STEPS)
+    assert forecast(trained(specification(units="mm")), sums, STEPS).notnull().all()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

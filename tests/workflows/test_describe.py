@@ -42,6 +42,24 @@ def every_five_minutes(count):
     return START + 5 * MINUTE * np.arange(count)
 
 
+@pytest.mark.parametrize(
+    ("periods", "note"),
+    [
+        ({}, "rain is an amount of each time step: --data.units mm/h makes it a rate"),
+        ({"period_s": 600.0}, "rain is an amount of 600 s: --data.units mm/h makes it a rate"),
+        ({"periods_s": [300.0, 900.0]}, "rain are amounts of different times, 300 to 900 s"),
+    ],
+)
+def test_a_rate_is_advised_where_amounts_cover_one_time(tmp_path, periods, note):
+    path = write(tmp_path / "a.nc", every_five_minutes(60), "mm", rain=RANDOM.gamma(1, 1, (60, 12, 16)))
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        data["rain"].attrs |= {"cell_methods": "time: sum"} | periods
+        data.load().to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    found = convlstm.describe(tmp_path / "b.nc")
+    assert note in found.notes
+    assert ("mm/h" in found.train) == ("rate" in note)
+
+
 def test_labels(tmp_path):
     fields = {"kelvin": RANDOM.normal(285, 5, (10, 12, 16)), "height": RANDOM.normal(0, 9, (12, 16))}
     found = convlstm.describe(write(tmp_path / "a.nc", every_five_minutes(10), "kelvin", **fields))

@@ -23,7 +23,7 @@ from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
 from convlstm.data.specification import GAPS, Specification, interval_text, unit_text
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
-from convlstm.data.units import AMOUNTS, ZR, conversion, unit_named
+from convlstm.data.units import AMOUNTS, ZR, check_covered, conversion, unit_named
 from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
 from convlstm.errors import DataError, OptionError, check_name
 from convlstm.validation import (
@@ -127,7 +127,7 @@ class Archive(Source):
         found = self.frames.attrs.get("units", "")
         self.units = unit_named(found if units is None else units)
         self.converts = unit_named(found) != self.units
-        self._convert = conversion(found, self.units, step_s=self.period_s, zr=self.relation)
+        self._convert = self._conversion(self.units, self.period_s, self.relation)
         self.store = FrameStore(self.frames, self._convert)
         self.crop = None if crop is None else self._checked_crop(crop)
         self._fields = self._static_fields(static)
@@ -205,7 +205,7 @@ class Archive(Source):
         other.frames = without_codes(self.frames, specification.missing)
         found, relation = self.frames.attrs.get("units", ""), specification.relation() or self.relation
         covered_s = self.period_s if unit_named(found) in AMOUNTS else specification.covered_s
-        convert = conversion(found, specification.units, step_s=covered_s, zr=relation)
+        convert = self._conversion(specification.units, covered_s, relation)
         other.units, other.store = specification.units, FrameStore(other.frames, convert)
         given = self._fields if len(self._fields) else None
         static = static_inputs(specification, given, self.store.shape[1:], "--data.static")
@@ -222,6 +222,11 @@ class Archive(Source):
             gaps="mask" if other.masked else "refuse",
         )
         return other
+
+    def _conversion(self, units: str, covered_s: float, relation: ZR) -> Callable[..., Any]:
+        """The conversion of the values of the files to a unit."""
+        check_covered(self.frames.attrs, units)
+        return conversion(self.frames.attrs.get("units", ""), units, step_s=covered_s, zr=relation)
 
     def _splits_of(self, specification: Specification) -> dict[Split, NDArray[np.bool_]]:
         """The frames of each split as in training, where these are the frames of the training."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _FRAME, _GAP = np.timedelta64(10**9, "ns"), np.timedelta64(86400 * 10**9, "ns")
 _MEMORY = Path("the array in memory")
-_PER_CHANNEL = ("units", "cell_methods", "dtype", "dry_value", "valid_range", "period_s")
+_PER_CHANNEL = ("units", "cell_methods", "dtype", "dry_value", "valid_range", "period_s", "periods_s")
 
 
 def open_frames(
@@ -66,8 +66,9 @@ def open_frames(
         ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and
         ``event`` (time,), dates of the events that undated frames belong to. Attributes, as
         far as known: ``units``, ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels
-        differ), ``dry_value``, ``valid_range`` and ``period_s``, the seconds that an amount covers (where
-        they do not), ``long_name``, ``standard_name``, ``grid_mapping``, and always ``reader``, ``files`` and
+        differ), ``dry_value``, ``valid_range`` and ``period_s``, the seconds that an amount covers, or
+        ``periods_s``, the least and the most where frames cover different times (where channels do not
+        differ), ``long_name``, ``standard_name``, ``grid_mapping``, and always ``reader``, ``files`` and
         ``skipped`` (counts).
 
     Raises:

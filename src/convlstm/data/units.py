@@ -1,9 +1,10 @@
 """Units of frames and the exact conversions between them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,25 @@ def check_unit(text: str) -> str:
             "change its spelling, or leave it out, or write it into the files"
         )
     return text
+
+
+def check_covered(attributes: Mapping[str, Any], target: str) -> None:
+    """Refuse amounts of different times where rates are wanted, and the other way round.
+
+    Args:
+        attributes: of the frames, with their ``units`` and, where they differ, ``periods_s``.
+        target: unit wanted.
+
+    Raises:
+        DataError: such amounts.
+    """
+    periods, source = attributes.get("periods_s"), unit_named(str(attributes.get("units", "")))
+    if periods and source in AMOUNTS and unit_named(target) not in AMOUNTS:
+        raise DataError(
+            f"amounts must cover one time to become {unit_named(target)}; these cover {periods[0]:g} to "
+            f"{periods[1]:g} s: keep their unit, or convert them, by differences where they are sums since "
+            "one time"
+        )
 
 
 def conversion(

@@ -15,7 +15,7 @@ from convlstm.data.extra_inputs import INPUTS, extra_inputs, static_fields
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import Specification
 from convlstm.data.specify import check_fits, static_inputs
-from convlstm.data.units import AMOUNTS, conversion, unit_named
+from convlstm.data.units import AMOUNTS, check_covered, conversion, unit_named
 from convlstm.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def last_frames(
     Raises:
         DataError: too few frames, missing ones, or others than the model was trained on.
     """
+    check_covered(frames.attrs, specification.units)
     past = specification.past
     between = np.diff(seconds(frames["time"]))
     frames = frames[-past:]

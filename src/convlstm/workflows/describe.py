@@ -46,6 +46,7 @@ class Variable:
         unit: name used here of that unit.
         dtype: of the values in the files, where known.
         cell_methods: such as ``time: sum``.
+        covers: least and most seconds that an amount covers, where the files state them.
         channels: number of channels.
         statistics: of its values.
     """
@@ -56,6 +57,7 @@ class Variable:
     unit: str
     dtype: str
     cell_methods: str
+    covers: tuple[float, float] | None
     channels: int
     statistics: Statistics
 
@@ -234,6 +236,7 @@ def _variables(
         channels = whole[name].sizes.get("channel", 1)
         own = slice(start, start + channels)
         start += channels
+        covers = attributes.get("periods_s", [attributes["period_s"]] * 2 if "period_s" in attributes else ())
         units = attributes.get("units", "") if len(names) > 1 else frames.attrs.get("units", "")
         rain = is_rain(frames[:, own].assign_attrs(attributes), unit_named(units))
         dry, shown = attributes.get("dry_value", 0.0 if rain else None), values[:, own]
@@ -247,6 +250,7 @@ def _variables(
                 unit=unit_named(units),
                 dtype=str(attributes.get("dtype", "")),
                 cell_methods=str(attributes.get("cell_methods", "")),
+                covers=(float(covers[0]), float(covers[1])) if len(covers) else None,
                 channels=channels,
                 statistics=statistics(
                     shown,
@@ -304,7 +308,12 @@ def _notes(variables: tuple[Variable, ...], frames: "xr.DataArray") -> list[str]
         if not each.units and "valid_range" not in frames.attrs:
             notes.append(f"{each.name} has no unit: declare it, as by --data.units mm/h")
         if each.unit == "mm" and "sum" in each.cell_methods:
-            notes.append(f"{each.name} is an amount of each time step: --data.units mm/h makes it a rate")
+            least, most = each.covers or (0.0, 0.0)
+            time = f"{least:g} s" if least else "each time step"
+            if least == most:
+                notes.append(f"{each.name} is an amount of {time}: --data.units mm/h makes it a rate")
+            else:
+                notes.append(f"{each.name} are amounts of different times, {least:g} to {most:g} s")
     return notes
 
 
@@ -329,7 +338,8 @@ def _train_words(
     if len(variables) > 1 or variable is not None:
         options["variable"] = _listed([each.name for each in chosen])
     options["missing"] = _listed([f"{np.float32(code):.9g}" for code in dict.fromkeys(codes)])
-    if all(each.unit == "mm" and "sum" in each.cell_methods for each in chosen):
+    one_time = all(each.covers is None or each.covers[0] == each.covers[1] for each in chosen)
+    if one_time and all(each.unit == "mm" and "sum" in each.cell_methods for each in chosen):
         options["units"] = "mm/h"  # which has thresholds and colours
     options["skip_bad"] = "true" if skip_bad else None
     height, width = frames.shape[-2:]

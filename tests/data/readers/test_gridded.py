@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from pyproj import CRS
 
+from convlstm.data.opening import open_frames
 from convlstm.data.readers.gridded import Gridded, labelled
 from convlstm.errors import DataError
 from convlstm.testing.layers import judge
@@ -170,6 +171,76 @@ def test_grib_of_several_kinds_of_level(tmp_path):
     np.testing.assert_allclose(frames.t2m, VALUES, atol=1e-4)
     assert "t of" in frames.attrs["refused"]["t"]
     assert "isobaricInhPa (2)" in frames.attrs["refused"]["t"]
+
+
+def write_amounts(path, ranges, sample="regular_ll_sfc_grib2", hours=None):
+    """Messages of total precipitation over steps of a forecast, such as 0-1."""
+    eccodes = importlib.import_module("eccodes")
+    with path.open("wb") as file:
+        for k, steps in enumerate(ranges):
+            message = eccodes.codes_grib_new_from_samples(sample)
+            keys = {"Ni": 4, "Nj": 3, "dataDate": 20200301, "dataTime": 100 * (hours or [0] * 9)[k]}
+            keys |= {"shortName": "tp", "stepType": "accum", "stepRange": steps}
+            for key, value in keys.items():
+                eccodes.codes_set(message, key, value)
+            eccodes.codes_set_values(message, np.full(12, 1.0 + k))
+            eccodes.codes_write(message, file)
+            eccodes.codes_release(message)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "options", "stated"),
+    [
+        (["0-1", "1-2", "2-3"], {}, {"period_s": 3600.0}),
+        (["0-1"] * 3, {"hours": [0, 1, 2], "sample": "regular_ll_sfc_grib1"}, {"period_s": 3600.0}),
+        (["0-6", "6-12", "12-18"], {}, {"period_s": 21600.0}),
+        (["0m-5m", "5m-10m", "10m-15m"], {}, {"period_s": 300.0}),
+        (["0-1", "0-2", "0-3"], {}, {"periods_s": (3600.0, 10800.0)}),  # since the start of the forecast
+    ],
+)
+def test_the_time_that_amounts_of_grib_cover(tmp_path, ranges, options, stated):
+    write_amounts(tmp_path / "a.grib", ranges, **options)
+    attributes = Gridded().read(tmp_path / "a.grib").tp.attrs
+    assert attributes["cell_methods"] == "time: sum"
+    assert {k: v for k, v in attributes.items() if k.startswith("period")} == stated
+    frames = open_frames(tmp_path / "a.grib")
+    assert {k: v for k, v in frames.attrs.items() if k.startswith("period")} == stated
+
+
+HOURS = np.datetime64("2020-03-01T00", "ns") + np.arange(5) * np.timedelta64(3600, "s")
+
+
+def amounts(lengths, methods="time: sum", times=HOURS, **attributes):
+    """Amounts over intervals of so many hours that end at times."""
+    before = times - np.asarray(lengths) * np.timedelta64(3600, "s")
+    data = xr.Dataset(
+        {"pr": (("time", "lat", "lon"), VALUES, {"units": "mm", "cell_methods": methods} | attributes)},
+        {"time": ("time", times, {"bounds": "time_bnds"}), "lat": LATITUDE, "lon": LONGITUDE},
+    )
+    data["time_bnds"] = (("time", "bnds"), np.stack([before, times], axis=1))
+    data["time"].encoding["units"] = "minutes since 2000-01-01"
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "stated"),
+    [
+        (amounts([1] * 5), {"period_s": 3600.0}),
+        (amounts([1] * 5, "area: mean time: sum (interval: 5 minutes)"), {"period_s": 3600.0}),
+        (amounts([1 / 12] * 5), {"period_s": 300.0}),
+        (amounts([1] * 5, period_s=300.0), {"period_s": 300.0}),
+        (amounts([1, 2, 3, 4, 5]), {"periods_s": (3600.0, 18000.0)}),
+        (amounts([24 * 31] * 5), {"periods_s": (2678400.0, 2678400.0)}),
+        (amounts([1] * 5, "time: mean"), {}),
+        (amounts([0] * 5), {}),
+        (amounts([1] * 5).drop_vars("time_bnds"), {}),
+    ],
+)
+def test_the_time_that_amounts_cover_by_the_bounds_of_their_times(tmp_path, data, stated):
+    write(tmp_path / "a.nc", data)
+    attributes = Gridded().read(tmp_path / "a.nc").pr.attrs
+    assert {k: v for k, v in attributes.items() if k.startswith("period")} == stated
+    assert list(open_frames(tmp_path / "a.nc")["channel"].values) == ["pr"]
 
 
 def test_other_axes_of_size_one_are_dropped_and_larger_ones_refused(tmp_path):

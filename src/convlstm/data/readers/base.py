@@ -80,7 +80,8 @@ class Reader(ABC):
             others that do: floats backed by dask, at most a few frames a chunk, NaN exactly where not
             measured, with the attributes ``units``, ``long_name`` and, where the format has a value for
             "measured, nothing there", ``dry_value`` (in the variable's unit); ``dtype``, of the values in the
-            file, ``valid_range``, and ``period_s``, the seconds that an amount covers, where they are known.
+            file, ``valid_range``, and ``period_s``, the seconds that an amount covers, or ``periods_s``, the
+            least and the most, where they differ; where they are known.
             Coordinates: ``time`` (datetime64[ns], or timedelta64[ns] since the first frame where the format
             has no dates), ``y``, ``x`` with ``standard_name`` and ``units`` where known, from north to south
             and from west to east if the file has them so; ``crs``, a scalar with the CF attributes of the

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
 from convlstm.data.readers.base import Reader, not_numbers, time_in_name, utc_times
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError, reading
@@ -31,7 +32,7 @@ _GEOGRAPHIC = {
 _ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
 _KEPT = (
     *("units", "long_name", "standard_name", "cell_methods"),
-    *("ancillary_variables", "dry_value", "valid_range", "period_s"),
+    *("ancillary_variables", "dry_value", "valid_range", "period_s", "periods_s"),
 )
 _SECONDS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
@@ -87,15 +88,16 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
     """One data set for each variable and kind of level; no index is written beside the file."""
     from cfgrib.xarray_store import open_variable_datasets
 
-    options = {"indexpath": "", "errors": "raise"}
-    parts: list[xr.Dataset] = open_variable_datasets(
-        str(path), backend_kwargs=options, decode_timedelta=False
-    )
+    own = {"indexpath": "", "errors": "raise"}
+    parts: list[xr.Dataset] = open_variable_datasets(str(path), backend_kwargs=own, decode_timedelta=False)
     taken: set[Hashable] = set()
+    steps: dict[tuple[str, str], dict[str, Any]] = {}
     for k, part in enumerate(parts):
         for name, variable in part.data_vars.items():
             if variable.attrs.get("GRIB_stepType") == "accum":
-                variable.attrs["cell_methods"] = "time: sum"
+                steps = steps or covered_by_steps(path)
+                key = variable.attrs["GRIB_cfVarName"], variable.attrs["GRIB_typeOfLevel"]
+                variable.attrs |= {"cell_methods": "time: sum"} | steps.get(key, {})
             if name in taken:  # the same quantity at another kind of level
                 parts[k] = part.rename({name: f"{name}_{variable.attrs.get('GRIB_typeOfLevel', k)}"})
         taken |= set(parts[k].data_vars)
@@ -148,7 +150,8 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     import xarray as xr
 
     roles = axis_roles(dataset)
-    time = _times(dataset, roles, path)
+    named = _time_name(dataset, roles)
+    time = _times(dataset, roles, named, path)
     last = str(dataset.attrs.get("last_valid_timestep", ""))[:19]
     if last and "time" in roles:  # an archive by mlcast's specification, whose times go on without data
         time = time[: int((time.values <= np.datetime64(last)).sum())]
@@ -169,7 +172,8 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
                 "entry of each with xarray's isel and pass the result, or save it in a file"
             )
             continue
-        frames[name] = _frames(variable.isel(dict.fromkeys(others, 0)).variable, roles, path)
+        frame = frames[name] = _frames(variable.isel(dict.fromkeys(others, 0)).variable, roles, path)
+        frame.attrs |= covered_by_bounds(dataset, frame, named)
     if not frames and not refused:
         found = ", ".join(f"{name} {variable.dims}" for name, variable in dataset.data_vars.items())
         raise DataError(
@@ -217,26 +221,34 @@ def axis_roles(dataset: "xr.Dataset") -> dict[str, Hashable]:
     return roles
 
 
-def _times(dataset: "xr.Dataset", roles: dict[str, Hashable], path: Path | str) -> "xr.Variable":
-    """Coordinate of the time: of the variable with time's standard name, else of its dimension."""
-    import xarray as xr
-
+def _time_name(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> Hashable | None:
+    """Name of the variable with time's standard name, else of its dimension; None without times."""
     axis = roles.get("time")
     named = [*dataset.cf.coordinates.get("time", ()), *dataset.cf.axes.get("T", ()), axis, *_USUAL["time"]]
     found = [name for name in named if name in dataset.variables and dataset[name].dims in ((axis,), ())]
-    if not found:
+    return found[0] if found else None
+
+
+def _times(
+    dataset: "xr.Dataset", roles: dict[str, Hashable], named: Hashable | None, path: Path | str
+) -> "xr.Variable":
+    """Coordinate of the time, from the variable of a name."""
+    import xarray as xr
+
+    axis = roles.get("time")
+    if named is None:
         count = 1 if axis is None else dataset.sizes[axis]
         dated = time_in_name(Path(path).name)
         if count == 1 and dated is not None:
             return xr.Variable("time", np.array([dated]), {"standard_name": "time"})
         return xr.Variable("time", numbered(count))
     with reading(path):
-        index: Any = dataset.indexes.get(found[0])
+        index: Any = dataset.indexes.get(named)
         zoned = getattr(index, "tz", None) is not None  # as pandas has them
-        values = index.tz_convert(None).to_numpy() if zoned else np.atleast_1d(dataset[found[0]].values)
+        values = index.tz_convert(None).to_numpy() if zoned else np.atleast_1d(dataset[named].values)
         attributes = {"standard_name": "time"}
-        attributes |= {k: v for k, v in dataset[found[0]].attrs.items() if k == "long_name"}
-        units = dataset[found[0]].attrs.get("units", "")
+        attributes |= {k: v for k, v in dataset[named].attrs.items() if k == "long_name"}
+        units = dataset[named].attrs.get("units", "")
         return xr.Variable("time", _nanoseconds(values, units, path), attributes)
 
 
