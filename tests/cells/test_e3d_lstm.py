@@ -1,5 +1,6 @@
 """The eidetic LSTM and E3D-LSTM against the equations, golden numbers and numbers of public code."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -101,14 +102,36 @@ def by_the_equations(weights, clips, hidden, history, forget):
 )
 def test_it_follows_the_equations(inputs, hidden, kernel, size, bias, forget, history, steps):
     cell = filled(E3DLSTMCell(inputs, hidden, kernel, bias, history=history, forget_bias=forget))
-    clips, state, memory = waves(steps, 2, inputs, *size), None, None
-    samples = [
-        by_the_equations(cell.state_dict(), sample, hidden, history, forget) for sample in clips.unbind(1)
-    ]
+    clips, state, memory = waves(steps, 2, inputs, *size).requires_grad_(), None, None
+    weights = dict(cell.named_parameters())
+    samples = [by_the_equations(weights, sample, hidden, history, forget) for sample in clips.unbind(1)]
     for k, x in enumerate(clips):
         state, memory = cell(x, state, memory)
         expected = tuple(map(torch.stack, zip(*(sample[k] for sample in samples), strict=True)))
         assert_close((state.h, state.c[:, -1], memory), expected)
+    ends, inputs = (state.h, expected[0]), (clips, *weights.values())
+    assert_close(*(torch.autograd.grad(h.square().sum(), inputs, allow_unused=True) for h in ends))
+
+
+def bytes_saved(history):
+    """By autograd, for the backward pass of two layers of four channels over six clips of 128 positions."""
+    torch.manual_seed(0)
+    cell, held = partial(E3DLSTMCell, history=history), {}
+    layers = ConvLSTM(1, [4, 4], (2, 3, 3), batch_first=True, cell=cell)
+
+    def count(tensor):
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        outputs = layers(torch.rand(1, 6, 1, 2, 8, 8))[0][0]
+    assert outputs.requires_grad
+    return sum(held.values())
+
+
+def test_recalls_save_the_cell_states_and_not_their_weights():
+    """Four channels in float32 and a flag for each position of the history; it has 128 weights for each."""
+    assert bytes_saved(history=9) - bytes_saved(history=3) <= 6 * 2 * 6 * 128 * (4 * 4 + 1)
 
 
 def test_golden_numbers():

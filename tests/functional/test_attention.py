@@ -1,10 +1,89 @@
-"""Attention within windows, against a loop over pairs of pixels."""
+"""Attention, of all pixels and within windows, against loops over pixels."""
 
 import pytest
 import torch
+from torch.testing import assert_close
 
+from convlstm import SAConvLSTMForecaster
 from convlstm.errors import ShapeError
-from convlstm.functional.attention import window_attention
+from convlstm.functional import attention
+from convlstm.functional.attention import attend, window_attention
+from convlstm.models.memory import Frames, inference_bytes, training_bytes
+
+
+def query_by_query(query, key, value, empty):
+    """Each query looks at the keys that are not empty."""
+    samples = []
+    for q, k, v, left_out in zip(query, key, value, empty, strict=True):
+        likeness = [torch.exp(one @ k[:, ~left_out[0]]) for one in q.T]
+        samples.append(torch.stack([v[:, ~left_out[0]] @ (x / x.sum()) for x in likeness], dim=1))
+    return torch.stack(samples)
+
+
+def drawn(dtype=torch.float64):
+    """Queries, keys and values of two samples, and which keys are empty, others in each sample."""
+    torch.manual_seed(0)
+    shapes = (2, 3, 5), (2, 3, 7), (2, 4, 7)
+    empty = torch.tensor([[[False] * 7], [[True, True, False, True, False, False, False]]])
+    return *(torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes), empty
+
+
+@pytest.mark.parametrize("block", [1, 2 * 7 * 2, 2**22])
+def test_attention_is_that_of_each_query(monkeypatch, block):
+    """In blocks of one query, of two with one left over, and all at once; gradients of both orders too."""
+    monkeypatch.setattr(attention, "_BLOCK", block)
+    *inputs, empty = drawn()
+    for left_out in (empty, None):
+        expected = query_by_query(*inputs, torch.zeros_like(empty) if left_out is None else left_out)
+        found = attend(*inputs, empty=left_out)
+        assert_close(found, expected, rtol=0, atol=1e-14)
+        wave = torch.sin(torch.arange(40.0, dtype=torch.float64)).view_as(found)
+        gradients = (torch.autograd.grad(y, inputs, wave) for y in (found, expected))
+        assert_close(*gradients, rtol=0, atol=1e-14)
+        assert torch.autograd.gradgradcheck(lambda *x, e=left_out: attend(*x, empty=e), inputs)
+
+
+def test_attention_that_is_recorded_compiled_or_transformed_is_the_same():
+    *inputs, empty = drawn()
+    expected = attend(*inputs, empty=empty)
+    gradients = torch.autograd.grad(expected.square().sum(), inputs)
+    weights = []
+    recorded = attend(*inputs, weights.append, empty=empty)
+    assert_close(recorded, inputs[2] @ weights[0].transpose(1, 2), rtol=0, atol=0)
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)(*inputs, empty=empty)
+    for found in (recorded, compiled):
+        assert_close(found, expected)
+        assert_close(torch.autograd.grad(found.square().sum(), inputs), gradients)
+    by_func = torch.func.grad(lambda *x: attend(*x, empty=empty).square().sum(), argnums=(0, 1, 2))
+    assert_close(by_func(*inputs), gradients)
+
+
+def test_attention_in_mixed_precision(monkeypatch):
+    """The backward pass, outside of autocast, computes in 16 bits as well."""
+    *inputs, empty = drawn(torch.float32)
+    expected = attend(*inputs, empty=empty)
+    gradients = torch.autograd.grad(expected.sum(), inputs)
+    monkeypatch.setattr(attention, "_BLOCK", 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(*inputs, empty=empty)
+    assert found.dtype == torch.bfloat16
+    assert_close(found.float(), expected, rtol=0, atol=0.02)
+    assert_close(torch.autograd.grad(found.float().sum(), inputs), gradients, rtol=0, atol=0.03)
+
+
+def test_gradients_are_summed_over_blocks_in_32_bits(monkeypatch):
+    """Ones for each of 600 queries: in bfloat16 they would add up to 256."""
+    monkeypatch.setattr(attention, "_BLOCK", 1)
+    value = torch.ones(1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    attend(value.new_zeros(1, 1, 600), value.new_zeros(1, 1, 1), value).sum().backward()
+    assert value.grad == 600
+
+
+def test_memory_of_attention_among_all_pixels_is_not_their_square():
+    """A softmax among 96 x 96 pixels is 324 MiB."""
+    model, frames = SAConvLSTMForecaster(hidden_dim=[4], patch_size=1), Frames((96, 96), 1, 1)
+    assert inference_bytes(model, frames) < 2**26
+    assert training_bytes(model, frames).most < 2**27
 
 
 def place(index, size, window, shift):

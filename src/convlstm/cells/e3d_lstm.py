@@ -9,6 +9,7 @@ from convlstm.cells.base import Cell, register_state
 from convlstm.cells.conv_cell import SameConv1d, SameConv2d, SameConv3d
 from convlstm.cells.group_norm import GroupNorm
 from convlstm.cells.st_lstm import check_memory_width
+from convlstm.functional.attention import attend
 from convlstm.validation import check_bool, check_number, check_positive
 
 _CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
@@ -53,8 +54,9 @@ class E3DLSTMCell(Cell):
     in OpenSTL's the memory never changes, as a step returns the one that it was given; OpenSTL's recall also
     mixes channels with positions. Both are right here, so weights trained with that code mean something else.
     The authors' code recalls all steps, and memory and time grow with their number; here the last
-    ``history`` ones. Attention takes memory as history times the square of the number of positions. LN has a
-    weight per channel, as in the authors' code, for frames of any size.
+    ``history`` ones. A recall takes time as history times the square of the number of positions, and of it
+    the cell states alone are kept for the backward pass. LN has a weight per channel, as in the authors'
+    code, for frames of any size.
 
     Args:
         input_dim: channels of the input.
@@ -135,15 +137,18 @@ class E3DLSTMCell(Cell):
 
     def _recall(self, query: Tensor, history: Tensor, steps: Tensor) -> Tensor:
         """For each position of a query (B, C, *S), the mean of the history that the softmax weighs."""
-        keys_BCJP = history.transpose(1, 2).flatten(3)
-        scores_BPJP = torch.einsum("bcq,bcjp->bqjp", query.flatten(2), keys_BCJP)
+        size, query_BCP = query.shape[2:], query.flatten(2)
+
+        def record(weights: Tensor) -> None:  # maps of each query and step of the history
+            self.record_values(attention=(weights, lambda w: w.reshape(len(w), -1, *size)))
+
+        memories_BCN = history.transpose(1, 2).flatten(2)
         age = torch.arange(self.history - 1, -1, -1, device=steps.device)
-        empty_B1J1 = (age > steps[:, None])[:, None, :, None]
-        scores_BPN = scores_BPJP.masked_fill(empty_B1J1, -torch.inf).flatten(2)
-        weights_BPN = torch.softmax(scores_BPN, dim=2)
-        maps = (-1, *query.shape[2:])  # of each query and step of the history
-        self.record_values(attention=(weights_BPN, lambda w: w.reshape(len(w), *maps)))
-        recalled_BCP = keys_BCJP.flatten(2) @ weights_BPN.transpose(1, 2)
+        empty_BJ1 = (age > steps[:, None])[:, :, None]
+        empty_B1N = empty_BJ1.expand(-1, -1, query_BCP.shape[2]).flatten(1).unsqueeze(1)
+        recalled_BCP = attend(
+            query_BCP, memories_BCN, memories_BCN, record if self._recorders else None, empty=empty_B1N
+        )
         return recalled_BCP.view_as(query)
 
     def extra_repr(self) -> str:

@@ -1,5 +1,6 @@
 """The convolutional LSTM with a self-attention memory."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,8 @@ class SAConvLSTMCell(Cell):
         m' = (1 - sigmoid(i)) m + sigmoid(i) tanh(g)
         h' = sigmoid(o) m'
 
-    Time and memory of a step grow with the square of the number of pixels: use it on small maps.
+    Time of a step grows with the square of the number of pixels: use it on small maps. The softmax, of as
+    many values, is not kept for the backward pass.
 
     Args:
         input_dim, hidden_dim, kernel_size, bias: of the LSTM, as for `ConvLSTMCell`.
@@ -88,12 +90,11 @@ class SAConvLSTMCell(Cell):
             size = h.shape[2:]
             self.record_values(**{name: (x, lambda x: x.unflatten(2, size)) for name, x in flat.items()})
 
-        z_h = attend(
-            query, self.key(h_BCN), self.value(h_BCN), record=lambda weights: record(attention=weights)
-        )
-        z_m = attend(
-            query, self.key_m(m_BCN), self.value_m(m_BCN), record=lambda weights: record(attention_m=weights)
-        )
+        def recorded(name: str) -> Callable[[Tensor], None] | None:
+            return (lambda weights: record(**{name: weights})) if self._recorders else None
+
+        z_h = attend(query, self.key(h_BCN), self.value(h_BCN), recorded("attention"))
+        z_m = attend(query, self.key_m(m_BCN), self.value_m(m_BCN), recorded("attention_m"))
         z = self.mix(torch.cat([z_h, z_m], dim=1))
         h_BCN, m_BCN = sa_memory_update(
             self.gates(torch.cat([z, h_BCN], dim=1)),

@@ -1,25 +1,36 @@
 """Attention between pixels, of a frame or of windows of it, and the self-attention memory of a ConvLSTM."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from convlstm.errors import ShapeError
-from convlstm.validation import check_tensor
+from convlstm.functional.linear_recurrence import widened
+from convlstm.validation import autocast, check_tensor
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, record: Callable[[Tensor], None] | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    record: Callable[[Tensor], None] | None = None,
+    *,
+    empty: Tensor | None = None,
 ) -> Tensor:
     """Dot-product attention without scaling (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819).
+
+    The softmax is computed in blocks of queries, and again in the backward pass rather than saved. With
+    ``record``, inside torch.compile and inside a transform of torch.func it is computed at once and saved.
 
     Args:
         query: (B, D, N).
         key: (B, D, M).
         value: (B, C, M).
         record: called with the softmax, (B, N, M).
+        empty: True for keys without a weight, (B, 1, M); None for none.
 
     Returns:
         ``value softmax(query^T key)^T``, the softmax over M: (B, C, N).
@@ -35,10 +46,57 @@ def attend(
             f"query, key and value must be (B, D, N), (B, D, M) and (B, C, M); received {shapes}: flatten "
             "the space axes"
         )
-    weights_BNM = torch.softmax(query.transpose(1, 2) @ key, dim=2)
-    if record is not None:
-        record(weights_BNM)
-    return value @ weights_BNM.transpose(1, 2)
+    if autocast(query):  # here, as the backward pass runs without it
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (x if x.dtype == torch.float64 else x.to(dtype) for x in (query, key, value))
+    if record or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        weights_BNM = _attention_weights(query, key, empty)
+        if record:
+            record(weights_BNM)
+        return value @ weights_BNM.transpose(1, 2)
+    attended: Tensor = _Attention.apply(query, key, value, empty)  # type: ignore[no-untyped-call]
+    return attended
+
+
+class _Attention(torch.autograd.Function):
+    """See `attend`."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, empty: Tensor | None) -> Tensor:
+        ctx.save_for_backward(query, key, value, empty)
+        blocks = torch.split(query, _rows(key), dim=2)
+        return torch.cat([value @ _attention_weights(q, key, empty).transpose(1, 2) for q in blocks], dim=2)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, empty = ctx.saved_tensors
+        softmax_backward = torch.ops.aten._softmax_backward_data  # it can be differentiated again
+        d_queries, rows = [], _rows(key)
+        d_key, d_value = (widened(torch.zeros_like(x)) for x in (key, value))
+        blocks = (torch.split(x, rows, dim=2) for x in (query, d))
+        for q, d_q in zip(*blocks, strict=True):
+            weights = _attention_weights(q, key, empty)
+            d_scores = softmax_backward(d_q.transpose(1, 2) @ value, weights, 2, weights.dtype)
+            d_queries.append(key @ d_scores.transpose(1, 2))
+            d_key, d_value = d_key + q @ d_scores, d_value + d_q @ weights
+        return torch.cat(d_queries, dim=2), d_key.to(key.dtype), d_value.to(value.dtype), None
+
+
+#: Elements of the softmax that are in memory at once.
+_BLOCK = 2**22
+
+
+def _rows(key: Tensor) -> int:
+    """Queries whose softmax over keys (B, D, M) has at most `_BLOCK` elements, or one."""
+    return max(1, _BLOCK // max(1, key.shape[0] * key.shape[2]))
+
+
+def _attention_weights(query: Tensor, key: Tensor, empty: Tensor | None) -> Tensor:
+    """The softmax of `attend`, (B, N, M)."""
+    scores_BNM = query.transpose(1, 2) @ key
+    if empty is not None:
+        scores_BNM = scores_BNM.masked_fill_(empty, -torch.inf)
+    return torch.softmax(scores_BNM, dim=2).to(query.dtype)
 
 
 def window_attention(
