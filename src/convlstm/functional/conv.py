@@ -64,7 +64,9 @@ def convolve(
     """`same_conv` of arguments that are known to be right: each step of a cell calls it."""
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     conv = _CONV[len(reach)]
-    if {*modes} == _ZEROS and all(r % 2 == 0 for r in reach):
+    if {*modes} == _ZEROS:
+        if any(r % 2 for r in reach):
+            x = F.pad(x, [n for r in reversed(reach) for n in (0, r % 2)])
         return conv(x, weight, bias, 1, [r // 2 for r in reach], dilation)
     return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
 
