@@ -11,7 +11,7 @@ from convlstm.cells.base import Cell, same_convolution
 from convlstm.cells.convlstm import LSTMState
 from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError
-from convlstm.functional.attention import window_attention, window_maps
+from convlstm.functional.attention import attend_in_windows, from_windows, to_windows, window_maps
 from convlstm.validation import check_positive
 
 _CHANNELS_PER_HEAD = 32
@@ -90,21 +90,18 @@ class SwinLSTMCell(Cell):
         return LSTMState(zeros, zeros.clone())
 
     def project(self, x: Tensor) -> Tensor:
-        """The frame in the channels of the state, and its part of R in every second block, (N, ?, H, W)."""
-        x = self.embed(x)
-        x_NHWC = x.movedim(1, -1)
-        first, *later = [block for block in self.blocks if block.reads_two]
-        parts = [first.reduced(x_NHWC, 0), *(block.reduced(x_NHWC, 1) for block in later)]
-        return torch.cat([x_NHWC, *parts], dim=-1).movedim(-1, 1)
+        """The frame in the channels of the state, (N, hidden_dim, H, W)."""
+        frame: Tensor = self.embed(x)
+        return frame
 
     def step(self, p: Tensor, state: Any) -> LSTMState:
         """The new state, (B, hidden_dim, H, W)."""
         h, c = state
-        x_BHWC, *parts = torch.split(p.movedim(1, -1), self.hidden_dim, dim=-1)
-        z_BHWC = self.blocks[0](x_BHWC, parts[0] + self.blocks[0].reduced(h.movedim(1, -1), 1))
-        for k, block in enumerate(self.blocks[1:], start=1):
-            both = parts[k // 2] + block.reduced(z_BHWC, 0) if block.reads_two else None
-            z_BHWC = block(z_BHWC, both)
+        x_BHWC, h_BHWC = p.movedim(1, -1), h.movedim(1, -1)
+        first, *others = self.blocks
+        z_BHWC = first(x_BHWC, h_BHWC)
+        for block in others:
+            z_BHWC = block(z_BHWC, x_BHWC)
         z = z_BHWC.movedim(-1, 1)
         f, g = torch.sigmoid(z), torch.tanh(z)
         self.record_values(f=f, g=g)
@@ -128,45 +125,46 @@ class SwinBlock(Recordable):
         bias: True to give queries, keys and values a bias.
     """
 
+    position_index: Tensor
+
     def __init__(self, dim: int, window: int, heads: int, shift: int, reads_two: bool, bias: bool) -> None:
         super().__init__()
-        self.window, self.heads, self.shift, self.reads_two = window, heads, shift, reads_two
+        self.window, self.heads, self.shift = window, heads, shift
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.red = nn.Linear(2 * dim, dim) if reads_two else None
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias), nn.Linear(dim, dim)
+        place = torch.arange(window)
+        offset = place[:, None] - place + window - 1
+        index = offset[:, None, :, None] * (2 * window - 1) + offset[None, :, None, :]
+        self.register_buffer("position_index", index.reshape(window**2, window**2), persistent=False)
         self.position_bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
         self.fc1, self.fc2 = nn.Linear(dim, _MLP_RATIO * dim), nn.Linear(_MLP_RATIO * dim, dim)
 
-    def reduced(self, x_BHWC: Tensor, place: int) -> Tensor:
-        """The part of R [LN y, LN u] from y (place 0), with the bias, or from u (place 1)."""
-        assert self.red is not None
-        weight = self.red.weight.chunk(2, dim=1)[place]
-        return F.linear(self.norm1(x_BHWC), weight, None if place else self.red.bias)
-
-    def forward(self, y_BHWC: Tensor, both_BHWC: Tensor | None) -> Tensor:
-        """The block of an input, and of R of it and the second one if it reads two."""
-        x = self.norm1(y_BHWC) if both_BHWC is None else both_BHWC
-        qkv = self.qkv(x).movedim(-1, 1)
-        size = qkv.shape[2:]
-        shift = self.shift if min(size) > self.window else 0
-        maps = partial(window_maps, window=self.window, shift=shift, size=size)
-        found = window_attention(
-            qkv,
-            self.window,
-            heads=self.heads,
-            shift=shift,
-            bias=self._bias(),
-            record=lambda weights: self.record_values(attention=(weights, maps)),
-        )
-        y_BHWC = y_BHWC + self.proj(found.movedim(1, -1))
-        y: Tensor = y_BHWC + self.fc2(F.gelu(self.fc1(self.norm2(y_BHWC))))
+    def forward(self, y_BHWC: Tensor, u_BHWC: Tensor) -> Tensor:
+        """The block of an input, and of a second one if it reads two."""
+        x = self.norm1(y_BHWC)
+        if self.red is not None:
+            both = torch.cat([x, self.norm1(u_BHWC)], dim=-1)
+            x = self.red(both.flatten(0, 2)).view_as(x)
+        y_BHWC = y_BHWC + self._attended(x)
+        z = self.fc2(F.gelu(self.fc1(self.norm2(y_BHWC).flatten(0, 2))))
+        y: Tensor = y_BHWC + z.view_as(y_BHWC)
         return y
 
-    def _bias(self) -> Tensor:
-        """Bias of the scores by the relative position of query and key, (heads, pixels, pixels)."""
-        place = torch.arange(self.window, device=self.position_bias.device)
-        offset = place[:, None] - place + self.window - 1
-        index = offset[:, None, :, None] * (2 * self.window - 1) + offset[None, :, None, :]
-        pixels = self.window**2
-        return self.position_bias[index.reshape(pixels, pixels)].movedim(-1, 0)
+    def _attended(self, x_BHWC: Tensor) -> Tensor:
+        """Attention within windows, (B, H, W, C)."""
+        size = x_BHWC.shape[1:3]
+        shift = self.shift if min(size) > self.window else 0
+        maps = partial(window_maps, window=self.window, shift=shift, size=size)
+        windows = to_windows(x_BHWC, self.window, shift)
+        qkv: Tensor = self.qkv(windows.reshape(-1, windows.shape[-1]))
+        found = attend_in_windows(
+            qkv.view(*windows.shape[:-1], -1),
+            size,
+            heads=self.heads,
+            shift=shift,
+            bias=self.position_bias[self.position_index].movedim(-1, 0),
+            record=lambda weights: self.record_values(attention=(weights, maps)),
+        )
+        return from_windows(self.proj(found.flatten(0, 4)).view_as(windows), size, shift)

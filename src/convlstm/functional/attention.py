@@ -1,5 +1,6 @@
 """Attention between pixels, of a frame or of windows of it, and the self-attention memory of a ConvLSTM."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -142,25 +143,65 @@ def window_attention(
             f"bias must be {(heads, window**2, window**2)}; received {tuple(bias.shape)}: give a number for "
             "each head, query and key"
         )
-    batch, channels, height, width = qkv.shape
-    rows, columns = (height + window - 1) // window, (width + window - 1) // window
-    padding = (0, columns * window - width, 0, rows * window - height)
-    x = F.pad(qkv, padding)
-    x = torch.roll(x, (-shift, -shift), (2, 3)) if shift else x
-    x = x.reshape(batch, 3, heads, channels // (3 * heads), rows, window, columns, window)
-    query, key, value = x.permute(1, 0, 4, 6, 2, 5, 7, 3).flatten(5, 6).unbind(0)  # (B, R, C, heads, P, D)
-    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-    if bias is not None:
-        scores = scores + bias
-    part = _parts(height, rows, window, shift, qkv.device)[:, None] * 4
-    part = part + _parts(width, columns, window, shift, qkv.device)
-    part_RCP = part.reshape(rows, window, columns, window).transpose(1, 2).flatten(2)
-    apart = (part_RCP[..., :, None] != part_RCP[..., None, :]) | (part_RCP < 0)[..., None, :]
-    scores = scores.masked_fill(apart[:, :, None], torch.finfo(scores.dtype).min)
+    size = qkv.shape[2:]
+    windows = to_windows(qkv.movedim(1, -1), window, shift)
+    found = attend_in_windows(windows, size, heads=heads, shift=shift, bias=bias, record=record)
+    return from_windows(found, size, shift).movedim(-1, 1)
+
+
+def attend_in_windows(
+    qkv: Tensor,
+    size: Sequence[int],
+    *,
+    heads: int,
+    shift: int,
+    bias: Tensor | None,
+    record: Callable[[Tensor], None] | None,
+) -> Tensor:
+    """`window_attention`, with windows as `to_windows` arranges them.
+
+    Args:
+        qkv: queries, keys and values, (B, rows, columns, window, window, 3 C).
+        size: H and W of the frame.
+        heads: as there.
+        shift: as there.
+        bias: as there.
+        record: as there.
+
+    Returns:
+        (B, rows, columns, window, window, C).
+    """
+    (_, rows, columns, window, _), width = qkv.shape[:5], qkv.shape[5] // (3 * heads)
+    pixels = window**2
+    split_NPAHD = qkv.reshape(-1, pixels, 3, heads, width)
+    query, key, value = split_NPAHD.permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2).unbind(0)
+    scores = torch.bmm(query, key.transpose(1, 2)).view(-1, rows, columns, heads, pixels, pixels)
+    apart = _pixels_apart(size, window, shift, qkv.device)
+    if apart is not None:
+        bias = (scores.new_zeros(()) if bias is None else bias).masked_fill(apart, -math.inf)
+    scores = scores * width**-0.5 if bias is None else torch.add(bias, scores, alpha=width**-0.5)
     weights = torch.softmax(scores, dim=-1)
     if record is not None:
         record(weights)
-    return _joined(weights @ value, window, shift, height, width)
+    found_NHPD = torch.bmm(weights.view(-1, pixels, pixels), value).view(-1, heads, pixels, width)
+    return found_NHPD.transpose(1, 2).reshape(-1, rows, columns, window, window, heads * width)
+
+
+def to_windows(x: Tensor, window: int, shift: int = 0) -> Tensor:
+    """A frame (B, H, W, C), padded to whole windows, as (B, rows, columns, window, window, C)."""
+    bottom, right = -x.shape[1] % window, -x.shape[2] % window
+    if torch.compiler.is_compiling() or bottom or right:  # a condition would bind a graph to such sizes
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    x = torch.roll(x, (-shift, -shift), (1, 2)) if shift else x
+    x = x.reshape(x.shape[0], x.shape[1] // window, window, x.shape[2] // window, window, x.shape[3])
+    return x.transpose(2, 3)
+
+
+def from_windows(x: Tensor, size: Sequence[int], shift: int = 0) -> Tensor:
+    """The frame (B, H, W, C) of a size that `to_windows` has cut."""
+    batch, rows, columns, window, _, channels = x.shape
+    x = x.transpose(2, 3).reshape(batch, rows * window, columns * window, channels)
+    return (torch.roll(x, (shift, shift), (1, 2)) if shift else x)[:, : size[0], : size[1]]
 
 
 def window_maps(weights: Tensor, window: int, *, shift: int, size: Sequence[int]) -> Tensor:
@@ -175,21 +216,32 @@ def window_maps(weights: Tensor, window: int, *, shift: int, size: Sequence[int]
     Returns:
         (B, heads window^2, H, W), a channel for each head and place of the query in its window.
     """
-    return _joined(weights.transpose(-2, -1), window, shift, *size)
+    by_key = torch.unflatten(weights.flatten(3, 4).transpose(-2, -1), 3, (window, window))
+    return from_windows(by_key, size, shift).movedim(-1, 1)
 
 
-def _joined(x: Tensor, window: int, shift: int, height: int, width: int) -> Tensor:
-    """A frame (B, heads D, H, W) from values (B, rows, columns, heads, window^2, D) of its windows."""
-    x = torch.unflatten(x, 4, (window, window)).permute(0, 3, 6, 1, 4, 2, 5)
-    x = x.flatten(5, 6).flatten(3, 4).flatten(1, 2)
-    return (torch.roll(x, (shift, shift), (2, 3)) if shift else x)[..., :height, :width]
+def _pixels_apart(size: Sequence[int], window: int, shift: int, device: torch.device) -> Tensor | None:
+    """True where query and key are no neighbours in the frame, (rows, columns, 1, window^2, window^2).
+
+    Or of which one is in the padding. None if there are none.
+    """
+    counts = [(length + window - 1) // window for length in size]
+    padded = [torch.compiler.is_compiling() or length % window != 0 for length in size]
+    if not (shift or any(padded)):
+        return None
+    row, column = (
+        _sides(*axis, window, shift, device).view(-1, window)
+        for axis in zip(size, counts, padded, strict=True)
+    )
+    side_RCP = (3 * row[:, None, :, None] + column[:, None]).flatten(2)
+    return (side_RCP[..., :, None] != side_RCP[..., None, :]).unsqueeze(2)
 
 
-def _parts(size: int, count: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """For the pixels of a padded, shifted axis: 1 if from its other end, else 0; below 0 for padding."""
+def _sides(size: int, count: int, padded: bool, window: int, shift: int, device: torch.device) -> Tensor:
+    """For the pixels of a padded, shifted axis: 0; 1 for those from its other end; 2 for padding."""
     index = torch.arange(count * window, device=device)
-    wrapped = index >= count * window - shift
-    return torch.where((index + shift) % (count * window) < size, wrapped.long(), -100)
+    side = (index >= count * window - shift).long()
+    return torch.where((index + shift) % (count * window) < size, side, 2) if padded else side
 
 
 def sa_memory_update(

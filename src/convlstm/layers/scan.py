@@ -126,8 +126,8 @@ def scan(
         last_only: return only the output after the last step, as T = 1.
         options: truncation, recomputation, zoneout.
         engine: one of `convlstm.engines.ENGINES`.
-        any_layout: outputs are read by another cell only: a fast engine may return them in another memory
-            format, under autocast in 16 bits.
+        any_layout: outputs are read by other modules only: they may have another memory format, under
+            autocast 16 bits from a fast engine, and share memory with the state.
 
     Returns:
         The outputs (B, T, hidden_dim, *S), each at the index of its frame, and the state at the end.
@@ -197,8 +197,8 @@ def _first_state(initial: Any, state: Any) -> Any:
 def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
     """The reference: the inputs of the loop over time, and the loop over some; resets restore ``initial``."""
     cell, mask, reset, reverse = call.cell, call.mask, call.reset, call.reverse
-    # The fast engine of a layer below returns channels-last tensors, whose format outputs would inherit.
-    x = call.x if call.x[:, 0].is_contiguous() else call.x.contiguous()
+    # Outputs would inherit the channels-last format that the fast engine of a layer below returns.
+    x = call.x if call.any_layout or call.x[:, 0].is_contiguous() else call.x.contiguous()
     with_statistics = has_batch_statistics(cell)
     samples = mask if with_statistics else None
     x, project, step = _inputs_and_step(cell, x, mask, with_statistics)
@@ -227,7 +227,10 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
             frames[k] = output_of(state)
             for recorder in recorders:
                 recorder.keep(state)
-        return torch.stack([output_of(state)] if call.last_only else frames, dim=1), state
+        outputs = [output_of(state)] if call.last_only else frames
+        if call.any_layout and len(outputs) == 1:
+            return outputs[0].unsqueeze(1), state
+        return torch.stack(outputs, dim=1), state
 
     return x, run
 

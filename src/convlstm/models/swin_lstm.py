@@ -109,7 +109,7 @@ class SwinLSTM(AutoregressiveForecaster):
         x, new = map_frames(self.embed, frames), []
         resample = [*self.merge, *self.expand]
         for k, cell in enumerate([*self.down, *self.up]):
-            x, state = scan(cell, x, states[k])
+            x, state = scan(cell, x, states[k], any_layout=True)
             new.append(state)
             if resample:
                 x = map_frames(resample[k], x)
@@ -129,8 +129,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Merge; the order of the four is column by column."""
-        corners = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        y: Tensor = self.reduction(self.norm(torch.cat(corners, dim=1).movedim(1, -1)))
+        x = x.movedim(1, -1)
+        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        y: Tensor = self.reduction(self.norm(torch.cat(corners, dim=-1)))
         return y.movedim(-1, 1)
 
 
