@@ -189,12 +189,12 @@ def attend_in_windows(
 
 def to_windows(x: Tensor, window: int, shift: int = 0) -> Tensor:
     """A frame (B, H, W, C), padded to whole windows, as (B, rows, columns, window, window, C)."""
-    bottom, right = -x.shape[1] % window, -x.shape[2] % window
-    if torch.compiler.is_compiling() or bottom or right:  # a condition would bind a graph to such sizes
-        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    batch, height, width, channels = x.shape
+    rows, columns = (height + window - 1) // window, (width + window - 1) // window
+    if height % window or width % window:
+        x = F.pad(x, (0, 0, 0, columns * window - width, 0, rows * window - height))
     x = torch.roll(x, (-shift, -shift), (1, 2)) if shift else x
-    x = x.reshape(x.shape[0], x.shape[1] // window, window, x.shape[2] // window, window, x.shape[3])
-    return x.transpose(2, 3)
+    return x.reshape(batch, rows, window, columns, window, channels).transpose(2, 3)
 
 
 def from_windows(x: Tensor, size: Sequence[int], shift: int = 0) -> Tensor:
@@ -221,27 +221,25 @@ def window_maps(weights: Tensor, window: int, *, shift: int, size: Sequence[int]
 
 
 def _pixels_apart(size: Sequence[int], window: int, shift: int, device: torch.device) -> Tensor | None:
-    """True where query and key are no neighbours in the frame, (rows, columns, 1, window^2, window^2).
+    """True where query and key are no neighbours in the frame or one is padding; None if there are none.
 
-    Or of which one is in the padding. None if there are none.
+    (rows, columns, 1, window^2, window^2), to broadcast with scores of several heads.
     """
-    counts = [(length + window - 1) // window for length in size]
-    padded = [torch.compiler.is_compiling() or length % window != 0 for length in size]
-    if not (shift or any(padded)):
+    if not shift and all(length % window == 0 for length in size):
         return None
-    row, column = (
-        _sides(*axis, window, shift, device).view(-1, window)
-        for axis in zip(size, counts, padded, strict=True)
-    )
+    row, column = (_sides(length, window, shift, device) for length in size)
     side_RCP = (3 * row[:, None, :, None] + column[:, None]).flatten(2)
     return (side_RCP[..., :, None] != side_RCP[..., None, :]).unsqueeze(2)
 
 
-def _sides(size: int, count: int, padded: bool, window: int, shift: int, device: torch.device) -> Tensor:
-    """For the pixels of a padded, shifted axis: 0; 1 for those from its other end; 2 for padding."""
-    index = torch.arange(count * window, device=device)
+def _sides(size: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """For the pixels of a shifted axis, (windows, window): 0; 1 from its other end; 2 in the padding."""
+    count = (size + window - 1) // window
+    index = torch.arange(count * window, device=device).view(count, window)
     side = (index >= count * window - shift).long()
-    return torch.where((index + shift) % (count * window) < size, side, 2) if padded else side
+    if size % window:
+        side = torch.where((index + shift) % (count * window) < size, side, 2)
+    return side
 
 
 def sa_memory_update(
