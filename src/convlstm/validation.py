@@ -188,14 +188,25 @@ def check_tensor(value: Any, name: str) -> "Tensor":
 
 def check_same_kind(module: "nn.Module", x: "Tensor", what: str) -> None:
     """Check that a tensor has the dtype (outside autocast) and device of a module's parameters."""
-    for weight in module.parameters():  # torch.compile of torch 2.7 has no next() with a default
-        mixed = autocast(x) and x.is_floating_point()
-        if weight.device != x.device or not (weight.dtype == x.dtype or mixed):
-            raise ShapeError(
-                f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
-                f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
-            )
+    weight = _first_parameter(module)
+    if weight is None or (weight.device == x.device and weight.dtype == x.dtype):
         return
+    if weight.device != x.device or not (autocast(x) and x.is_floating_point()):
+        raise ShapeError(
+            f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
+            f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"
+        )
+
+
+def _first_parameter(module: "nn.Module") -> "Tensor | None":
+    """The first of ``module.parameters()``, found several times as fast."""
+    for weight in module._parameters.values():
+        if weight is not None:
+            return weight
+    for part in module._modules.values():
+        if part is not None and (first := _first_parameter(part)) is not None:
+            return first
+    return None
 
 
 def autocast(x: "Tensor") -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from convlstm import Cell, ConvLSTM
 from convlstm.cells import register_state
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, ShapeError
 
 
 def flat(states):
@@ -110,3 +110,31 @@ def test_a_memory_format_is_that_of_frames():
     _, states = ConvLSTM(2, 3, 3, batch_first=True)(torch.randn(1, 2, 2, 6, 5))
     moved = states.to(memory_format=torch.channels_last)
     assert all(t.is_contiguous(memory_format=torch.channels_last) for t in moved.tensors())
+
+
+def test_a_state_that_was_replaced_is_checked_again():
+    """The stack's own states of a call of the same kind are not."""
+    layer, x = ConvLSTM(1, [2, 2], 3, batch_first=True, return_all_layers=True), torch.zeros(1, 2, 1, 4, 4)
+    states = layer(x)[1]
+    layer(x, states)
+    kept, states[0] = states[0], type(states[0])(*(part[..., :3] for part in states[0]))
+    with pytest.raises(
+        ShapeError, match=r"the state of layer 0 must fit batch, cell and frames, h \(1, 2, 4, 4\)"
+    ):
+        layer(x, states)
+    states[0] = kept
+    with pytest.raises(ShapeError, match=r"h \(1, 2, 5, 4\); received \(1, 2, 4, 4\)"):
+        layer(x.new_zeros(1, 2, 1, 5, 4), states)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_outputs_do_not_share_memory_with_states(engine):
+    """Of a single frame too, so that outputs may be changed in place."""
+    layer = ConvLSTM(1, [2, 2], 3, batch_first=True, return_all_layers=True, engine=engine)
+    with torch.no_grad():
+        outputs, states = layer(torch.rand(1, 1, 1, 4, 4))
+    before = [state.h.clone() for state in states]
+    for output in outputs:
+        output.zero_()
+    for state, h in zip(states, before, strict=True):
+        torch.testing.assert_close(state.h, h, rtol=0, atol=0)

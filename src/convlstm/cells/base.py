@@ -266,7 +266,7 @@ def check_initial(cell: nn.Module, state: Any) -> Any:
     Raises:
         OptionError: no flat NamedTuple of tensors with a field ``h``.
     """
-    if not hasattr(state, "h") or not hasattr(state, "_fields") or not _is_flat(state):
+    if not hasattr(state, "h") or not hasattr(state, "_fields") or None in _shapes(state):
         raise OptionError(
             "initial_state must return a NamedTuple of tensors, the output as its field h; the "
             f"{type(cell).__name__}'s returned {_described(state)}: put all tensors into one flat NamedTuple"
@@ -313,21 +313,21 @@ def check_step(cell: nn.Module, new: Any, state: Any) -> Any:
         OptionError: no flat state of the same kind.
         ShapeError: tensors of other shapes.
     """
-    if torch.compiler.is_compiling():
-        return new
     name, kind = type(cell).__name__, type(state)
-    if type(new) is not kind or len(new) != len(state) or not _is_flat(new):
+    same = type(new) is kind and len(new) == len(state)
+    if torch.compiler.is_compiling() or (same and _shapes(new) == _shapes(state)):
+        return new
+    if not same or None in _shapes(new):
         raise OptionError(
             f"step must return what initial_state does, tensors {', '.join(_fields(state))} in a "
             f"{kind.__name__}; the {name}'s returned {_described(new)}: return a {kind.__name__}"
         )
-    for field, tensor, like in zip(_fields(state), new, state, strict=True):
-        if tensor.shape != like.shape:
-            raise ShapeError(
-                f"step must keep the shapes of the state, {field} {tuple(like.shape)}; the {name}'s returned "
-                f"{tuple(tensor.shape)}: pad its convolutions, or give initial_state the same shape"
-            )
-    return new
+    parts = zip(_fields(state), new, state, strict=True)
+    field, tensor, like = next((f, new, old) for f, new, old in parts if new.shape != old.shape)
+    raise ShapeError(
+        f"step must keep the shapes of the state, {field} {tuple(like.shape)}; the {name}'s returned "
+        f"{tuple(tensor.shape)}: pad its convolutions, or give initial_state the same shape"
+    )
 
 
 def check_step_with_memory(cell: Cell, result: Any, state: Any) -> Any:
@@ -355,8 +355,8 @@ def _as_kind(like: Any, tensors: Any) -> Any:
     return kind(*tensors) if hasattr(like, "_fields") else kind(tensors)
 
 
-def _is_flat(state: Any) -> bool:
-    return all(isinstance(part, Tensor) for part in state)
+def _shapes(state: Any) -> list[torch.Size | None]:
+    return [part.shape if isinstance(part, Tensor) else None for part in state]
 
 
 def _described(value: Any) -> str:

@@ -147,7 +147,8 @@ def scan(
     reference_only = ["zoneout"] if options.zoneout else []
     if options.detach_every and (mask is not None or checkpoint_every):
         reference_only.append("detach_every together with missing frames or checkpoint")
-    initial = _initial(cell, x[:, 0])
+    needed = state is None or reset is not None or has_memory(cell)
+    initial = _initial(cell, x[:, 0] if needed else x[:0, 0])  # without samples it is a kind of state alone
     call = Call(
         cell,
         x,

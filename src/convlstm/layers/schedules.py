@@ -83,8 +83,9 @@ class LayerRun:
         options = layers.options
         self.layers, self.options, self.states, self.memory = layers, options, list(states), memory
         self.by_frame = check_memory(layers.cells, options.bidirectional, options.scan.checkpoint_every)
-        # Frame by frame, gradients are cut in all layers together.
-        self.scan_options = replace(options.scan, detach_every=None) if self.by_frame else options.scan
+        self.scan_options = options.scan
+        if self.by_frame and options.scan.detach_every:  # gradients are cut in all layers together
+            self.scan_options = replace(options.scan, detach_every=None)
         self.dropped: list[Tensor | None] = [None] * len(states)
         if training and options.dropout:
             self.dropped[1:] = [dropout_mask(x, n, options.dropout) for n in options.inputs[1:]]
@@ -106,10 +107,11 @@ class LayerRun:
     def _frame_by_frame(self, x: Tensor, flags: SequenceFlags) -> list[Tensor]:
         """Outputs of the layers that are shown, each frame through all layers before the next."""
         frames: list[list[Tensor]] = []
-        for t, cut in enumerate(gradient_cuts(flags.mask, self.options.scan.detach_every, x.shape[1])):
+        cuts = gradient_cuts(flags.mask, self.options.scan.detach_every, x.shape[1])
+        for t, (frame, cut) in enumerate(zip(torch.split(x, 1, dim=1), cuts, strict=True)):
             if cut:
                 self.states, self.memory = map_state(cut, self.states), map_state(cut, self.memory)
-            frames.append(self.step(x[:, t : t + 1], flags.at(t))[-self.layers.shown :])
+            frames.append(self.step(frame, flags.at(t))[-self.layers.shown :])
         outputs = [torch.cat(of_layer, dim=1) for of_layer in zip(*frames, strict=True)]
         if self.options.last_only:
             outputs[-1] = frames[-1][-1].clone()

@@ -191,7 +191,10 @@ class Stack(OriginalHelpers, Pretrained):
             outputs = [resize(y, full) for y in outputs]
         if not batch_first:
             outputs = [y.transpose(0, 1) for y in outputs]
-        return outputs, StackState(run.states, layers.shown, run.memory)
+        after = StackState(run.states, layers.shown, run.memory)
+        if torch.compiler.is_compiling():
+            return outputs, after
+        return outputs, after.made_by(validation.call_kind(x, size, cells))
 
     def _convlstm_layers(self) -> Layers:
         """The modules and options of a call."""

@@ -1,7 +1,8 @@
 """States of cells and of stacks: initial, for one or both directions, with a spatiotemporal memory."""
 
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,7 @@ class StackState(list[Any]):
     def __init__(self, all_layers: Sequence[Any], shown: int, memory: Tensor | None = None) -> None:
         hidden = len(all_layers) - shown
         self._hidden, self.memory = list(all_layers[:hidden]), memory
+        self._made_by: tuple[Any, list[Any]] | None = None
         super().__init__(all_layers[hidden:])
         for state in all_layers:
             for half in state if isinstance(state, BothDirections) else (state,):
@@ -132,6 +134,19 @@ class StackState(list[Any]):
     def all_layers(self) -> list[Any]:
         """One state per layer: those that are not shown, and the list."""
         return [*self._hidden, *self]
+
+    def made_by(self, call: Any) -> Self:
+        """Note the kind of the call that returns these states, so that the next one need not check them."""
+        self._made_by = call, [*self.all_layers, self.memory]
+        return self
+
+    def fits(self, call: Any) -> bool:
+        """True if a call of this kind has made these states, and none was replaced since."""
+        if self._made_by is None:
+            return False
+        made_by, states = self._made_by
+        now = [*self.all_layers, self.memory]
+        return made_by == call and len(now) == len(states) and all(map(operator.is_, now, states))
 
     def detach(self) -> "StackState":
         """The same values, cut from the graph that computed them."""

@@ -19,7 +19,7 @@ from convlstm.layers.state import (
     initial_states,
     output_of,
 )
-from convlstm.validation import check_same_kind, check_tensor, received
+from convlstm.validation import autocast, check_same_kind, check_tensor, received
 
 
 def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first: bool) -> None:
@@ -144,6 +144,8 @@ def check_states(
     """
     if given is None:
         return [None] * len(cells), None
+    if isinstance(given, StackState) and given.fits(call_kind(x, size, cells)):
+        return given.all_layers, given.memory
     initial = initial_states(cells, options.inputs, x, size)
     _check_is_list(given, initial[0][1])
     states, memory = list(given), None
@@ -165,6 +167,11 @@ def check_states(
         if state is not None:
             _check_layer_state(state, initial[layer][1], f"the state of layer {layer}", options.bidirectional)
     return states, memory
+
+
+def call_kind(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module]) -> Any:
+    """All that the states of a call depend on, with arguments as for `check_states`; compared by ``==``."""
+    return x.shape[0], tuple(size), x.dtype, x.device, autocast(x), list(cells)
 
 
 def _check_layer_state(state: Any, initial: Any, what: str, bidirectional: bool) -> None:
