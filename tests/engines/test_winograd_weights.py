@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 from functools import partial
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -145,7 +145,7 @@ def test_a_thread_waits_for_a_transform_that_another_makes(packs, monkeypatch):
         if not threads:
             threads.append(Thread(target=convolved, args=(weight, x)))
             threads[0].start()
-            threads[0].join(timeout=0.2)
+            threads[0].join(timeout=1)
         return pack(self, w)
 
     monkeypatch.setattr(WinogradWeight, "_pack", interrupted)
@@ -157,13 +157,27 @@ def test_a_thread_waits_for_a_transform_that_another_makes(packs, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.usefixtures("packs")
-def test_a_child_does_not_wait_for_a_thread_of_its_parent():
-    x, weight = torch.ones(1, 4, 4, 1), torch.ones(1, 1, 3, 3)
-    with winograd._cache._lock:  # as another thread holds it
-        if (child := os.fork()) == 0:
-            signal.alarm(20)
-            convolved(weight, x)
-            os._exit(0)
+def test_a_child_does_not_wait_for_a_thread_of_its_parent(monkeypatch):
+    """Which was transforming a weight when the process was forked."""
+    x, weight, pack = torch.ones(1, 4, 4, 1), torch.ones(1, 1, 3, 3), WinogradWeight._pack
+    begun, forked = Event(), Event()
+
+    def waiting(self, w):
+        begun.set()
+        forked.wait(timeout=60)
+        return pack(self, w)
+
+    monkeypatch.setattr(WinogradWeight, "_pack", waiting)
+    thread = Thread(target=convolved, args=(weight, x))
+    thread.start()
+    begun.wait(timeout=60)
+    if (child := os.fork()) == 0:
+        signal.alarm(20)
+        WinogradWeight._pack = pack
+        convolved(weight, x)
+        os._exit(0)
+    forked.set()
+    thread.join()
     assert os.waitpid(child, 0)[1] == 0
 
 

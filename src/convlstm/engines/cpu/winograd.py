@@ -51,11 +51,19 @@ class WinogradWeight:
             return WinogradShape(inputs, outputs, area, inputs * area, taps, 1, self.gates)
         return WinogradShape(outputs, inputs, inputs * area, area, taps, 0, self.gates)
 
-    @cached_property
+    @property
     def packed(self) -> Tensor:
         """The transformed weight."""
-        if not self.reused:
-            return self._pack(self.weight.contiguous())
+        # Python 3.11 holds one lock for all objects while it computes a cached_property.
+        found: Tensor | None = self.__dict__.get("_packed")
+        if found is None:
+            found = self.__dict__["_packed"] = (
+                self._kept() if self.reused else self._pack(self.weight.contiguous())
+            )
+        return found
+
+    def _kept(self) -> Tensor:
+        """The transform that is kept for later calls; in a dry run until its end."""
         run = active()
         cache: _Cache = _cache if run is None else run.kept.setdefault("transformed weights", _Cache())
         return cache.packed(self)
