@@ -80,7 +80,7 @@ def test_saving_the_state_alone_mixed_precision_and_small_batches_take_less():
     single = training_bytes(EncoderForecaster(hidden_dim=[8, 8], save="gates"), frames._replace(batch_size=1))
     assert less.held < 0.8 * usual.held
     assert mixed.held < 0.75 * usual.held
-    assert single.held == pytest.approx(usual.held / 2, rel=0.02)
+    assert single.held == pytest.approx(usual.held / 2, rel=0.04)  # and transformed weights
     assert usual.held < usual.most
 
 

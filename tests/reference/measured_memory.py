@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convlstm
+import convlstm.engines.cpu.winograd as winograd
 from convlstm import ConvLSTM, ConvLSTMTransformer, EncoderForecaster, PredRNN
 from convlstm.engines.buffer_pool import pool
 from convlstm.layers.stack import Stack
@@ -61,6 +62,7 @@ def status(name: str) -> int:
 
 def peak(work: Callable[[], None]) -> int:
     """Bytes above those before; pages of files that the kernel drops meanwhile are not subtracted."""
+    winograd._cache._entries.clear()
     pool.clear()
     pool.peak_bytes = pool.used_bytes
     gc.collect()
