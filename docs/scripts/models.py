@@ -40,7 +40,7 @@ def parts() -> dict[str, str]:
     found = _measured(measured)
     return {
         "compared": "\n".join(_compared(result) for result in measured.values()) or _nothing(),
-        "catalogue": "\n".join(_card(entry, found.get(entry.name, {})) for entry in entries),
+        "catalogue": "\n".join(_card(entry, found.get(entry.name, {}), bool(found)) for entry in entries),
     }
 
 
@@ -77,8 +77,8 @@ def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _card(entry: Entry, measured: Mapping[str, str]) -> str:
-    """The section of one model."""
+def _card(entry: Entry, measured: Mapping[str, str], others: bool) -> str:
+    """The section of one model; ``others`` if any model was measured."""
     seconds, memory = (measured.get(key, "") for key in ("second", "memory"))
     badges = [
         ("task", TASKS[entry.name]),
@@ -88,7 +88,7 @@ def _card(entry: Entry, measured: Mapping[str, str]) -> str:
     if measured:
         scores = [(key, value) for key, value in measured.items() if key not in ("second", "memory")]
         badges += [("training step", f"{seconds} s"), ("memory", f"{memory} MiB"), *scores]
-    else:
+    elif others:
         badges.append(("seconds, memory, score", tables.NOT_MEASURED))
     line = _badges(badges)
     source = f" Source: {entry.source}." if entry.source else " Our own arrangement."

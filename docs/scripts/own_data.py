@@ -32,8 +32,8 @@ UNITS = {"radar": "mm/h"}  # of the pages whose figure has the colours of radar
 CHANGES = {"weather"}  # those whose figure shows the change since the last frame of the past
 BASELINES = ("damped_persistence", "advection", "persistence")  # the first that there is is drawn
 SHOWN = 6  # frames of past and future, at most
-SQUARE = 180  # pixels along the side of what is drawn of a radar composite
-SIDE = 96  # pixels of a frame in the picture, at least
+SQUARE = 192  # pixels along the side of what is drawn of a radar composite
+SIDE = 96  # pixels of a frame in the picture, at least; larger ones are averaged to less than twice as many
 
 
 def update(page: Path) -> None:
@@ -85,6 +85,7 @@ def draw(cases: Path, name: str) -> None:
     if name in UNITS:
         square = wettest(median.truth)
         rows, past = {row: x[square] for row, x in rows.items()}, past[square]
+    rows, past = {row: averaged(x) for row, x in rows.items()}, averaged(past)
     side = max(past.shape[2:])
     strip = film_strip(
         rows,
@@ -94,6 +95,15 @@ def draw(cases: Path, name: str) -> None:
         scale=math.ceil(SIDE / side) if side < SIDE else None,
     )
     strip.quantize(128).save(FIGURES / f"{name}.png", optimize=True)
+
+
+def averaged(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over squares of pixels, so that a picture of `SHOWN` frames is not wider than a page."""
+    height, width = frames.shape[2:]
+    factor = max(1, max(height, width) // SIDE)
+    whole = frames[:, :, : height - height % factor, : width - width % factor]
+    squares = whole.reshape(*frames.shape[:2], height // factor, factor, width // factor, factor)
+    return np.asarray(squares.mean((3, 5)))
 
 
 def wettest(truth: NDArray[np.float32]) -> tuple[Any, ...]:

@@ -25,7 +25,8 @@ def results(name: str) -> dict[str, dict[str, Any]]:
 def machine(result: Mapping[str, Any], command: str) -> str:
     """The machine and the command that a result is from, in one line."""
     found = result["machine"]
-    place = found["gpu"] or f"{found['processor']}, {found['threads']} threads"
+    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    place = found["gpu"] or f"{found['processor']}, {threads}"
     versions = f"Python {found['python']}, torch {found['packages']['torch']}"
     return f"Measured on {place}, {versions}, {found['started'][:10]}, by `{command}`."
 

@@ -366,6 +366,12 @@ def test_a_help_page_imports_what_its_options_need_and_no_more(name):
     assert ".help" not in result.stdout
 
 
+@pytest.mark.parametrize("name", ["describe", "models", "plan"])
+def test_help_says_what_json_is_for(name, capsys):
+    assert main([name, "--help"]) == 0
+    assert "print JSON, for a program to read" in capsys.readouterr().out
+
+
 def test_help_shows_every_option_in_its_group(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["train", "--help"]) == 0

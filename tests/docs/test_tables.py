@@ -35,7 +35,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     monkeypatch.setattr(models.tables, "RESULTS", tmp_path)
     parts = models.parts()
     assert "| MIM | 2 | 0.5 | 1 | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
-    assert "Measured on P, 1 threads, Python 3.11, torch 2, 2026-01-01" in parts["compared"]
+    assert "Measured on P, 1 thread, Python 3.11, torch 2, 2026-01-01" in parts["compared"]
     mim, mau = parts["catalogue"].split("### MAU")
     assert "training step <b>0.125 s</b>" in mim
     assert "memory <b>321 MiB</b>" in mim

@@ -105,6 +105,7 @@ def test_the_legend_says_what_is_not_obvious():
         "values: black 0, white 12.35, square-root scale",
         "differences: blue -3, dark 0, orange 3",
     ]
+    assert legend([Scale(7e-9, 1.68)]) == ["values: black 0, white 1.68"]
 
 
 def test_grey_is_linear_in_the_value():

@@ -182,7 +182,8 @@ def channel_names(name: str, count: int) -> list[str]:
 def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
     """Lines that explain the colours; none for values from 0 to 1 or 255, the usual range of images."""
     lines = [
-        f"{name}: black {short(scale.low)}, white {short(scale.high)}" + ", square-root scale" * scale.root
+        f"{name}: black {_end(scale.low, scale)}, white {_end(scale.high, scale)}"
+        + ", square-root scale" * scale.root
         for name, scale in zip(channel_names("values", len(values)), values, strict=True)
         if scale not in (UNIT, BYTES)
     ]
@@ -191,6 +192,11 @@ def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
         for name, scale in zip(channel_names("differences", len(errors)), errors, strict=True)
     ]
     return [line.replace("−", "-") for line in lines]  # Pillow's font has no minus sign
+
+
+def _end(value: float, scale: Scale) -> str:
+    """An end of a scale; what rounding leaves of 0 is 0."""
+    return short(0 if abs(value) < 1e-6 * (scale.high - scale.low) else value)
 
 
 def check_frames(frames: ArrayLike, name: str) -> NDArray[Any]:
