@@ -1,4 +1,4 @@
-"""Names of options stay whole; blocks of code keep their lines."""
+"""Names of options stay whole, long names break at underscores; blocks of code keep their lines."""
 
 
 def test_an_option_in_a_line_is_marked(script):
@@ -6,4 +6,12 @@ def test_an_option_in_a_line_is_marked(script):
     marked = '<code>train <span class="option">--data.crop</span> 64</code>'
     assert mark("<code>train --data.crop 64</code>") == marked
     for other in ("<code>a--b</code>", "<pre><span></span><code>train --data.crop\n</code></pre>"):
+        assert mark(other) == other
+
+
+def test_a_long_name_in_a_line_may_break_after_an_underscore(script):
+    mark = script("options").on_page_content
+    name, short = "test_a_name_of_many_words", "test_of_three_words"
+    assert mark(f"<code>{name}</code>") == f"<code>{name.replace('_', '_<wbr>')}</code>"
+    for other in (f"<code>{short}</code>", f"<code>a.{name}</code>", f"<code><b>{name}</b></code>"):
         assert mark(other) == other

@@ -2,14 +2,15 @@
 
 
 def test_long_lines_wrap_below_their_text(script):
-    block = '<div class="highlight"><pre><span></span><code>{}\n</code></pre></div>'
-    wrapped = '<span class="sentence" style="--name: {}ch">{}'
+    block = '<div class="highlight"><pre><span></span><code>{}</code></pre></div>'
     mark = script("sentences").on_page_content
-    alone, long = "x" * 60, "&lt; " + "x" * 91
-    assert mark(block.format(alone)) == block.format(wrapped.format(2, alone) + "</span>")
-    assert mark(block.format(f"{long}\na")) == block.format(wrapped.format(2, long) + "\n</span>a")
-    assert mark(block.format(f"a\n  b/  {long}")) == block.format(
-        "a\n" + wrapped.format(6, f"  b/  {long}") + "</span>"
-    )
+
+    def wrapped(indent, line):
+        return f'<span class="sentence" style="--name: {indent}ch">{line}\n</span>'
+
+    alone, long, named = "x" * 60, "&lt; " + "x" * 91, "  b/  " + "x" * 90
+    assert mark(block.format(f"{alone}\n")) == block.format(wrapped(2, alone))
+    assert mark(block.format(f"{long}\na\n")) == block.format(wrapped(2, long) + "a\n")
+    assert mark(block.format(f"a\n{named}\n")) == block.format("a\n" + wrapped(6, named))
     for lines in ("x" * 59, f"{alone}\n{alone}", f"a\n| {long}", f"<b>{long}</b>"):
-        assert mark(block.format(lines)) == block.format(lines)
+        assert mark(block.format(f"{lines}\n")) == block.format(f"{lines}\n")
