@@ -7,7 +7,7 @@ from typing import Any
 #: An output; in code, every line has marked parts.
 _OUTPUT = re.compile(r'(?<=<div class="highlight"><pre><span></span><code>)[^<]*\n(?=</code></pre>)')
 _NAMED = re.compile(r"\s*\S+\s{2,}(?=\S)")
-_ALONE, _AMONG_OTHERS = 60, 93  # characters from which a line wraps: a phone's, and those that a page shows
+_ALONE, _AMONG_OTHERS = 48, 89  # characters from which a line wraps: a phone's, and those that a page shows
 
 
 def on_page_content(content: str, /, **_: Any) -> str:
