@@ -1,4 +1,4 @@
-"""MkDocs hook: ``--data.crop`` is not broken after its dashes, a long name only after an underscore."""
+"""MkDocs hook: where names may break, such as a long one after an underscore, and ``--data.crop`` nowhere."""
 
 import re
 from typing import Any
@@ -6,10 +6,12 @@ from typing import Any
 _CODE = re.compile(r"(?<!</span>)<code>[^<]*</code>")
 _OPTION = re.compile(r"(?<!\w)--\w[\w.]*")
 _LONG = re.compile(r"(?<![\w.-])\w{20,}")
+_DOTTED = re.compile(r'(?<=<span class="doc doc-object-name )[^<]*(?=</span>)')
 
 
 def on_page_content(content: str, /, **_: Any) -> str:
-    """Content of a page with such names in its lines marked."""
+    """Content of a page with such places in names of its lines and headings marked."""
+    content = _DOTTED.sub(lambda heading: heading[0].replace(".", ".<wbr>"), content)
     return _CODE.sub(_marked, content)
 
 

@@ -65,3 +65,12 @@ def test_literal_blocks_and_examples_are_those_of_markdown(script):
     extension = script("docstrings")
     assert extension.markdown(text) == "Of a:\n\n    b = a\n\nExamples:\n    >>> a\n"
     assert extension.comment(["#: one", "a = 0", "#: two", "#: lines", "b = 1"], 5) == "two\nlines"
+
+
+def test_a_return_value_of_several_lines_is_one():
+    griffe = pytest.importorskip("griffe")
+    written = (pages.ROOT / "mkdocs.yml").read_text()
+    options = {name: text == "true" for name, text in re.findall(r"^ +(returns_\w+): (\w+)$", written, re.M)}
+    text = "Return it.\n\nReturns:\n    The outputs: of (T = 1 with\n    ``last``), and the states.\n"
+    (value,) = griffe.parse_google(griffe.Docstring(text), **options)[-1].value
+    assert "T = 1 with\n``last``), and" in value.description

@@ -9,6 +9,12 @@ def test_an_option_in_a_line_is_marked(script):
         assert mark(other) == other
 
 
+def test_a_dotted_name_in_a_heading_may_break_after_a_dot(script):
+    heading = '<h2><span class="doc doc-object-name doc-class-name">{}</span></h2>'
+    made = script("options").on_page_content(heading.format("convlstm.scores.MSE"))
+    assert made == heading.format("convlstm.<wbr>scores.<wbr>MSE")
+
+
 def test_a_long_name_in_a_line_may_break_after_an_underscore(script):
     mark = script("options").on_page_content
     name, short = "test_a_name_of_many_words", "test_of_three_words"

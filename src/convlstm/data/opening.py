@@ -61,8 +61,8 @@ def open_frames(
             read become NaN.
 
     Returns:
-        (time, channel, y, x), float32, backed by dask, NaN where not measured, sorted by time. Coordinates:
-        ``time`` (datetime64[ns], or timedelta64[ns] where the files have no dates), ``channel`` (names),
+        (time, channel, y, x), float32, backed by dask, NaN where not measured, sorted by time. Coordinates
+        are ``time`` (datetime64[ns], or timedelta64[ns] where the files have no dates), ``channel`` (names),
         ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and
         ``event`` (time,), dates of the events that undated frames belong to. Attributes, as
         far as known: ``units``, ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels
