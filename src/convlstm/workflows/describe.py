@@ -306,7 +306,7 @@ def _notes(variables: tuple[Variable, ...], frames: "xr.DataArray") -> list[str]
             codes = " and ".join(f"{code.value:.7g}" for code in found.codes)
             notes.append(f"{codes} of {each.name} may stand for not measured: see --data.missing")
         if not each.units and "valid_range" not in frames.attrs:
-            notes.append(f"{each.name} has no unit: declare it, as by --data.units mm/h")
+            notes.append(f"{each.name}: no unit; declare it, as by --data.units mm/h")
         if each.unit == "mm" and "sum" in each.cell_methods:
             least, most = each.covers or (0.0, 0.0)
             time = f"{least:g} s" if least else "each time step"
