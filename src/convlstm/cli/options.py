@@ -248,8 +248,8 @@ class Command:
         That of a help page needs no class of Lightning and shows arguments without names.
         """
         doc = docstring_parser.parse(self.workflow.__doc__)
-        texts = {"json": "print JSON, for a program to read", **SWITCHES.get(self.name, {})}
-        texts |= {p.arg_name: p.description for p in doc.params}
+        texts = {p.arg_name: p.description for p in doc.params} | SWITCHES.get(self.name, {})
+        texts |= {"json": "print JSON, for a program to read"}
         optional = {n for n in self.arguments if self.parameters[n].default is not Parameter.empty}
         places = [n.upper() + "..." * (n == self.several) for n in self.arguments]
         places = [f"[{p}]" if n in optional else p for n, p in zip(self.arguments, places, strict=True)]
