@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
@@ -191,16 +192,15 @@ def loop_is_faster(call: Call) -> bool:
     if x.device.type != "cpu":
         numbers = pixels * getattr(cell, "hidden_dim", 0)
         return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
-    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or recurrence_of(cell) is None:
-        return False
-    if cell.calls_conv:  # a module of the user's
+    weight = cell.conv.weight if isinstance(cell, ConvCell) and isinstance(cell.conv, _ConvNd) else None
+    if weight is None or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
     large_kernel = math.prod(cell.kernel_size) > 9 and is_channels_first_faster(x.dtype, "cpu")
     if large_kernel and call.save == "auto" and not _is_transformed(call):
         return True
     single = x.shape[1] == 1 and torch.is_grad_enabled()
     times = 6 if _compiler_missing("cpu") else 2.5 if single else 1
-    return bool(pixels * cell.conv.weight.numel() <= times * config.small_on_cpu)
+    return pixels * weight.numel() <= times * config.small_on_cpu
 
 
 def _is_transformed(call: Call) -> bool:

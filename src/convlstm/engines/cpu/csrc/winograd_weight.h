@@ -51,72 +51,86 @@ struct WinogradShape {
     }
 
     // The taps of an input for a vector of outputs.
+    template <int TAPS>
     void load_taps(const float* weight, int64_t block, int64_t vector, int64_t input, vdouble* to) const {
-        const int64_t count = taps * taps;
-        for (int64_t tap = 0; tap < count; tap++) to[tap] = vdouble{};
+        constexpr int count = TAPS * TAPS;
+        for (int tap = 0; tap < count; tap++) to[tap] = vdouble{};
         for (int64_t lane = 0; lane < LANES; lane++) {
             const int64_t n = output(block, vector * LANES + lane);
             if (n < 0) continue;
             const float* from = weight + n * output_stride + input * input_stride;
-            for (int64_t tap = 0; tap < count; tap++) to[tap][lane] = from[flipped ? count - 1 - tap : tap];
+            for (int tap = 0; tap < count; tap++) to[tap][lane] = from[flipped ? count - 1 - tap : tap];
         }
     }
 
     // Write the blocks of a weight.
     void pack(const float* weight, float* to, int threads) const {
-        const KernelTransform kernel(taps);
+        taps == 3 ? pack_as<3>(weight, to, threads) : pack_as<5>(weight, to, threads);
+    }
+
+    template <int TAPS>
+    void pack_as(const float* weight, float* to, int threads) const {
+        const KernelTransform kernel(TAPS);
         const int used = num_threads_for(outputs * inputs * POSITIONS, threads);
 #pragma omp parallel for collapse(3) num_threads(used) schedule(static)
         for (int64_t block = 0; block < blocks(); block++)
             for (int64_t input = 0; input < inputs; input++)
                 for (int64_t vector = 0; vector < VECTORS; vector++) {
-                    vdouble w[MOST_TAPS * MOST_TAPS];
-                    load_taps(weight, block, vector, input, w);
-                    pack_taps(kernel, w, to + block * block_size() + input * COLUMNS + vector * LANES);
+                    vdouble w[TAPS * TAPS];
+                    load_taps<TAPS>(weight, block, vector, input, w);
+                    pack_taps<TAPS>(kernel, w, to + block * block_size() + input * COLUMNS + vector * LANES);
                 }
     }
 
+    template <int TAPS>
     void pack_taps(const KernelTransform& kernel, const vdouble* w, float* to) const {
         const auto append = [&](const vdouble& x) {
             store(to, __builtin_convertvector(x, vfloat), AllLanes());
             to += inputs * COLUMNS;
         };
         for (int64_t n = 0; n < SIDE; n++) {
-            vdouble row[MOST_TAPS] = {};
-            for (int64_t s = 0; s < taps; s++)
-                for (int64_t r = 0; r < taps; r++) row[s] += kernel.factors[n][r] * w[r * taps + s];
+            vdouble row[TAPS] = {};
+#pragma GCC unroll 5
+            for (int s = 0; s < TAPS; s++)
+#pragma GCC unroll 5
+                for (int r = 0; r < TAPS; r++) row[s] += kernel.factors[n][r] * w[r * TAPS + s];
             for (int64_t m = 0; m < SIDE; m++) {
                 vdouble sum{};
-                for (int64_t s = 0; s < taps; s++) sum += kernel.factors[m][s] * row[s];
+#pragma GCC unroll 5
+                for (int s = 0; s < TAPS; s++) sum += kernel.factors[m][s] * row[s];
                 append(sum);
             }
         }
-        for (int64_t tap = 0; tap < taps * taps; tap++) append(w[tap]);
+        for (int tap = 0; tap < TAPS * TAPS; tap++) append(w[tap]);
     }
 
-    // The gradient of the weight, contiguous, from that of its transform, (POSITIONS, inputs, padded outputs).
+    // The gradient of a 3x3 weight, contiguous, from that of its transform, (POSITIONS, inputs, padded outputs).
     void unpack_gradient(const float* from, float* gradient, int threads) const {
-        const KernelTransform kernel(taps);
+        constexpr int TAPS = 3;
+        const KernelTransform kernel(TAPS);
         const int64_t columns = padded(outputs);
         const int used = num_threads_for(outputs * inputs * POSITIONS, threads);
 #pragma omp parallel for collapse(2) num_threads(used) schedule(static)
         for (int64_t first = 0; first < columns; first += LANES)
             for (int64_t input = 0; input < inputs; input++) {
-                vdouble w[MOST_TAPS][MOST_TAPS] = {};
+                vdouble w[TAPS][TAPS] = {};
                 for (int64_t n = 0; n < SIDE; n++) {
-                    vdouble row[MOST_TAPS] = {};
+                    vdouble row[TAPS] = {};
                     for (int64_t m = 0; m < SIDE; m++) {
                         const float* u = from + ((n * SIDE + m) * inputs + input) * columns + first;
                         const vdouble d = __builtin_convertvector(load(u, AllLanes()), vdouble);
-                        for (int64_t s = 0; s < taps; s++) row[s] += kernel.factors[m][s] * d;
+#pragma GCC unroll 3
+                        for (int s = 0; s < TAPS; s++) row[s] += kernel.factors[m][s] * d;
                     }
-                    for (int64_t r = 0; r < taps; r++)
-                        for (int64_t s = 0; s < taps; s++) w[r][s] += kernel.factors[n][r] * row[s];
+#pragma GCC unroll 3
+                    for (int r = 0; r < TAPS; r++)
+#pragma GCC unroll 3
+                        for (int s = 0; s < TAPS; s++) w[r][s] += kernel.factors[n][r] * row[s];
                 }
-                float* to = gradient + (first * inputs + input) * taps * taps;
-                for (int64_t lane = 0; lane < min_of(LANES, outputs - first); lane++, to += inputs * taps * taps)
-                    for (int64_t r = 0; r < taps; r++)
-                        for (int64_t s = 0; s < taps; s++) to[r * taps + s] = static_cast<float>(w[r][s][lane]);
+                float* to = gradient + (first * inputs + input) * TAPS * TAPS;
+                for (int64_t lane = 0; lane < min_of(LANES, outputs - first); lane++, to += inputs * TAPS * TAPS)
+                    for (int tap = 0; tap < TAPS * TAPS; tap++)
+                        to[tap] = static_cast<float>(w[tap / TAPS][tap % TAPS][lane]);
             }
     }
 };
