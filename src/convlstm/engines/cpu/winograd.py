@@ -137,7 +137,7 @@ class _Cache:
         w = weight.weight
         dry = w.shape_only if isinstance(w, DryTensor) else None
         place = w.data_ptr() if dry is None else (dry.untyped_storage()._cdata, dry.storage_offset())
-        key = place, w.shape, w.stride(), weight.gates, weight.flipped
+        key = weight.library, place, w.shape, w.stride(), weight.gates, weight.flipped
         with self._lock:
             found = self._entries.pop(key, None)
             if found is None or (dry is None and not torch.equal(found[0], w)):
