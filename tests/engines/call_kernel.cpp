@@ -64,7 +64,7 @@ int main(int count, char** texts) {
     for (const int end = n + 1 + std::atoi(texts[n]); ++n < end;) arguments.numbers.push_back(std::atol(texts[n]));
     for (; n < count; n++) buffers.emplace_back(std::atol(texts[n]));  // of no bytes for "-"
     for (auto& buffer : buffers) {
-        if (std::fread(buffer.data(), 1, buffer.size(), stdin) != buffer.size()) return 2;
+        if (!buffer.empty() && std::fread(buffer.data(), 1, buffer.size(), stdin) != buffer.size()) return 2;
         arguments.pointers.push_back(buffer.empty() ? nullptr : buffer.data());
     }
     kernels.at(texts[1])(arguments);

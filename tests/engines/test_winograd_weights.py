@@ -101,6 +101,20 @@ def convolved(weight, x):
     return weight.convolve(x, torch.empty(*x.shape[:-1], len(weight.weight)), None, add=False)
 
 
+@pytest.mark.usefixtures("forced")
+def test_a_frame_without_a_state_has_no_weight_gradient_over_h(monkeypatch):
+    """Which is zero."""
+    channels, compute = [], WinogradWeight.weight_gradient
+    count = lambda self, x, *rest: channels.append(x.shape[-1]) or compute(self, x, *rest)  # noqa: E731
+    monkeypatch.setattr(WinogradWeight, "weight_gradient", count)
+    layer, x = layer_and_frames(ConvLSTMCell)
+    *_, gradient, _ = results(layer, x[:, :1])
+    assert channels == [2]
+    assert not gradient[:, 2:].any()
+    results(layer, x)
+    assert channels == [2, 22]
+
+
 def test_a_weight_at_the_address_of_one_that_was_freed(packs):
     """Of another shape or other strides, or with other numbers."""
     memory, x = bytearray(4 * 4 * 6 * 9), torch.randn(1, 5, 6, 6)

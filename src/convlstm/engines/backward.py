@@ -215,7 +215,8 @@ class Backward:
             self._input_gradient(self.d_x[first:last], d_a, self.w_x, self.flipped_x)
         if self.d_weight is None and self.d_bias is None:
             return
-        if self._add_whole_weight(x, h, d_a, d_b):
+        without_h = zero_state and last - first == 1
+        if not without_h and self._add_whole_weight(x, h, d_a, d_b):
             return
         zero = (last - first - 1 if self.plan.reverse else 0) if zero_state else -1  # frame whose h is zero
         weights = self.w_x, self.w_h
