@@ -20,7 +20,7 @@ RIVALS = {
     "bare convolutions": "the convolutions alone",
 }
 MAIN = "B4 T10 1-64-64-64 3x3 64x64"
-GPU, CPU, AMD = "nvidia-h200", "intel-r-xeon-r-processor", "amd-epyc"
+GPU, CPU = "nvidia-h200", "intel-r-xeon-r-processor"
 
 Result = Mapping[str, Any]
 
@@ -29,12 +29,11 @@ def parts() -> dict[str, str]:
     """The tables."""
     layers, memory, linear = (tables.results(name) for name in ("layers", "memory", "linear"))
     made = {}
-    for place, name in (("gpu", GPU), ("cpu", CPU), ("amd", AMD)):
+    for place, name in (("gpu", GPU), ("cpu", CPU)):
         made[place] = _headed(layers[name], "layers", _engines(layers[name], [MAIN]))
         made[f"{place}-others"] = _engines(layers[name], _cases(layers[name])[1:])
-    for place, name in (("gpu", GPU), ("cpu", CPU)):
         made[f"{place}-memory"] = _headed(memory[name], "memory", _memory(memory[name]))
-    streams = "\n".join(_streams(layers[name]) for name in (GPU, CPU, AMD))
+    streams = "\n".join(_streams(layers[name]) for name in (GPU, CPU))
     return made | {"streams": streams, "linear": "\n".join(map(_linear, linear.values()))}
 
 

@@ -391,9 +391,12 @@ def test_the_largest_batch_of_a_model_whose_memory_cannot_be_counted_is_measured
     assert largest_batch(model, dataset, config, cpu) == 4
 
 
-def test_the_largest_batch_counts_what_the_frames_of_the_past_keep():
+def test_the_largest_batch_counts_what_the_frames_of_the_past_keep(monkeypatch):
     from convlstm.training.memory import step_bytes
 
+    monkeypatch.setattr(
+        "convlstm.engines.config.direct_convolution", True
+    )  # transforms are kept for any batch
     window, model = MovingObjects(**DATA).split("train")[0], StackForecaster(hidden_dim=[4])
     forecast, every = (
         step_bytes(model, window, TrainingConfig(**CONFIG, loss_frames=frames), 2)

@@ -61,7 +61,7 @@ class Backward:
         self.shape = tuple(saved.h.shape[1:])
         self.kernels = plan.kernels
         self.parameter = self.kernels.prepare(inputs.parameter, saved.checkpoints)
-        self.conv = plan.conv(self.steps)
+        self.conv = plan.conv(self.steps, x)
         self.w_x, self.w_h = self.conv.split_weight(weight, saved.h[0])
         self.flipped_x, self.flipped_h = (
             self.conv.flipped_weight(w, saved.h[0]) for w in (self.w_x, self.w_h)

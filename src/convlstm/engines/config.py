@@ -20,6 +20,8 @@ max_spectrum_bytes = 1 << 28
 #: Convolve directly, never by minimal filtering (Winograd) or Fourier transforms: slower, and with the usual
 #: rounding errors of sums. `convlstm.engines.dispatch` names the algorithm of a layer.
 direct_convolution = False
+#: Frames with a number beyond this are convolved directly.
+largest_filtered = 1024.0
 #: Bytes of transformed weights that are kept for layers that are called frame by frame.
 kept_weight_bytes = 128 << 20
 #: Tiles whose transforms the gradient of a weight sums together.

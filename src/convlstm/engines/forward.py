@@ -57,7 +57,7 @@ def forward(
         checkpoints = empty((-(-steps // chunk), *shape), plan.state_dtype, device)
     if not (plan.last_only or plan.any_layout):
         outputs = empty((batch, steps, shape[-1], *shape[1:-1]), plan.output_dtype, device)
-    conv = plan.conv(steps)
+    conv = plan.conv(steps, x)
     weight = kernels.prepare_weight(conv, inputs.weight, inputs.bias, parameter, h[0], keep)
     # Buffers of the pre-activations; without convolutions in place, those that convolutions allocate.
     gates = (*shape[:-1], kernels.gates * shape[-1])

@@ -14,6 +14,7 @@ import convlstm.engines.triton as triton
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv
+from convlstm.engines.dry_run import DryTensor
 from convlstm.engines.recurrences import RECURRENCES, Recurrence, recurrence_of
 from convlstm.engines.recurrences.activations import NAMES
 
@@ -103,9 +104,12 @@ class Plan:
             found = cpu.kernels(self.recurrence, activations, self.compute_dtype)
         return found or RECURRENCES[self.recurrence](activations)
 
-    def conv(self, steps: int) -> SameConv:
-        """The convolution of all gates, over a number of steps."""
-        return SameConv(self.dilation, self.padding_mode, steps, self.kernels.library)
+    def conv(self, steps: int, x: Tensor | None = None) -> SameConv:
+        """The convolution of all gates, over a number of steps; of frames ``x``, if they are there."""
+        library = self.kernels.library
+        if library is not None and x is not None and x.dtype == torch.float32 and not _are_moderate(x):
+            library = None  # most tiles would be computed twice, see csrc/winograd.h
+        return SameConv(self.dilation, self.padding_mode, steps, library)
 
     @property
     def saved_gates(self) -> int:
@@ -165,6 +169,14 @@ class Plan:
         frames = torch.empty(shape, dtype=self.output_dtype, device=x.device)
         self.kernels.to_channels_first(x, frames)
         return frames
+
+
+def _are_moderate(x: Tensor) -> bool:
+    """True for numbers of which convolutions by minimal filtering take none for too large."""
+    if isinstance(x, DryTensor) or not x.numel():
+        return True
+    least, most = torch.aminmax(x)
+    return bool(least >= -config.largest_filtered) and bool(most <= config.largest_filtered)
 
 
 #: `Plan` by its arguments, one object for all equal ones.

@@ -73,7 +73,7 @@ def largest_batch(
             "states what "
             "else helps"
         )
-    fits = 1 + (budget - one) // max(two - one, two // 2, 1)  # two may be computed by another engine than one
+    fits = 1 + (budget - one) // max(two - one, two // 3, 1)  # two may be computed by another engine than one
     limit = min(fits, len(dataset), _LARGEST)
     size = 1 << (limit.bit_length() - 1)
     while size > 2 and needed(size) > budget:

@@ -150,7 +150,7 @@ class CpuKernels(Recurrence):
         return Weight(conv, None, hidden, in_place=False)
 
     def _is_winograd(self, conv: SameConv, weight: Tensor, size: list[int], batch: int) -> bool:
-        return conv.algorithm(weight.shape, size, batch, compiled=True) == "Winograd"
+        return conv.algorithm(weight.shape, size, batch, compiled=conv.library is not None) == "Winograd"
 
     def _amx_weight(self, conv: SameConv, weight: Tensor, biases: Tensor, h: Tensor) -> AmxWeight:
         batch, *size, channels = h.shape
