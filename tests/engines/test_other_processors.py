@@ -229,9 +229,7 @@ def test_the_gradient_of_a_weight_by_minimal_filtering(kernels, tiles, monkeypat
 def test_a_step_by_minimal_filtering(kernels, name, taps, channels):
     kernels, gates = kernels(name, torch.float32), RECURRENCES[name].gates
     x, weight = frames_and_weight(taps, 3, gates * channels)
-    if (
-        name == "gru" and kernels.candidate != "tanh"
-    ):  # torch's n + z (h - n) loses h beside a large n
+    if name == "gru" and kernels.candidate != "tanh":  # torch's n + z (h - n) loses h beside a large n
         x = x.clamp(max=4)
     weight = torch.cat([weight, torch.randn(gates * channels, channels, taps, taps) / taps**2], dim=1)
     h, cell_state, bias = torch.randn(2, 9, 6, channels), torch.randn(2, 9, 6, channels), weight[:, 0, 0, 0]

@@ -1,5 +1,6 @@
 """Convolutions by minimal filtering (Winograd) are direct ones, alone and in a layer."""
 
+import math
 from functools import partial
 
 import pytest
@@ -271,8 +272,11 @@ NOT_FINITE = [torch.nan, torch.inf, -torch.inf]
     ids=str,
 )
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
-def test_numbers_that_are_not_finite_or_large_are_where_direct_convolutions_have_them(name, place, value):
+def test_numbers_that_are_not_finite_or_large_are_where_direct_convolutions_have_them(
+    name, place, value, monkeypatch
+):
     """And no others err by more than rounding, where minimal filtering mixes them with large numbers."""
+    monkeypatch.setattr("convlstm.engines.plan.Plan._is_filtered", lambda plan, x: True)
     layer, x = layer_of(name, (9, 11), engine="compiled")
     with torch.no_grad():
         states, gradient = layer(x)[1].map(torch.randn_like), torch.randn_like(layer(x)[0][-1])
@@ -315,3 +319,15 @@ def test_the_same_bits_for_any_number_of_threads_and_any_batch(name):
         assert_close(results(layer, x), first, rtol=0, atol=0)
     for sample in range(2):
         assert torch.equal(layer(x[sample : sample + 1])[0][-1], first[0][sample : sample + 1])
+
+
+@pytest.mark.usefixtures("forced")
+@pytest.mark.parametrize(("largest", "same"), [(1000.0, False), (1025.0, True), (math.nan, True)])
+def test_frames_with_a_large_number_are_convolved_directly(largest, same, monkeypatch):
+    layer, x = layer_of("lstm", (9, 11), engine="compiled")
+    x = x.detach().clone()
+    x[0, 0, 0, 0, 0] = largest
+    with torch.no_grad():
+        found = layer(x)[0][-1]
+        monkeypatch.setattr(config, "direct_convolution", True)
+        assert torch.equal(found.nan_to_num(9), layer(x)[0][-1].nan_to_num(9)) is same

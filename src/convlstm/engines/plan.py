@@ -107,9 +107,16 @@ class Plan:
     def conv(self, steps: int, x: Tensor | None = None) -> SameConv:
         """The convolution of all gates, over a number of steps; of frames ``x``, if they are there."""
         library = self.kernels.library
-        if library is not None and x is not None and x.dtype == torch.float32 and not _are_moderate(x):
+        if library is not None and x is not None and not self._is_filtered(x):
             library = None  # most tiles would be computed twice, see csrc/winograd.h
         return SameConv(self.dilation, self.padding_mode, steps, library)
+
+    def _is_filtered(self, x: Tensor) -> bool:
+        """True if no number of the frames is too large for minimal filtering, which is float32 alone."""
+        if self.compute_dtype != torch.float32 or isinstance(x, DryTensor) or not x.numel():
+            return True
+        least, most = torch.aminmax(x)
+        return bool(least >= -config.largest_filtered) and bool(most <= config.largest_filtered)
 
     @property
     def saved_gates(self) -> int:
@@ -169,14 +176,6 @@ class Plan:
         frames = torch.empty(shape, dtype=self.output_dtype, device=x.device)
         self.kernels.to_channels_first(x, frames)
         return frames
-
-
-def _are_moderate(x: Tensor) -> bool:
-    """True for numbers of which convolutions by minimal filtering take none for too large."""
-    if isinstance(x, DryTensor) or not x.numel():
-        return True
-    least, most = torch.aminmax(x)
-    return bool(least >= -config.largest_filtered) and bool(most <= config.largest_filtered)
 
 
 #: `Plan` by its arguments, one object for all equal ones.
