@@ -7,7 +7,7 @@ kernels of our own do nothing.
 
 import threading
 import weakref
-from functools import cache
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -135,9 +135,21 @@ def _run(operator: Any, args: Any, kwargs: Any) -> Any:
     named = {name: _shape_only(value, known) for name, value in kwargs.items() if name != "generator"}
     given = [_shape_only(value, known) for value in args]
     result = _dry(operator(*given, **named), known)
-    if operator is torch.ops.aten.convolution.default and (run := active()) is not None:
-        run.add_for_a_moment(_columns(given, result))
+    if (run := active()) is not None:
+        if operator is torch.ops.aten.convolution.default:
+            run.add_for_a_moment(_columns(given, result))
+        elif torch.Tag.pointwise in operator.tags:
+            run.add_for_a_moment(_converted(given))
     return result
+
+
+def _converted(given: Any) -> int:
+    """Bytes of the operands of a pointwise operator that torch first converts to the dtype of another."""
+    operands = [x for x in given if isinstance(x, Tensor) and x.ndim and x.is_floating_point()]
+    if len(operands) < 2:
+        return 0
+    common = reduce(torch.promote_types, (x.dtype for x in operands))
+    return sum(x.numel() * common.itemsize for x in operands if x.dtype != common)
 
 
 def _columns(given: Any, result: Tensor) -> int:
