@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from convlstm.engines import config, linear
 from convlstm.engines.convolution import SameConv
+from convlstm.engines.direct import DirectWeight
 from convlstm.engines.recurrences import StepBuffers, StepGradients
 from convlstm.engines.recurrences.gru import GRU
 from convlstm.engines.recurrences.lstm import LSTM
@@ -205,7 +206,8 @@ def step(kernels, conv, weight, a, h, c, new_h, saved, peepholes):
         tensors = c.view(h.shape), new_h.view(h.shape), saved, peepholes
         kernels.step(prepared, h, StepBuffers(a, None, *tensors))
     else:
-        both = conv.add(a.double(), h.double(), weight.double()).to(a.dtype)
+        exact = DirectWeight.of(weight.double(), conv.dilation, conv.padding_mode)
+        both = exact.add(a.double(), h.double()).to(a.dtype)
         kernels.forward(StepBuffers(both, None, c, new_h, None, peepholes))
         if saved is not None:
             saved.copy_(both.view(saved.shape))

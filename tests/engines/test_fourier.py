@@ -38,14 +38,10 @@ def tensors(size, kernel, batch, dtype, seed=0):
 def by_transforms(x, weight, gradient):
     """The result, and the gradients of x and of the weight."""
     spectrum = Spectrum.of(weight, tuple(x.shape[2:]))
-    left = x.ndim - 2 - len(spectrum.size)
-
-    def convolve(conv, frames):
-        y = conv.convolve(frames.movedim(1, -1).flatten(0, left))
-        return y.reshape(len(x), *x.shape[2:], -1).movedim(-1, 1)
-
-    batches = (frames.movedim(1, -1).flatten(0, left) for frames in (x, gradient))
-    return convolve(spectrum, x), convolve(spectrum.flip(), gradient), spectrum.weight_gradient(*batches)
+    x, d = x.movedim(1, -1), gradient.movedim(1, -1)
+    d_x, (d_weight, d_bias) = spectrum.input_gradient(torch.empty_like(x), d), spectrum.gradients(d, x)
+    assert_close(d_bias, d.flatten(0, -2).sum(0))
+    return spectrum.into(None, x).movedim(-1, 1), d_x.movedim(-1, 1), d_weight
 
 
 @st.composite
@@ -84,7 +80,7 @@ def test_float32_errs_as_rounding_does(size, kernel):
 
 def test_golden_values():
     weight = torch.arange(25.0).view(1, 1, 5, 5)
-    y = Spectrum.of(weight, (3, 4)).convolve(torch.ones(1, 3, 4, 1))
+    y = Spectrum.of(weight, (3, 4)).into(None, torch.ones(1, 3, 4, 1))
     expected = torch.tensor([[162.0, 210, 198, 144], [117, 150, 138, 99], [72, 90, 78, 54]])
     assert_close(y[0, :, :, 0], expected)
 

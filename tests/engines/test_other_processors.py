@@ -206,7 +206,8 @@ def test_convolutions_by_minimal_filtering(kernels, taps, outputs, modes):
         expected = same_conv(frames.movedim(-1, 1).double(), weight.double(), padding_mode=modes)
         expected = expected.movedim(1, -1) + bias
         for add in (False, True):
-            found = ours.convolve(frames, before.clone(), bias, add)
+            convolve = ours.add if add else ours.into
+            found = convolve(before.clone(), frames, bias)
             right = (expected + before if add else expected).float()
             assert_close(found, right, rtol=1e-5, atol=2e-5, equal_nan=True)
 
@@ -220,7 +221,7 @@ def test_the_gradient_of_a_weight_by_minimal_filtering(kernels, tiles, monkeypat
     y = same_conv(x.movedim(-1, 1).double(), weight).movedim(1, -1)
     (expected,) = torch.autograd.grad(y, weight, gradient.double())
     made = WinogradWeight(kernels("rnn", torch.float32).library, weight.detach().float(), ("zeros", "zeros"))
-    assert_close(made.weight_gradient(x, gradient), expected.float(), rtol=1e-5, atol=5e-5)
+    assert_close(made.weight_gradient(gradient, x), expected.float(), rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.usefixtures("forced")
@@ -241,7 +242,7 @@ def test_a_step_by_minimal_filtering(kernels, name, taps, channels):
             conv = SameConv((1, 1), ("zeros", "replicate"), library=form.library)
             made = form.prepare_weight(conv, weight, bias, parameter, h, save=True)
             assert isinstance(made.hidden, WinogradStepWeight) is (form is kernels)
-            a = x if form is kernels else conv.into(None, x, made.input, bias)
+            a = x if form is kernels else made.input.into(None, x, bias)
             state, new_h, saved = cell_state.clone(), torch.empty_like(h), torch.empty(2, 9, 6, 4 * channels)
             form.step(made, before, StepBuffers(a, None, state, new_h, saved, parameter))
             saved = saved.view(-1, 4 * channels)

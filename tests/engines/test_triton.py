@@ -13,6 +13,7 @@ import torch
 
 from convlstm.engines import triton as package
 from convlstm.engines.convolution import SameConv
+from convlstm.engines.direct import DirectWeight
 from convlstm.engines.recurrences import StepBuffers, StepGradients
 from convlstm.engines.triton import launch
 from convlstm.functional.gates import ACTIVATIONS
@@ -241,7 +242,7 @@ def test_one_step_serves_all_sizes_of_frames(launches):
     kernels, conv = lstm.TritonLSTM(USUAL.values()), SameConv((1, 2), ("zeros", "zeros"))
     weight, like = torch.empty(4 * 32, 32, 3, 1, dtype=torch.bfloat16), torch.empty(1, 1, 1, 32).bfloat16()
     packed = prepared(conv, weight, like, save=False)
-    assert packed.hidden.shape == (3, 1, 32, 4, 32)
+    assert packed.hidden.packed.shape == (3, 1, 32, 4, 32)
     for batch, height, width in ((1, 1, 1), (2, 16, 16), (3, 5, 7)):
         h = torch.empty(batch, height, width, 32, dtype=torch.bfloat16)
         a, c = torch.empty(batch, height, width, 4 * 32, dtype=h.dtype), torch.empty(h.shape)
@@ -257,9 +258,10 @@ def test_which_steps_are_fused():
         conv = SameConv((1,) * len(kernel), (mode,) * len(kernel))
         weight = torch.empty(4 * channels, channels, *kernel, dtype=dtype)
         like = torch.empty(1, *(1,) * (len(kernel) - 1), pixels, channels, dtype=dtype)
-        assert prepared(conv, weight, like, save=True).hidden.shape == weight.shape
-        packed = prepared(conv, weight, like, save=False).hidden
-        return packed.shape == (*kernel, channels, 4, channels)
+        assert isinstance(prepared(conv, weight, like, save=True).hidden, DirectWeight)
+        hidden = prepared(conv, weight, like, save=False).hidden
+        shape = (*kernel, channels, 4, channels)
+        return isinstance(hidden, lstm.FusedWeight) and hidden.packed.shape == shape
 
     assert serves()
     assert serves((1, 5))

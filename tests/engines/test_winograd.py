@@ -68,7 +68,8 @@ def test_it_is_the_direct_convolution_in_float64():
         weight = torch.randn(*((inputs, outputs) if flipped else (outputs, inputs)), taps, taps)
         x, bias = torch.randn(*frames, inputs), torch.randn(outputs) if with_bias else None
         before = torch.randn(*frames, outputs) if add else torch.full((*frames, outputs), torch.nan)
-        found = WinogradWeight(LIBRARY, weight, modes, flipped=flipped).convolve(x, before.clone(), bias, add)
+        transformed, out = WinogradWeight(LIBRARY, weight, modes, flipped=flipped), before.clone()
+        found = transformed.add(out, x, bias) if add else transformed.into(out, x, bias)
         weight = weight.flip(2, 3).transpose(0, 1) if flipped else weight
         optional = [before] * add + [bias] * with_bias
 
@@ -95,7 +96,7 @@ def test_the_gradient_of_a_weight_is_the_direct_one_in_float64():
         weight = torch.randn(outputs, inputs, 3, 3)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(config, "winograd_tiles", tiles)
-            found = WinogradWeight(LIBRARY, weight, modes).weight_gradient(x, gradient)
+            found = WinogradWeight(LIBRARY, weight, modes).weight_gradient(gradient, x)
         compute, products = partial(direct_gradient, modes=modes), x[..., 0].numel()
         errs_as_rounding(found, compute, x, gradient, weight, products=products, error=2e-6)
 
@@ -110,13 +111,13 @@ def test_it_errs_up_to_four_times_as_a_direct_convolution(inputs, outputs, taps,
     torch.manual_seed(seed)
     x, weight = torch.randn(4, 24, 22, inputs), torch.randn(outputs, inputs, taps, taps)
     transformed, exact = WinogradWeight(LIBRARY, weight, ZEROS), direct(x.double(), weight.double())
-    found = transformed.convolve(x, torch.empty(4, 24, 22, outputs), None, add=False)
+    found = transformed.into(None, x)
     assert rms(found - exact) < 4 * rms(direct(x, weight) - exact)
     if taps == 3:  # a direct sum of more products errs more, one by minimal filtering hardly
         gradient = torch.randn(found.shape)
         exact = direct_gradient(x.double(), gradient.double(), weight.double(), ZEROS)
         error = rms(direct_gradient(x, gradient, weight, ZEROS) - exact)
-        assert rms(transformed.weight_gradient(x, gradient) - exact) < 6 * error
+        assert rms(transformed.weight_gradient(gradient, x) - exact) < 6 * error
 
 
 def test_golden_values():
@@ -125,10 +126,10 @@ def test_golden_values():
     for taps, expected in ((3, three), (5, five)):
         weight = torch.arange(float(taps * taps)).view(1, 1, taps, taps)
         weight, x = WinogradWeight(LIBRARY, weight, ZEROS), torch.ones(1, 3, 4, 1)
-        y = weight.convolve(x, torch.empty(1, 3, 4, 1), None, add=False)
+        y = weight.into(None, x)
         assert_close(y[0, :, :, 0], expected)
     circular = WinogradWeight(LIBRARY, torch.ones(1, 1, 3, 3), ("circular", "replicate"))
-    y = circular.convolve(torch.arange(6.0).view(1, 3, 2, 1), y.new_empty(1, 3, 2, 1), torch.ones(1), False)
+    y = circular.into(None, torch.arange(6.0).view(1, 3, 2, 1), torch.ones(1))
     assert_close(y[0, :, :, 0], torch.tensor([[22.0, 25], [22, 25], [22, 25]]))
 
 

@@ -97,15 +97,14 @@ def test_transforms_are_used_again_until_a_weight_changes(cell, change, packs):
 
 def convolved(weight, x):
     """By a weight whose transform is kept."""
-    weight = WinogradWeight(LIBRARY, weight, ZEROS, reused=True)
-    return weight.convolve(x, torch.empty(*x.shape[:-1], len(weight.weight)), None, add=False)
+    return WinogradWeight(LIBRARY, weight, ZEROS, reused=True).into(None, x)
 
 
 @pytest.mark.usefixtures("forced")
 def test_a_frame_without_a_state_has_no_weight_gradient_over_h(monkeypatch):
     """Which is zero."""
     channels, compute = [], WinogradWeight.weight_gradient
-    count = lambda self, x, *rest: channels.append(x.shape[-1]) or compute(self, x, *rest)  # noqa: E731
+    count = lambda self, d, x: channels.append(x.shape[-1]) or compute(self, d, x)  # noqa: E731
     monkeypatch.setattr(WinogradWeight, "weight_gradient", count)
     layer, x = layer_and_frames(ConvLSTMCell)
     *_, gradient, _ = results(layer, x[:, :1])
@@ -140,7 +139,7 @@ def test_threads_that_share_kept_transforms():
         for _ in range(30):
             own.mul_(1.01)
             same = torch.equal(convolved(shared, x), expected)
-            once = WinogradWeight(LIBRARY, own, ZEROS).convolve(x, torch.empty_like(expected), None, False)
+            once = WinogradWeight(LIBRARY, own, ZEROS).into(None, x)
             if not same or not torch.equal(convolved(own, x), once):
                 wrong.append(seed)
 

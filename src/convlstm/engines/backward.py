@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.convolution import ConvWeight, is_channels_first_faster
 from convlstm.engines.cpu.winograd import WinogradWeight
+from convlstm.engines.direct import ConvWeight, DirectWeight, is_channels_first_faster
 from convlstm.engines.forward import Saved, where_flag
 from convlstm.engines.plan import Inputs, Plan
 from convlstm.engines.recurrences import StepBuffers, StepGradients
@@ -61,16 +61,13 @@ class Backward:
         self.shape = tuple(saved.h.shape[1:])
         self.kernels = plan.kernels
         self.parameter = self.kernels.prepare(inputs.parameter, saved.checkpoints)
-        self.conv = plan.conv(self.steps, x)
-        self.w_x, self.w_h = self.conv.split_weight(weight, saved.h[0])
-        self.flipped_x, self.flipped_h = (
-            self.conv.flipped_weight(w, saved.h[0]) for w in (self.w_x, self.w_h)
-        )
+        conv = plan.conv(self.steps, x)
+        self.w_x, self.w_h = conv.split_weight(weight, saved.h[0])
         self.bias = None if inputs.bias is None else inputs.bias.to(plan.compute_dtype)
         self.weight = None
         if saved.preactivations is None:
             self.weight = self.kernels.prepare_weight(
-                self.conv, weight, inputs.bias, self.parameter, saved.h[0], save=True
+                conv, weight, inputs.bias, self.parameter, saved.h[0], save=True
             )
         self.d_x = self._empty(self.steps, self.channels) if needed[0] else None
         self.d_weight = torch.zeros_like(weight, dtype=plan.state_dtype) if needed[1] else None
@@ -158,16 +155,16 @@ class Backward:
         self, x: Tensor, h: Tensor, n: int, frames: range
     ) -> Callable[[int, Tensor, Tensor, Tensor], None]:
         """Step k of chunk n of the forward pass, as a function of k, cell state, new h and saved."""
-        conv, kernels, weight, parameter = self.conv, self.kernels, self.weight, self.parameter
+        kernels, weight, parameter = self.kernels, self.weight, self.parameter
         if weight is not None and weight.input is None:
             zero = frames[0] - min(frames) if self.plan.zero_state and n == 0 else -1
             return lambda k, c, new_h, saved: kernels.step(
                 weight, None if k == zero else h[k], StepBuffers(x[k], None, c, new_h, saved, parameter)
             )
-        a = conv.into(self._empty(len(frames), kernels.gates * self.shape[-1]), x, self.w_x, self.bias)
+        a = self.w_x.into(self._empty(len(frames), kernels.gates * self.shape[-1]), x, self.bias)
         if kernels.only_added:
-            conv.add(a, h, self.w_h)
-        b = None if kernels.only_added else conv.into(torch.empty_like(a), h, self.w_h)
+            self.w_h.add(a, h)
+        b = None if kernels.only_added else self.w_h.into(torch.empty_like(a), h)
         return lambda k, c, new_h, saved: kernels.forward(
             StepBuffers(a[k], None if b is None else b[k], c, new_h, saved, parameter)
         )
@@ -188,8 +185,7 @@ class Backward:
         self.kernels.backward(gradients)
         if not before:
             return
-        d_h = torch.empty_like(gradients.d_output)
-        self.d_h = self._input_gradient(d_h, gradients.d_b, self.w_h, self.flipped_h)
+        self.d_h = self.w_h.input_gradient(torch.empty_like(gradients.d_output), gradients.d_b)
         if unchanged is not None:
             self.d_h, self.d_cell_state = self.d_h + unchanged[0], self.d_cell_state + unchanged[1]
         if self.inputs.reset is not None:
@@ -197,22 +193,12 @@ class Backward:
             self.d_h = where_flag(reset, None, self.d_h)
             self.d_cell_state = where_flag(reset, None, self.d_cell_state)
 
-    def _input_gradient(
-        self, out: Tensor, d: Tensor, weight: ConvWeight, flipped: ConvWeight | None
-    ) -> Tensor:
-        """Gradient of the convolution's input from that of its result, into ``out``."""
-        if flipped is not None:
-            return self.conv.into(out, d, flipped)
-        found, _, _ = self.conv.gradients(d, out, weight, (True, False, False))
-        assert found is not None
-        return out.copy_(found)
-
     def _collect(
         self, first: int, last: int, x: Tensor, h: Tensor, d_a: Tensor, d_b: Tensor, zero_state: bool
     ) -> None:
         """Add a chunk's gradients of weight and bias, and write those of its frames."""
         if self.d_x is not None:
-            self._input_gradient(self.d_x[first:last], d_a, self.w_x, self.flipped_x)
+            self.w_x.input_gradient(self.d_x[first:last], d_a)
         if self.d_weight is None and self.d_bias is None:
             return
         without_h = zero_state and last - first == 1
@@ -220,10 +206,10 @@ class Backward:
             return
         zero = (last - first - 1 if self.plan.reverse else 0) if zero_state else -1  # frame whose h is zero
         weights = self.w_x, self.w_h
-        small = [w for w in weights if isinstance(w, Tensor) and w[0, 0].numel() <= 9]
+        small = [w for w in weights if isinstance(w, DirectWeight) and w.taps[0, 0].numel() <= 9]
         if len(small) == 2 and is_channels_first_faster(self.plan.compute_dtype, x.device.type):
             # Torch also goes by the memory format of the weight, whose values are not read.
-            small = [w.clone(memory_format=torch.contiguous_format) for w in small]
+            small = [replace(w, taps=w.taps.clone(memory_format=torch.contiguous_format)) for w in small]
             for k in range(last - first):
                 a, frame, frame_h = (self._in_channels_first_memory(part[k]) for part in (d_a, x, h))
                 b = a if d_b is d_a else self._in_channels_first_memory(d_b[k])
@@ -240,7 +226,7 @@ class Backward:
             return False
         frames = self._empty(len(x), self.channels + self.shape[-1])
         frames[..., : self.channels], frames[..., self.channels :] = x, h
-        found = replace(self.w_h, weight=self.inputs.weight).weight_gradient(frames, d_a)
+        found = replace(self.w_h, weight=self.inputs.weight).weight_gradient(d_a, frames)
         if found is None:
             return False
         self.d_weight += found
@@ -259,12 +245,12 @@ class Backward:
     ) -> None:
         """Add to the gradients of weight and bias those of some frames; h is None for zero."""
         w_x, w_h = weights
-        _, of_x, of_bias = self.conv.gradients(d_a, x, w_x, (False, *self.needed[1:3]))
+        of_x, of_bias = w_x.gradients(d_a, x, self.needed[1:3])
         if self.d_bias is not None and of_bias is not None:
             self.d_bias += of_bias
         if self.d_weight is not None and of_x is not None:
             self.d_weight[:, : self.channels] += of_x
         if self.d_weight is not None and h is not None:
-            _, of_h, _ = self.conv.gradients(d_b, h, w_h, (False, True, False))
+            of_h, _ = w_h.gradients(d_b, h, (True, False))
             assert of_h is not None
             self.d_weight[:, self.channels :] += of_h

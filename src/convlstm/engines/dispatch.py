@@ -15,7 +15,8 @@ from convlstm.cells.base import Cell, has_hooks
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
-from convlstm.engines.convolution import SameConv, is_channels_first_faster
+from convlstm.engines.convolution import SameConv
+from convlstm.engines.direct import is_channels_first_faster
 from convlstm.engines.dry_run import DryTensor
 from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError, check_name
@@ -165,7 +166,7 @@ def loop_is_faster(call: Call) -> bool:
     - Small calls (`config.small_on_cpu`). On a GPU: single frames with gradients, for which no CUDA graph is
       replayed.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
-      (`convolution.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
+      (`direct.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
       given, which the loop does not support: there the fast engines reached 0.77 to 0.98 of its speed.
 
     Time by compiled kernels relative to the loop, forward and training, medians of eleven interleaved, an AMD

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.buffer_pool import empty
-from convlstm.engines.convolution import accumulates_in_place
+from convlstm.engines.direct import accumulates_in_place
 from convlstm.engines.plan import Inputs, Plan
 from convlstm.engines.recurrences import StepBuffers, Weight
 
@@ -57,8 +57,9 @@ def forward(
         checkpoints = empty((-(-steps // chunk), *shape), plan.state_dtype, device)
     if not (plan.last_only or plan.any_layout):
         outputs = empty((batch, steps, shape[-1], *shape[1:-1]), plan.output_dtype, device)
-    conv = plan.conv(steps, x)
-    weight = kernels.prepare_weight(conv, inputs.weight, inputs.bias, parameter, h[0], keep)
+    weight = kernels.prepare_weight(
+        plan.conv(steps, x), inputs.weight, inputs.bias, parameter, h[0], save=keep
+    )
     # Buffers of the pre-activations; without convolutions in place, those that convolutions allocate.
     gates = (*shape[:-1], kernels.gates * shape[-1])
     in_place = accumulates_in_place(h) and weight.input is not None
@@ -70,7 +71,7 @@ def forward(
         a = plan.time_major(x, first, max(frames) + 1)
         if weight.input is not None:
             out = None if a_buffer is None else a_buffer[: len(frames)]
-            a = conv.into(out, a, weight.input, bias)
+            a = weight.input.into(out, a, bias)
         for t in frames:
             if checkpoints is not None and done % chunk == 0:
                 checkpoints[done // chunk].copy_(cell_state)

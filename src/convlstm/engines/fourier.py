@@ -8,6 +8,7 @@ of these matrices. Padding is zeros.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import convlstm.engines.config as config
 from convlstm.engines.buffer_pool import empty
+from convlstm.engines.direct import ConvWeight, bias_gradient
 from convlstm.engines.dry_run import disable_current_modes
 
 # With x = a + ib and w = c + id the planes (a + b) c, a (d - c) and b (c + d) hold the product: its real part
@@ -27,15 +29,16 @@ _OF_PRODUCT = [[1, 0, -1], [1, 1, 0]]
 _OF_CONJUGATE_INPUT, _OF_CONJUGATE_PRODUCT = [[1, 1], [0, 1], [1, 0]], [[1, 1, 0], [1, 0, -1]]
 
 
-class Spectrum(NamedTuple):
-    """The transform of a weight, and the tiles that it convolves.
+@dataclass(frozen=True, eq=False)
+class Spectrum(ConvWeight):
+    """The transform of a weight, and the tiles that it convolves; for zero padding and without dilation.
 
     Attributes:
         values: (3 F, C_in, C_out), three planes of F frequencies.
         kernel: lengths of the weight's axes, odd.
         size: of the frames, without leading axes along which the kernel has length 1.
-        flipped: True for the gradient of the input: ``values`` are those of the convolution,
-            (3 F, C_out, C_in).
+        flipped: it convolves the result's gradient to that of the input; ``values`` are those of the
+            convolution, (3 F, C_out, C_in).
     """
 
     values: Tensor
@@ -53,11 +56,32 @@ class Spectrum(NamedTuple):
         values = _multiply(matrices.weight, taps.reshape(1, -1, taps.shape[-2] * taps.shape[-1]))
         return cls(values.view(-1, *taps.shape[-2:]), kernel, size)
 
-    def flip(self) -> "Spectrum":
-        """The transform with which `convolve` gives the gradient of its input."""
-        return self._replace(flipped=not self.flipped)
+    def into(self, out: Tensor | None, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `ConvWeight.into`."""
+        y = self._convolve(self._to_batch(x)).reshape(*x.shape[:-1], -1)
+        y = y if bias is None else y.add_(bias)
+        return y if out is None else out.copy_(y)
 
-    def convolve(self, x: Tensor) -> Tensor:
+    def add(self, out: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `ConvWeight.add`."""
+        return out.add_(self.into(None, x, bias))
+
+    def input_gradient(self, out: Tensor, d: Tensor) -> Tensor:
+        """See `ConvWeight.input_gradient`."""
+        return replace(self, flipped=not self.flipped).into(out, d)
+
+    def gradients(
+        self, d: Tensor, x: Tensor, needed: tuple[bool, bool] = (True, True)
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `ConvWeight.gradients`."""
+        of_weight = self._weight_gradient(self._to_batch(d), self._to_batch(x)) if needed[0] else None
+        return of_weight, bias_gradient(d) if needed[1] else None
+
+    def _to_batch(self, x: Tensor) -> Tensor:
+        """(..., *S, C) as (N, *S, C)."""
+        return x.flatten(0, x.ndim - len(self.size) - 2)
+
+    def _convolve(self, x: Tensor) -> Tensor:
         """The convolution of (N, *S, C_in), (N, *S, C_out)."""
         matrices, tiles = self._matrices(x), self._tiles()
         planes = _multiply(matrices.conjugate_input if self.flipped else matrices.input, self._cut(x, True))
@@ -71,13 +95,13 @@ class Spectrum(NamedTuple):
         y = y.view(len(x), *(tile.number * tile.inner for tile in tiles), y.shape[-1])
         return y[(slice(None), *map(slice, self.size))]
 
-    def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Gradient of the weight from input (N, *S, C_in) and gradient of the result (N, *S, C_out)."""
+    def _weight_gradient(self, d: Tensor, x: Tensor) -> Tensor:
+        """Gradient of the weight from that of the result (N, *S, C_out) and the input (N, *S, C_in)."""
         matrices = self._matrices(x)
         of_x = _multiply(matrices.input, self._cut(x, True))
-        of_gradient = _multiply(_transposed(matrices.product), self._cut(gradient, False))
-        of_x, of_gradient = (p.view(len(p), len(self.values), -1) for p in (of_x, of_gradient))
-        values = _matmul(of_x.permute(1, 2, 0), of_gradient.transpose(0, 1))
+        of_d = _multiply(_transposed(matrices.product), self._cut(d, False))
+        of_x, of_d = (p.view(len(p), len(self.values), -1) for p in (of_x, of_d))
+        values = _matmul(of_x.permute(1, 2, 0), of_d.transpose(0, 1))
         taps = _multiply(_transposed(matrices.weight), values.view(1, len(values), -1))
         return taps.view(*self.kernel, *values.shape[1:]).movedim((-1, -2), (0, 1))
 

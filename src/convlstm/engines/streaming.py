@@ -44,7 +44,7 @@ class LayerStepper:
     def __call__(self, frame: Tensor) -> Tensor:
         """The output (B, *S, hidden_dim), which the next call overwrites, for a frame (B, *S, C)."""
         w_x = self.weight.input
-        a = frame if w_x is None else self.weight.conv.into(self.a, frame, w_x, self.bias)
+        a = frame if w_x is None else w_x.into(self.a, frame, self.bias)
         buffers = StepBuffers(a, self.b, self.cell_state, self.new_h, None, self.parameter)
         self.plan.kernels.step(self.weight, self.h, buffers)
         if self.h.is_cuda and self.new_h is not self.h:

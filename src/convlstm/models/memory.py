@@ -91,8 +91,7 @@ def multiply_adds(model: nn.Module, frames: Frames) -> int:
     """Multiplications, each with an addition, of all convolutions and matrix products of a forecast.
 
     All else is not counted: biases, gates, activations, norms, interpolation. Arguments and errors are those
-    of
-    `training_bytes`.
+    of `training_bytes`.
     """
     from torch.utils.flop_counter import FlopCounterMode  # which costs a fifth of a second
 

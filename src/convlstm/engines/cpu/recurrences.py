@@ -147,7 +147,7 @@ class CpuKernels(Recurrence):
             hidden = WinogradStepWeight(x_part, h_part, biases, h_part.frames(h))
         else:
             return super().prepare_weight(conv, weight, bias, parameter, h, save)
-        return Weight(conv, None, hidden, in_place=False)
+        return Weight(None, hidden, in_place=False)
 
     def _is_winograd(self, conv: SameConv, weight: Tensor, size: list[int], batch: int) -> bool:
         return conv.algorithm(weight.shape, size, batch, compiled=conv.library is not None) == "Winograd"

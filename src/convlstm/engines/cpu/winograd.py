@@ -16,6 +16,7 @@ import convlstm.engines.config as config
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.cpu.library import FrameShape, WinogradShape
 from convlstm.engines.cpu.padding import padded_indices
+from convlstm.engines.direct import ConvWeight, DirectWeight, bias_gradient
 from convlstm.engines.dry_run import DryTensor, active
 
 _SIDE = 6  # of a tile of the input
@@ -23,16 +24,17 @@ _LARGEST = 4096.0  # input of a gradient; see also winograd.h
 
 
 @dataclass(frozen=True, eq=False)
-class WinogradWeight:
-    """A weight that is transformed when it is first needed.
+class WinogradWeight(ConvWeight):
+    """A weight that is transformed when it is first needed; without dilation.
 
     Attributes:
         library: of `convlstm.engines.cpu.library.load_kernels`.
         weight: (C_out, C_in, K, K), float32, with K = 3 or 5.
         padding_mode: by space axis.
         gates: outputs are pre-activations of so many gates, which a step combines; 0 if they are not.
-        flipped: `convolve` gives the gradient of the input.
+        flipped: it convolves the result's gradient to that of the input, for zero padding.
         reused: keep the transform for the next call with the same weight.
+        direct_gradient: the gradient of the input is a direct convolution.
     """
 
     library: Any
@@ -41,6 +43,7 @@ class WinogradWeight:
     gates: int = 0
     flipped: bool = False
     reused: bool = False
+    direct_gradient: bool = False
 
     @cached_property
     def shape(self) -> WinogradShape:
@@ -86,12 +89,16 @@ class WinogradWeight:
         batch = x.numel() // max(1, height * width * channels)
         return rows, columns, FrameShape(batch, height, width, _SIDE + 1 - taps)
 
-    def flip(self) -> "WinogradWeight":
-        """The weight with which `convolve` gives the gradient of its input, for zero padding."""
-        return replace(self, flipped=not self.flipped)
+    def into(self, out: Tensor | None, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `ConvWeight.into`."""
+        out = x.new_empty(*x.shape[:-1], self.shape.outputs) if out is None else out
+        return self._convolve(out, x, bias, add=False)
 
-    def convolve(self, x: Tensor, out: Tensor, bias: Tensor | None, add: bool) -> Tensor:
-        """The convolution of (..., H, W, C_in), added to ``out`` (..., H, W, C_out) or written to it."""
+    def add(self, out: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """See `ConvWeight.add`."""
+        return self._convolve(out, x, bias, add=True)
+
+    def _convolve(self, out: Tensor, x: Tensor, bias: Tensor | None, add: bool) -> Tensor:
         packed, bias = self.packed, None if bias is None else bias.contiguous()
         if not isinstance(out, DryTensor):
             self.library.winograd_convolve(
@@ -99,8 +106,29 @@ class WinogradWeight:
             )
         return out
 
-    def weight_gradient(self, x: Tensor, gradient: Tensor) -> Tensor | None:
-        """Gradient of the weight from input (..., H, W, C_in) and gradient of the result (..., H, W, C_out).
+    def input_gradient(self, out: Tensor, d: Tensor) -> Tensor:
+        """See `ConvWeight.input_gradient`."""
+        return self._direct.input_gradient(out, d) if self.direct_gradient else self._flipped.into(out, d)
+
+    def gradients(
+        self, d: Tensor, x: Tensor, needed: tuple[bool, bool] = (True, True)
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `ConvWeight.gradients`."""
+        of_weight = self.weight_gradient(d, x) if needed[0] else None
+        if needed[0] and of_weight is None:
+            return self._direct.gradients(d, x, needed)
+        return of_weight, bias_gradient(d) if needed[1] else None
+
+    @cached_property
+    def _flipped(self) -> "WinogradWeight":
+        return replace(self, flipped=not self.flipped)
+
+    @cached_property
+    def _direct(self) -> DirectWeight:
+        return DirectWeight.of(self.weight, (1, 1), self.padding_mode)
+
+    def weight_gradient(self, d: Tensor, x: Tensor) -> Tensor | None:
+        """Gradient of the weight from that of the result (..., H, W, C_out) and the input (..., H, W, C_in).
 
         None if a direct convolution is faster, or if some of it is not finite or some of the input is large:
         minimal filtering mixes numbers, and what a large one loses by rounding may be all of another.
@@ -118,7 +146,7 @@ class WinogradWeight:
         if not -_LARGEST <= least <= most <= _LARGEST:
             return None
         shapes = rows, columns, frames, self.shape, part, torch.get_num_threads()
-        self.library.winograd_weight_gradient(x.contiguous(), gradient.contiguous(), found, memory, *shapes)
+        self.library.winograd_weight_gradient(x.contiguous(), d.contiguous(), found, memory, *shapes)
         return found if math.isfinite(found.sum()) else None
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.conv_cell import ConvCell
-from convlstm.engines.convolution import ConvWeight, SameConv
+from convlstm.engines.convolution import SameConv
+from convlstm.engines.direct import ConvWeight
 from convlstm.engines.recurrences.activations import NAMES
 from convlstm.functional.gates import Activation
 
@@ -16,13 +17,11 @@ class Weight(NamedTuple):
     """The weight of a sequence's convolutions.
 
     Attributes:
-        conv: the convolution.
         input: over the frames; None if ``hidden`` is over frames and h, with the bias.
         hidden: over h, in the layout of the kernels that made it.
         in_place: True if a step may overwrite h with the new h.
     """
 
-    conv: SameConv
     input: ConvWeight | None
     hidden: Any
     in_place: bool = True
@@ -156,7 +155,7 @@ class Recurrence(ABC):
             h: (B, *S, C), of which only shape, dtype and device matter.
             save: True if steps save their pre-activations.
         """
-        return Weight(conv, *conv.split_weight(weight, h))
+        return Weight(*conv.split_weight(weight, h))
 
     def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """One step with the convolution of h.
@@ -170,12 +169,14 @@ class Recurrence(ABC):
         a, b = buffers.a, buffers.b
         if self.only_added:
             if h is not None:
-                weight.conv.add(a, h, weight.hidden)
+                weight.hidden.add(a, h)
             return self.forward(buffers)
-        if h is None:
-            b = torch.zeros_like(a) if b is None else b.zero_()
+        if h is not None:
+            b = weight.hidden.into(b, h)
+        elif b is None:
+            b = torch.zeros_like(a)
         else:
-            b = weight.conv.into(b, h, weight.hidden)
+            b.zero_()
         return self.forward(buffers._replace(b=b))
 
     @abstractmethod

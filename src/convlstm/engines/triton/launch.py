@@ -35,7 +35,7 @@ class TritonKernels(Recurrence):
     def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """See `Recurrence.step`; the pointwise kernel adds the two parts of the pre-activations."""
         if self.only_added and h is not None:
-            return self.forward(buffers._replace(b=weight.conv.into(None, h, weight.hidden)))
+            return self.forward(buffers._replace(b=weight.hidden.into(None, h)))
         return super().step(weight, h, buffers)
 
     def forward(self, buffers: StepBuffers) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import triton
 import triton.language as tl
@@ -163,6 +164,18 @@ def lstm_step(
     tl.store(new_h + begin + channel + n, activation(o, GATE) * activation(after, OUTPUT), mask)
 
 
+class FusedWeight(NamedTuple):
+    """A weight over h for `lstm_step`.
+
+    Attributes:
+        packed: (KH, KW, C, 4, C).
+        dilation: see `SameConv`.
+    """
+
+    packed: Tensor
+    dilation: tuple[int, ...]
+
+
 class TritonLSTM(TritonKernels, LSTM):
     """See `TritonKernels` and `LSTM`."""
 
@@ -177,9 +190,10 @@ class TritonLSTM(TritonKernels, LSTM):
         h: Tensor,
         save: bool,
     ) -> Weight:
-        """See `Recurrence.prepare_weight`; (KH, KW, C, 4, C) for the fused step where it is faster."""
+        """See `Recurrence.prepare_weight`; a `FusedWeight` where the fused step is faster."""
         prepared = super().prepare_weight(conv, weight, bias, parameter, h, save)
-        gates, channels, *kernel = prepared.hidden.shape
+        taps = prepared.hidden.taps
+        gates, channels, *kernel = taps.shape
         fused = (
             not save
             and len(kernel) == 2
@@ -189,18 +203,18 @@ class TritonLSTM(TritonKernels, LSTM):
             and h[..., 0].numel() <= _MAX_PIXELS
             and all(size % 2 for size in kernel)
             and set(conv.padding_mode) == {"zeros"}
-            and prepared.hidden.dtype in config.fused_step_dtypes
+            and taps.dtype in config.fused_step_dtypes
         )
         if not fused:
             return prepared
-        packed = prepared.hidden.view(4, channels, channels, *kernel).permute(3, 4, 2, 0, 1).contiguous()
-        return prepared._replace(hidden=packed, in_place=False)
+        packed = taps.view(4, channels, channels, *kernel).permute(3, 4, 2, 0, 1).contiguous()
+        return prepared._replace(hidden=FusedWeight(packed, conv.dilation), in_place=False)
 
     def step(self, weight: Weight, h: Tensor | None, buffers: StepBuffers) -> None:
         """See `Recurrence.step`."""
-        packed: Tensor = weight.hidden
-        if h is None or h.ndim != 4 or packed.ndim != 5:
+        if h is None or not isinstance(weight.hidden, FusedWeight):
             return super().step(weight, h, buffers)
+        packed, dilation = weight.hidden
         a, _, cell_state, new_h, saved, parameter = buffers
         _, height, width, _ = h.shape
         pixels, parameter_pixels, channels = sizes(h, parameter)
@@ -211,7 +225,7 @@ class TritonLSTM(TritonKernels, LSTM):
             lstm_step,
             -(-pixels // block_m) * (channels // block_n),
             *(h, a, h, packed, cell_state, new_h, saved, parameter),
-            *(pixels, height, width, parameter_pixels, channels, *packed.shape[:2], *weight.conv.dilation),
+            *(pixels, height, width, parameter_pixels, channels, *packed.shape[:2], *dilation),
             *(self.gate, self.candidate, self.output, block_m, block_n, block_k),
             num_warps=warps,
             num_stages=stages,
