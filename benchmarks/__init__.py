@@ -3,10 +3,15 @@
 A benchmark is a module with ``run()``, which yields `Table`s; results are kept by machine in ``results``.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
+
+#: Before a command: torch is held to what a processor without AVX-512 has, and so are our kernels.
+AVX2 = "ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 "
+HELD_TO_AVX2 = os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2"
 
 
 class Table(NamedTuple):

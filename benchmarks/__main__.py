@@ -1,4 +1,7 @@
-"""Run the benchmarks named on the command line, or all; print tables in Markdown and keep them by machine."""
+"""Run the benchmarks named on the command line, or all; print tables in Markdown and keep them by machine.
+
+With `AVX2` before the command they measure what a processor without AVX-512 would take.
+"""
 
 import json
 import platform
@@ -10,6 +13,8 @@ from typing import Any
 
 import torch
 
+from benchmarks import AVX2, HELD_TO_AVX2
+from convlstm.engines import config
 from convlstm.training.run_folder import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -22,6 +27,9 @@ def main(names: list[str]) -> int:
         print(f"benchmarks are {', '.join(known)}; received {', '.join(unknown)}", file=sys.stderr)
         return 2
     machine = environment()
+    if HELD_TO_AVX2:
+        config.cpu_flags = (["-march=x86-64-v3"],)
+        machine["processor"] += " held to AVX2"
     heading = machine_name(machine)
     print(heading, flush=True)
     folder = RESULTS / re.sub(r"\W+", "-", machine["gpu"] or machine["processor"]).strip("-").lower()
@@ -32,7 +40,8 @@ def main(names: list[str]) -> int:
         for table in benchmark.run():
             print(table.markdown(), flush=True)
             tables.append(table)
-            command = f"    {getattr(benchmark, 'SETTING', '')}python -m benchmarks {name}\n"
+            setting = (AVX2 if HELD_TO_AVX2 else "") + getattr(benchmark, "SETTING", "")
+            command = f"    {setting}python -m benchmarks {name}\n"
             texts = [heading, command, *(each.markdown() for each in tables)]
             (folder / f"{name}.md").write_text("\n".join(texts), encoding="utf-8")
             content = {"machine": machine, "tables": [each._asdict() for each in tables]}
@@ -45,7 +54,7 @@ def main(names: list[str]) -> int:
 def machine_name(machine: dict[str, Any]) -> str:
     """What everything ran on, in one line."""
     torch_capability = torch.backends.cpu.get_cpu_capability()
-    amx = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
+    amx = ", AMX" if torch.cpu._is_amx_tile_supported() and torch_capability != "AVX2" else ""
     return (
         f"{machine['gpu'] or 'no GPU'}; {machine['processor']} ({torch_capability}{amx}), "
         f"{machine['threads']} threads on {machine['cores']} cores; "

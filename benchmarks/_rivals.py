@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import HELD_TO_AVX2
 from convlstm import ConvLSTM
 from convlstm.engines import available
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+#: By whether autocast is on; without AVX-512 a processor has no arithmetic of bfloat16.
 PRECISIONS = {False: "fp32", True: "bf16"}
+if DEVICE == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+    del PRECISIONS[True]
 
 
 class Case(NamedTuple):
@@ -237,8 +241,9 @@ def rivals(case: Case, everything: bool) -> dict[str, Rival]:
         loop = TextbookLSTM(case).to(DEVICE)
         found[f"textbook loop, {precision}"] = rival(loop, x, mixed)
         if everything:
-            compiled: Any = torch.compile(TextbookLSTM(case).to(DEVICE))
-            found[f"textbook loop, torch.compile, {precision}"] = rival(compiled, x, mixed)
+            if not HELD_TO_AVX2:  # torch.compile would write code without vectors
+                compiled: Any = torch.compile(TextbookLSTM(case).to(DEVICE))
+                found[f"textbook loop, torch.compile, {precision}"] = rival(compiled, x, mixed)
             found[f"Keras ConvLSTM2D, {precision}"] = keras_rival(case, mixed) if DEVICE == "cpu" else None
             found[f"engine reference, {precision}"] = rival(engine(case, "reference"), x, mixed)
         for name in ("fused", "compiled", "auto"):

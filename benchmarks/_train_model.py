@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 import convlstm.models
 from convlstm import Forecaster, evaluate, train
 from convlstm.data import LabelledWindow, Source
+from convlstm.models.memory import Frames, multiply_adds, parameters
 from convlstm.training.config import TrainingConfig
 from convlstm.training.module import ForecastModule
+from convlstm.training.run_folder import environment
 from convlstm.workflows.demo import SUBJECTS
 
-TIMED = 5  # steps
+TIMED = 3  # steps
 
 
 def seconds_a_step(model: Forecaster, source: Source, config: TrainingConfig) -> float:
@@ -38,31 +40,40 @@ def seconds_a_step(model: Forecaster, source: Source, config: TrainingConfig) ->
     return sorted(times[1:])[TIMED // 2]
 
 
-def main(name: str, arguments: str, subject: str, seed: int, budget: float, folder: Path) -> None:
-    """Train one model for a budget of processor time, and score it."""
+def main(wanted: dict[str, Any], arguments: dict[str, Any], folder: Path) -> None:
+    """Train one model for a budget of processor time, or for as many steps as another seed took; score it."""
     logging.disable(logging.INFO)
+    subject, seed = wanted["subject"], wanted["seed"]
     chosen = SUBJECTS[subject]
-    make: Any = getattr(convlstm.models, name)
+    make: Any = getattr(convlstm.models, wanted["model"].split()[0])
 
     def built() -> Forecaster:
         torch.manual_seed(seed)
-        model: Forecaster = make(**json.loads(arguments))
+        model: Forecaster = make(**arguments)
         return model
 
     settings: dict[str, Any] = {"batch_size": 8, "learning_rate": 2e-3, "accelerator": "cpu", "seed": seed}
     settings |= {"epochs": 1, "loss": chosen.training.get("loss", "mse"), "checkpoint_minutes": 0}
     config = TrainingConfig(**settings)
-    step_s = seconds_a_step(built(), chosen.source(**chosen.data), config)
-    steps = max(1, round(budget / step_s))
-    source = chosen.source(**chosen.data | {"train_size": steps * 8})
-    run = train(data=source, model=built(), config=config, out=folder / "run")
+    source = chosen.source(**chosen.data)
+    step_s = wanted["step_s"] or seconds_a_step(built(), source, config)
+    steps = wanted["steps"] or max(1, round(wanted["budget"] / step_s))
+    run = train(
+        data=chosen.source(**chosen.data | {"train_size": steps * 8}),
+        model=built(),
+        config=config,
+        out=folder / "run",
+    )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     scores = evaluate(run, out=folder / "scores")
     measures = ("mse", "ssim", "sharpness") if subject == "digits" else ("mse", "csi_1", "power_below_16")
     taken = {measure: scores.scores[measure].overall[scores.model] for measure in measures}
-    taken |= {"steps": steps, "step_s": step_s, "parameters": sum(p.numel() for p in built().parameters())}
-    taken |= {"memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    window = LabelledWindow(*source.split("train")[0])
+    frames = Frames(window.past.shape[-2:], len(window.past), len(window.future))
+    taken |= {"parameters": parameters(built()), "multiply_adds": multiply_adds(built(), frames)}
+    taken |= {"steps": steps, "step_s": step_s, "memory_mib": memory, "processor": environment()["processor"]}
     print(json.dumps(taken))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]))
+    main(json.loads(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3]))

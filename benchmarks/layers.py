@@ -63,7 +63,8 @@ def times(works: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
 
 def compared(title: str, seconds: dict[str, list[float]]) -> Table:
     """Times, how many times a loop's speed they are, and how many times the bare convolutions'."""
-    columns = ("ms", "times the fp32 loop's speed", "times the bf16 loop's speed", "of the bare convolutions")
+    speeds = (f"times the {precision} loop's speed" for precision in PRECISIONS.values())
+    columns = ("ms", *speeds, "of the bare convolutions")
     rows: dict[str, list[list[float] | None]] = {}
     for name, own in seconds.items():
         precision = name.rsplit(", ", 1)[1]
@@ -104,6 +105,7 @@ def scaling() -> Table:
     """How cost grows with frames, sequences and pixels; forward and backward pass."""
     middle = Case(batch=4, steps=10, inputs=1, hidden=[64], kernel=3, size=64)
     rows = {}
+    mixed, precision = list(PRECISIONS.items())[-1]
     changes: tuple[Iterator[dict[str, Any]], ...] = (
         ({"steps": n} for n in (5, 10, 20, 40)),
         ({"batch": n} for n in (1, 2, 4, 8)),
@@ -114,16 +116,16 @@ def scaling() -> Table:
             case = middle._replace(**changed)
             x = torch.randn(case.batch, case.steps, case.inputs, case.size, case.size, device=DEVICE)
             works = {
-                "loop": rival(TextbookLSTM(case).to(DEVICE), x, mixed=True).train,
-                "ours": rival(engine(case, "auto"), x, mixed=True).train,
+                "loop": rival(TextbookLSTM(case).to(DEVICE), x, mixed).train,
+                "ours": rival(engine(case, "auto"), x, mixed).train,
             }
             seconds = times(works)
             pixels = case.batch * case.steps * case.size**2
             ns = [[1e9 * s / pixels for s in seconds[name]] for name in ("ours", "loop")]
             faster = [a / b for a, b in zip(seconds["loop"], seconds["ours"], strict=True)]
             rows[str(case)] = [*ns, faster]
-    columns = ("ns a pixel and frame", "the bf16 loop's", "times its speed")
-    return Table("forward+backward, bf16", columns, rows)
+    columns = ("ns a pixel and frame", f"the {precision} loop's", "times its speed")
+    return Table(f"forward+backward, {precision}", columns, rows)
 
 
 def run() -> Iterator[Table]:
@@ -167,9 +169,9 @@ def plot(tables: list[Table], path: Path) -> None:
         axis.set_xlim(0, 1.15 * min(max(values), 3 * first(table, "textbook loop, fp32")))
         for place, value in enumerate(values):
             axis.text(min(value, axis.get_xlim()[1]), place, f" {short(value)}", va="center", fontsize=7)
-        for precision, colour in colours.items():
+        for precision in PRECISIONS.values():
             bare = first(table, f"bare convolutions, {precision}")
-            axis.axvline(bare, color=colour, linestyle="--", linewidth=1)
+            axis.axvline(bare, color=colours[precision], linestyle="--", linewidth=1)
         axis.set_title(table.title.replace(", ", "\n", 1), fontsize=8, loc="left")
         axis.tick_params(labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)

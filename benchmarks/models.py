@@ -1,22 +1,46 @@
 """Forecasters trained alike: same data, same processor time, same seeds.
 
-    BUDGET=1200 RUNS=runs/models python -m benchmarks models
+    BUDGET=1200 python -m benchmarks models
 
-A training takes BUDGET seconds of processor time, 1,200 being ten minutes on two cores. What was measured
-stays in RUNS, so that a benchmark that was ended goes on where it was: all of it takes half a day.
+A training takes BUDGET seconds of processor time, 1,200 being ten minutes on two cores: the first of a model
+measures how many steps that allows, and those with other seeds take as many, on whatever machine. Every core
+trains one model at a time. Each ended training is a line of `results/models.jsonl`; a benchmark that was
+stopped goes on where it was. SEEDS is the number of repetitions, 3 by default; with 0 nothing is trained, and
+the tables have what there is.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks import Table
 
-SEEDS = (0, 1, 2)
+BUDGET = int(os.environ.get("BUDGET", "1200"))
+SETTING = f"BUDGET={BUDGET} "
+TRAININGS = Path(__file__).parent / "results" / "models.jsonl"
+#: Of each subject, the titles of the columns, what a line of `TRAININGS` calls them, and a factor.
+COLUMNS = {
+    "digits": (("MSE x 1000", "mse", 1000), ("SSIM", "ssim", 1), ("sharpness", "sharpness", 1)),
+    "rain": (
+        ("MSE x 1000", "mse", 1000),
+        ("CSI at 1 mm/h", "csi_1", 1),
+        ("share of fine structure", "power_below_16", 1),
+    ),
+}
+COSTS = (
+    ("weights (k)", "parameters", 1e-3),
+    ("multiply-adds (M)", "multiply_adds", 1e-6),
+    ("steps", "steps", 1),
+    ("s a step", "step_s", 1),
+    ("MiB", "memory_mib", 1),
+)
 #: Small models of 120 to 280 thousand weights: a class, and a word where there are two of it.
 MODELS: dict[str, dict[str, Any]] = {
     "EncoderForecaster": {"hidden_dim": [24, 32], "patch_size": 4},
@@ -37,47 +61,42 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def run() -> Iterator[Table]:
-    """A table for digits and one for rain, of the repetitions that are there."""
-    runs = Path(os.environ.get("RUNS", "runs/models"))
-    budget = os.environ.get("BUDGET", "1200")
-    for subject, second in (("digits", "SSIM"), ("rain", "CSI at 1 mm/h")):
+    """Train what was not trained before, and a table for digits and one for rain."""
+    for subject, seed in product(COLUMNS, range(int(os.environ.get("SEEDS", "3")))):
+        before = trainings()
+        missing = [key for name in MODELS if (key := (subject, name, seed)) not in before]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(train, missing))
+    found = trainings()
+    for subject in dict.fromkeys(subject for subject, *_ in found):
+        columns = COLUMNS[subject] + COSTS
         rows: dict[str, list[list[float] | None]] = {}
-        for name, arguments in MODELS.items():
-            found = [measured(name, arguments, subject, seed, budget, runs) for seed in SEEDS]
-            rows[name] = [[one[key] * scale for one in found] for key, scale in KEYS[subject]]
-        columns = ("MSE x 1000", second, "share of fine structure", "weights", "steps", "s a step", "MiB")
-        yield Table(f"{subject}, {budget} s of processor time", columns, rows)
+        for name in MODELS:
+            own = [found[key] for key in sorted(found) if key[:2] == (subject, name)]
+            if own:
+                rows[name] = [[one[key] * factor for one in own] for _, key, factor in columns]
+        yield Table(f"{subject}, {BUDGET} s of processor time", tuple(title for title, _, _ in columns), rows)
 
 
-#: What `_train_model` prints for a column, and a factor.
-KEYS = {
-    subject: (
-        ("mse", 1000),
-        (second, 1),
-        (sharpness, 1),
-        ("parameters", 1),
-        ("steps", 1),
-        ("step_s", 1),
-        ("memory_mib", 1),
-    )
-    for subject, second, sharpness in (
-        ("digits", "ssim", "sharpness"),
-        ("rain", "csi_1", "power_below_16"),
-    )
-}
+def trainings() -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The ended trainings of this budget, by subject, model and seed."""
+    lines = TRAININGS.read_text(encoding="utf-8").splitlines() if TRAININGS.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {(one["subject"], one["model"], one["seed"]): one for one in found if one["budget"] == BUDGET}
 
 
-def measured(
-    name: str, arguments: dict[str, Any], subject: str, seed: int, budget: str, runs: Path
-) -> dict[str, float]:
-    """What a training gave, now or before."""
-    folder = runs / f"{subject}-{name.replace(' ', '-')}-{seed}-{budget}"
-    result = folder / "measured.json"
-    if not result.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        words = [name.split()[0], json.dumps(arguments), subject, str(seed), budget, str(folder)]
+def train(key: tuple[str, str, int]) -> None:
+    """Train and score one model in a process of its own, and write what it gave."""
+    subject, name, seed = key
+    first = trainings().get((subject, name, 0), {})
+    wanted: dict[str, Any] = {"budget": BUDGET, "subject": subject, "model": name, "seed": seed}
+    wanted |= {key: first.get(key) for key in ("steps", "step_s")}
+    with tempfile.TemporaryDirectory() as folder:
+        words = [json.dumps(wanted), json.dumps(MODELS[name]), folder]
         command = [sys.executable, "-m", "benchmarks._train_model", *words]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        result.write_text(done.stdout.splitlines()[-1], encoding="utf-8")
-    found: dict[str, float] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    taken = wanted | json.loads(done.stdout.splitlines()[-1])
+    sys.stderr.write(f"{subject}, {name}, {seed}: MSE {taken['mse']:.4g}, {taken['steps']} steps\n")
+    with TRAININGS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(taken) + "\n")

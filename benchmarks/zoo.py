@@ -9,14 +9,16 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import Table
 from benchmarks._rivals import DEVICE, PRECISIONS, Case, rival
 from benchmarks.layers import REPETITIONS, WARM_UPS
-from convlstm import CausalLSTMCell, Cell, ConvLSTM, GHUCell, STLSTMCell
+from convlstm import CausalLSTMCell, Cell, ConvLSTM, GHUCell, STLSTMCell, TrajGRUCell
 
 CASE = Case(batch=2, steps=10, inputs=16, hidden=[64, 64, 64, 64], kernel=5, size=16)
+LINKS = 13
 
 
 class PublicCell(nn.Module):
@@ -113,12 +115,62 @@ class PublicStack(nn.Module):
         return torch.stack(outputs, dim=1)
 
 
-#: Our cells and the public ones of a stack of four.
-STACKS: dict[str, tuple[list[type[Cell]], list[Any]]] = {
-    "PredRNN": ([STLSTMCell] * 4, [PublicSTLSTM] * 4),
+class PublicTrajGRU(PublicCell):
+    """A layer of the trajectory GRU as in public HKO-7 code: one sampling of h for each link."""
+
+    def __init__(self, inputs: int, n: int, k: int) -> None:
+        flow = {"flow_x": (inputs, 32, 5), "flow_h": (n, 32, 5), "flow": (32, 2 * LINKS, 5)}
+        super().__init__(conv_x=(inputs, 3 * n, k), conv_h=(LINKS * n, 3 * n, 1), **flow)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C, H, W) to the outputs of all steps."""
+        of_frames = torch.unflatten(self.conv("conv_x", x.flatten(0, 1)), 0, x.shape[:2])
+        h = x.new_zeros(x.shape[0], of_frames.shape[2] // 3, *x.shape[3:])
+        outputs = []
+        for t, frame in enumerate(x.unbind(1)):
+            q = F.leaky_relu(self.conv("flow_x", frame) + self.conv("flow_h", h), 0.2)
+            warped = [self.warp(h, -flow) for flow in self.gates("flow", q, LINKS)]
+            r_h, z_h, n_h = self.gates("conv_h", torch.stack(warped, dim=2).flatten(1, 2), 3)
+            r_x, z_x, n_x = of_frames[:, t].chunk(3, dim=1)
+            z = torch.sigmoid(z_x + z_h)
+            h = z * h + (1 - z) * F.leaky_relu(n_x + torch.sigmoid(r_x + r_h) * n_h, 0.2)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1)
+
+    def warp(self, h: Tensor, flow: Tensor) -> Tensor:
+        """Values of h at places displaced by (rows, columns), bilinear."""
+        axes = [torch.arange(size, device=h.device, dtype=torch.float32) for size in h.shape[2:]]
+        rows, columns = (torch.stack(torch.meshgrid(*axes, indexing="ij")) + flow).unbind(1)
+        places = 2 * columns / (h.shape[3] - 1) - 1, 2 * rows / (h.shape[2] - 1) - 1
+        return F.grid_sample(h.float(), torch.stack(places, dim=-1), align_corners=True).to(h.dtype)
+
+
+class PublicLayers(nn.Module):
+    """Layers, each over the whole sequence before the next."""
+
+    def __init__(self, layer: Any, inputs: int, n: int, k: int, count: int) -> None:
+        super().__init__()
+        self.cell_list = nn.ModuleList(layer(inputs if not i else n, n, k) for i in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C, H, W) to the last layer's outputs."""
+        for layer in self.cell_list:
+            x = layer(x)
+        return x
+
+
+#: Our cells, and a network of the public equations of as many; with its inputs, n and kernel.
+NETWORKS: dict[str, tuple[Case, list[Callable[..., Cell]], Callable[[int, int, int], nn.Module]]] = {
+    "PredRNN": (CASE, [STLSTMCell] * 4, partial(PublicStack, [PublicSTLSTM] * 4)),
     "PredRNN++": (
+        CASE,
         [CausalLSTMCell, GHUCell, *[CausalLSTMCell] * 3],
-        [PublicCausalLSTM, PublicGHU, *[PublicCausalLSTM] * 3],
+        partial(PublicStack, [PublicCausalLSTM, PublicGHU, *[PublicCausalLSTM] * 3]),
+    ),
+    "TrajGRU": (
+        CASE._replace(hidden=[64, 64], kernel=3, size=32),
+        [partial(TrajGRUCell, links=LINKS)] * 2,
+        partial(PublicLayers, PublicTrajGRU, count=2),
     ),
 }
 
@@ -140,14 +192,14 @@ def seconds_of(work: Callable[[], object]) -> float:
 def run() -> Iterator[Table]:
     """Forward and backward pass of each stack."""
     torch.manual_seed(0)
-    case, n = CASE, CASE.hidden[0]
-    x = torch.randn(case.batch, case.steps, case.inputs, *case.space, device=DEVICE)
-    for name, (cells, public) in STACKS.items():
-        theirs = PublicStack(public, case.inputs, n, case.kernel).to(DEVICE)
+    for name, (case, cells, public) in NETWORKS.items():
+        n = case.hidden[0]
+        x = torch.randn(case.batch, case.steps, case.inputs, *case.space, device=DEVICE)
+        theirs = public(case.inputs, n, case.kernel).to(DEVICE)
         layers = partial(ConvLSTM, case.inputs, n, case.kernel, len(cells), True, bias=False)
         ours = layers(cell=cells).to(DEVICE)
         ours.load_state_dict(theirs.state_dict())
-        torch.testing.assert_close(ours(x)[0][0], theirs(x))
+        torch.testing.assert_close(ours(x)[0][0], theirs(x), rtol=1e-4, atol=1e-5)
         works = {
             f"{who}, {precision}": rival(layer, x, mixed).train
             for mixed, precision in PRECISIONS.items()

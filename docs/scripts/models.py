@@ -15,6 +15,8 @@ from convlstm.workflows.models import Entry, models
 
 PAGE = tables.DOCS / "models.md"
 
+#: Columns of a comparing table that are scores.
+SCORES = 3
 #: What to take a model for.
 TASKS = {
     "ConvLSTMTransformer": "motion and distant dependence, large frames",
@@ -55,7 +57,10 @@ def _compared(result: Mapping[str, Any]) -> str:
     """The tables of one machine."""
     texts = [tables.machine(result, "python -m benchmarks models") + "\n"]
     for table in result["tables"]:
-        rows = [[name, *map(tables.middle, row)] for name, row in table["rows"].items()]
+        rows = [
+            [name, *map(tables.spread, row[:SCORES]), *map(tables.middle, row[SCORES:])]
+            for name, row in table["rows"].items()
+        ]
         texts.append(tables.markdown([table["title"], *table["columns"]], rows))
     return "\n".join(texts)
 

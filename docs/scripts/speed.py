@@ -21,6 +21,7 @@ RIVALS = {
 }
 MAIN = "B4 T10 1-64-64-64 3x3 64x64"
 GPU, CPU = "nvidia-h200", "intel-r-xeon-r-processor"
+AVX2 = f"{CPU}-held-to-avx2"
 
 Result = Mapping[str, Any]
 
@@ -29,11 +30,12 @@ def parts() -> dict[str, str]:
     """The tables."""
     layers, memory, linear = (tables.results(name) for name in ("layers", "memory", "linear"))
     made = {}
-    for place, name in (("gpu", GPU), ("cpu", CPU)):
+    for place, name in (("gpu", GPU), ("cpu", CPU), ("avx2", AVX2)):
         made[place] = _headed(layers[name], "layers", _engines(layers[name], [MAIN]))
         made[f"{place}-others"] = _engines(layers[name], _cases(layers[name])[1:])
+    for place, name in (("gpu", GPU), ("cpu", CPU)):
         made[f"{place}-memory"] = _headed(memory[name], "memory", _memory(memory[name]))
-    streams = "\n".join(_streams(layers[name]) for name in (GPU, CPU))
+    streams = "\n".join(_streams(layers[name]) for name in (GPU, CPU, AVX2))
     return made | {"streams": streams, "linear": "\n".join(map(_linear, linear.values()))}
 
 
@@ -53,8 +55,9 @@ def _engines(result: Result, cases: Sequence[str]) -> str:
     made = []
     for case in cases:
         found = [by_title[f"{case}, {direction}"] for direction in ("forward", "forward+backward")]
-        heading = ["fp32 forward", "forward + backward", "bf16 forward", "forward + backward"]
-        columns = [(table, dtype) for dtype in ("fp32", "bf16") for table in found]
+        dtypes = [dtype for dtype in ("fp32", "bf16") if f"textbook loop, {dtype}" in found[0]["rows"]]
+        heading = [title for dtype in dtypes for title in (f"{dtype} forward", "forward + backward")]
+        columns = [(table, dtype) for dtype in dtypes for table in found]
         rows = [
             [shown, *(_timed(table, f"{name}, {dtype}", dtype) for table, dtype in columns)]
             for name, shown in RIVALS.items()

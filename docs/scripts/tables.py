@@ -41,6 +41,12 @@ def middle(values: Sequence[float] | None) -> str:
     return "" if values is None else short(median(values))
 
 
+def spread(values: Sequence[float]) -> str:
+    """Median of the repetitions of a measurement, and the least and the most if they differ."""
+    least, most = short(min(values)), short(max(values))
+    return middle(values) if least == most else f"{middle(values)} ({least} to {most})"
+
+
 def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose columns but the first are numbers."""
     lines = [" | ".join(heading), "---" + " | ---:" * (len(heading) - 1), *(" | ".join(row) for row in rows)]
