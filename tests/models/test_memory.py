@@ -20,11 +20,7 @@ from convlstm.models.memory import Frames, inference_bytes, multiply_adds, param
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak of memory")
 WITHIN = 0.15
 CASES = [
-    (name, size, mixed)
-    for name in measured_memory.CASES
-    for size in measured_memory.SIZES
-    for mixed in (False, True)
-    if not mixed or measured_memory.is_mixed(name, size)
+    (name, size, mixed) for name in measured_memory.CASES for size, mixed in measured_memory.settings(name)
 ]
 
 

@@ -27,15 +27,16 @@ from convlstm.layers.stack import Stack
 from convlstm.models.memory import Frames, inference_bytes, training_bytes
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-SIZES = (112, 128), (176, 144)
 ENGINES = [("reference", "auto")] + [
     (engine, save) for engine in ("fused", "compiled") for save in ("gates", "state")
 ]
 
 
-def is_mixed(name: str, size: tuple[int, int]) -> bool:
-    """True for the cases that are measured in bfloat16 too."""
-    return size == SIZES[1] and "fused" not in name
+def settings(name: str) -> list[tuple[tuple[int, int], bool]]:
+    """Sizes that a case is measured in, each with True for mixed precision."""
+    small, large = (112, 128), (176, 144)
+    single = large if name.startswith("EncoderForecaster") else small
+    return [(single, False)] if "fused" in name else [(single, False), (large, True)]
 
 
 def layers(engine: str, save: str) -> nn.Module:
@@ -105,10 +106,9 @@ def measure(
 def main() -> None:
     assert convlstm.__version__
     for name, (make, past, steps) in CASES.items():
-        for size in SIZES:
-            for mixed in (False, True) if is_mixed(name, size) else (False,):
-                stated, taken = measure(make, size, past, steps, mixed)
-                sys.stdout.write(json.dumps([name, size, mixed, stated, taken]) + "\n")
+        for size, mixed in settings(name):
+            stated, taken = measure(make, size, past, steps, mixed)
+            sys.stdout.write(json.dumps([name, size, mixed, stated, taken]) + "\n")
 
 
 if __name__ == "__main__":
