@@ -114,3 +114,12 @@ def test_another_patch_size_is_refused():
 def test_entries_for_other_levels_are_refused():
     with pytest.raises(OptionError, match=r"entry per level; received \[2, 6\], \[2\] and \[1, 2\]: give"):
         SwinLSTM(depths=[2, 6], depths_up=[2], heads=[1, 2])
+
+
+@pytest.mark.parametrize("patch_size", range(1, 8))
+def test_every_pixel_of_a_forecast_depends_on_the_past(patch_size):
+    """And not on the bias of the last layer alone."""
+    model = SwinLSTM(hidden_dim=4, depths=[1], depths_up=[1], heads=[1], patch_size=patch_size)
+    with torch.no_grad():
+        forecast = model(torch.rand(1, 2, 1, 4 * patch_size, 4 * patch_size), steps=1)
+        assert (forecast != model.head.bias.sigmoid()).all()

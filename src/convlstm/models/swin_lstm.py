@@ -84,7 +84,10 @@ class SwinLSTM(AutoregressiveForecaster):
         upwards = zip(widths[:0:-1], depths_up[::-1], heads[::-1], strict=False)
         self.up = nn.ModuleList(cell(*sizes) for sizes in upwards)
         self.expand = nn.ModuleList(map(PatchExpanding, widths[:0:-1] if merges else []))
-        self.head = nn.ConvTranspose2d(n, channels, 3, patch_size, padding=1, output_padding=patch_size - 1)
+        # The authors' kernel of 3, for patches of 2, would not reach all pixels of larger ones.
+        kernel = max(3, patch_size + 1)
+        beyond = patch_size + 2 - kernel
+        self.head = nn.ConvTranspose2d(n, channels, kernel, patch_size, padding=1, output_padding=beyond)
 
     def start(self, past: Tensor) -> Any:
         """The cells' states after all frames of the past (B, K, C, H, W) but the last."""
