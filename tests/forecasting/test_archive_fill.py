@@ -92,11 +92,39 @@ def test_what_is_there_is_not_made_again_and_only_the_same_is_gone_on_with(folde
                 **{"model": folder, "past": rates(), "steps": 2, "every": 2, "out": path} | options
             )
     np.save(tmp_path / "plain.npy", rates().values)
-    with pytest.raises(DataError, match="needs forecasts with dates"):
+    with pytest.raises(DataError, match="initial times need frames with dates; received 14 without: give"):
         convlstm.forecast(folder, tmp_path / "plain.npy", 2, every=2, out=tmp_path / "b.zarr")
     with pytest.raises(DataError, match="not so many in a row: give more frames"):
         convlstm.forecast(folder, rates([0, 1, 4, 5]), 2, every=2, out=tmp_path / "b.zarr")
     assert not (tmp_path / "b.zarr").exists()
+
+
+def test_a_refusal_leaves_what_is_there_and_makes_nothing(folder, tmp_path):
+    path = tmp_path / "a.zarr"
+    convlstm.forecast(folder, rates(), 2, every=3, out=path)
+    slower = rates().assign_coords(time=START + 2 * STEP * np.arange(14))
+    for out, options in ((path, {"overwrite": True}), (tmp_path / "b.zarr", {})):
+        with pytest.raises(DataError, match="frames must be 300 s apart, as in training; received 600 s"):
+            convlstm.forecast(folder, slower, 2, every=3, out=out, **options)
+    assert np.isfinite(starts(path)["rain"][:, :, 1:]).all()
+    assert [each.name for each in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_frames_somewhat_faster_than_in_training_have_the_lead_times_of_the_training(folder, tmp_path):
+    times = START + np.arange(14) * np.timedelta64(297, "s")
+    convlstm.forecast(folder, rates().assign_coords(time=times), 2, every=3, out=tmp_path / "a.zarr")
+    archive = starts(tmp_path / "a.zarr")
+    assert archive["forecast_period"].values.tolist() == [5, 10]
+    assert np.isfinite(archive["rain"][:, :, 1:]).all()
+
+
+def test_initial_times_whose_past_has_a_late_frame_are_left_out(folder, tmp_path):
+    times = START + STEP * np.arange(14) + (np.arange(14) == 5) * np.timedelta64(90, "s")
+    convlstm.forecast(folder, rates().assign_coords(time=times), 2, every=1, out=tmp_path / "a.zarr")
+    archive = starts(tmp_path / "a.zarr")
+    places = [2, 3, 4, *range(8, 14)]
+    np.testing.assert_array_equal(archive["forecast_reference_time"], times[places])
+    assert np.isfinite(archive["rain"][:, :, 1:]).all()
 
 
 @pytest.mark.parametrize("other", [range(14), range(4, 14)], ids=["same times", "other times"])

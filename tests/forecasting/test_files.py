@@ -212,6 +212,22 @@ def test_pictures_say_lead_times_in_minutes_where_frames_have_times(
     assert [kind for kind in kinds if kind[0] in "+-t0"] == labels
 
 
+def test_animations_say_seconds_where_times_have_some(tmp_path, monkeypatch):
+    written, draw = [], ImageDraw.ImageDraw.text
+
+    def write(pen, place, text, **options):
+        written.append(text)
+        draw(pen, place, text, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
+    times = np.datetime64("2024-05-01T12:00", "ns") + np.timedelta64(90, "s") * np.arange(2)
+    frames = open_frames(xr.DataArray(np.zeros((2, 8, 8), np.float32), {"time": times}, ("time", "y", "x")))
+    write_forecast(tmp_path / "f.gif", labelled(frames.values[1:], frames, 90), frames.values)
+    assert [text[-23:] for text in written if "UTC" in text] == [
+        f"2024-05-01 12:0{time} UTC" for time in ("0:00", "1:30", "3:00")
+    ]
+
+
 @pytest.mark.parametrize("channels", [2, 5])
 def test_pictures_show_every_channel_below_the_other(tmp_path, channels):
     frames = torch.cat([UNIT.roll(k, 0) for k in range(channels)], dim=1)

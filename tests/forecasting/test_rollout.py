@@ -283,6 +283,28 @@ def test_gaps_in_the_past_are_refused_or_masked(trained):
     assert forecast(model, every_second, STEPS, masked=True).notnull().all()
 
 
+def test_frames_a_month_apart_follow_each_other_though_months_differ(trained):
+    months = np.arange("2020-10", "2022-01", dtype="datetime64[M]")
+    made = specification(step_s=31 * 86400.0, past=14, inputs=("season",))
+    model, frames = trained(made, extra_channels=2), rates(len(months))
+    frames = frames.assign_coords(time=months.astype("datetime64[ns]"))
+    seen = []
+    forward = model.forward
+
+    def watch(past, steps, *, inputs):
+        seen.append(inputs[0, :14, 0, 0, 0].numpy())
+        return forward(past, steps, inputs=inputs)
+
+    model.forward = watch
+    assert forecast(model, frames, STEPS).notnull().all()
+    seconds = months[-14:].astype("datetime64[s]").astype(np.int64)
+    np.testing.assert_allclose(seen[0], np.sin(2 * np.pi * seconds / (365.2425 * 86400)), atol=1e-5)
+    holed = frames.isel(time=[*range(5), *range(6, len(months))])
+    assert forecast(model, holed, STEPS, masked=True).notnull().all()
+    with pytest.raises(DataError, match="but not one every 31 days: give more frames"):
+        forecast(model, holed, STEPS)
+
+
 def test_a_model_that_knows_no_missing_values_is_not_advised_to_mask_gaps():
     holed, model = rates(6).isel(time=[0, 1, 2, 3, 5]), Persistence()
     model._convlstm_notes = {"past": PAST}

@@ -128,6 +128,12 @@ def test_times_are_written_as_far_as_they_differ(labelled):
     model, given = labelled
     day = given.assign_coords(time=given["time"] - np.timedelta64(12, "h"))
     assert convlstm.inspect(model, day).inside.times == ["11:00", "12:00", "13:00", "14:00", "15:00"]
+    faster = day["time"].values[0] + np.arange(len(given)) * np.timedelta64(90, "s")
+    texts = convlstm.inspect(model, given.assign_coords(time=faster)).inside.times
+    assert texts == ["10:01:30", "10:03:00", "10:04:30", "10:06:00", "10:07:30"]
+    months = np.arange("2024-01", "2024-07", dtype="datetime64[M]").astype("datetime64[ns]")[: len(given)]
+    texts = convlstm.inspect(model, given.assign_coords(time=months)).inside.times
+    assert texts[:3] == ["2024-02-01", "2024-03-01", "2024-04-01"]
     dates = np.datetime64("2024-03-01", "ns") + np.arange(len(given)) * np.timedelta64(1, "D")
     assert convlstm.inspect(model, given.assign_coords(time=dates)).inside.times[0] == "2024-03-02"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convlstm.data.climatology import Anomaly, unpacked
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
-from convlstm.data.units import ZR
+from convlstm.data.units import ZR, time_text
 from convlstm.errors import OptionError, RunError
 
 #: Stands for the times and the fingerprint of frames that are generated.
@@ -253,4 +253,4 @@ def interval_text(seconds: float) -> str:
         if seconds >= size and seconds % size == 0:
             count = round(seconds / size)
             return name if count == 1 else f"{count} {name}s"
-    return f"{seconds:g} s"
+    return time_text(seconds)

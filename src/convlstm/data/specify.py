@@ -13,7 +13,7 @@ from convlstm.data.extra_inputs import standard_scores
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.specification import Specification, described, grid_text
 from convlstm.data.transforms import LEAST_RAIN, Floored, Linear, Logarithm, SquareRoot, Transform
-from convlstm.data.units import AMOUNTS, ZR, conversion, unit_named
+from convlstm.data.units import AMOUNTS, ZR, conversion, time_text, unit_named
 from convlstm.data.windows import fingerprint
 from convlstm.errors import DataError, OptionError
 
@@ -165,15 +165,15 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
         )
     if len(frames) > 1 and abs(step_s - specification.step_s) > 0.1 * specification.step_s:
         raise DataError(
-            f"frames must be {specification.step_s:g} s apart, as in training; received {step_s:g} s: give "
-            "frames of that time step"
+            f"frames must be {time_text(specification.step_s)} apart, as in training; received "
+            f"{time_text(step_s)}: give frames of that time step"
         )
     period_s, trained_s = frames.attrs.get("period_s"), specification.period_s
     amounts = {unit_named(frames.attrs.get("units", "")), specification.units} <= {*AMOUNTS}
     if amounts and period_s and trained_s and abs(period_s - trained_s) > 0.1 * trained_s:
         raise DataError(
-            f"amounts must cover {trained_s:g} s, as in training; received {period_s:g} s: give amounts of "
-            "that time, or rates"
+            f"amounts must cover {time_text(trained_s)}, as in training; received {time_text(period_s)}: "
+            "give amounts of that time, or rates"
         )
     grid, trained = grid_of(frames), specification.grid
     if "spacing" in grid and "spacing" in trained:

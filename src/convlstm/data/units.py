@@ -1,7 +1,7 @@
 """Units of frames and the exact conversions between them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
 }
 #: Units of amounts, of which a rate is known with the time that they cover.
 AMOUNTS = ("mm", "m")
+_RATES = {"mm/h": 1.0, "kg m-2 s-1": 3600.0}
 _LENGTHS = {"mm": 1.0, "m": 1000.0}
 #: Freezing point of water, and degrees of one kelvin.
 _TEMPERATURES = {"K": (273.15, 1.0), "degC": (0.0, 1.0), "degF": (32.0, 1.8)}
@@ -82,6 +83,20 @@ def check_unit(text: str) -> str:
     return text
 
 
+def time_text(seconds: float) -> str:
+    """A time in seconds, of several days in days."""
+    if seconds > 86400 and seconds % 86400 == 0:
+        return f"{seconds / 86400:.0f} days"
+    return f"{seconds:g} s" if seconds < 1e6 else f"{seconds:.0f} s"
+
+
+def times_text(ends: Sequence[float]) -> str:
+    """The shortest and the longest of some times, such as 300 to 900 s; one alone where they are equal."""
+    first, last = map(time_text, ends)
+    number, _, unit = first.partition(" ")
+    return last if first == last else f"{number if last.endswith(f' {unit}') else first} to {last}"
+
+
 def check_covered(attributes: Mapping[str, Any], target: str) -> None:
     """Refuse amounts of different times where rates are wanted, and the other way round.
 
@@ -95,9 +110,9 @@ def check_covered(attributes: Mapping[str, Any], target: str) -> None:
     periods, source = attributes.get("periods_s"), unit_named(str(attributes.get("units", "")))
     if periods and source in AMOUNTS and unit_named(target) not in AMOUNTS:
         raise DataError(
-            f"amounts must cover one time to become {unit_named(target)}; these cover {periods[0]:g} to "
-            f"{periods[1]:g} s: keep their unit, or convert them, by differences where they are sums since "
-            "one time"
+            f"amounts must cover one time to become {unit_named(target)}; these cover {times_text(periods)}"
+            f"{', and months differ' * (periods[0] == periods[1])}: keep their unit, or convert them, by "
+            "differences where they are sums since one time"
         )
 
 
@@ -133,6 +148,11 @@ def conversion(
         return partial(_linear, freezing, others / degrees, zero)
     if source in _LENGTHS and target in _LENGTHS:
         return partial(_linear, 0.0, _LENGTHS[source] / _LENGTHS[target], 0.0)
+    if step_s is None and {source, target} <= {*AMOUNTS, *_RATES, "dBZ"}:
+        raise DataError(
+            "amounts and rates convert by the time that an amount covers, of which frames without times say "
+            f"nothing; received {source} for {target}: give the frames times, or leave their unit"
+        )
     raise DataError(
         f"values must be in {target!r} or in a unit that converts to it exactly; received {source!r}: "
         "convert them, or declare the unit that they have by --data.units"
@@ -163,4 +183,4 @@ def _rate_scale(unit: str, step_s: float | None) -> float | None:
     """Millimetres an hour that 1 of a unit is; None for what is no rain rate."""
     if unit in AMOUNTS:
         return None if step_s is None else 3600 / step_s * (1.0 if unit == "mm" else 1000.0)
-    return {"mm/h": 1.0, "kg m-2 s-1": 3600.0}.get(unit)
+    return _RATES.get(unit)

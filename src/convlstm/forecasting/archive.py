@@ -14,7 +14,7 @@ from convlstm.data.frame_store import seconds
 from convlstm.data.windows import time_step, window_frames
 from convlstm.errors import DataError, RunError, reading
 from convlstm.forecasting.cf import cf_dataset, check_replaceable
-from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.fields import labelled, steps_between
 from convlstm.forecasting.rollout import forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.models.base import Forecaster
 
@@ -49,7 +49,7 @@ def fill_archive(
         frames: (time, channel, y, x), as of `convlstm.forecasting.rollout.forecast_labelled`.
         steps: L.
         every: time steps between initial times, from the first frame on that has a full past; those without
-            one are left out.
+            one, or with one whose frames are early or late, are left out.
         source: the model and its version.
         history: when and by which command it was made.
         overwrite: replace a Zarr store.
@@ -62,18 +62,29 @@ def fill_archive(
         RunError: what is there are not forecasts by this model from these times.
     """
     times, past, masked = seconds(frames["time"]), past_of(model, frames), masks_gaps(model, masked)
-    ends = window_frames(times, past, masked=masked)[:, -1]
-    if not len(ends):
+    windows = window_frames(times, past, masked=masked)
+    if not len(windows):
         masks = specification_of(model) and len(window_frames(times, past, masked=True))
         raise DataError(
             f"the past must hold the {past} frames that the model was trained with, none missing; received "
             f"{len(times)}, but not so many in a row: give more frames{', or --gaps mask' * bool(masks)}"
         )
-    step_s = time_step(times)
-    ends = ends[np.rint((times[ends] - times[ends[0]]) / step_s).astype(np.int64) % every == 0]
+    if frames["time"].dtype.kind != "M":
+        raise DataError(
+            f"forecasts from many initial times need frames with dates; received {len(times)} without: give "
+            "them dates, or leave --every out"
+        )
+    counts, late = steps_between(times, time_step(times))
+    # Of each frame the time steps before it, and the frames that are early or late.
+    places, uneven = (np.append(0, np.cumsum(each)) for each in (counts, late > 0))
+    even = uneven[windows[:, 0]] == uneven[windows[:, -1]]
+    ends = windows[even if even.any() else slice(None), -1]
+    ends = ends[(places[ends] - places[ends[0]]) % every == 0]
     starts = frames["time"].values[ends]
     if overwrite or not path.exists():
-        nothing = labelled(np.full((steps, *frames.shape[1:]), np.nan, np.float32), frames, step_s)
+        # What is refused is refused before anything is made or replaced.
+        values, read, _ = forecast_labelled(model, frames[: ends[0] + 1], steps, masked=masked, **options)
+        nothing = labelled(np.full_like(values, np.nan), frames, read.step_s)
         try:
             create_archive(path, nothing, starts, source=source, history=history, overwrite=overwrite)
         except RunError:

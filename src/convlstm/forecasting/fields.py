@@ -15,7 +15,7 @@ from convlstm.data.extra_inputs import INPUTS, extra_inputs, static_fields
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import Specification
 from convlstm.data.specify import check_fits, static_inputs
-from convlstm.data.units import AMOUNTS, check_covered, conversion, unit_named
+from convlstm.data.units import AMOUNTS, check_covered, conversion, time_text, unit_named
 from convlstm.errors import DataError
 
 if TYPE_CHECKING:
@@ -76,16 +76,16 @@ def last_frames(
     counted = (not dated and found == 1) or specification.known_step_s is None
     step_s = found if counted else specification.step_s
     check_fits(frames, specification.step_s if counted else found, specification)
-    places = past - 1 + np.rint((times - times[-1]) / step_s).astype(np.int64)
-    late = np.abs(times - times[-1] - (places - past + 1) * step_s)
-    if (late > _TOLERANCE * step_s).any():
+    counts, late = steps_between(times, step_s)
+    if late.any():
         raise DataError(
-            f"frames must be {step_s:g} s apart; {_text(frames, int(late.argmax()))} is {late.max():g} s "
-            "off: leave it out"
+            f"frames must be {time_text(step_s)} apart; {_text(frames, int(late.argmax()) + 1)} is "
+            f"{time_text(late.max())} off: leave it out"
         )
+    places = past - 1 - np.append(np.cumsum(counts[::-1])[::-1], 0).astype(np.int64)
     inside = places >= 0
     if not masked and not (len(frames) == past and inside.all()):
-        missing = "" if len(frames) < past else f", but not one every {step_s:g} s"
+        missing = "" if len(frames) < past else f", but not one every {time_text(step_s)}"
         raise DataError(
             f"the past must hold the {past} frames that the model was trained with, none missing; received "
             f"{len(frames)} from {_text(frames, 0)} to {_text(frames, -1)}{missing}: {remedy}"
@@ -94,8 +94,24 @@ def last_frames(
     values = np.full((past, *frames.shape[1:]), np.nan, np.float32)
     values[places] = frames.values
     window = times[-1] + step_s * np.arange(1 - past, 1)
+    window[places] = times[inside]
     units = str(frames.attrs.get("units", ""))
     return Past(values, units, window if dated else None, step_s, frames.attrs.get("period_s"))
+
+
+def steps_between(times: NDArray[np.float64], step_s: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Time steps from each frame to the next (T - 1,), and the seconds by which it is early or late.
+
+    Months differ, and many of them are another time than as many time steps; so each is looked at alone.
+
+    Args:
+        times: (T,), in seconds.
+        step_s: seconds between frames.
+    """
+    apart = np.diff(times)
+    counts = np.maximum(np.rint(apart / step_s), 1).astype(np.int64)
+    late = np.abs(apart - counts * step_s)
+    return counts, np.where(late > _TOLERANCE * step_s * counts, late, 0)
 
 
 class Fields:
@@ -166,18 +182,15 @@ class Fields:
         Raises:
             DataError: no dates, and a model that depends on the season or the hour.
         """
-        count = len(past.values) + steps
-        times: NDArray[np.float64] = self.step_s * np.arange(count, dtype=np.float64)
         if past.times is not None:
-            times += past.times[0]
-            return times
+            return np.append(past.times, past.times[-1] + self.step_s * np.arange(1, steps + 1))
         seasonal = [name for name in self.specification.inputs if name in ("hour", "season")]
         if seasonal or self.specification.transform["kind"] == "anomaly":
             raise DataError(
                 f"the model reads the {seasonal[0] if seasonal else 'season'}, and frames must have times; "
                 "received none: give an xarray.DataArray or files with times"
             )
-        return times
+        return self.step_s * np.arange(len(past.values) + steps, dtype=np.float64)
 
 
 def read_static(path: Path | None, specification: Specification, size: Sequence[int]) -> Floats | None:
@@ -209,6 +222,16 @@ def labelled(values: NDArray[Any], frames: "xr.DataArray", step_s: float) -> "xr
     }
     attributes = {name: frames.attrs[name] for name in _CARRIED if name in frames.attrs}
     return xr.DataArray(values, coordinates, ("time", "channel", "y", "x"), frames.name, attributes)
+
+
+def clock_texts(times: NDArray[Any]) -> list[str]:
+    """Dates (T,) by ISO 8601, to the minute, or to the second where one of them has some."""
+    exact = (times.astype("datetime64[ns]") + np.timedelta64(500, "us")).astype("datetime64[ms]")
+    for unit in ("m", "s", "ms"):
+        shown = exact.astype(f"datetime64[{unit}]")
+        if (shown == exact).all():
+            break
+    return [str(time) for time in shown]
 
 
 def as_dtype(values: Floats, dtype: DTypeLike, missing: Sequence[float] = ()) -> NDArray[Any]:

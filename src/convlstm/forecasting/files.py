@@ -17,6 +17,7 @@ from convlstm.data.units import conversion, unit_named
 from convlstm.errors import OptionError, RunError, ShapeError, check_name
 from convlstm.extras import check_installed
 from convlstm.forecasting.cf import check_replaceable, write_cf
+from convlstm.forecasting.fields import clock_texts
 from convlstm.pictures.colours import UNIT, Scale, channel_scales
 from convlstm.pictures.frames import Limits, animation, film_strip
 from convlstm.pictures.radar import TABLES
@@ -171,7 +172,7 @@ def _moments(forecast: "xr.DataArray", past: int) -> list[str]:
         return []
     step = forecast["forecast_period"].values[0]
     times = last + step * np.arange(1 - past, len(forecast) + 1)
-    return [str(time.astype("datetime64[m]")).replace("T", " ") + " UTC" for time in times]
+    return [text.replace("T", " ") + " UTC" for text in clock_texts(times)]
 
 
 def check_output(path: str | Path, *, overwrite: bool = False) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.specification import GAPS, known_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
-from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.fields import clock_texts, labelled
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.forecasting.tiles import forecast_frames, free_memory
 from convlstm.models.base import Forecaster
@@ -249,7 +249,7 @@ def _of_labelled(
         "truth": _truth(whole if follow is None else follow, times, past.step_s, by_order=follow is not None),
         "variables": names,
         "units": str(frames.attrs.get("units") or unit),
-        "times": _times(times.values, past.step_s, len(past.values)),
+        "times": _times(past.times, times.values),
         "step_s": known_step(past.step_s, dated=times.dtype.kind == "M"),
     }
 
@@ -279,13 +279,17 @@ def _truth(frames: "xr.DataArray", times: "xr.DataArray", step_s: float, *, by_o
     return np.asarray(found[: known[-1] + 1], np.float32) if len(known) else None
 
 
-def _times(times: NDArray[Any], step_s: float, past: int) -> list[str]:
-    """Times of the frames of past and forecast: dates, or hours and minutes, as far as they differ."""
-    if times.dtype.kind != "M":
+def _times(past: NDArray[np.float64] | None, times: NDArray[Any]) -> list[str]:
+    """Times of the frames of past and forecast: dates, or hours and minutes, as far as they differ.
+
+    Args:
+        past: (K,), seconds since 1970-01-01; None without dates.
+        times: (L,), of the forecast.
+    """
+    if past is None:
         return []
-    step = np.timedelta64(round(step_s * 1e9), "ns")
-    known = times[0] - step * np.arange(past, 0, -1)
-    texts = [str(time.astype("datetime64[m]")) for time in (*known, *times)]
+    known = np.rint(past * 1e6).astype(np.int64).astype("datetime64[us]")
+    texts = clock_texts(np.append(known, times.astype(known.dtype)))
     if all(text.endswith("T00:00") for text in texts):
         return [text[:10] for text in texts]
     if len({text[:10] for text in texts}) == 1:
