@@ -357,6 +357,17 @@ def test_frames_upside_down_are_refused():
         archive(rain().isel(y=slice(None, None, -1))).using(specification)
 
 
+@pytest.mark.parametrize(("units", "wanted"), [("mm", "mm/h"), ("mm/h", "mm"), ("mm", "dBZ")])
+def test_amounts_of_frames_without_times_become_no_rates(units, wanted):
+    amounts = xr.DataArray(np.ones((60, 8, 8), np.float32), dims=("time", "y", "x"), attrs={"units": units})
+    with pytest.raises(
+        DataError, match=f"by the time that an amount covers.* received {units} for {wanted}: give"
+    ):
+        Archive(amounts, units=wanted, past=3, steps=2)
+    stated = Archive(amounts.assign_attrs(period_s=600.0), units=wanted, past=3, steps=2)
+    assert np.isfinite(stated.store.read([0])[0]).all()
+
+
 def test_amounts_become_rates_by_the_time_that_they_cover_not_by_the_time_between_frames():
     """As where every third file of five minutes is there."""
     rates = rain(minutes=15)

@@ -318,6 +318,12 @@ def test_amounts_of_different_times_do_not_mix(tmp_path):
         write_nc(tmp_path / name, data.assign(sst=data.sst.assign_attrs(units="mm", period_s=seconds)))
     with pytest.raises(DataError, match="one time that amounts cover; .*a.nc has 300 s, .*b.nc has 3600 s"):
         open_frames(tmp_path)
+    for period in ({}, {"period_s": 300.0}, {"periods_s": [600.0, 900.0]}):
+        amounts = dataset(TIMES[3:]).sst.assign_attrs(units="mm", **period)
+        write_nc(tmp_path / "b.nc", dataset(TIMES[3:]).assign(sst=amounts))
+        found = open_frames(tmp_path).attrs
+        several = (300, 900) if "periods_s" in period else None
+        assert (found.get("period_s"), found.get("periods_s")) == (None if several else 300, several)
 
 
 def test_duplicate_times(tmp_path):
@@ -326,6 +332,10 @@ def test_duplicate_times(tmp_path):
     message = r"times must differ; 2016-09-28T14:55:00 \(and 1 others\) stands in .*a.nc and .*b.nc: leave"
     with pytest.raises(DataError, match=message):
         open_frames(tmp_path)
+    data = dataset(TIMES[:4]).assign_coords(time=("time", [0, 1, 1, 2], {"units": "hours"}))
+    write_nc(tmp_path / "c.nc", data)
+    with pytest.raises(DataError, match="times must differ; 3600 s stands twice in .*c.nc: leave one"):
+        open_frames(tmp_path / "c.nc")
 
 
 @pytest.mark.parametrize("position", [0, 2, 5])

@@ -48,10 +48,9 @@ def test_minus_infinity_dbz_is_dry(target, dry):
 
 
 def test_an_accumulation_needs_its_period():
-    with pytest.raises(
-        DataError, match="must be in 'mm/h' or in a unit that converts to it exactly; received"
-    ):
-        conversion("mm", "mm/h")
+    for units in (("mm", "mm/h"), ("mm/h", "m"), ("mm", "dBZ")):
+        with pytest.raises(DataError, match="received {} for {}: give the frames times".format(*units)):
+            conversion(*units)
 
 
 def test_what_converts_to_nothing_is_refused():

@@ -60,9 +60,9 @@ def test_windows_are_those_that_their_times_say(steps, length):
 @pytest.mark.parametrize(
     ("times", "sentence"),
     [
-        ([0, 300, 300, 600], "times must increase; frame 2 is at 1970-01-01T00:05:00"),
-        ([0, 600, 300], "times must increase"),
-        ([0, 300, 600, 660, 960], "one time step, 300 s here; 1970-01-01T00:10:00 and 1970-01-01T00:11:00"),
+        ([86400, 86700, 86700, 87000], "times must increase; frame 2 is at 1970-01-02T00:05:00"),
+        ([0, 600, 300], "times must increase; frame 2 is at 300 s, after 600 s"),  # without dates
+        ([0, 300, 600, 660, 960], "one time step, 300 s here; 600 s and 660 s are 60 s apart"),
     ],
 )
 def test_disordered_times_are_refused(times, sentence):

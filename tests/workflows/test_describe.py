@@ -48,6 +48,8 @@ def every_five_minutes(count):
         ({}, "rain is an amount of each time step: --data.units mm/h makes it a rate"),
         ({"period_s": 600.0}, "rain is an amount of 600 s: --data.units mm/h makes it a rate"),
         ({"periods_s": [300.0, 900.0]}, "rain are amounts of different times, 300 to 900 s"),
+        ({"periods_s": [2419200.0, 2678400.0]}, "rain are amounts of different times, 28 to 31 days"),
+        ({"periods_s": [2678400.0, 2678400.0]}, "rain are amounts of months or years, which differ"),
     ],
 )
 def test_a_rate_is_advised_where_amounts_cover_one_time(tmp_path, periods, note):

@@ -21,7 +21,7 @@ from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
-from convlstm.data.specification import GAPS, Specification, interval_text, unit_text
+from convlstm.data.specification import GAPS, Specification, interval_text, known_step, unit_text
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
 from convlstm.data.units import AMOUNTS, ZR, check_covered, conversion, unit_named
 from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
@@ -122,7 +122,6 @@ class Archive(Source):
         self.name = path if isinstance(path, str) else Path(path).name if isinstance(path, Path) else "frames"
         self.times = seconds(self.frames["time"])
         self.step_s = time_step(self.times)
-        self.period_s = self.frames.attrs.get("period_s", self.step_s)
         self.channels = self.frames.shape[1]
         found = self.frames.attrs.get("units", "")
         self.units = unit_named(found if units is None else units)
@@ -180,6 +179,13 @@ class Archive(Source):
         """Largest minus smallest value, in the unit."""
         return self.specification.data_range
 
+    @property
+    def period_s(self) -> float | None:
+        """Seconds that an amount covers, those between frames unless files state it; None if unknown."""
+        step_s = known_step(self.step_s, dated=self.frames["time"].dtype.kind == "M")
+        period_s: float | None = self.frames.attrs.get("period_s", step_s)
+        return period_s
+
     def using(self, specification: Specification, *, own: bool = False) -> "Archive":
         """The same frames in the unit and scale and with the extra inputs and splits of a model's training.
 
@@ -223,7 +229,7 @@ class Archive(Source):
         )
         return other
 
-    def _conversion(self, units: str, covered_s: float, relation: ZR) -> Callable[..., Any]:
+    def _conversion(self, units: str, covered_s: float | None, relation: ZR) -> Callable[..., Any]:
         """The conversion of the values of the files to a unit."""
         check_covered(self.frames.attrs, units)
         return conversion(self.frames.attrs.get("units", ""), units, step_s=covered_s, zr=relation)

@@ -16,7 +16,7 @@ from convlstm.data.discovery import as_dataset, discover
 from convlstm.data.readers.arrays import array_dataset
 from convlstm.data.readers.gridded import labelled
 from convlstm.data.readers.lazy import FileArray
-from convlstm.data.units import check_unit
+from convlstm.data.units import check_unit, time_text
 from convlstm.errors import DataError, OptionError
 from convlstm.extras import check_installed
 from convlstm.validation import is_number, received
@@ -230,7 +230,9 @@ def _check_alike(first: _Part, part: _Part) -> None:
         differs("unit", *(", ".join(map(str, each.attributes["units"])) for each in (first, part)))
     periods = [each.attributes["period_s"] for each in (first, part)]
     if None not in [entry for period in periods for entry in period] and periods[0] != periods[1]:
-        differs("time that amounts cover", *(", ".join(f"{entry:g} s" for entry in each) for each in periods))
+        differs(
+            "time that amounts cover", *(", ".join(time_text(entry) for entry in each) for each in periods)
+        )
     if first.times.dtype.kind != part.times.dtype.kind:
         kinds = {"M": "dates", "m": "no dates"}
         differs("kind of times", kinds[first.times.dtype.kind], kinds[part.times.dtype.kind])
@@ -278,7 +280,7 @@ def _joined(parts: list[_Part], *, careful: bool) -> "xr.DataArray":
         events = np.concatenate([part.dataset["event"].values for part in parts])
         coordinates["event"] = xr.Variable("time", events if order is None else events[order])
     attributes: dict[str, Any] = {}
-    for key, entries in first.attributes.items():
+    for key, entries in (first.attributes | _periods(parts)).items():
         if len(set(entries)) == 1 and entries[0] is not None:
             attributes[key] = entries[0]
         elif key in ("units", "cell_methods", "dtype") and any(entries):
@@ -288,6 +290,18 @@ def _joined(parts: list[_Part], *, careful: bool) -> "xr.DataArray":
     attributes |= {key: own[key] for key in kept if key in own}
     name = first.variables[0] if len(first.variables) == 1 else "frames"
     return xr.DataArray(values, coordinates, ("time", "channel", "y", "x"), name, attributes)
+
+
+def _periods(parts: list[_Part]) -> dict[str, tuple[Any, ...]]:
+    """Times that amounts cover in all files, ``period_s`` or ``periods_s`` of each channel."""
+    found: dict[str, tuple[Any, ...]] = {"period_s": (), "periods_s": ()}
+    for channel in range(len(parts[0].channels)):
+        stated = [[part.attributes[key][channel] for key in found] for part in parts]
+        ends = [end for one, several in stated for end in (several or (one,)) if end is not None]
+        differ = len(set(ends)) > 1 or any(several for _, several in stated)
+        found["period_s"] += (None if differ or not ends else ends[0],)
+        found["periods_s"] += ((min(ends), max(ends)) if differ else None,)
+    return found
 
 
 def _after_each_other(parts: list[_Part]) -> list[_Part]:
@@ -310,12 +324,18 @@ def _order(times: NDArray[Any], parts: list[_Part]) -> NDArray[np.intp] | None:
     if len(twice):
         owner = np.repeat(np.arange(len(parts)), [len(part.times) for part in parts])
         more = f" (and {len(twice) - 1} others)" if len(twice) > 1 else ""
-        files = " and ".join(str(parts[owner[k]].path) for k in order[twice[0] : twice[0] + 2])
+        places = [parts[owner[k]].path for k in order[twice[0] : twice[0] + 2]]
+        files = " and in ".join(map(str, dict.fromkeys(places)))
         raise DataError(
-            f"times must differ; {times[order][twice[0]].astype('datetime64[s]')}{more} stands in {files}: "
-            "leave one of them out"
+            f"times must differ; {_text(times[order][twice[0]])}{more} stands "
+            f"{'twice ' * (places[0] == places[1])}in {files}: leave one of them out"
         )
     return order
+
+
+def _text(time: Any) -> str:
+    """A date to the second, or the seconds after the first frame."""
+    return str(time.astype("datetime64[s]")) if time.dtype.kind == "M" else f"{time / _FRAME:.12g} s"
 
 
 def _nan_where_damaged(values: "Array") -> "Array":

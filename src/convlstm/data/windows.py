@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.base import SPLITS, Split
+from convlstm.data.units import time_text
 from convlstm.errors import DataError, OptionError
 from convlstm.validation import received
 
@@ -41,15 +42,15 @@ def time_step(times: Times) -> float:
     if (steps <= 0).any():
         first = int((steps <= 0).argmax())
         raise DataError(
-            f"times must increase; frame {first + 1} is at {_text(times[first + 1])}, after "
-            f"{_text(times[first])}: sort the frames and leave duplicates out"
+            f"times must increase; frame {first + 1} is at {_text(times, first + 1)}, after "
+            f"{_text(times, first)}: sort the frames and leave duplicates out"
         )
     step = float(np.median(steps))
     if (steps < 0.5 * step).any():
         first = int((steps < 0.5 * step).argmax())
         raise DataError(
-            f"frames must have one time step, {step:g} s here; {_text(times[first])} and "
-            f"{_text(times[first + 1])} are {steps[first]:g} s apart: open frames of each step apart"
+            f"frames must have one time step, {time_text(step)} here; {_text(times, first)} and "
+            f"{_text(times, first + 1)} are {time_text(steps[first])} apart: open frames of each step apart"
         )
     return step
 
@@ -131,9 +132,10 @@ def split_frames(
         )
     for name, frames in found.items():
         if not frames.any() and (name in split or isinstance(split, str)):
+            first, last = (_text(times, int(place)) for place in (times.argmin(), times.argmax()))
             raise DataError(
-                f"every split needs frames; {name} has none of the {len(times)} from {_text(times.min())} to "
-                f"{_text(times.max())}: give its periods by --data.split"
+                f"every split needs frames; {name} has none of the {len(times)} from {first} to {last}: give "
+                "its periods by --data.split"
             )
     return found
 
@@ -172,7 +174,7 @@ def _fractions(
         if len(borders) < 4:
             raise DataError(
                 "split event needs three events or more, stretches between gaps, one for each split; the "
-                f"{count} frames from {_text(times[0])} to {_text(times[-1])} are {len(borders) - 1}: use "
+                f"{count} frames from {_text(times, 0)} to {_text(times, -1)} are {len(borders) - 1}: use "
                 "--data.split time, or give periods by it"
             )
         validation, test = _last_events(borders, share)
@@ -226,7 +228,7 @@ def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.
     overlap = np.sum([found[name] for name in SPLITS], axis=0) > 1
     if overlap.any():
         raise OptionError(
-            f"splits must share no frame; {_text(times[int(overlap.argmax())])} is in two: change the periods"
+            f"splits must share no frame; {_text(times, int(overlap.argmax()))} is in two: change the periods"
         )
     return found
 
@@ -244,5 +246,7 @@ def _period(text: object) -> tuple[int, int]:
         ) from None
 
 
-def _text(seconds: float) -> str:
-    return str(np.datetime64(round(seconds), "s"))
+def _text(times: Times, index: int) -> str:
+    """The date of a frame; seconds where times count from the first frame, as those without dates do."""
+    second = times[index]
+    return str(np.datetime64(round(second), "s")) if times.min() else f"{second:.12g} s"

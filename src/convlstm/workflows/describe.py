@@ -17,10 +17,11 @@ from convlstm.data.discovery import Read, discover
 from convlstm.data.frame_store import seconds
 from convlstm.data.opening import main_variables, open_frames
 from convlstm.data.readers import READERS
+from convlstm.data.readers.accumulations import MONTH_S
 from convlstm.data.specification import THRESHOLDS
 from convlstm.data.specify import grid_of, is_rain
 from convlstm.data.statistics import Statistics, sample, statistics
-from convlstm.data.units import ZR, conversion, unit_named
+from convlstm.data.units import ZR, conversion, times_text, unit_named
 from convlstm.errors import ConvLSTMError, DataError, OptionError
 from convlstm.extras import load_pyproj
 from convlstm.training.config import TrainingConfig
@@ -60,6 +61,11 @@ class Variable:
     covers: tuple[float, float] | None
     channels: int
     statistics: Statistics
+
+    @property
+    def covers_one_time(self) -> bool:
+        """True for amounts of one time, by which they become rates; months and years differ."""
+        return self.covers is None or (self.covers[0] == self.covers[1] < MONTH_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +242,8 @@ def _variables(
         channels = whole[name].sizes.get("channel", 1)
         own = slice(start, start + channels)
         start += channels
-        covers = attributes.get("periods_s", [attributes["period_s"]] * 2 if "period_s" in attributes else ())
+        stated = attributes if len(names) > 1 else frames.attrs  # those of all files
+        covers = stated.get("periods_s", [stated["period_s"]] * 2 if "period_s" in stated else ())
         units = attributes.get("units", "") if len(names) > 1 else frames.attrs.get("units", "")
         rain = is_rain(frames[:, own].assign_attrs(attributes), unit_named(units))
         dry, shown = attributes.get("dry_value", 0.0 if rain else None), values[:, own]
@@ -308,12 +315,12 @@ def _notes(variables: tuple[Variable, ...], frames: "xr.DataArray") -> list[str]
         if not each.units and "valid_range" not in frames.attrs:
             notes.append(f"{each.name}: no unit; declare it, as by --data.units mm/h")
         if each.unit == "mm" and "sum" in each.cell_methods:
-            least, most = each.covers or (0.0, 0.0)
-            time = f"{least:g} s" if least else "each time step"
-            if least == most:
+            time = "each time step" if each.covers is None else times_text(each.covers)
+            if each.covers_one_time:
                 notes.append(f"{each.name} is an amount of {time}: --data.units mm/h makes it a rate")
             else:
-                notes.append(f"{each.name} are amounts of different times, {least:g} to {most:g} s")
+                months = "of months or years, which differ" if time.count(" ") == 1 else ""
+                notes.append(f"{each.name} are amounts {months or f'of different times, {time}'}")
     return notes
 
 
@@ -338,8 +345,8 @@ def _train_words(
     if len(variables) > 1 or variable is not None:
         options["variable"] = _listed([each.name for each in chosen])
     options["missing"] = _listed([f"{np.float32(code):.9g}" for code in dict.fromkeys(codes)])
-    one_time = all(each.covers is None or each.covers[0] == each.covers[1] for each in chosen)
-    if one_time and all(each.unit == "mm" and "sum" in each.cell_methods for each in chosen):
+    amounts = all(each.unit == "mm" and "sum" in each.cell_methods for each in chosen)
+    if amounts and all(each.covers_one_time for each in chosen):
         options["units"] = "mm/h"  # which has thresholds and colours
     options["skip_bad"] = "true" if skip_bad else None
     height, width = frames.shape[-2:]

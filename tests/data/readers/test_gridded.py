@@ -232,6 +232,7 @@ def amounts(lengths, methods="time: sum", times=HOURS, **attributes):
         (amounts([1, 2, 3, 4, 5]), {"periods_s": (3600.0, 18000.0)}),
         (amounts([24 * 31] * 5), {"periods_s": (2678400.0, 2678400.0)}),
         (amounts([1] * 5, "time: mean"), {}),
+        (amounts([2] * 5, "valid_time: sum").rename(time="valid_time"), {"period_s": 7200.0}),
         (amounts([0] * 5), {}),
         (amounts([1] * 5).drop_vars("time_bnds"), {}),
     ],
@@ -240,6 +241,7 @@ def test_the_time_that_amounts_cover_by_the_bounds_of_their_times(tmp_path, data
     write(tmp_path / "a.nc", data)
     attributes = Gridded().read(tmp_path / "a.nc").pr.attrs
     assert {k: v for k, v in attributes.items() if k.startswith("period")} == stated
+    assert "time: " in attributes["cell_methods"]
     assert list(open_frames(tmp_path / "a.nc")["channel"].values) == ["pr"]
 
 
@@ -303,11 +305,22 @@ def test_calendars(tmp_path):
         Gridded().read(write(tmp_path / "b.nc", dataset().assign_coords(time=short)))
 
 
-@pytest.mark.parametrize(("units", "step"), [("hours", 3600), ("min", 60), ("", 1)])
+@pytest.mark.parametrize(("units", "step"), [("hours", 3600), ("min", 60), ("Weeks", 604800), ("", 1)])
 def test_times_without_dates_count_from_the_first(tmp_path, units, step):
     data = dataset().assign_coords(time=("time", np.array([3, 4, 5, 7, 9]), {"units": units}))
     found = Gridded().read(write(tmp_path / "a.nc", data)).time
     np.testing.assert_array_equal(found, (np.array([0, 1, 2, 4, 6]) * step).astype("timedelta64[s]"))
+
+
+@pytest.mark.parametrize(
+    "units", ["months", "months since 2010-01-01", "days since start", "day as %Y%m%d.%f"]
+)
+def test_times_of_unknown_units_are_refused(tmp_path, units):
+    path = write(tmp_path / "a.nc", dataset().assign_coords(time=("time", np.arange(5), {"units": units})))
+    with pytest.raises(
+        DataError, match=f"times must be dates, or in a unit .*a.nc has them in '{units}': give"
+    ):
+        Gridded().read(path)
 
 
 def test_times_beyond_nanoseconds(tmp_path):

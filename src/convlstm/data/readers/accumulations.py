@@ -10,8 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray as xr
 
+#: Seconds of the shortest month; times as long and longer are of a calendar, and differ between frames.
+MONTH_S = 28 * 86400
 _SUM = re.compile(r"\btime: sum\b")
-_MONTH_S = 28 * 86400  # and longer: parts of a calendar, which differ from frame to frame
 
 
 def covered(seconds: Iterable[float]) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def covered(seconds: Iterable[float]) -> dict[str, Any]:
     found = sorted({float(round(each)) for each in seconds})
     if not found or found[-1] <= 0:
         return {}
-    if len(found) == 1 and found[0] < _MONTH_S:
+    if len(found) == 1 and found[0] < MONTH_S:
         return {"period_s": found[0]}
     return {"periods_s": (found[0], found[-1])}
 

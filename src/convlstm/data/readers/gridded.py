@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Hashable, Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
-from convlstm.data.readers.base import Reader, not_numbers, time_in_name, utc_times
+from convlstm.data.readers.base import Reader, not_numbers, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
+from convlstm.data.readers.times import decoding, nanoseconds
 from convlstm.errors import DataError, reading
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ _KEPT = (
     *("units", "long_name", "standard_name", "cell_methods"),
     *("ancillary_variables", "dry_value", "valid_range", "period_s", "periods_s"),
 )
-_SECONDS = {
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1),
-    **dict.fromkeys(("min", "mins", "minute", "minutes"), 60),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 3600),
-    **dict.fromkeys(("d", "day", "days"), 86400),
-}
 
 
 class Gridded(Reader):
@@ -73,7 +67,9 @@ class Gridded(Reader):
                 import zarr  # noqa: F401
 
                 options["consolidated"] = False  # the metadata of each array are the newer ones
-            with xr.open_dataset(path, engine=engine, **options) as dataset:  # opened again when it is read
+            with decoding(path):
+                dataset = xr.open_dataset(path, engine=engine, **options)
+            with dataset:  # opened again when it is read
                 return labelled(dataset, path)
 
 
@@ -249,39 +245,7 @@ def _times(
         attributes = {"standard_name": "time"}
         attributes |= {k: v for k, v in dataset[named].attrs.items() if k == "long_name"}
         units = dataset[named].attrs.get("units", "")
-        return xr.Variable("time", _nanoseconds(values, units, path), attributes)
-
-
-def _nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[Any]:
-    """Times as datetime64[ns], or what is not dated as timedelta64[ns] since the first."""
-    import xarray as xr
-
-    if values.dtype.kind in "SU" or isinstance(next(iter(values), None), datetime):
-        values = utc_times(values, path)
-    if values.dtype.kind == "O":  # a calendar of climate models
-        calendar = getattr(values[0], "calendar", "unknown")
-        try:
-            index = xr.CFTimeIndex(values)  # type: ignore[no-untyped-call]
-            values = index.to_datetimeindex(unsafe=True, time_unit="us").to_numpy()
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"times must be dates of the Gregorian calendar; received '{calendar}', {error}: convert "
-                "them with xarray's convert_calendar"
-            ) from error
-    if values.dtype.kind in "iuf":
-        seconds = _SECONDS.get(str(units).strip().lower(), 1)
-        values = np.rint((values - values[0]) * (seconds * 1e9)).astype("timedelta64[ns]")
-    if (absent := np.isnat(values)).any():
-        raise DataError(
-            f"every frame must have a time; {absent.sum()} of {len(values)} have none: give them one or "
-            "leave these frames out"
-        )
-    exact = values.astype(f"{values.dtype.kind}8[ns]")
-    if not (exact.astype(values.dtype) == values).all():
-        raise DataError(
-            f"times must lie between 1678 and 2262; received {values.min()} to {values.max()}: change them"
-        )
-    return exact - exact[0] if exact.dtype.kind == "m" else exact
+        return xr.Variable("time", nanoseconds(values, units, path), attributes)
 
 
 def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | str) -> "xr.Variable":
@@ -291,6 +255,9 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
     attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and str(v) != "unknown"}
     if {"scale_factor", "add_offset"} & variable.encoding.keys():
         attributes.pop("valid_range", None)  # of the packed values, by the CF conventions
+    if "cell_methods" in attributes:  # which name the axis as it is called in the file
+        named = re.escape(str(roles.get("time", "time")))
+        attributes["cell_methods"] = re.sub(rf"\b{named}:", "time:", str(attributes["cell_methods"]))
     mapping = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
     attributes |= {"grid_mapping": mapping} if mapping else {}
     attributes["dtype"] = str(variable.attrs.get("dtype", variable.encoding.get("dtype", variable.dtype)))
