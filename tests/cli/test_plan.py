@@ -80,6 +80,38 @@ def test_layers_are_planned_in_python():
     assert {'save="state"', "torch.autocast", "half the batch"} <= set(options)
 
 
+class Own(convlstm.ConvLSTM):
+    """Layers with a constructor of their own."""
+
+    def __init__(self, width):
+        super().__init__(1, [width], 3, batch_first=True)
+
+
+def test_layers_with_a_constructor_of_their_own_are_planned():
+    found = convlstm.plan(Own(8), size="32x32", past=9, batch_size=2)
+    assert {remedy.option for remedy in found.remedies} == {"torch.autocast", "half the batch"}
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (convlstm.ConvLSTM(1, 4, (3,)), "layers with two space axes; received a ConvLSTM with 1: measure"),
+        (convlstm.ConvGRU(1, 4, (3, 3, 3)), "layers with two space axes; received a ConvGRU with 3: measure"),
+        (convlstm.ConvLSTM(1, 4, 3).double(), "torch.float32; received torch.float64: pass model.float"),
+        (convlstm.PredRNN(hidden_dim=[4]).bfloat16(), "torch.float32; received torch.bfloat16: pass"),
+    ],
+)
+def test_layers_that_cannot_be_planned_are_refused_in_the_words_of_a_plan(model, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        convlstm.plan(model, size="8x8", past=2)
+
+
+def test_a_folder_takes_no_options_of_a_model(tmp_path, capsys):
+    EncoderForecaster(hidden_dim=[8]).save_pretrained(tmp_path / "m")
+    assert main(["plan", str(tmp_path / "m"), "--model.hidden_dim", "[4]", "--size=8x8", "--past=2"]) == 2
+    assert "options there; received --model.hidden_dim for" in capsys.readouterr().err
+
+
 def test_engines_that_run_a_model_alike_are_one():
     found = convlstm.plan(convlstm.PredRNN(hidden_dim=[4, 4], kernel_size=3), size="32x32", past=2, steps=1)
     assert [(need.engine, need.precision) for need in found.needs] == [("any", "32"), ("any", "bf16-mixed")]

@@ -304,3 +304,12 @@ def test_frames_that_a_gif_may_have_joined_are_announced(tmp_path):
     assert "frames that repeat may have been stored as one" in frames.notes[0]
     save_gif(path, GREY[[0, 0, 0]])  # joined into a single frame
     assert "film.gif is read as pictures (1)" in read_frames(path).notes[0]
+
+
+def test_several_files_are_images(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 4), np.float32))
+    Image.new("L", (4, 4)).save(tmp_path / "b.png")
+    with pytest.raises(
+        DataError, match="several files of frames must be images .*a.npy: give one file, or a"
+    ):
+        read_frames([tmp_path / "a.npy", tmp_path / "b.png"])

@@ -134,6 +134,16 @@ def test_what_the_forget_gate_keeps(tape):
     assert [text.get_text() for text in below.texts] == ["half at frame 6"]
 
 
+def test_gates_that_overflowed_are_drawn_as_far_as_they_are_numbers(tmp_path):
+    gate = np.full((1, 4, 1, 2, 2), 0.5)
+    gate[0, 1, 0, 0, 0] = np.inf
+    figure = plots.forgetting(gate)
+    figure.savefig(tmp_path / "a.png")
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 0.5)
+    gate[:] = np.inf
+    plots.forgetting(gate).savefig(tmp_path / "a.png")
+
+
 def test_frames_left_out_keep_the_state_and_a_gru_is_read_by_its_update_gate():
     torch.manual_seed(0)
     net = ConvGRU(1, 4, 3, batch_first=True)
@@ -175,6 +185,11 @@ def test_saliency_is_the_gradient():
     np.testing.assert_array_equal(below, expected[:, 0])
     assert [text for text in texts(figure) if "%" in text] == ["40%", "0%", "0%", "60%"]
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[5, 3]]
+
+
+def test_saliency_needs_floats():
+    with pytest.raises(ShapeError, match=r"past must hold floats, .* received torch.uint8: pass past.float"):
+        plots.saliency(Linear(), torch.zeros(4, 1, 6, 8, dtype=torch.uint8), 2, (3, 5))
 
 
 def test_saliency_of_a_network_is_that_of_differences():

@@ -140,7 +140,7 @@ def test_times_are_written_as_far_as_they_differ(labelled):
 
 def test_layers_are_chosen_by_name(folder):
     given = frames(K)
-    found = convlstm.inspect(folder, given, layers="encoder.1, forecaster.0").inside
+    found = convlstm.inspect(folder, given, layers="encoder.1, forecaster.0,").inside
     assert {layer for layer, _ in found.values} == {"encoder.1", "forecaster.0"}
     with pytest.raises(OptionError, match=r"layers must be among encoder\.0, encoder\.1.*received 'decoder'"):
         convlstm.inspect(folder, given, layers="decoder")
@@ -173,7 +173,8 @@ def test_what_it_cannot_do_is_said_before_any_work(folder, tmp_path, monkeypatch
             ("a.pdf", OptionError, "the ending of a.pdf must be one of .htm"),
             ("none/a.html", RunError, "must go to an existing folder; none is none"),
             ("there.html", RunError, "must not replace a file unasked; there.html exists"),
-            ("folder.html", RunError, "must not replace a file unasked; folder.html exists"),
+            ("folder.html", RunError, "must go to a file; folder.html is a folder: choose another name"),
+            (".", OptionError, "the ending of . must be one of .htm"),
             ("/proc/a.html", RunError, "/proc must be writable"),
         ):
             with pytest.raises(kind, match=sentence):

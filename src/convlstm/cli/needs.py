@@ -41,7 +41,10 @@ def table(found: ModelPlan, width: int, *, ascii_only: bool = False) -> "Group":
 
 def _head(found: ModelPlan) -> list[str]:
     height, width = found.size
-    frames = f"{found.past} frames of {height} x {width}" + f" and {found.steps} more" * (found.steps > 0)
+    frames = (
+        f"{found.past} frame{'s' * (found.past > 1)} of {height} x {width}"
+        + f" and {found.steps} more" * (found.steps > 0)
+    )
     return [
         f"{found.model}, {frames}, batch size {found.batch_size}",
         f"parameters: {quantity(found.parameters)}, {gibibytes(found.weights)}; with gradients and Adam's "

@@ -181,6 +181,12 @@ class Command:
     def with_class(self, arguments: list[str], options: Options) -> tuple[list[str], Options]:
         """MODEL as --model, whose arguments are options then, if it names a class and no folder."""
         if not arguments or os.sep in arguments[0] or os.path.exists(arguments[0]):
+            own = [name for name, _ in options if name.startswith("model.")] if arguments else []
+            if own:
+                raise OptionError(
+                    f"a model in a folder has its options there; received --{own[0]} for {arguments[0]}: "
+                    "leave it out, or name a class"
+                )
             return arguments, options
         self.arguments, self.parts, self.settings = [], ["model"], ("model",)
         self.types["model"] = kind_of("model")

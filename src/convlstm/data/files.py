@@ -59,6 +59,11 @@ def read_frames(path: str | Path | Sequence[str | Path]) -> Frames:
     given = [check_path(each, "path of frames") for each in path] if isinstance(path, list | tuple) else []
     path = given[0].parent if given else check_path(path, "path of frames")
     notes: list[str] = []
+    if others := [file for file in given if file.suffix.lower() not in IMAGES]:
+        raise DataError(
+            f"several files of frames must be images ({', '.join(IMAGES)}); received {others[0]}: give one "
+            "file, or a folder of images"
+        )
     if given or path.is_dir():
         files = _images_of(path, given or [*path.iterdir()])
         notes.append(f"{path} holds {len(files)} images, taken from {files[0].name} to {files[-1].name}")

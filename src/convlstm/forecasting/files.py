@@ -184,7 +184,7 @@ def check_output(path: str | Path, *, overwrite: bool = False) -> Path:
     """
     path = check_path(path, "path of a forecast")
     check_bool(overwrite, "overwrite")
-    if check_name(path.suffix.lower(), ENDINGS, f"the ending of {path.name}") == ".mp4":
+    if check_name(path.suffix.lower(), ENDINGS, f"the ending of {path.name or path}") == ".mp4":
         check_installed("av", "MP4 videos need PyAV")
     if not path.parent.is_dir():
         raise RunError(

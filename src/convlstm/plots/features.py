@@ -179,7 +179,7 @@ def forgetting(
             f"frames must follow each other for what is left of a state; received steps {times}: record all, "
             "or a range"
         )
-    left = np.cumprod(np.nan_to_num(gate[:, start + 1 :], nan=1.0), axis=1, dtype=np.float64)
+    left = np.cumprod(np.where(np.isfinite(gate), gate, 1.0)[:, start + 1 :], axis=1, dtype=np.float64)
     left = np.concatenate([np.ones_like(gate[:, :1]), left], axis=1)
     figure = figure_of((7.2, 2.9), figure, "constrained")
     with style():
@@ -208,6 +208,7 @@ def _band(axes: "Axes", times: Sequence[int], array: Array) -> None:
     from matplotlib.ticker import MaxNLocator
 
     flat = array.swapaxes(0, 1).reshape(array.shape[1], -1)
+    flat = np.where(np.isfinite(flat), flat, np.nan)
     ranges = np.full((4, len(flat)), np.nan)
     some = np.isfinite(flat).any(axis=1)  # frames that any sample has
     ranges[:, some] = np.nanquantile(flat[some], [0.05, 0.25, 0.75, 0.95], axis=1)
@@ -258,8 +259,9 @@ def _range(array: Array) -> tuple[float, float]:
 def _mean(array: Array) -> Array:
     """Mean over all but time; NaN for a frame without values."""
     flat = array.swapaxes(0, 1).reshape(array.shape[1], -1)
-    count = np.isfinite(flat).sum(axis=1)
-    mean = np.nansum(flat, axis=1) / np.maximum(count, 1)
+    finite = np.isfinite(flat)
+    count = finite.sum(axis=1)
+    mean = np.where(finite, flat, 0).sum(axis=1) / np.maximum(count, 1)
     return np.where(count > 0, mean, np.nan)
 
 
@@ -299,7 +301,7 @@ def _gates(
         gates = {name: _numbers(source[layer, name]) for name in names}
         times, title = source.steps(layer), layer
     else:
-        check_instance(source, Mapping, "source")
+        check_instance(source, Mapping, "source", "pass a tape, or arrays by name such as {'f': array}")
         chosen = list(source) if values is None else values
         gates = {name: _numbers(source[check_name(name, source, "values")]) for name in chosen}
         times, title = [], ""

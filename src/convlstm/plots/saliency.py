@@ -49,6 +49,8 @@ def saliency(
     """
     check_callable(model, "model", "pass a forecaster")
     check_tensor(past, "past (K, C, H, W)")
+    if not past.is_floating_point():
+        raise ShapeError(f"past must hold floats, for gradients; received {past.dtype}: pass past.float()")
     lead = check_positive(lead, "lead")
     batch = past if past.ndim == 5 else past[None]
     if batch.ndim != 5 or len(batch) != 1:

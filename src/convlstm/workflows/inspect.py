@@ -145,7 +145,7 @@ class _Recorder:
 
     def __init__(self, model: Forecaster, layers: str | None) -> None:
         self.model = model
-        self.layers = None if layers is None else [name.strip() for name in layers.split(",")]
+        self.layers = None if layers is None else [name for name in map(str.strip, layers.split(",")) if name]
         self.tape = Tape()
 
     def __call__(self, forecast: Callable[[], Any]) -> Any:
@@ -184,13 +184,15 @@ def _checked_page(out: Any, overwrite: bool) -> Path:
         RunError: no such folder, one that cannot be written, or a file that exists.
     """
     path = check_path(out, "--out")
-    check_name(path.suffix.lower(), (".html", ".htm"), f"the ending of {path.name}")
+    check_name(path.suffix.lower(), (".html", ".htm"), f"the ending of {path.name or path}")
     check_bool(overwrite, "overwrite")
     if not path.parent.is_dir():
         raise RunError(
             f"a page must go to an existing folder; {path.parent} is none: make it or choose another"
         )
-    if path.is_dir() or (os.path.lexists(path) and not overwrite):
+    if path.is_dir():
+        raise RunError(f"a page must go to a file; {path} is a folder: choose another name")
+    if os.path.lexists(path) and not overwrite:
         raise RunError(
             f"a page must not replace a file unasked; {path} exists: choose another name or pass overwrite"
         )

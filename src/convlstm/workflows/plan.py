@@ -160,11 +160,7 @@ def plan(
         given = load_model(model, trusted_packages(trust, model))
     remedy = "pass a forecaster, such as EncoderForecaster(), or layers"
     check_instance(given, (Forecaster, Stack), "model", remedy)
-    if not parameters(given):
-        raise OptionError(
-            f"a plan needs a model with parameters; received {type(given).__name__}, which has none and "
-            "takes little: use it as it is"
-        )
+    _check_model(given)
     tensors, light = [*given.parameters(), *given.buffers()], without_values(given)
     needs = _needs(light, frames)
     most = next(need.training for need in needs if need.default)
@@ -180,6 +176,26 @@ def plan(
         _remedies(light, frames, most),
         None if math.isinf(free) else int(free),
     )
+
+
+def _check_model(model: Forecaster | Stack) -> None:
+    """Refuse a model without parameters, of another number of space axes, or in another precision."""
+    if not parameters(model):
+        raise OptionError(
+            f"a plan needs a model with parameters; received {type(model).__name__}, which has none and "
+            "takes little: use it as it is"
+        )
+    if isinstance(model, Stack) and (axes := model._convlstm_options.axes) != 2:
+        raise OptionError(
+            f"a plan is of layers with two space axes; received a {type(model).__name__} with {axes}: "
+            "measure it on a small sequence"
+        )
+    dtypes = {weight.dtype for weight in model.parameters() if weight.is_floating_point()}
+    if others := dtypes - {torch.float32}:
+        raise OptionError(
+            f"a plan needs weights in torch.float32; received {', '.join(map(str, others))}: pass "
+            "model.float(), whose plan has mixed precision too"
+        )
 
 
 def _size(size: str | Sequence[int]) -> tuple[int, int]:
@@ -243,7 +259,12 @@ def _remedies(model: Any, frames: Frames, most: int) -> tuple[Remedy, ...]:
     changed: list[tuple[str, dict[str, Any]]] = []
     if _takes(model, "save"):
         changed.append(('save="state"' if layers else "--model.save state", {"save": "state"}))
-    if layers and frames.past > 3 and not any(map(has_memory, model.cell_list)):
+    if (
+        layers
+        and _takes(model, "checkpoint")
+        and frames.past > 3
+        and not any(map(has_memory, model.cell_list))
+    ):
         every = math.isqrt(frames.past)
         changed.append((f"checkpoint={every}", {"checkpoint": every}))
     if _takes(model, "patch_size"):
