@@ -22,5 +22,5 @@ def test_a_span_of_times_says_a_date_once_and_keeps_midnight(first, last, text):
 
 def test_pure_numbers_have_no_unit_and_steps_are_said_after_every():
     assert (unit_text("1"), unit_text(""), unit_text("dBZ")) == ("no unit", "no unit", "dBZ")
-    found = [interval_text(seconds) for seconds in (0.04, 300, 3600, 86400)]
-    assert found == ["0.04 s", "5 minutes", "hour", "day"]
+    found = [interval_text(seconds) for seconds in (0.04, 300, 3600, 86400, 732 * 3600)]
+    assert found == ["0.04 s", "5 minutes", "hour", "day", "30.5 days"]

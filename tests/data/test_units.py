@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convlstm.data.units import ZR, conversion, unit_named
+from convlstm.data.units import ZR, conversion, time_text, times_text, unit_named
 from convlstm.errors import DataError
 
 
@@ -65,3 +65,12 @@ def test_spellings(text):
 
 def test_an_unknown_unit_keeps_its_name():
     assert unit_named(" psu ") == "psu"
+
+
+def test_times_in_words():
+    found = [time_text(seconds) for seconds in (0.5, 300, 86400, 7 * 86400, 30.5 * 86400, 2629746)]
+    assert found == ["0.5 s", "300 s", "86400 s", "7 days", "30.5 days", "30.4369 days"]
+    assert times_text((300, 900)) == "300 to 900 s"
+    assert times_text((28 * 86400, 31 * 86400)) == "28 to 31 days"
+    assert times_text((86400, 31 * 86400)) == "86400 s to 31 days"
+    assert times_text((600, 600)) == "600 s"

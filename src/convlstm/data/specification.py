@@ -249,7 +249,7 @@ def _short(value: Any) -> str:
 
 def interval_text(seconds: float) -> str:
     """Time between two frames, as said after "every"."""
-    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")) if seconds < 864000 else ():
         if seconds >= size and seconds % size == 0:
             count = round(seconds / size)
             return name if count == 1 else f"{count} {name}s"

@@ -84,10 +84,9 @@ def check_unit(text: str) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A time in seconds, of several days in days."""
-    if seconds > 86400 and seconds % 86400 == 0:
-        return f"{seconds / 86400:.0f} days"
-    return f"{seconds:g} s" if seconds < 1e6 else f"{seconds:.0f} s"
+    """A time in seconds; several days, and all from ten days on, in days."""
+    days = seconds / 86400
+    return f"{days:.6g} days" if days >= 10 or days in range(2, 10) else f"{seconds:g} s"
 
 
 def times_text(ends: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from convlstm.validation import check_number
 
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
+_DAYS = 10
 
 
 class LeadUnit(NamedTuple):
@@ -20,7 +21,7 @@ class LeadUnit(NamedTuple):
 
 
 def lead_unit(step_s: float | None) -> LeadUnit:
-    """The largest unit of which the time step is a multiple.
+    """The largest unit of which the time step is a multiple; days for ten of them and more.
 
     Args:
         step_s: seconds between frames; None if unknown.
@@ -31,6 +32,8 @@ def lead_unit(step_s: float | None) -> LeadUnit:
     if step_s is None:
         return LeadUnit("frames", 1)
     step_s = check_number(step_s, "step_s", above=0)
+    if step_s >= _DAYS * 86400:  # months and years, whose mean is no whole number of days
+        return LeadUnit("d", step_s / 86400)
     for size, name in _UNITS:
         count = round(step_s / size)
         if count and abs(step_s / size - count) < 1e-6 * count:
