@@ -326,6 +326,17 @@ def test_amounts_of_different_times_do_not_mix(tmp_path):
         assert (found.get("period_s"), found.get("periods_s")) == (None if several else 300, several)
 
 
+def test_times_without_dates_that_descend_count_from_the_first(tmp_path):
+    hours = TIMES[::-1] - TIMES[0]
+    np.savez(tmp_path / "a.npz", frames=np.arange(6.0)[:, None, None] + np.zeros((6, 4, 5)), time=hours)
+    data = dataset(TIMES).assign_coords(time=("time", np.arange(5, -1, -1), {"units": "hours"}))
+    for path in (tmp_path / "a.npz", write_nc(tmp_path / "b.nc", data)):
+        found = open_frames(path)
+        assert found["time"].values[0] == np.timedelta64(0, "s")
+        assert (np.diff(found["time"].values) > np.timedelta64(0, "s")).all()
+    assert open_frames(tmp_path / "a.npz")[:, 0, 0, 0].values.tolist() == [5, 4, 3, 2, 1, 0]
+
+
 def test_duplicate_times(tmp_path):
     write_nc(tmp_path / "a.nc", dataset(TIMES[:4]))
     write_nc(tmp_path / "b.nc", dataset(TIMES[2:]))

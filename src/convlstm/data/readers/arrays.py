@@ -129,7 +129,7 @@ def _dates(times: NDArray[Any] | None, count: int, path: Path | str) -> NDArray[
             f"{times.dtype}: convert them with numpy.datetime64"
         )
     times = times.astype(f"{times.dtype.kind}8[ns]")
-    return times - times[0] if times.dtype.kind == "m" else times
+    return times - times.min() if times.dtype.kind == "m" else times
 
 
 def _members(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

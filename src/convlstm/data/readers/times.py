@@ -84,7 +84,7 @@ def nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[A
         raise DataError(
             f"times must lie between 1678 and 2262; received {values.min()} to {values.max()}: change them"
         )
-    return exact - exact[0] if exact.dtype.kind == "m" else exact
+    return exact - exact.min() if exact.dtype.kind == "m" else exact
 
 
 def _no_times(units: str, path: Path | str) -> DataError:
