@@ -124,6 +124,19 @@ def test_a_truth_is_found_by_its_time(labelled):
         convlstm.inspect(model, past, truth=given[K:].assign_attrs(units="mm, K"))
 
 
+def test_the_truth_of_months_is_found_though_they_differ(labelled):
+    model, given = labelled
+    values = np.random.default_rng(1).standard_normal((24, *given.shape[1:])).astype(np.float32)
+    months = np.arange("2024-01", "2026-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    given = xr.DataArray(values, {"time": months}, given.dims, attrs=given.attrs)
+    late = given.assign_coords(time=months + (np.arange(24) == 20) * np.timedelta64(8, "D"))
+    for frames, left_out in ((given, []), (late, [20])):
+        truth = convlstm.inspect(model, frames, steps=24 - K).inside.truth
+        wanted = values.copy()
+        wanted[left_out] = np.nan
+        np.testing.assert_array_equal(truth, wanted[K:])
+
+
 def test_times_are_written_as_far_as_they_differ(labelled):
     model, given = labelled
     day = given.assign_coords(time=given["time"] - np.timedelta64(12, "h"))

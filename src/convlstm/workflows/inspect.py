@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convlstm.atomic_write import check_writable, write_atomically
+from convlstm.data.frame_store import seconds
 from convlstm.data.specification import GAPS, known_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
-from convlstm.forecasting.fields import clock_texts, labelled
+from convlstm.forecasting.fields import clock_texts, labelled, steps_between
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.forecasting.tiles import forecast_frames, free_memory
 from convlstm.models.base import Forecaster
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 _SHARE = 0.3  # of the free memory that a recording may take
-_OFF = 0.1  # of a time step, by which frames of the truth may be early or late
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,13 @@ def _of_labelled(
     return {
         "past": past.values,
         "forecast": made,
-        "truth": _truth(whole if follow is None else follow, times, past.step_s, by_order=follow is not None),
+        "truth": _truth(
+            whole if follow is None else follow,
+            frames["time"][-1],
+            steps,
+            past.step_s,
+            by_order=follow is not None,
+        ),
         "variables": names,
         "units": str(frames.attrs.get("units") or unit),
         "times": _times(past.times, times.values),
@@ -264,21 +270,34 @@ def _check_truth(size: Sequence[int], own: Sequence[int]) -> None:
         )
 
 
-def _truth(frames: "xr.DataArray", times: "xr.DataArray", step_s: float, *, by_order: bool) -> Array | None:
-    """The frames at the times of a forecast, NaN where there is none; None if there are none at all.
+def _truth(
+    frames: "xr.DataArray", last: "xr.DataArray", steps: int, step_s: float, *, by_order: bool
+) -> Array | None:
+    """The frames that a forecast is of, NaN where there is none; None if there are none at all.
 
     Args:
         frames: that may hold them.
-        times: of the forecast.
+        last: time of the last frame of the past.
+        steps: L.
         step_s: seconds between frames.
         by_order: take frames without dates from the first on.
     """
-    if by_order and frames["time"].dtype.kind != "M":
-        return np.asarray(frames[: len(times)].values, np.float32)
-    tolerance: Any = np.timedelta64(round(_OFF * step_s * 1e9), "ns")
-    found = frames.reindex(time=times.values, method="nearest", tolerance=tolerance).values
+    kind = frames["time"].dtype.kind
+    if kind != last.dtype.kind or (by_order and kind != "M"):
+        return np.asarray(frames[:steps].values, np.float32)
+    after, before, place = frames[frames["time"].values > last.values], float(seconds(last)), -1
+    places: dict[int, int] = {}
+    for k, time in enumerate(seconds(after["time"])):
+        counts, late = steps_between(np.array([before, time]), step_s)
+        if not late.any():
+            before, place = time, place + int(counts[0])
+            if place >= steps:
+                break
+            places[place] = k
+    found = np.full((steps, *frames.shape[1:]), np.nan, np.float32)
+    found[[*places]] = after[[*places.values()]].values
     known = np.flatnonzero(np.isfinite(found).any(axis=(1, 2, 3)))
-    return np.asarray(found[: known[-1] + 1], np.float32) if len(known) else None
+    return found[: known[-1] + 1] if len(known) else None
 
 
 def _times(past: NDArray[np.float64] | None, times: NDArray[Any]) -> list[str]:
