@@ -111,13 +111,14 @@ def test_labelled_frames_keep_names_units_and_times(labelled):
     assert "error (m/s)" in page
 
 
-def test_a_truth_is_found_by_its_time(labelled):
+def test_a_truth_is_found_by_its_time(labelled, caplog):
     model, given = labelled
     past = given[:K]
     inside = convlstm.inspect(model, past, truth=given[K + 1 :]).inside  # its first frame is missing
     assert np.isnan(inside.truth[0]).all()
     np.testing.assert_array_equal(inside.truth[1], given.values[K + 1])
     assert convlstm.inspect(model, past, truth=given[:1]).inside.truth is None  # none of that time
+    assert "no frame of the forecast, which is of 2024-03-02T01:00:00 to 2024-03-02T02:00:00" in caplog.text
     counted = given[K:].drop_vars("time").values
     np.testing.assert_array_equal(convlstm.inspect(model, past, truth=counted).inside.truth, counted[:L])
     with pytest.raises(DataError, match="truth must be in the unit of the past, m/s, K; received mm, K"):

@@ -91,7 +91,8 @@ def fill_archive(
             if overwrite or not path.exists():  # otherwise another process was the first
                 raise
     missing = [int(k) for k in np.flatnonzero(~_written(path, starts, source, steps))]
-    _log.info("%d forecasts, %d of them there already", len(starts), len(starts) - len(missing))
+    several = "s" * (len(starts) > 1)
+    _log.info("%d forecast%s, %d of them there already", len(starts), several, len(starts) - len(missing))
     begin = random.randrange(len(missing)) if missing else 0  # so that processes meet seldom
     for k in [*missing[begin:], *missing[:begin]]:
         if not _written(path, starts, source, steps, [k])[0]:

@@ -1,5 +1,6 @@
 """The inside of a forecast as a page."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Array = NDArray[np.float32]
+_log = logging.getLogger("convlstm")
 _SHARE = 0.3  # of the free memory that a recording may take
 
 
@@ -245,16 +247,15 @@ def _of_labelled(
         other, own = follow.attrs.get("units"), frames.attrs.get("units")
         if other and own and other != own:
             raise DataError(f"the truth must be in the unit of the past, {own}; received {other}: convert it")
+    source = whole if follow is None else follow
+    happened = _truth(source, frames["time"][-1], steps, past.step_s, by_order=follow is not None)
+    if happened is None and follow is not None:
+        ends = " to ".join(str(times.values[k].astype("datetime64[s]")) for k in (0, -1))
+        _log.warning("the truth has no frame of the forecast, which is of %s: the page shows none", ends)
     return {
         "past": past.values,
         "forecast": made,
-        "truth": _truth(
-            whole if follow is None else follow,
-            frames["time"][-1],
-            steps,
-            past.step_s,
-            by_order=follow is not None,
-        ),
+        "truth": happened,
         "variables": names,
         "units": str(frames.attrs.get("units") or unit),
         "times": _times(past.times, times.values),
