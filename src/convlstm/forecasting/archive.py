@@ -74,7 +74,9 @@ def fill_archive(
             f"forecasts from many initial times need frames with dates; received {len(times)} without: give "
             "them dates, or leave --every out"
         )
-    counts, late = steps_between(times, time_step(times))
+    specification = specification_of(model)
+    known_s = None if specification is None else specification.known_step_s
+    counts, late = steps_between(times, known_s or time_step(times))
     # Of each frame the time steps before it, and the frames that are early or late.
     places, uneven = (np.append(0, np.cumsum(each)) for each in (counts, late > 0))
     even = uneven[windows[:, 0]] == uneven[windows[:, -1]]
