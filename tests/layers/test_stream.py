@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.cells import Cell, GRUState
-from convlstm.engines.convolution import accumulates_in_place
+from convlstm.engines.direct import accumulates_in_place
 from convlstm.errors import OptionError, ShapeError
 
 
