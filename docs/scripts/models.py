@@ -55,13 +55,14 @@ def _nothing() -> str:
 
 def _compared(result: Mapping[str, Any]) -> str:
     """The tables of one machine."""
-    texts = [tables.machine(result, "python -m benchmarks models") + "\n"]
+    seconds = result["tables"][0]["title"].split()[1]  # "digits, 180 s of processor time"
+    texts = [tables.machine(result, f"BUDGET={seconds} python -m benchmarks models") + "\n"]
     for table in result["tables"]:
-        rows = [
-            [name, *map(tables.spread, row[:SCORES]), *map(tables.middle, row[SCORES:])]
-            for name, row in table["rows"].items()
-        ]
-        texts.append(tables.markdown([table["title"], *table["columns"]], rows))
+        columns, rows = table["columns"], table["rows"].items()
+        scores = [[name, *map(tables.spread, row[:SCORES])] for name, row in rows]
+        costs = [[name, *map(tables.middle, row[SCORES:])] for name, row in rows]
+        texts.append(tables.markdown([table["title"], *columns[:SCORES]], scores))
+        texts.append(tables.markdown(["what it takes", *columns[SCORES:]], costs))
     return "\n".join(texts)
 
 
