@@ -1,6 +1,7 @@
 """Weights of convolutions over channels-last frames, and the direct convolution, which is torch's."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -45,6 +46,17 @@ class ConvWeight(ABC):
             x: the input, (..., *S, C_in).
             needed: of weight, bias.
         """
+
+
+def computed_once(owner: Any, name: str, make: Callable[[], Any]) -> Any:
+    """An attribute that is computed when it is first needed.
+
+    In Python 3.11 `functools.cached_property` holds one lock for all objects while it computes: threads would
+    wait for one another, and a process that is forked meanwhile for ever.
+    """
+    if name not in owner.__dict__:
+        owner.__dict__[name] = make()
+    return owner.__dict__[name]
 
 
 def bias_gradient(d: Tensor) -> Tensor:
@@ -92,8 +104,9 @@ class DirectWeight(ConvWeight):
 
     def input_gradient(self, out: Tensor, d: Tensor) -> Tensor:
         """See `ConvWeight.input_gradient`."""
-        if self._flipped is not None:
-            return self._flipped.into(out, d)
+        if self._is_padded_by_operator:
+            flipped: DirectWeight = computed_once(self, "_flipped", self._flip)
+            return flipped.into(out, d)
         found, _, _ = self._backward(d, out, (True, False, False))
         assert found is not None
         return out.copy_(found)
@@ -110,11 +123,8 @@ class DirectWeight(ConvWeight):
         image, dilation, modes = self._to_images(x), self.dilation, self.padding_mode
         return _to_channels_last(same_conv(image, self.taps, bias, dilation=dilation, padding_mode=modes), x)
 
-    @cached_property
-    def _flipped(self) -> "DirectWeight | None":
-        """The weight of the convolution that gives the gradient of the input; None if none does."""
-        if not self._is_padded_by_operator:
-            return None
+    def _flip(self) -> "DirectWeight":
+        """The weight of the convolution that gives the gradient of the input, if the operator pads."""
         taps = self.taps.flip(tuple(range(2, self.taps.ndim))).transpose(0, 1)
         return replace(self, taps=_channels_last_format(taps))
 

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import convlstm.engines.config as config
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.cpu.library import FrameShape, WinogradShape
 from convlstm.engines.cpu.padding import padded_indices
-from convlstm.engines.direct import ConvWeight, DirectWeight, bias_gradient
+from convlstm.engines.direct import ConvWeight, DirectWeight, bias_gradient, computed_once
 from convlstm.engines.dry_run import DryTensor, active
 
 _SIDE = 6  # of a tile of the input
@@ -57,12 +57,8 @@ class WinogradWeight(ConvWeight):
     @property
     def packed(self) -> Tensor:
         """The transformed weight."""
-        # Python 3.11 holds one lock for all objects while it computes a cached_property.
-        found: Tensor | None = self.__dict__.get("_packed")
-        if found is None:
-            found = self.__dict__["_packed"] = (
-                self._kept() if self.reused else self._pack(self.weight.contiguous())
-            )
+        make = self._kept if self.reused else lambda: self._pack(self.weight.contiguous())
+        found: Tensor = computed_once(self, "_packed", make)
         return found
 
     def _kept(self) -> Tensor:
@@ -123,9 +119,11 @@ class WinogradWeight(ConvWeight):
     def _flipped(self) -> "WinogradWeight":
         return replace(self, flipped=not self.flipped)
 
-    @cached_property
+    @property
     def _direct(self) -> DirectWeight:
-        return DirectWeight.of(self.weight, (1, 1), self.padding_mode)
+        make = partial(DirectWeight.of, self.weight, (1, 1), self.padding_mode)
+        found: DirectWeight = computed_once(self, "_direct_weight", make)
+        return found
 
     def weight_gradient(self, d: Tensor, x: Tensor) -> Tensor | None:
         """Gradient of the weight from that of the result (..., H, W, C_out) and the input (..., H, W, C_in).
