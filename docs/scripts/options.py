@@ -1,4 +1,4 @@
-"""MkDocs hook: where names may break, such as a long one after an underscore, and ``--data.crop`` nowhere."""
+"""MkDocs hook: where names may break, long ones after an underscore or ``=``, ``--data.crop`` nowhere."""
 
 import re
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 _CODE = re.compile(r"(?<!</span>)<code>[^<]*</code>")
 _OPTION = re.compile(r"(?<!\w)--\w[\w.]*")
 _LONG = re.compile(r"(?<![\w.-])\w{20,}")
+_ARGUMENT = re.compile(r'(?<![\w.-])\w{8,}=(?="\w{8})')
 _DOTTED = re.compile(r'(?<=<span class="doc doc-object-name )[^<]*(?=</span>)')
 
 
@@ -16,5 +17,6 @@ def on_page_content(content: str, /, **_: Any) -> str:
 
 
 def _marked(code: re.Match[str]) -> str:
-    parted = _LONG.sub(lambda name: name[0].replace("_", "_<wbr>"), code[0])
+    parted = _ARGUMENT.sub(r"\g<0><wbr>", code[0])
+    parted = _LONG.sub(lambda name: name[0].replace("_", "_<wbr>"), parted)
     return _OPTION.sub(r'<span class="option">\g<0></span>', parted)

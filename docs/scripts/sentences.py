@@ -1,4 +1,4 @@
-"""MkDocs hook by which long lines of an output wrap; lines of a table do not."""
+"""MkDocs hook by which long lines of an output wrap, shorter ones on a phone; lines of a table do not."""
 
 import html
 import re
@@ -6,12 +6,13 @@ from typing import Any
 
 #: An output; in code, every line has marked parts.
 _OUTPUT = re.compile(r'(?<=<div class="highlight"><pre><span></span><code>)[^<]*\n(?=</code></pre>)')
-_NAMED = re.compile(r"\s*\S+\s{2,}(?=\S)")
+_NAMED = re.compile(r"\s*\S+(?: \S+)?\s{2,}(?=\S)|\s+")
+_TABLE = re.compile(r"\||.*\S {2,}\S.*\S {2,}\S|.*[─▁]{4}")
 _ALONE, _AMONG_OTHERS = 48, 89  # characters from which a line wraps: a phone's, and those that a page shows
 
 
 def on_page_content(content: str, /, **_: Any) -> str:
-    """Content of a page with the class ``sentence`` on such lines."""
+    """Content of a page with the classes ``sentence`` and ``phone-sentence`` on such lines."""
     return _OUTPUT.sub(_wrapped, content)
 
 
@@ -22,9 +23,10 @@ def _wrapped(found: re.Match[str]) -> str:
 
 
 def _line(line: str, least: int) -> str:
-    """A line; one that wraps goes on below its text where a name stands before it."""
+    """A line; one that wraps goes on below its text where a name or spaces stand before it."""
     text = html.unescape(line.rstrip())
-    if len(text) < least or text.startswith("|"):
+    if len(text) < _ALONE or _TABLE.match(text):
         return line
     name = _NAMED.match(text)
-    return f'<span class="sentence" style="--name: {len(name[0]) if name else 2}ch">{line}</span>'
+    kind = "sentence" if len(text) >= least else "phone-sentence"
+    return f'<span class="{kind}" style="--name: {len(name[0]) if name else 2}ch">{line}</span>'

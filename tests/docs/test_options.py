@@ -21,3 +21,10 @@ def test_a_long_name_in_a_line_may_break_after_an_underscore(script):
     assert mark(f"<code>{name}</code>") == f"<code>{name.replace('_', '_<wbr>')}</code>"
     for other in (f"<code>{short}</code>", f"<code>a.{name}</code>", f"<code><b>{name}</b></code>"):
         assert mark(other) == other
+
+
+def test_a_long_argument_in_a_line_may_break_before_its_value(script):
+    mark = script("options").on_page_content
+    assert mark('<code>data_format="channels_last"</code>') == '<code>data_format=<wbr>"channels_last"</code>'
+    for other in ('<code>save="state"</code>', '<code>padding_mode="zeros"</code>'):
+        assert mark(other) == other
