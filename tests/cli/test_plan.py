@@ -124,6 +124,11 @@ def test_engines_that_run_a_model_alike_are_one():
         (["PredRNN", "--size=8x0", "--past=2"], r"size must hold integers of at least 1; received \[8, 0\]"),
         (["PredRN", "--size=8x8", "--past=2"], "received 'PredRN': did you mean PredRNN or PredRNNv2?"),
         (["PredRNN", "--size=8x8"], "convlstm plan needs --past; received none"),
+        (
+            ["PredRNN", "--size=999999999x999999999", "--past=12", "--steps=12"],
+            "must have at most 10.12 pixels in all frames; received 12 . 12 frames of 999999999 x 999999999, "
+            "batch size 1: lower size",
+        ),
         (["PredRNN", "--size=8x8", "--past=0"], "past must be at least 1; received 0"),
         (["PredRNN", "--past=2"], "convlstm plan needs --size; received none"),
         (["--size=8x8", "--past=2"], "convlstm plan needs MODEL; received none"),

@@ -51,6 +51,20 @@ def test_a_window_holds_consecutive_frames_in_the_scale_of_the_network():
     assert np.array_equal(window.times.numpy(), expected)
 
 
+def test_a_file_in_the_current_folder_is_named_as_it_is_typed_there(tmp_path, monkeypatch):
+    (tmp_path / "radar").mkdir()
+    path = tmp_path / "radar" / "rain.nc"
+    rain().to_netcdf(path, engine="h5netcdf")
+    monkeypatch.chdir(tmp_path)
+    for typed in (str(path), "radar/rain.nc"):
+        assert Archive(typed, past=4, steps=3).describe().startswith("radar/rain.nc: 60 frames of rain_rate")
+    monkeypatch.chdir(tmp_path / "radar")
+    assert Archive(str(path), past=4, steps=3).describe().startswith("rain.nc: 60 frames")
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path / "runs")
+    assert Archive(str(path), past=4, steps=3).describe().startswith(f"{path}: 60 frames")
+
+
 def test_what_was_not_measured_is_filled_and_marked():
     window = archive().split("train")[0]
     assert not window.past_valid[:, :, :3, :3].any()

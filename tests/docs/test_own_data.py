@@ -45,6 +45,10 @@ def test_the_commands_of_the_start_page_work_in_their_order(page, capsys):
             assert main(words) == 0, capsys.readouterr().err
     assert Path("next.gif").exists()
     assert Path("runs/spots/report.html").exists()
+    printed = capsys.readouterr().out.splitlines()
+    shown = {fence.code: fence.output for fence in pages.fences(pages.DOCS / "index.md", "sh")}
+    assert shown["convlstm evaluate runs/spots\n"].splitlines()[1] in printed  # the data
+    assert "the report is runs/spots/report.html" in printed
 
 
 def test_a_source_of_ones_own_trains_a_forecaster(page):

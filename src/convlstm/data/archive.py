@@ -302,9 +302,9 @@ class Archive(Source):
         """Description of the data in one line."""
         channels, height, width = self.store.shape
         return (
-            f"{self.name}: {len(self.times)} frames of {', '.join(variables(self.frames))}, {channels} x "
-            f"{height} x {width}, in {unit_text(self.units)}, {self.past} frames to {self.steps}, "
-            f"one every {interval_text(self.step_s)}"
+            f"{_from_here(self.name)}: {len(self.times)} frames of {', '.join(variables(self.frames))}, "
+            f"{channels} x {height} x {width}, in {unit_text(self.units)}, {self.past} frames to "
+            f"{self.steps}, one every {interval_text(self.step_s)}"
         )
 
     def _checked_crop(self, crop: int | Sequence[int]) -> tuple[int, int]:
@@ -357,3 +357,9 @@ class Archive(Source):
                 f"{fields.shape[1]} x {fields.shape[2]}: bring them to it"
             )
         return fields
+
+
+def _from_here(name: str) -> str:
+    """A path as it is typed in the current folder, if it lies there: runs keep whole paths."""
+    inside = os.path.isabs(name) and Path(name).is_relative_to(Path.cwd())
+    return os.path.relpath(name) if inside else name

@@ -34,6 +34,7 @@ from convlstm.workflows.train import trusted_packages
 #: Precisions of `TrainingConfig`, by whether they are mixed; 16-mixed takes what bf16-mixed takes.
 PRECISIONS = {"32": False, "bf16-mixed": True}
 _MOST = 10**6
+_MOST_PIXELS = 10**12  # of all frames; far beyond any memory, and still counted without an overflow
 _WORTHWHILE = 0.95  # of the memory that an option at least saves, to be named
 
 
@@ -155,6 +156,7 @@ def plan(
     height, width = _size(size)
     known = {"past": past, "steps": steps, "batch_size": batch_size}
     frames = Frames((height, width), *(check_positive(v, n, most=_MOST) for n, v in known.items()))
+    _check_pixels(frames)
     given: Any = model
     if isinstance(model, str | os.PathLike):
         given = load_model(model, trusted_packages(trust, model))
@@ -176,6 +178,16 @@ def plan(
         _remedies(light, frames, most),
         None if math.isinf(free) else int(free),
     )
+
+
+def _check_pixels(frames: Frames) -> None:
+    """Refuse frames whose bytes cannot be counted."""
+    (height, width), past, steps, batch_size = frames
+    if height * width * (past + steps) * batch_size > _MOST_PIXELS:
+        raise OptionError(
+            f"a plan must have at most 10^12 pixels in all frames; received {past} + {steps} frames of "
+            f"{height} x {width}, batch size {batch_size}: lower size, past, steps or batch_size"
+        )
 
 
 def _check_model(model: Forecaster | Stack) -> None:
