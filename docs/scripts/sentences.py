@@ -7,7 +7,7 @@ from typing import Any
 #: An output; in code, every line has marked parts.
 _OUTPUT = re.compile(r'(?<=<div class="highlight"><pre><span></span><code>)[^<]*\n(?=</code></pre>)')
 _NAMED = re.compile(r"\s*\S+(?: \S+)?\s{2,}(?=\S)|\s+")
-_TABLE = re.compile(r"\||.*\S {2,}\S.*\S {2,}\S|.*[─▁]{4}")
+_TABLE = re.compile(r"\||.*\S {2,}\S.*\S {2,}\S|.*[─▁]{4}|[^=]{1,40} = ")  # or an equation
 _ALONE, _AMONG_OTHERS = 48, 89  # characters from which a line wraps: a phone's, and those that a page shows
 
 

@@ -27,5 +27,5 @@ def test_shorter_lines_among_others_wrap_on_a_phone(script):
     ):
         wrapped = f'<span class="phone-sentence" style="--name: {indent}ch">{line}\n</span>'
         assert mark(block.format(f"{line}\n")) == block.format(wrapped)
-    for row in (f"engine      32     {words}", f"{'▁' * 30} {words}"):
+    for row in (f"engine      32     {words}", f"{'▁' * 30} {words}", f"i, f = {words} + b"):
         assert mark(block.format(f"{row}\n")) == block.format(f"{row}\n")
