@@ -45,9 +45,16 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Write nothing on the screen."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, address: Any) -> None:
+        """Say nothing of a file that the browser stopped reading when it left the page."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, address)
+
+
 def wrong(site: Path) -> Iterator[str]:
     """What is wrong, a line each, by page."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
+    server = _Server(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
     Thread(target=server.serve_forever, daemon=True).start()
     origin = f"http://127.0.0.1:{server.server_port}"
     with sync_playwright() as playwright:
