@@ -21,22 +21,26 @@ RIVALS = {
 }
 MAIN = "B4 T10 1-64-64-64 3x3 64x64"
 GPU, CPU = "nvidia-h200", "intel-r-xeon-r-processor"
-AVX2 = f"{CPU}-held-to-avx2"
+AVX512, AVX2 = "amd-epyc", f"{CPU}-held-to-avx2"
 
 Result = Mapping[str, Any]
 
 
 def parts() -> dict[str, str]:
     """The tables."""
-    layers, memory, linear = (tables.results(name) for name in ("layers", "memory", "linear"))
+    layers, memory, linear, small = (tables.results(name) for name in ("layers", "memory", "linear", "small"))
     made = {}
-    for place, name in (("gpu", GPU), ("cpu", CPU), ("avx2", AVX2)):
+    for place, name in (("gpu", GPU), ("cpu", CPU), ("avx512", AVX512), ("avx2", AVX2)):
         made[place] = _headed(layers[name], "layers", _engines(layers[name], [MAIN]))
         made[f"{place}-others"] = _engines(layers[name], _cases(layers[name])[1:])
     for place, name in (("gpu", GPU), ("cpu", CPU)):
         made[f"{place}-memory"] = _headed(memory[name], "memory", _memory(memory[name]))
-    streams = "\n".join(_streams(layers[name]) for name in (GPU, CPU, AVX2))
-    return made | {"streams": streams, "linear": "\n".join(map(_linear, linear.values()))}
+    streams = "\n".join(_streams(layers[name]) for name in (GPU, CPU, AVX512, AVX2))
+    return made | {
+        "streams": streams,
+        "linear": "\n".join(map(_linear, linear.values())),
+        "small": "\n".join(map(_small, small.values())),
+    }
 
 
 def _headed(result: Result, benchmark: str, text: str) -> str:
@@ -120,6 +124,20 @@ def _linear(result: Result) -> str:
         ]
         made.append(tables.markdown([table["title"], *table["columns"]], rows))
     return _headed(result, "linear", "\n".join(made))
+
+
+def _small(result: Result) -> str:
+    """Microseconds of the loop for small layers, and what share of them each engine takes."""
+    made = []
+    for table in result["tables"]:
+        engines = [f"`{column.split(',')[0].removeprefix('engine ')}`" for column in table["columns"][1:]]
+        heading = [table["title"].removeprefix("small calls, "), "loop, µs", *engines]
+        rows = [
+            [_named(case).removeprefix("ms: "), *map(tables.middle, row)]
+            for case, row in table["rows"].items()
+        ]
+        made.append(tables.markdown(heading, rows))
+    return _headed(result, "small", "\n".join(made))
 
 
 def page() -> str:

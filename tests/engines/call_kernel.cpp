@@ -47,6 +47,7 @@ std::function<void(Arguments&)> called(Result (*kernel)(Types...)) {
 #define ENTRIES(T)                                                       \
     ENTRIES_OF(lstm, T), ENTRIES_OF(gru, T), ENTRIES_OF(rnn, T),         \
         ENTRY(transpose_##T##_float32), ENTRY(transpose_##T##_bfloat16)
+#define SEQUENCES(RECURRENCE) ENTRY(RECURRENCE##_sequence), ENTRY(RECURRENCE##_sequence_backward)
 
 int main(int count, char** texts) {
     // Those that are overloaded by a function of C++ need a type.
@@ -57,6 +58,7 @@ int main(int count, char** texts) {
     const std::map<std::string, std::function<void(Arguments&)>> kernels{
         ENTRIES(float32), ENTRIES(bfloat16), ENTRY(winograd_packed_size), ENTRY(winograd_pack),
         ENTRY(winograd_gradient_size), ENTRY(lstm_winograd_step), ENTRY(gru_winograd_step),
+        SEQUENCES(lstm), SEQUENCES(gru), SEQUENCES(rnn),
         {"winograd_convolve", called(convolve)}, {"winograd_weight_gradient", called(weight_gradient)}};
     Arguments arguments;
     std::vector<std::vector<char>> buffers;

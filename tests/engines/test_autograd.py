@@ -296,6 +296,16 @@ def test_the_same_call_gives_the_same_bits_and_a_graph_serves_twice(engine, dtyp
     assert_close(*gradients, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("engine", FAST)
+def test_a_bias_that_is_not_dense(engine):
+    layer, x = layer_and_frames(engine)
+    expected = layer(x)[0]
+    for cell in layer.cell_list:
+        bias = cell.conv.bias.data
+        cell.conv.bias.data = torch.empty(len(bias), 2)[:, 0].copy_(bias)
+    assert_close(layer(x)[0], expected, rtol=0, atol=0)
+
+
 def test_outputs_may_be_changed_in_place():
     """As nn.ReLU(inplace=True) behind a layer does."""
     gradients = []
@@ -531,7 +541,7 @@ def test_engines_by_name():
 def without_libraries(monkeypatch, tmp_path):
     """As on a new machine: nothing compiled yet, in memory or on disk."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (library.load_kernels, compiler._with_flags, compiler.warn_once, plan.make_plan)
+    caches = (library._loaded, compiler._with_flags, compiler.warn_once, plan.make_plan)
     for function in caches:
         function.cache_clear()
     yield
@@ -549,6 +559,7 @@ def test_a_compiler_that_fails_is_told_once_and_done_without(monkeypatch, tmp_pa
     with pytest.warns(RuntimeWarning, match="the C.. compiler failed: no space left"):
         ours = layer(x)[0]
     layer(x)  # without a warning, which would be an error
+    assert "the C++ compiler failed: no space left" in available()["compiled"]
     layer.set_engine("reference")
     assert_close(ours, layer(x)[0], rtol=1e-5, atol=1e-5)
 

@@ -10,12 +10,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import convlstm.engines.cpu.sequence as sequence
+from convlstm.engines.backward import backward
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.cpu import compiler
 from convlstm.engines.cpu.library import DTYPES as NAMES
 from convlstm.engines.cpu.library import SOURCE
 from convlstm.engines.cpu.recurrences import KERNELS, WinogradStepWeight
 from convlstm.engines.cpu.winograd import WinogradWeight
+from convlstm.engines.forward import forward
+from convlstm.engines.plan import Inputs, Plan
 from convlstm.engines.recurrences import RECURRENCES, StepBuffers, StepGradients
 from convlstm.functional.conv import same_conv
 
@@ -248,3 +252,46 @@ def test_a_step_by_minimal_filtering(kernels, name, taps, channels):
             saved = saved.view(-1, 4 * channels)
             found.append((new_h, state, saved if form is kernels else by_pixel(saved, 4)))
         assert_close(*found, rtol=1e-5, atol=4e-5, equal_nan=True)  # numbers up to 30
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True, "zero_state": True}], ids=["forward", "reverse"])
+@pytest.mark.parametrize("channels", [5, 33])
+@pytest.mark.parametrize("name", RECURRENCES)
+def test_a_sequence_in_one_call(kernels, name, channels, options):
+    torch.manual_seed(0)
+    kernels, torch_form = kernels(name, torch.float32), RECURRENCES[name]
+    activations, parts = (kernels.gate, kernels.candidate, kernels.output), 2 if name == "lstm" else 1
+    weight = torch.randn(torch_form.gates * channels, 3 + channels, 3, 5) / 12
+    parameter = {"lstm": torch.randn(3, channels, 1, 1), "gru": torch.randn(channels)}.get(name)
+    state = [torch.randn(2, channels, 5, 6) * (not options) for _ in range(parts)]
+    inputs = Inputs.of(
+        [None, None, torch.randn(2, 3, 3, 5, 6), weight, weight[:, 0, 0, 0], parameter, *state]
+    )
+    gradients = [torch.randn(2, 3, channels, 5, 6), *(torch.randn(2, channels, 5, 6) for _ in state)]
+    usual = {"reverse": False, "last_only": False, "any_layout": False, "zero_state": False, "save": "gates"}
+    found = []
+    for form, dtype in ((kernels, torch.float32), (torch_form(activations), torch.float64)):
+        common = (
+            name,
+            activations,
+            (1, 1),
+            ("zeros", "zeros"),
+            dtype,
+            dtype,
+            dtype,
+            torch.device("cpu"),
+            False,
+        )
+        plan = Plan(*common, **usual | options)
+        vars(plan)["kernels"] = form
+        given = Inputs.of([t if t is None else t.to(dtype) for t in inputs.tensors()])
+        d_outputs, *d_state = (gradient.to(dtype) for gradient in gradients)
+        if form is kernels:
+            outputs, after, saved = sequence.forward(plan, given, keep=True)
+            d = sequence.backward(plan, given, saved, (True,) * 4, d_outputs, d_state)
+        else:
+            outputs, after, saved = forward(plan, given, keep=True)
+            d = backward(plan, given, saved, (True,) * (4 + parts), (d_outputs, *d_state))
+        found.append([t for t in (outputs, *after, *d) if t is not None])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+import convlstm.engines.cpu.sequence as sequence
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.cpu.winograd import WinogradWeight
 from convlstm.engines.direct import ConvWeight, DirectWeight, is_channels_first_faster
@@ -37,7 +38,11 @@ def backward(
     """
     d_outputs, *d_state = (None, *gradients) if plan.last_only else gradients
     x, weight, bias, _, *state = needed
-    computed = Backward(plan, inputs, Saved(*saved), (x, weight, bias, any(state))).run(d_outputs, d_state)
+    wanted = x, weight, bias, any(state)
+    if plan.is_one_call(inputs):
+        computed = sequence.backward(plan, inputs, saved, wanted, d_outputs, d_state)
+    else:
+        computed = Backward(plan, inputs, Saved(*saved), wanted).run(d_outputs, d_state)
     found = zip(computed, inputs.tensors()[2:], needed, strict=True)
     return [d.to(t.dtype) if use and d is not None and t is not None else None for d, t, use in found]
 

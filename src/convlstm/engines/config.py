@@ -2,8 +2,11 @@
 
 import torch
 
-#: On a CPU ``auto`` runs the loop up to this many multiplications of a call's convolutions; up to 2.5 times
-#: as many for single frames with gradients, and up to six times as many without compiled kernels.
+#: On a CPU a sequence of up to this many multiplications of its convolutions is one call of C++, where
+#: `convlstm.engines.plan.is_one_call`.
+one_call_on_cpu = 40_000_000
+#: Elsewhere on a CPU ``auto`` runs the loop up to this many; up to 2.5 times as many for single frames with
+#: gradients, and up to six times as many without compiled kernels.
 small_on_cpu = 40_000_000
 #: On a GPU the same up to this many elements of a layer's state, for single frames with gradients.
 small_on_gpu = 1 << 22

@@ -97,6 +97,7 @@ class DirectWeight(ConvWeight):
             return out.add_(self._convolve(x, bias))
         image, padding = self._padded(self._to_images(x))
         to, ones = self._to_images(out), [1] * len(padding)
+        bias = None if bias is None else bias.contiguous()  # the operator reads it as if it were
         if isinstance(out, DryTensor):
             return out
         _ADD(to, image, self.taps, bias, padding, ones, self.dilation, 1, "add", 1.0, None, [], None)

@@ -9,6 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
+import convlstm.engines.cpu.library as library
 import convlstm.engines.linear as linear
 import convlstm.engines.triton.launch as launch
 from convlstm.cells.base import Cell, has_hooks
@@ -18,6 +19,7 @@ from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.direct import is_channels_first_faster
 from convlstm.engines.dry_run import DryTensor
+from convlstm.engines.plan import is_one_call
 from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError, check_name
 
@@ -30,6 +32,8 @@ ENGINES = ("auto", "compiled", "fused", "reference")
 def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> dict[str, str | None]:
     """For each engine None if it runs on this machine, or else the reason why it does not.
 
+    Kernels that were never compiled on this machine are compiled first, which takes some seconds.
+
     Args:
         layer: a layer; then instead, for each of its cells by name, the engine that ``auto`` takes for a
             call, and the algorithm of its convolutions.
@@ -38,7 +42,7 @@ def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> d
     if layer is not None and frames is not None:
         found = ((name, cell) for name, cell in layer.named_modules() if isinstance(cell, ConvCell))
         return {name: _described(cell, frames) for name, cell in found}
-    reasons = {f"on {device}": found() for device, found in _COMPILERS.items()}
+    reasons = {"on cpu": compiler.unavailable() or library.failure(), "on cuda": launch.unavailable()}
     some = None in reasons.values()
     missing = None if some else "; ".join(f"{where} {reason}" for where, reason in reasons.items())
     return {"reference": None, "fused": None, "compiled": missing}
@@ -55,6 +59,8 @@ def _described(cell: ConvCell, frames: Tensor) -> str:
     call = Call(cell, x, cell.initial_state(x[:, 0]))
     engine = "reference" if loop_is_faster(call) else select("auto", call)
     shape, algorithm = cell.conv.weight.shape, "direct"
+    if engine == "compiled" and _is_one_call(call):
+        return "compiled, one call, direct convolution"
     if engine != "reference" and x.device.type == "cpu" and x.dtype == torch.float32:
         conv = SameConv(cell.dilation, cell.padding_mode, steps)
         algorithm = conv.algorithm(shape, size, batch, compiled=engine == "compiled")
@@ -163,14 +169,14 @@ def loop_is_faster(call: Call) -> bool:
 
     It depends on sizes, dtype and the processor, never on a measurement: a training run repeats bit for bit.
 
-    - Small calls (`config.small_on_cpu`). On a GPU: single frames with gradients, for which no CUDA graph is
-      replayed.
+    - Small calls (`config.small_on_cpu`) that are not one call of C++ (`plan.is_one_call`), as those with
+      missing frames. On a GPU: single frames with gradients, for which no CUDA graph is replayed.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
       (`direct.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
       given, which the loop does not support: there the fast engines reached 0.77 to 0.98 of its speed.
 
-    Time by compiled kernels relative to the loop, forward and training, medians of eleven interleaved, an AMD
-    EPYC with AVX-512, one core, processor time:
+    Time by compiled kernels, step by step, relative to the loop, forward and training, medians of eleven
+    interleaved, an AMD EPYC with AVX-512, one core, processor time:
 
     | B T inputs-hidden kernel size | million multiplications | forward | training |
     |---|---|---|---|
@@ -189,7 +195,7 @@ def loop_is_faster(call: Call) -> bool:
     cell, x = call.cell, call.x
     if torch.compiler.is_compiling() or linear.is_supported(call):
         return False
-    pixels = x[:, :, 0].numel()
+    pixels = x.numel() // max(1, x.shape[2])
     if x.device.type != "cpu":
         numbers = pixels * getattr(cell, "hidden_dim", 0)
         return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
@@ -199,9 +205,19 @@ def loop_is_faster(call: Call) -> bool:
     large_kernel = math.prod(cell.kernel_size) > 9 and is_channels_first_faster(x.dtype, "cpu")
     if large_kernel and call.save == "auto" and not _is_transformed(call):
         return True
+    missing = _compiler_missing("cpu") is not None
+    if not missing and _is_one_call(call):
+        return False
     single = x.shape[1] == 1 and torch.is_grad_enabled()
-    times = 6 if _compiler_missing("cpu") else 2.5 if single else 1
+    times = 6 if missing else 2.5 if single else 1
     return pixels * weight.numel() <= times * config.small_on_cpu
+
+
+def _is_one_call(call: Call) -> bool:
+    """`Plan.is_one_call` of a call that compiled kernels run."""
+    cell, flagged = call.cell, call.mask is not None or call.reset is not None
+    options = cell.dilation, cell.padding_mode, call.save
+    return call.x.dtype == torch.float32 and is_one_call(call.x, cell.conv.weight, *options, flagged=flagged)
 
 
 def _is_transformed(call: Call) -> bool:

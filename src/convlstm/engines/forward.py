@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import convlstm.engines.cpu.sequence as sequence
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.direct import accumulates_in_place
 from convlstm.engines.plan import Inputs, Plan
@@ -37,6 +38,16 @@ def forward(
     plan: Plan, inputs: Inputs, *, keep: bool
 ) -> tuple[Tensor | None, tuple[Tensor, ...], Saved | None]:
     """Outputs (B, T, C, *S), the state after the last step, and if ``keep`` the saved tensors."""
+    if plan.is_one_call(inputs):
+        outputs, state, tensors = sequence.forward(plan, inputs, keep=keep)
+        return outputs, state, Saved(*tensors) if keep else None
+    return _step_by_step(plan, inputs, keep)
+
+
+def _step_by_step(
+    plan: Plan, inputs: Inputs, keep: bool
+) -> tuple[Tensor | None, tuple[Tensor, ...], Saved | None]:
+    """See `forward`."""
     x, device, kernels = inputs.x, inputs.x.device, plan.kernels
     batch, steps = x.shape[:2]
     chunk, input_chunk = plan.chunk_length(inputs), plan.input_chunk_length(inputs)

@@ -50,7 +50,7 @@ class ConvLSTM(Stack):
             written), ``fused`` (one function for the whole sequence with its backward pass by hand),
             ``compiled`` (the same with kernels that a C++ compiler, for a GPU Triton, makes in some seconds
             when a machine first needs them) or ``auto`` (the fastest that can serve the call; the loop in
-            float64, and for sequences so small that it is done first). On a GPU ``fused`` and ``compiled``
+            float64, and for small sequences with missing frames). On a GPU ``fused`` and ``compiled``
             replay a CUDA graph from the third call of the same sizes on. An engine named that cannot serve a
             call says why; cells that it does not know keep their own ``step``.
         save: what ``fused`` and ``compiled`` keep of each step for the backward pass: ``gates``, ``state``

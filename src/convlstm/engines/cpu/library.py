@@ -37,6 +37,16 @@ class WinogradShape(ctypes.Structure):
     _fields_: ClassVar = [(name, ctypes.c_int64) for name in _names]
 
 
+class SequenceShape(ctypes.Structure):
+    """The struct ``SequenceShape`` of ``sequence.h``."""
+
+    _names = (
+        *("B", "T", "H", "W", "inputs", "C", "KH", "KW"),
+        *("gates", "saved_gates", "separate", "Q", "reverse", "zero_state"),
+    )
+    _fields_: ClassVar = [(name, ctypes.c_int64) for name in _names]
+
+
 class _Elements:
     """Type of an argument: a contiguous tensor, passed as the address of its elements; or None."""
 
@@ -51,12 +61,13 @@ class _Elements:
         return ctypes.c_void_p(tensor.data_ptr())
 
 
+_STRUCTS = (ConvShape, FrameShape, WinogradShape, SequenceShape)
 _TYPES: dict[str, Any] = {
     "float*": _Elements(torch.float32),
     "bfloat16*": _Elements(torch.bfloat16),
     "int32_t*": _Elements(torch.int32),
     "uint8_t*": _Elements(torch.bool),
-    **{f"{kind.__name__}*": ctypes.POINTER(kind) for kind in (ConvShape, FrameShape, WinogradShape)},
+    **{f"{kind.__name__}*": ctypes.POINTER(kind) for kind in _STRUCTS},
     "int64_t": ctypes.c_int64,
     "int": ctypes.c_int,
 }
@@ -68,6 +79,16 @@ _OF_EACH_RECURRENCE = {
     "recompute_{T}": f"T* saved, float* cell_state, float* new_cell_state, {_SIZES}",
     "backward_{T}": (
         f"T* saved, float* cell_state, T* d_output, T* d_h, float* d_cell_state, T* d_a, T* d_b, {_SIZES}"
+    ),
+    "sequence": (
+        "float* x, float* weight, float* bias, float* parameter, float* first_h, float* first_cell_state, "
+        "float* outputs, float* last_h, float* last_cell_state, float* h, float* cell_states, float* saved, "
+        "SequenceShape* shape"
+    ),
+    "sequence_backward": (
+        "float* x, float* weight, float* parameter, float* h, float* cell_states, float* saved, "
+        "float* d_outputs, float* d_last_h, float* d_last_cell_state, float* d_x, float* d_weight, "
+        "float* d_bias, float* d_h, float* d_cell_state, float* d_a, float* d_b, SequenceShape* shape"
     ),
     "step": (
         "bfloat16* x, bfloat16* h, bfloat16* weight, float* bias, float* cell_state, bfloat16* new_h, "
@@ -138,22 +159,38 @@ def declare(library: Any) -> None:
             function.restype = _TYPES.get(RESULTS.get(name, "void"))
 
 
-@cache
 def load_kernels(gate: str, candidate: str, output: str) -> Any | None:
     """The library for a choice of activations by name, or None, after one warning, if it does not compile.
 
     The first call in a process takes milliseconds, on a new machine the seconds that the compiler takes.
     """
+    found = _loaded(gate, candidate, output)
+    if isinstance(found, str):
+        warn_once(
+            f"convlstm runs without compiled kernels, slower and with the same numbers, because {found}"
+        )
+        return None
+    return found
+
+
+def failure() -> str | None:
+    """The reason why there are no kernels for the usual activations, or None; compiles them if nobody has."""
+    found = _loaded("sigmoid", "tanh", "tanh")
+    return found if isinstance(found, str) else None
+
+
+@cache
+def _loaded(gate: str, candidate: str, output: str) -> Any | str:
+    """The library for a choice of activations, or the reason why there is none."""
     defines = (f"-DGATE={gate}", f"-DCANDIDATE={candidate}", f"-DOUTPUT={output}")
     reason = unavailable()
-    if reason is None:
-        try:
-            library = load_library(library_key(SOURCE, defines), partial(compile_library, SOURCE, defines))
-            declare(library)
-            return library
-        except CompilerError as error:
-            reason = str(error)
-        except OSError as error:
-            reason = f"the library that the C++ compiler made cannot be loaded: {error}"
-    warn_once(f"convlstm runs without compiled kernels, slower and with the same numbers, because {reason}")
-    return None
+    if reason is not None:
+        return reason
+    try:
+        library = load_library(library_key(SOURCE, defines), partial(compile_library, SOURCE, defines))
+    except CompilerError as error:
+        return str(error)
+    except OSError as error:
+        return f"the library that the C++ compiler made cannot be loaded: {error}"
+    declare(library)
+    return library

@@ -1,6 +1,6 @@
 // Kernels of the recurrences for CPUs.
 //
-// Compiled on first use by convlstm/engines/cpu/bindings.py, once for each choice of activations: -DGATE=sigmoid
+// Compiled on first use by convlstm/engines/cpu/library.py, once for each choice of activations: -DGATE=sigmoid
 // -DCANDIDATE=tanh -DOUTPUT=tanh. Tensors are channels-last: P pixels of the whole batch, C channels, pre-activations
 // (P, gates, C). They are float or bfloat16; arithmetic and the cell state are float.
 
@@ -9,59 +9,9 @@
 #include "linear.h"
 #include "lstm.h"
 #include "rnn.h"
-#include "simd.h"
+#include "sequence.h"
+#include "transpose.h"
 #include "winograd.h"
-
-namespace {
-
-// Lanes `from`, `from` + 1, ... of a and b, alternating.
-template <int64_t from, int64_t... n>
-inline vfloat interleaved(vfloat a, vfloat b, std::integer_sequence<int64_t, n...>) {
-    return vfloat{(n % 2 ? b : a)[from + n / 2]...};
-}
-
-// Transpose a square of LANES rows: each round interleaves the first half of the rows with the second.
-inline void transpose_square(vfloat rows[LANES]) {
-    const std::make_integer_sequence<int64_t, LANES> all;
-    for (int64_t round = 1; round < LANES; round *= 2) {
-        vfloat next[LANES];
-        for (int64_t n = 0; n < LANES / 2; n++) {
-            next[2 * n] = interleaved<0>(rows[n], rows[n + LANES / 2], all);
-            next[2 * n + 1] = interleaved<LANES / 2>(rows[n], rows[n + LANES / 2], all);
-        }
-        std::memcpy(rows, next, sizeof(next));
-    }
-}
-
-template <class S, class T, class Rows, class Columns>
-inline void transpose_block(const S* x, T* y, int64_t R, int64_t K, Rows rows, Columns columns) {
-    vfloat block[LANES] = {};
-    for (int64_t r = 0; r < rows; r++) block[r] = load(x + r * K, columns);
-    transpose_square(block);
-    for (int64_t k = 0; k < columns; k++) store(y + k * R, block[k], rows);
-}
-
-// N matrices (R, K), with a stride in elements, to N matrices (K, R).
-template <class S, class T>
-void transpose(const S* x, T* y, int64_t N, int64_t R, int64_t K, int64_t x_stride, int64_t y_stride, int threads) {
-    const int64_t block_rows = 4 * LANES;  // a column of a block is some cache lines
-#pragma omp parallel for collapse(2) num_threads(num_threads_for(N * R * K, threads)) schedule(static)
-    for (int64_t n = 0; n < N; n++)
-        for (int64_t b = 0; b < (R + block_rows - 1) / block_rows; b++)
-            for_each_vector(K, [=](int64_t k, auto columns) {
-                const int64_t end = R < (b + 1) * block_rows ? R : (b + 1) * block_rows;
-                for (int64_t r = b * block_rows; r < end; r += LANES) {
-                    const S* a = x + n * x_stride + r * K + k;
-                    T* c = y + n * y_stride + k * R + r;
-                    if (end - r < LANES)
-                        transpose_block(a, c, R, K, end - r, columns);
-                    else
-                        transpose_block(a, c, R, K, AllLanes(), columns);
-                }
-            });
-}
-
-}  // namespace
 
 extern "C" {
 
@@ -95,6 +45,33 @@ KERNELS(gru, float, float32)
 KERNELS(gru, bfloat16, bfloat16)
 KERNELS(rnn, float, float32)
 KERNELS(rnn, bfloat16, bfloat16)
+
+// A whole sequence of a small layer.
+#define SEQUENCE(NAME)                                                                                              \
+    void NAME##_sequence(const float* x, const float* weight, const float* bias, const float* parameter,            \
+                         const float* first_h, const float* first_cell_state, float* outputs, float* last_h,        \
+                         float* last_cell_state, float* h, float* cell_states, float* saved,                        \
+                         const SequenceShape* shape) {                                                              \
+        run_pass<ForwardPass>(*shape,                                                                               \
+                              ForwardTensors{x, weight, bias, parameter, first_h, first_cell_state, outputs,        \
+                                             last_h, last_cell_state, h, cell_states, saved},                       \
+                              NAME##_forward_float32);                                                              \
+    }                                                                                                               \
+    void NAME##_sequence_backward(const float* x, const float* weight, const float* parameter, const float* h,      \
+                                  float* cell_states, float* saved, const float* d_outputs, const float* d_last_h,  \
+                                  const float* d_last_cell_state, float* d_x, float* d_weight, float* d_bias,       \
+                                  float* d_h, float* d_cell_state, float* d_a, float* d_b,                          \
+                                  const SequenceShape* shape) {                                                     \
+        run_pass<BackwardPass>(*shape,                                                                              \
+                               BackwardTensors{x, weight, parameter, h, cell_states, saved, d_outputs, d_last_h,    \
+                                               d_last_cell_state, d_x, d_weight, d_bias, d_h, d_cell_state, d_a,    \
+                                               d_b},                                                                \
+                               NAME##_backward_float32);                                                            \
+    }
+
+SEQUENCE(lstm)
+SEQUENCE(gru)
+SEQUENCE(rnn)
 
 // A step of a recurrence of four pre-activations, fused with its convolution.
 #define STEP(NAME)                                                                                                  \
