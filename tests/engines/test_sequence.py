@@ -28,6 +28,7 @@ CELLS = {
 def calls(monkeypatch):
     """All sequences are small; the passes that ran."""
     monkeypatch.setattr(config, "one_call_on_cpu", 1 << 40)
+    monkeypatch.setattr(config, "one_call_pixels", 0)
     found = []
     for name in ("forward", "backward"):
         inner = getattr(sequence, name)
@@ -174,6 +175,25 @@ def test_flags_go_step_by_step_and_sizes_beyond_the_limit(calls, monkeypatch):
     monkeypatch.setattr(config, "one_call_on_cpu", multiplications)
     layer(x)
     assert calls == ["forward"]
+
+
+@pytest.mark.parametrize(("hidden", "size", "one"), [(64, 4, []), (64, 6, ["forward"]), (8, 1, ["forward"])])
+def test_many_weights_need_pixels_to_be_worth_their_arrangement(hidden, size, one, calls, monkeypatch):
+    monkeypatch.setattr(config, "one_call_pixels", 32)
+    ConvLSTM(2, hidden, 3, batch_first=True, engine="compiled")(torch.rand(1, 1, 2, size, size))
+    assert calls == one
+
+
+def test_peepholes_of_each_pixel(calls):
+    torch.manual_seed(0)
+    cell = partial(ConvLSTMCell, peephole="pixel", image_size=(6, 5))
+    layer = ConvLSTM(2, 4, 3, batch_first=True, cell=cell, engine="compiled", return_all_layers=True)
+    with torch.no_grad():
+        layer.cell_list[0].peephole_weight.normal_()
+    x = torch.randn(2, 3, 2, 6, 5)
+    ours, exact = results(layer, x), reference(layer, x)
+    assert calls == ["forward", "backward"]
+    assert_close([t.double() for t in ours], exact, rtol=1e-4, atol=1e-5)
 
 
 def test_what_runs_is_told():

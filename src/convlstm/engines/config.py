@@ -5,6 +5,8 @@ import torch
 #: On a CPU a sequence of up to this many multiplications of its convolutions is one call of C++, where
 #: `convlstm.engines.plan.is_one_call`.
 one_call_on_cpu = 40_000_000
+#: Fewer pixels, of all frames, are not worth the arrangement of many weights for one call.
+one_call_pixels = 32
 #: Elsewhere on a CPU ``auto`` runs the loop up to this many; up to 2.5 times as many for single frames with
 #: gradients, and up to six times as many without compiled kernels.
 small_on_cpu = 40_000_000
