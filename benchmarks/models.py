@@ -29,7 +29,7 @@ TRAININGS = Path(__file__).parent / "results" / "models.jsonl"
 COLUMNS = {
     "digits": (("MSE x 1000", "mse", 1000), ("SSIM", "ssim", 1), ("sharpness", "sharpness", 1)),
     "rain": (
-        ("MSE x 1000", "mse", 1000),
+        ("MSE (mm/h)²", "mse", 1),
         ("CSI at 1 mm/h", "csi_1", 1),
         ("share of fine structure", "power_below_16", 1),
     ),
@@ -75,7 +75,9 @@ def run() -> Iterator[Table]:
             own = [found[key] for key in sorted(found) if key[:2] == (subject, name)]
             if own:
                 rows[name] = [[one[key] * factor for one in own] for _, key, factor in columns]
-        yield Table(f"{subject}, {BUDGET} s of processor time", tuple(title for title, _, _ in columns), rows)
+        first = sorted({found[key]["processor"] for key in found if key[0] == subject and not key[2]})
+        title = f"{subject}, {BUDGET} s of one core of {' or '.join(first)}"
+        yield Table(title, tuple(title for title, _, _ in columns), rows)
 
 
 def trainings() -> dict[tuple[str, str, int], dict[str, Any]]:

@@ -54,9 +54,9 @@ def _nothing() -> str:
 
 
 def _compared(result: Mapping[str, Any]) -> str:
-    """The tables of one machine."""
-    seconds = result["tables"][0]["title"].split()[1]  # "digits, 180 s of processor time"
-    texts = [tables.machine(result, f"BUDGET={seconds} python -m benchmarks models") + "\n"]
+    """The comparing tables, which name the processors that the budget was measured on."""
+    seconds = result["tables"][0]["title"].split()[1]  # "digits, 180 s of one core of ..."
+    texts = [f"Measured by `BUDGET={seconds} python -m benchmarks models`.\n"]
     for table in result["tables"]:
         columns, rows = table["columns"], table["rows"].items()
         scores = [[name, *map(tables.spread, row[:SCORES])] for name, row in rows]
@@ -76,7 +76,7 @@ def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
                 values = dict(zip(table["columns"], map(tables.middle, row), strict=True))
                 kind, _, variant = name.partition(" ")  # such as "EncoderForecaster advection"
                 own = found.setdefault(kind, {})
-                if not variant:
+                if not variant and "second" not in own:  # on the first subject, digits
                     own |= {"second": values["s a step"], "memory": values["MiB"]}
                 score = table["columns"][0 if subject == "digits" else 1]
                 own[", ".join(filter(None, (score, subject, variant)))] = values[score]

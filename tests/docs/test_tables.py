@@ -26,7 +26,9 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     columns = ["MSE x 1000", "SSIM", "share of fine structure", "weights", "steps", "s a step", "MiB"]
     rows = {"MIM": [[2.0, 1.0, 3.0], [0.5], [1.0], [1234], [10], [0.125], [321]]}
     rows["MIM turned"] = [[4.0], [0.5], [1.0], [1234], [10], [0.25], [654]]
-    tables = [{"title": "digits, 5 s of processor time", "columns": columns, "rows": rows}]
+    tables = [{"title": "digits, 5 s of one core of P", "columns": columns, "rows": rows}]
+    dearer = {"MIM": [*rows["MIM"][:5], [9.0], [999]]}
+    tables.append({"title": "rain, 5 s of one core of P", "columns": columns, "rows": dearer})
     (tmp_path / "here").mkdir()
     content = {"machine": machine | {"packages": {"torch": "2"}}, "tables": tables}
     (tmp_path / "here/models.json").write_text(json.dumps(content))
@@ -36,12 +38,13 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     parts = models.parts()
     assert "| MIM | 2 (1 to 3) | 0.5 | 1 |" in parts["compared"]
     assert "| MIM | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
-    assert "Measured on P, 1 thread, Python 3.11, torch 2, 2026-01-01" in parts["compared"]
+    assert "Measured by `BUDGET=5 python -m benchmarks models`" in parts["compared"]
     mim, mau = parts["catalogue"].split("### MAU")
     assert "training step <b>0.125 s</b>" in mim
     assert "memory <b>321 MiB</b>" in mim
     assert "MSE x 1000, digits <b>2</b>" in mim
     assert "MSE x 1000, digits, turned <b>4</b>" in mim
+    assert "SSIM, rain <b>0.5</b>" in mim
     assert "seconds, memory, score <b>not measured</b>" in mau
 
 
