@@ -111,6 +111,13 @@ def test_each_page_has_one_place_in_the_navigation():
     assert sorted(listed) == sorted(map(name, ENGLISH))
 
 
+@pytest.mark.parametrize("path", [p for p in ENGLISH if p.parent.name in ("data", "extend")], ids=name)
+def test_a_page_says_what_commonly_goes_wrong_and_how_it_is_checked(path):
+    """Translations have the same headings."""
+    found = re.findall("^## (.*)$", pages.prose(path), re.MULTILINE)
+    assert {"What commonly goes wrong", "How it is checked"} <= {*found}
+
+
 def test_start_own_data_and_extend_are_translated():
     translated = [path.with_name(path.name.replace(".zh.md", ".md")) for path in CHINESE]
     own = [path for path in ENGLISH if path.parent.name in ("data", "extend")]
