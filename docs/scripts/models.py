@@ -54,14 +54,16 @@ def _nothing() -> str:
 
 
 def _compared(result: Mapping[str, Any]) -> str:
-    """The comparing tables, which name the processors that the budget was measured on."""
-    seconds = result["tables"][0]["title"].split()[1]  # "digits, 180 s of one core of ..."
-    texts = [f"Measured by `BUDGET={seconds} python -m benchmarks models`.\n"]
+    """The comparing tables."""
+    texts = []
     for table in result["tables"]:
+        subject, _, budget = table["title"].partition(", ")  # "digits, 180 s of one core of ..."
+        command = f"BUDGET={budget.split()[0]} python -m benchmarks models"
         columns, rows = table["columns"], table["rows"].items()
         scores = [[name, *map(tables.spread, row[:SCORES])] for name, row in rows]
         costs = [[name, *map(tables.middle, row[SCORES:])] for name, row in rows]
-        texts.append(tables.markdown([table["title"], *columns[:SCORES]], scores))
+        texts.append(f"{subject.capitalize()}, {budget}, by `{command}`:\n")
+        texts.append(tables.markdown([subject, *columns[:SCORES]], scores))
         texts.append(tables.markdown(["what it takes", *columns[SCORES:]], costs))
     return "\n".join(texts)
 

@@ -38,7 +38,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     parts = models.parts()
     assert "| MIM | 2 (1 to 3) | 0.5 | 1 |" in parts["compared"]
     assert "| MIM | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
-    assert "Measured by `BUDGET=5 python -m benchmarks models`" in parts["compared"]
+    assert "Digits, 5 s of one core of P, by `BUDGET=5 python -m benchmarks models`:" in parts["compared"]
     mim, mau = parts["catalogue"].split("### MAU")
     assert "training step <b>0.125 s</b>" in mim
     assert "memory <b>321 MiB</b>" in mim
