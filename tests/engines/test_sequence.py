@@ -213,3 +213,9 @@ def test_torch_compile(calls):
     gradient, leaf.grad = leaf.grad, None
     layer(leaf)[0][-1].square().sum().backward()
     assert_close(leaf.grad, gradient)
+
+
+def test_what_runs_under_autocast_is_told():
+    layer, x = ConvLSTM(1, 8, 3, batch_first=True), torch.zeros(1, 2, 1, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert engines.available(layer, x) == {"cell_list.0": "compiled, direct convolution"}

@@ -59,9 +59,10 @@ def _described(cell: ConvCell, frames: Tensor) -> str:
     call = Call(cell, x, cell.initial_state(x[:, 0]))
     engine = "reference" if loop_is_faster(call) else select("auto", call)
     shape, algorithm = cell.conv.weight.shape, "direct"
-    if engine == "compiled" and _is_one_call(call):
+    in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    if engine == "compiled" and in_float32 and _is_one_call(call):
         return "compiled, one call, direct convolution"
-    if engine != "reference" and x.device.type == "cpu" and x.dtype == torch.float32:
+    if engine != "reference" and x.device.type == "cpu" and in_float32:
         conv = SameConv(cell.dilation, cell.padding_mode, steps)
         algorithm = conv.algorithm(shape, size, batch, compiled=engine == "compiled")
     return f"{engine}, {algorithm} convolution"
