@@ -219,3 +219,22 @@ def test_what_runs_under_autocast_is_told():
     layer, x = ConvLSTM(1, 8, 3, batch_first=True), torch.zeros(1, 2, 1, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         assert engines.available(layer, x) == {"cell_list.0": "compiled, direct convolution"}
+
+
+@pytest.mark.parametrize("one", [True, False])
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_numbers_that_are_a_view_with_the_opposite_sign(name, one, calls, monkeypatch):
+    """`torch.Tensor.is_neg`: what is at the address of such a tensor is its negative."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(config, "one_call_on_cpu", 1 << 40 if one else 0)
+    layer, x = layer_of(name, return_all_layers=False), torch.randn(2, 3, 2, 6, 5)
+    d, found = torch.randn(2, 3, 5, 6, 5), []
+    for negative in (torch.neg, torch._neg_view):
+        frames, gradient = negative(x).requires_grad_(), negative(d)
+        outputs = layer(frames)[0][0]
+        found.append(
+            [outputs.detach(), *torch.autograd.grad(outputs, [frames, *layer.parameters()], gradient)]
+        )
+    assert frames.is_neg()
+    assert calls == ["forward", "backward"] * 2 * one
+    assert_close(*found, rtol=0, atol=0)

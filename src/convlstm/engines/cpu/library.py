@@ -58,7 +58,11 @@ class _Elements:
             return ctypes.c_void_p(None)
         if tensor.dtype != self.dtype or not tensor.is_contiguous():
             raise TypeError(f"a kernel takes contiguous tensors of {self.dtype}; received {tensor.dtype}")
-        return ctypes.c_void_p(tensor.data_ptr())
+        if tensor.is_neg():  # a view of numbers with the opposite sign, such as `z.conj().imag`
+            tensor = tensor.resolve_neg()
+        pointer = ctypes.c_void_p(tensor.data_ptr())
+        pointer.tensor = tensor  # type: ignore[attr-defined]  # alive until the function returns
+        return pointer
 
 
 _STRUCTS = (ConvShape, FrameShape, WinogradShape, SequenceShape)

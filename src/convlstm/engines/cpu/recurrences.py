@@ -105,7 +105,7 @@ class CpuKernels(Recurrence):
     def _transpose(self, x: Tensor, y: Tensor, rows: int) -> bool:
         """Transpose N contiguous matrices with a number of rows; False if there is no kernel for it."""
         function, count = self._transposes.get((x.dtype, y.dtype)), x.shape[0]
-        if function is None or not count:
+        if function is None or not count or x.is_neg():
             return False
         first, first_out = x if count == 1 else x[0], y if count == 1 else y[0]
         if not first.is_contiguous() or not first_out.is_contiguous():
