@@ -13,6 +13,7 @@ import convlstm.engines.cpu.sequence as sequence
 from convlstm import ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
 from convlstm.engines import config
 from convlstm.engines.cpu.compiler import unavailable
+from convlstm.errors import OptionError
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason="no C++ compiler")
 CELLS = {
@@ -238,3 +239,18 @@ def test_numbers_that_are_a_view_with_the_opposite_sign(name, one, calls, monkey
     assert frames.is_neg()
     assert calls == ["forward", "backward"] * 2 * one
     assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["fused", "compiled"])
+def test_a_batch_of_gradients_at_once_is_refused_and_the_remedy_is_told(engine):
+    layer, x = layer_of("lstm", engine=engine, return_all_layers=False), torch.randn(1, 2, 2, 4, 4)
+    x.requires_grad_()
+    outputs = layer(x)[0][0]
+    d = torch.randn(3, *outputs.shape)
+    remedy = "vectorize=True.*: build it with engine='reference'"
+    with pytest.raises(OptionError, match=remedy):
+        torch.autograd.grad(outputs, x, d, is_grads_batched=True, retain_graph=True)
+    with pytest.raises(OptionError, match=remedy):
+        torch.vmap(lambda one: torch.autograd.grad(outputs, x, one))(d)
+    outputs = layer.set_engine("reference")(x)[0][0]
+    assert len(*torch.autograd.grad(outputs, x, d, is_grads_batched=True)) == 3

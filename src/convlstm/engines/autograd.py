@@ -84,6 +84,12 @@ class SequenceFunction(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         """Gradients of the tensors, which cannot be differentiated again."""
         plan, needed, gradients = ctx.plan, ctx.needed, gradients[: ctx.count]
+        if any(d is not None and _is_batched(d) for d in gradients):
+            raise OptionError(
+                "a layer's gradients are computed for one vector at a time by engine='fused' and "
+                "engine='compiled', which received several (is_grads_batched=True, vectorize=True): build it "
+                "with engine='reference'"
+            )
         saved = ctx.saved_tensors
         first = len(saved) - len(needed) - 2  # mask and reset have no gradient
         saved, tensors = saved[:first], saved[first:]
@@ -100,6 +106,12 @@ class SequenceFunction(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             results = [None if d is None else _OnceDifferentiable.apply(d, *tensors[2:4]) for d in results]  # type: ignore[no-untyped-call]
         return None, None, None, None, *results
+
+
+def _is_batched(gradient: Tensor) -> bool:
+    """True inside `torch.vmap`, or inside the one that autograd has of its own."""
+    functorch = torch._C._functorch
+    return functorch.is_batchedtensor(gradient) or functorch.is_legacy_batchedtensor(gradient)
 
 
 class _OnceDifferentiable(torch.autograd.Function):
