@@ -216,6 +216,25 @@ def test_torch_compile(calls):
     assert_close(leaf.grad, gradient)
 
 
+@pytest.mark.parametrize(("side", "one"), [(128, ["forward"]), (129, [])])
+def test_large_frames_would_take_memory_that_no_plan_counts(side, one, calls):
+    """The memory of one call is rounded up to vectors of channels, and is kept."""
+    ConvLSTM(1, 1, 1, batch_first=True, engine="compiled")(torch.rand(2, 1, 1, side, side))
+    assert calls == one
+
+
+@pytest.mark.parametrize(
+    ("batch", "hidden", "side", "runs"),
+    [(1, 1, 32, "compiled, one call"), (2, 1, 32, "reference"), (1, 1, 33, "reference"),
+     (1, 4, 64, "compiled, one call"), (1, 3, 64, "reference")],
+)  # fmt: skip
+def test_few_channels_of_many_pixels_are_left_to_the_loop(batch, hidden, side, runs, monkeypatch):
+    monkeypatch.setattr(config, "small_on_cpu", 40_000_000)
+    layer = ConvLSTM(1, hidden, 3, batch_first=True)
+    found = engines.available(layer, torch.zeros(batch, 4, 1, side, side))
+    assert found == {"cell_list.0": f"{runs}, direct convolution"}
+
+
 def test_what_runs_under_autocast_is_told():
     layer, x = ConvLSTM(1, 8, 3, batch_first=True), torch.zeros(1, 2, 1, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):

@@ -7,6 +7,11 @@ import torch
 one_call_on_cpu = 40_000_000
 #: Fewer pixels, of all frames, are not worth the arrangement of many weights for one call.
 one_call_pixels = 32
+#: A frame of more pixels would make one call take memory, which it keeps, of many times its results'.
+one_call_frame_pixels = 1 << 14
+#: ``auto`` leaves one call to the loop if a step has more pixels than so many for each channel of h: one call
+#: computes the channels of a pixel together, the loop the pixels of a channel.
+one_call_pixels_of_channel = 1024
 #: Elsewhere on a CPU ``auto`` runs the loop up to this many; up to 2.5 times as many for single frames with
 #: gradients, and up to six times as many without compiled kernels.
 small_on_cpu = 40_000_000

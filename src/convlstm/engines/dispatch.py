@@ -171,7 +171,8 @@ def loop_is_faster(call: Call) -> bool:
     It depends on sizes, dtype and the processor, never on a measurement: a training run repeats bit for bit.
 
     - Small calls (`config.small_on_cpu`) that are not one call of C++ (`plan.is_one_call`), as those with
-      missing frames. On a GPU: single frames with gradients, for which no CUDA graph is replayed.
+      missing frames, or that have few channels for their pixels (`config.one_call_pixels_of_channel`). On a
+      GPU: single frames with gradients, for which no CUDA graph is replayed.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
       (`direct.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
       given, which the loop does not support: there the fast engines reached 0.77 to 0.98 of its speed.
@@ -190,6 +191,18 @@ def loop_is_faster(call: Call) -> bool:
     | B1 T2 32-32 3x3 16x16 | 38 | 1.02 | 1.10 |
     | B1 T1 64-64 3x3 16x16 | 75 | 0.55 | 0.78 |
 
+    One call relative to the loop, the same way, medians of nine, ConvLSTM and in brackets ConvGRU:
+
+    | B T inputs-hidden kernel size | forward | training |
+    |---|---|---|
+    | B1 T4 1-1 3x3 16x16 | 0.81 (0.60) | 0.75 (0.51) |
+    | B1 T4 1-1 3x3 32x32 | 1.23 (0.86) | 1.16 (0.83) |
+    | B1 T4 1-1 3x3 64x64 | 1.91 (1.49) | 2.08 (1.69) |
+    | B1 T4 1-2 3x3 32x32 | 1.01 (0.77) | 1.02 (0.76) |
+    | B1 T4 1-2 3x3 64x64 | 1.40 (1.23) | 1.49 (1.33) |
+    | B1 T4 1-4 3x3 64x64 | 0.87 (0.85) | 1.05 (0.94) |
+    | B1 T4 1-6 3x3 64x64 | 0.88 (0.83) | 0.84 (0.75) |
+
     In a forecaster, whose weights change from step to step, a training step that leaves single frames of 18
     to 71 million multiplications to the loop takes 0.8 to 0.9 of the time.
     """
@@ -207,7 +220,8 @@ def loop_is_faster(call: Call) -> bool:
     if large_kernel and call.save == "auto" and not _is_transformed(call):
         return True
     missing = _compiler_missing("cpu") is not None
-    if not missing and _is_one_call(call):
+    few_channels = pixels > config.one_call_pixels_of_channel * x.shape[1] * cell.hidden_dim
+    if not missing and not few_channels and _is_one_call(call):
         return False
     single = x.shape[1] == 1 and torch.is_grad_enabled()
     times = 6 if missing else 2.5 if single else 1
