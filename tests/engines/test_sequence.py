@@ -273,3 +273,15 @@ def test_a_batch_of_gradients_at_once_is_refused_and_the_remedy_is_told(engine):
         torch.vmap(lambda one: torch.autograd.grad(outputs, x, one))(d)
     outputs = layer.set_engine("reference")(x)[0][0]
     assert len(*torch.autograd.grad(outputs, x, d, is_grads_batched=True)) == 3
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_hooks_on_saved_tensors_may_return_another_memory_layout(one, calls, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(config, "one_call_on_cpu", 1 << 40 if one else 0)
+    layer, x = layer_of("lstm"), torch.randn(2, 3, 2, 6, 5)
+    expected = results(layer, x)
+    strided = lambda t: t.new_empty(*t.shape, 2)[..., 0].copy_(t)  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(strided, lambda t: t):
+        assert_close(results(layer, x), expected, rtol=0, atol=0)
+    assert calls == ["forward", "backward"] * 2 * one

@@ -92,7 +92,8 @@ class SequenceFunction(torch.autograd.Function):
             )
         saved = ctx.saved_tensors
         first = len(saved) - len(needed) - 2  # mask and reset have no gradient
-        saved, tensors = saved[:first], saved[first:]
+        # Hooks that keep saved tensors elsewhere or in fewer bits may return them in another memory layout.
+        saved, tensors = [tensor.contiguous() for tensor in saved[:first]], saved[first:]
         inputs = Inputs.of(tensors)
         with torch.no_grad(), torch.autocast(plan.device.type, enabled=False):
             if ctx.operators:
