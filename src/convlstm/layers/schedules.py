@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import convlstm.engines as engines
 from convlstm.cells.base import check_step_with_memory, map_state
+from convlstm.cells.recordable import recorders_of
 from convlstm.errors import OptionError
 from convlstm.layers.frames import dropout_mask, fill_forward, map_frames, where_samples
 from convlstm.layers.norm import has_batch_statistics
@@ -19,6 +20,7 @@ from convlstm.layers.state import (
     BothDirections,
     MemoryState,
     has_memory,
+    initial_memory,
     initial_state,
     of_kind,
     output_of,
@@ -89,6 +91,8 @@ class LayerRun:
         self.dropped: list[Tensor | None] = [None] * len(states)
         if training and options.dropout:
             self.dropped[1:] = [dropout_mask(x, n, options.dropout) for n in options.inputs[1:]]
+        #: Layers with a spatiotemporal memory whose step was seen to return what it must.
+        self.checked: set[int] = set()
         #: Last outputs of norms and connections, (B, 1, C, *S), repeated at missing frames.
         self.previous: dict[tuple[str, int], Tensor] = {}
 
@@ -168,14 +172,22 @@ class LayerRun:
                 state = map_state(where_samples(flags.reset[:, 0]), initial, of_kind(initial, state))
             flags = SequenceFlags(flags.mask)
         whole = flags.mask is None and flags.reset is None and not self.scan_options.zoneout
-        if state is None or self.memory is None or not whole:
+        first = state is None or self.memory is None
+        if not whole or (first and recorders_of(cell)):
             before, engine = MemoryState(state, self.memory), self.options.engine
             y, after = scan(cell, x, before, flags, options=self.scan_options, engine=engine)
             self.states[layer], self.memory = after
             return y
         frame, changed = x.squeeze(1), engines.has_own_forward(cell) or engines.has_hooks(cell)
         run: Any = cell if changed else partial(_step, cell)
-        self.states[layer], self.memory = check_step_with_memory(cell, run(frame, state, self.memory), state)
+        if first:
+            state = initial_state(cell, frame) if state is None else state
+            self.memory = initial_memory(cell, frame) if self.memory is None else self.memory
+        result = run(frame, state, self.memory)
+        if layer not in self.checked:  # once a call, as the loop does
+            result = check_step_with_memory(cell, result, state)
+            self.checked.add(layer)
+        self.states[layer], self.memory = result
         return output_of(self.states[layer]).unsqueeze(1)
 
     def _normalised(self, layer: int, y: Tensor, flags: SequenceFlags) -> Tensor:
