@@ -12,6 +12,7 @@ from pathlib import Path
 import processes
 import pytest
 
+from convlstm.atomic_write import Changes
 from convlstm.cli.main import main
 from convlstm.training.run_folder import read_metrics
 
@@ -48,6 +49,32 @@ def test_a_worker_that_fails_is_one_sentence_and_leaves_nothing(tmp_path, capfd,
     words = [*OPTIONS, "--workers=1", f"--data.how={how}", "--out", str(tmp_path / "run")]
     assert main(["train", *words]) == 2
     assert sentence in said(capfd)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_of_a_worker_that_ended_does_not_stop_what_is_undone(tmp_path, monkeypatch, capfd):
+    """As torch's handler does, which raises at whatever line the signal finds the program."""
+
+    begun, undo = [], Changes.undo
+
+    def handler(*_):
+        if begun:  # other programs that end, such as uname, send it too
+            raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    def undo_with_a_signal(self):
+        begun.append(True)
+        signal.raise_signal(signal.SIGCHLD)
+        undo(self)
+
+    monkeypatch.setattr(Changes, "undo", undo_with_a_signal)
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        words = [*OPTIONS, "--workers=0", "--data.how=refuses", "--out", str(tmp_path / "run")]
+        assert main(["train", *words]) == 2
+        assert signal.getsignal(signal.SIGCHLD) is handler
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert "frames must be nice" in said(capfd)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,11 +2,12 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from subprocess import Popen
-from threading import Event, Thread
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 from convlstm.errors import ConvLSTMError, DataError, RunError, is_out_of_memory
@@ -52,6 +53,19 @@ def in_one_sentence(
                 # What closes down after an error may raise another, which says less.
                 raise found from (None if found is cause else error)
         raise
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, the end of a worker raises nothing: torch's handler of that signal raises wherever it comes."""
+    if not hasattr(signal, "SIGCHLD") or current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # None: of a program in C
 
 
 def _translated(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | None:

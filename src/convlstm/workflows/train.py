@@ -22,6 +22,7 @@ from convlstm.hyperparameters import describe, path_of
 from convlstm.models import EncoderForecaster
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
+from convlstm.training.failures import undisturbed
 from convlstm.training.run_folder import (
     RunFolder,
     command_line,
@@ -295,7 +296,8 @@ def _changing(run: RunFolder) -> Iterator[None]:
         again = shlex.quote(str(run.path))
         raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
     except Exception:
-        run.changes.undo()
+        with undisturbed():
+            run.changes.undo()
         raise
     finally:
         os.environ.pop(_RUN, None)
