@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import convlstm.engines.cpu.library as library
 import convlstm.engines.cpu.recurrences as cpu
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
 from convlstm.engines import available
@@ -142,6 +143,19 @@ def test_a_tensor_of_another_dtype_or_layout_reaches_no_kernel():
     for wrong in (x.double(), torch.zeros(4, 8)[:, ::2]):
         with pytest.raises(Exception, match="a kernel takes contiguous tensors of torch.float32; received"):
             kernels.recompute(wrong, x, x, None)
+
+
+@pytest.mark.skipif("cpu" not in BACK_ENDS, reason="no compiler")
+def test_ctrl_c_while_a_kernel_is_called_stays_what_it_is(monkeypatch):
+    """ctypes makes an ArgumentError of what its own conversion of an argument raises."""
+    kernels, x = cpu.kernels("rnn", CHOICES[0], torch.float32), torch.zeros(4, 4)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library._Elements, "from_param", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kernels.recompute(x, x, x, None)
 
 
 @pytest.mark.parametrize("engine", ["fused", *(["compiled"] if available()["compiled"] is None else [])])

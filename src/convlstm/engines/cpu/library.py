@@ -48,7 +48,7 @@ class SequenceShape(ctypes.Structure):
 
 
 class _Elements:
-    """Type of an argument: a contiguous tensor, passed as the address of its elements; or None."""
+    """Kind of an argument: a contiguous tensor, passed as the address of its elements; or None."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -159,8 +159,16 @@ def declare(library: Any) -> None:
             element = dtype.replace("float32", "float")
             function = getattr(library, name.replace("{T}", dtype))
             kinds = [argument.split()[0] for argument in arguments.split(", ") if argument]
-            function.argtypes = [_TYPES[kind.replace("T*", f"{element}*")] for kind in kinds]
+            taken = [_TYPES[kind.replace("T*", f"{element}*")] for kind in kinds]
+            function.argtypes = [ctypes.c_void_p if isinstance(t, _Elements) else t for t in taken]
             function.restype = _TYPES.get(RESULTS.get(name, "void"))
+            setattr(library, function.__name__, partial(_call, function, taken))
+
+
+def _call(function: Any, taken: list[Any], *arguments: Any) -> Any:
+    """Call a function with addresses of tensors; ctypes, asked for them, makes Ctrl-C an error of its own."""
+    pairs = zip(taken, arguments, strict=True)
+    return function(*[t.from_param(a) if isinstance(t, _Elements) else a for t, a in pairs])
 
 
 def load_kernels(gate: str, candidate: str, output: str) -> Any | None:
