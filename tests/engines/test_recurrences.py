@@ -153,7 +153,7 @@ def test_ctrl_c_while_a_kernel_is_called_stays_what_it_is(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(library._Elements, "from_param", interrupted)
+    monkeypatch.setattr(library._Elements, "check", interrupted)
     with pytest.raises(KeyboardInterrupt):
         kernels.recompute(x, x, x, None)
 

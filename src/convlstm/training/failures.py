@@ -56,8 +56,8 @@ def in_one_sentence(
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Inside, the end of a worker raises nothing: torch's handler of that signal raises wherever it comes."""
+def ignoring_ended_workers() -> Iterator[None]:
+    """Ignore the signal of a worker that ends, for which torch raises an error at whatever line runs."""
     if not hasattr(signal, "SIGCHLD") or current_thread() is not main_thread():
         yield
         return
@@ -65,7 +65,7 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # None: of a program in C
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # None: not set in Python
 
 
 def _translated(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | None:

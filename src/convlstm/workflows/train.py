@@ -22,7 +22,7 @@ from convlstm.hyperparameters import describe, path_of
 from convlstm.models import EncoderForecaster
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.failures import undisturbed
+from convlstm.training.failures import ignoring_ended_workers
 from convlstm.training.run_folder import (
     RunFolder,
     command_line,
@@ -296,7 +296,7 @@ def _changing(run: RunFolder) -> Iterator[None]:
         again = shlex.quote(str(run.path))
         raise KeyboardInterrupt(f"stopped; {kept}; go on with: convlstm train --resume {again}") from None
     except Exception:
-        with undisturbed():
+        with ignoring_ended_workers():
             run.changes.undo()
         raise
     finally:

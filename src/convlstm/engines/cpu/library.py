@@ -48,21 +48,22 @@ class SequenceShape(ctypes.Structure):
 
 
 class _Elements:
-    """Kind of an argument: a contiguous tensor, passed as the address of its elements; or None."""
+    """Kind of an argument: a contiguous tensor, of which the function takes the address; or None."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-    def from_param(self, tensor: Tensor | None) -> ctypes.c_void_p:
+    def check(self, tensor: Tensor | None) -> Tensor | None:
+        """A tensor whose elements lie in memory as they are read.
+
+        Raises:
+            TypeError: another dtype, or a tensor that is not contiguous.
+        """
         if tensor is None:
-            return ctypes.c_void_p(None)
+            return None
         if tensor.dtype != self.dtype or not tensor.is_contiguous():
             raise TypeError(f"a kernel takes contiguous tensors of {self.dtype}; received {tensor.dtype}")
-        if tensor.is_neg():  # a view of numbers with the opposite sign, such as `z.conj().imag`
-            tensor = tensor.resolve_neg()
-        pointer = ctypes.c_void_p(tensor.data_ptr())
-        pointer.tensor = tensor  # type: ignore[attr-defined]  # alive until the function returns
-        return pointer
+        return tensor.resolve_neg()  # a view of numbers with the opposite sign, such as `z.conj().imag`
 
 
 _STRUCTS = (ConvShape, FrameShape, WinogradShape, SequenceShape)
@@ -158,17 +159,21 @@ def declare(library: Any) -> None:
         for dtype in DTYPES.values() if "{T}" in name else ("",):
             element = dtype.replace("float32", "float")
             function = getattr(library, name.replace("{T}", dtype))
-            kinds = [argument.split()[0] for argument in arguments.split(", ") if argument]
-            taken = [_TYPES[kind.replace("T*", f"{element}*")] for kind in kinds]
-            function.argtypes = [ctypes.c_void_p if isinstance(t, _Elements) else t for t in taken]
+            words = [argument.split()[0] for argument in arguments.split(", ") if argument]
+            kinds = [_TYPES[word.replace("T*", f"{element}*")] for word in words]
+            function.argtypes = [ctypes.c_void_p if isinstance(k, _Elements) else k for k in kinds]
             function.restype = _TYPES.get(RESULTS.get(name, "void"))
-            setattr(library, function.__name__, partial(_call, function, taken))
+            setattr(library, function.__name__, partial(_call, function, kinds))
 
 
-def _call(function: Any, taken: list[Any], *arguments: Any) -> Any:
-    """Call a function with addresses of tensors; ctypes, asked for them, makes Ctrl-C an error of its own."""
-    pairs = zip(taken, arguments, strict=True)
-    return function(*[t.from_param(a) if isinstance(t, _Elements) else a for t, a in pairs])
+def _call(function: Any, kinds: list[Any], *arguments: Any) -> Any:
+    """Call a function with the addresses of tensors.
+
+    Tensors are checked here, not by ctypes, which makes an error of its own of Ctrl-C meanwhile.
+    """
+    pairs = zip(kinds, arguments, strict=True)
+    checked = [kind.check(a) if isinstance(kind, _Elements) else a for kind, a in pairs]
+    return function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in checked])
 
 
 def load_kernels(gate: str, candidate: str, output: str) -> Any | None:
