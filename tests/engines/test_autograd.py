@@ -358,9 +358,26 @@ def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
     monkeypatch.setattr(config, "small_on_cpu", max(counts))
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 0
-    layer.set_engine("fused")
+
+
+def test_fused_leaves_fewer_numbers_to_the_reference(monkeypatch):
+    layer, x = layer_and_frames("fused")
+    counts = [x[:, :, 0].numel() * cell.conv.weight.numel() for cell in layer.cell_list]
+    for most, expected in ((2 * min(counts) - 1, 2), (2 * max(counts), 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(config, "small_on_cpu", most)
+            assert ran_fused(layer, partial(layer, x), patch) == expected
+
+
+def test_fused_leaves_nothing_to_the_reference_that_was_asked_of_it(monkeypatch):
+    """What is saved, and options that it cannot serve."""
+    monkeypatch.setattr(config, "small_on_cpu", 1 << 40)
+    layer, x = layer_and_frames("fused", save="state")
     with monkeypatch.context() as patch:
-        assert ran_fused(layer, lambda: layer(x), patch) == 2
+        assert ran_fused(layer, partial(layer, x), patch) == 2
+    layer, x = layer_and_frames("fused", zoneout=0.5)
+    with pytest.raises(OptionError, match="engine must be able to serve the call"):
+        layer(x)
 
 
 @pytest.fixture

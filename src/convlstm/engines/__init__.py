@@ -20,7 +20,7 @@ from convlstm.cells.base import has_hooks
 from convlstm.engines.autograd import run
 from convlstm.engines.call import SAVES, Call
 from convlstm.engines.cuda_graphs import GraphedFunction
-from convlstm.engines.dispatch import ENGINES, available, has_own_forward, loop_is_faster, select
+from convlstm.engines.dispatch import ENGINES, available, has_own_forward, loop_is_faster, select, supported
 from convlstm.engines.streaming import Stepper
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "loop_is_faster",
     "run",
     "select",
+    "supported",
 ]

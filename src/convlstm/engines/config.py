@@ -13,7 +13,7 @@ one_call_frame_pixels = 1 << 14
 #: computes the channels of a pixel together, the loop the pixels of a channel.
 one_call_pixels_of_channel = 1024
 #: Elsewhere on a CPU ``auto`` runs the loop up to this many; up to 2.5 times as many for single frames with
-#: gradients, and up to six times as many without compiled kernels.
+#: gradients, and up to six times as many without compiled kernels. ``fused`` runs it up to half as many.
 small_on_cpu = 40_000_000
 #: On a GPU the same up to this many elements of a layer's state, for single frames with gradients.
 small_on_gpu = 1 << 22

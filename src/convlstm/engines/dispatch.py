@@ -24,8 +24,8 @@ from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError, check_name
 
 #: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.autograd` in torch's own
-#: operations; ``compiled``: the same with kernels that a compiler makes when they are first needed; ``auto``:
-#: the fastest that serves the call.
+#: operations, and small calls by the loop; ``compiled``: the same for calls of any size, with kernels that a
+#: compiler makes when they are first needed; ``auto``: the fastest that serves the call.
 ENGINES = ("auto", "compiled", "fused", "reference")
 
 
@@ -57,7 +57,7 @@ def _described(cell: ConvCell, frames: Tensor) -> str:
     batch, steps, _, *size = frames.shape
     x = frames[:, :, :1].expand(batch, steps, cell.input_dim, *size)
     call = Call(cell, x, cell.initial_state(x[:, 0]))
-    engine = "reference" if loop_is_faster(call) else select("auto", call)
+    engine = select("auto", call)
     shape, algorithm = cell.conv.weight.shape, "direct"
     in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     if engine == "compiled" and in_float32 and _is_one_call(call):
@@ -78,7 +78,19 @@ _compiler_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def select(engine: str, call: Call) -> str:
-    """The engine that runs a call: ``reference``, ``fused`` or ``compiled``.
+    """The engine that runs a call: the `supported` one, or ``reference`` where `loop_is_faster`.
+
+    Arguments and errors are those of `supported`.
+    """
+    if engine == "auto" and loop_is_faster(call):
+        return "reference"
+    found = supported(engine, call)
+    small = engine == found == "fused" and loop_is_faster(call, engine)
+    return "reference" if small else found
+
+
+def supported(engine: str, call: Call) -> str:
+    """The engine that can run a call, whatever its size: ``reference``, ``fused`` or ``compiled``.
 
     A cell that the fast engines do not support, or whose rules are overridden, runs by its own ``step`` under
     every engine, and so does one that `convlstm.record` records. ``auto`` runs float64 on the reference,
@@ -165,8 +177,8 @@ def has_own_forward(cell: Cell) -> bool:
     return "forward" in cell.__dict__ or type(cell).forward is not Cell.forward
 
 
-def loop_is_faster(call: Call) -> bool:
-    """True if the reference runs a call sooner than the fast engines, which ``auto`` then leaves to it.
+def loop_is_faster(call: Call, engine: str = "auto") -> bool:
+    """True if the reference runs a call sooner than the engine asked for, ``auto`` or ``fused``.
 
     It depends on sizes, dtype and the processor, never on a measurement: a training run repeats bit for bit.
 
@@ -205,26 +217,43 @@ def loop_is_faster(call: Call) -> bool:
 
     In a forecaster, whose weights change from step to step, a training step that leaves single frames of 18
     to 71 million multiplications to the loop takes 0.8 to 0.9 of the time.
+
+    ``fused`` leaves smaller calls alone to the loop, on a CPU and unless ``save`` is given. Time by its
+    operations relative to the loop, the same way, medians of seven:
+
+    | B T inputs-hidden kernel size | million multiplications | forward | training |
+    |---|---|---|---|
+    | B1 T2 1-8 3x3 16x16 | 1.3 | 2.22 | 2.70 |
+    | B1 T2 1-4 3x3 64x64 | 5.9 | 1.41 | 1.89 |
+    | B1 T10 8-8 3x3 16x16 | 12 | 1.47 | 1.56 |
+    | B1 T1 32-32 3x3 16x16 | 19 | 0.85 | 1.12 |
+    | B2 T10 8-8 3x3 16x16 | 24 | 1.21 | 1.30 |
+    | B1 T1 32-32 5x5 16x16 | 52 | 0.99 | 1.20 |
+    | B1 T4 32-32 3x3 16x16 | 75 | 0.68 | 0.70 |
+    | B1 T2 64-64 3x3 16x16 | 151 | 0.95 | 1.02 |
     """
-    cell, x = call.cell, call.x
+    cell, x, auto = call.cell, call.x, engine == "auto"
     if torch.compiler.is_compiling() or linear.is_supported(call):
         return False
     pixels = x.numel() // max(1, x.shape[2])
     if x.device.type != "cpu":
         numbers = pixels * getattr(cell, "hidden_dim", 0)
-        return x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
+        return auto and x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
     weight = cell.conv.weight if isinstance(cell, ConvCell) and isinstance(cell.conv, _ConvNd) else None
     if weight is None or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    large_kernel = math.prod(cell.kernel_size) > 9 and is_channels_first_faster(x.dtype, "cpu")
-    if large_kernel and call.save == "auto" and not _is_transformed(call):
-        return True
     missing = _compiler_missing("cpu") is not None
-    few_channels = pixels > config.one_call_pixels_of_channel * x.shape[1] * cell.hidden_dim
-    if not missing and not few_channels and _is_one_call(call):
+    if auto:
+        large_kernel = math.prod(cell.kernel_size) > 9 and is_channels_first_faster(x.dtype, "cpu")
+        if large_kernel and call.save == "auto" and not _is_transformed(call):
+            return True
+        few_channels = pixels > config.one_call_pixels_of_channel * x.shape[1] * cell.hidden_dim
+        if not missing and not few_channels and _is_one_call(call):
+            return False
+    elif call.save != "auto":
         return False
     single = x.shape[1] == 1 and torch.is_grad_enabled()
-    times = 6 if missing else 2.5 if single else 1
+    times = 0.5 if not auto else 6 if missing else 2.5 if single else 1
     return pixels * weight.numel() <= times * config.small_on_cpu
 
 

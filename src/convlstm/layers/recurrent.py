@@ -47,12 +47,13 @@ class ConvLSTM(Stack):
             that a sequence has are counted: one that has ended (``lengths``) is not cut again.
         checkpoint: steps per segment that is computed again in the backward pass rather than kept in memory.
         engine: what does the arithmetic, with the same numbers: ``reference`` (the loop over time as it is
-            written), ``fused`` (one function for the whole sequence with its backward pass by hand),
-            ``compiled`` (the same with kernels that a C++ compiler, for a GPU Triton, makes in some seconds
-            when a machine first needs them) or ``auto`` (the fastest that can serve the call; the loop in
-            float64, and for small sequences with missing frames). On a GPU ``fused`` and ``compiled``
-            replay a CUDA graph from the third call of the same sizes on. An engine named that cannot serve a
-            call says why; cells that it does not know keep their own ``step``.
+            written), ``fused`` (one function for the whole sequence with its backward pass by hand; on a CPU
+            small calls are left to the loop), ``compiled`` (the same, whatever the size, with kernels that a
+            C++ compiler, for a GPU Triton, makes in some seconds when a machine first needs them) or ``auto``
+            (the fastest that can serve the call; the loop in float64, and for small sequences with missing
+            frames). On a GPU ``fused`` and ``compiled`` replay a CUDA graph from the third call of the same
+            sizes on. An engine named that cannot serve a call says why; cells that it does not know keep
+            their own ``step``.
         save: what ``fused`` and ``compiled`` keep of each step for the backward pass: ``gates``, ``state``
             (a quarter to a third of that; the gates are computed again, which takes one more convolution) or
             ``auto`` (gates, up to 2 GiB a layer).

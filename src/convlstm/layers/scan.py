@@ -162,8 +162,7 @@ def scan(
         save=options.save,
         reference_only=tuple(reference_only),
     )
-    small = engine == "auto" and engines.loop_is_faster(call)
-    chosen = "reference" if small else engines.select(engine, call)
+    chosen = engines.select(engine, call)
     if chosen == "reference" or has_batch_statistics(cell):
         x, run = _loop(call, initial, options)
         segment = checkpoint_every

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from convlstm.cells.base import like_frame
-from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, select
+from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, supported
 from convlstm.errors import ShapeError
 from convlstm.layers.schedules import Layers
 from convlstm.layers.state import StackState, initial_states, of_kind
@@ -149,7 +149,7 @@ def _engines(layers: Layers, frame: Tensor, training: bool) -> set[str]:
     if between or options.target_size or options.scan.zoneout:
         return {"reference"}
     return {
-        select(options.engine, Call(cell, x.unsqueeze(1), state))
+        supported(options.engine, Call(cell, x.unsqueeze(1), state))
         for cell, (x, state) in zip(layers.cells, _initial(layers, frame), strict=True)
     }
 

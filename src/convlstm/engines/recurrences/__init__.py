@@ -25,6 +25,6 @@ def recurrence_of(cell: nn.Module) -> type[Recurrence] | None:
     for found in RECURRENCES.values():
         if isinstance(cell, found.cell_class):
             own, base = type(cell), found.cell_class
-            same = all(getattr(own, rule, None) is getattr(base, rule, None) for rule in _RULES)
+            same = own is base or all(getattr(own, r, None) is getattr(base, r, None) for r in _RULES)
             return found if same and not any(rule in cell.__dict__ for rule in _RULES) else None
     return None
