@@ -1,5 +1,6 @@
 """The command itself: what it costs, what it says, how it ends."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,23 @@ def test_overview_and_version_import_nothing_heavy(option):
     result = subprocess.run([sys.executable, "-c", code, option], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("0 []\n")
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+def test_threads_do_not_wait_in_busy_loops_unless_the_user_says_so(given, expected):
+    """OpenMP reads the variable when torch loads it."""
+    code = (
+        "import os, sys\n"
+        "from convlstm.cli.main import main\n"
+        "def seen(event, of):\n"
+        "    if event == 'import' and of[0] == 'torch':\n"
+        "        sys.exit(os.environ.get('GOMP_SPINCOUNT', 'none'))\n"
+        "sys.addaudithook(seen)\n"
+        "main(['models'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stderr.strip() == expected
 
 
 def test_overview_has_a_line_for_every_command_and_two_examples(capsys):
