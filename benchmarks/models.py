@@ -1,12 +1,12 @@
 """Forecasters trained alike: same data, same processor time, same seeds.
 
-    BUDGET=1200 python -m benchmarks models
+    BUDGET=1200 ONLY="digits, PredRNN; digits, StackForecaster" python -m benchmarks models
 
 A training takes BUDGET seconds of processor time, 1,200 being ten minutes on two cores: the first of a model
 measures how many steps that allows, and those with other seeds take as many, on whatever machine. Every core
-trains one model at a time. Each ended training is a line of `results/models.jsonl`; a benchmark that was
-stopped goes on where it was. SEEDS is the number of repetitions, 3 by default; with 0 nothing is trained, and
-the tables have what there is.
+trains one model at a time. ONLY names subjects and models; without it all are trained. Each ended training is
+a line of `results/models.jsonl`; a benchmark that was stopped goes on where it was. SEEDS is the number of
+repetitions, 3 by default; with 0 nothing is trained. The tables have what there is, of every budget.
 """
 
 import json
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import Table
 
 BUDGET = int(os.environ.get("BUDGET", "1200"))
-SETTING = f"BUDGET={BUDGET} "
+ONLY = [tuple(map(str.strip, one.split(","))) for one in os.environ.get("ONLY", "").split(";") if one.strip()]
 TRAININGS = Path(__file__).parent / "results" / "models.jsonl"
 #: Of each subject, the titles of the columns, what a line of `TRAININGS` calls them, and a factor.
 COLUMNS = {
@@ -61,37 +61,36 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def run() -> Iterator[Table]:
-    """Train what was not trained before, and a table for digits and one for rain."""
+    """Train what was not trained before, and a table for each subject and budget."""
     for subject, seed in product(COLUMNS, range(int(os.environ.get("SEEDS", "3")))):
-        before = trainings()
-        missing = [key for name in MODELS if (key := (subject, name, seed)) not in before]
+        names = [name for name in MODELS if not ONLY or (subject, name) in ONLY]
+        missing = [key for name in names if (key := (BUDGET, subject, name, seed)) not in trainings()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(train, missing))
-    found = trainings()
-    for subject in dict.fromkeys(subject for subject, *_ in found):
+    for budget, subject in sorted({key[:2] for key in trainings()}):
+        own = {key[2:]: one for key, one in sorted(trainings().items()) if key[:2] == (budget, subject)}
         columns = COLUMNS[subject] + COSTS
         rows: dict[str, list[list[float] | None]] = {}
         for name in MODELS:
-            own = [found[key] for key in sorted(found) if key[:2] == (subject, name)]
-            if own:
-                rows[name] = [[one[key] * factor for one in own] for _, key, factor in columns]
-        first = sorted({found[key]["processor"] for key in found if key[0] == subject and not key[2]})
-        title = f"{subject}, {BUDGET} s of one core of {' or '.join(first)}"
+            if repetitions := [one for key, one in own.items() if key[0] == name]:
+                rows[name] = [[one[key] * factor for one in repetitions] for _, key, factor in columns]
+        first = sorted({one["processor"] for (_, seed), one in own.items() if not seed})
+        title = f"{subject}, {budget:,} s of one core of {' or '.join(first)}"
         yield Table(title, tuple(title for title, _, _ in columns), rows)
 
 
-def trainings() -> dict[tuple[str, str, int], dict[str, Any]]:
-    """The ended trainings of this budget, by subject, model and seed."""
+def trainings() -> dict[tuple[int, str, str, int], dict[str, Any]]:
+    """The ended trainings by budget, subject, model and seed."""
     lines = TRAININGS.read_text(encoding="utf-8").splitlines() if TRAININGS.exists() else []
     found = [json.loads(line) for line in lines]
-    return {(one["subject"], one["model"], one["seed"]): one for one in found if one["budget"] == BUDGET}
+    return {(one["budget"], one["subject"], one["model"], one["seed"]): one for one in found}
 
 
-def train(key: tuple[str, str, int]) -> None:
+def train(key: tuple[int, str, str, int]) -> None:
     """Train and score one model in a process of its own, and write what it gave."""
-    subject, name, seed = key
-    first = trainings().get((subject, name, 0), {})
-    wanted: dict[str, Any] = {"budget": BUDGET, "subject": subject, "model": name, "seed": seed}
+    budget, subject, name, seed = key
+    first = trainings().get((budget, subject, name, 0), {})
+    wanted: dict[str, Any] = {"budget": budget, "subject": subject, "model": name, "seed": seed}
     wanted |= {key: first.get(key) for key in ("steps", "step_s")}
     with tempfile.TemporaryDirectory() as folder:
         words = [json.dumps(wanted), json.dumps(MODELS[name]), folder]
@@ -99,6 +98,7 @@ def train(key: tuple[str, str, int]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     taken = wanted | json.loads(done.stdout.splitlines()[-1])
-    sys.stderr.write(f"{subject}, {name}, {seed}: MSE {taken['mse']:.4g}, {taken['steps']} steps\n")
+    what = f"{budget} s, {subject}, {name}, {seed}"
+    sys.stderr.write(f"{what}: MSE {taken['mse']:.4g}, {taken['steps']} steps\n")
     with TRAININGS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(taken) + "\n")

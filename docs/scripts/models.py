@@ -58,7 +58,7 @@ def _compared(result: Mapping[str, Any]) -> str:
     texts = []
     for table in result["tables"]:
         subject, _, budget = table["title"].partition(", ")  # "digits, 180 s of one core of ..."
-        command = f"BUDGET={budget.split()[0]} python -m benchmarks models"
+        command = f"BUDGET={budget.split()[0].replace(',', '')} python -m benchmarks models"
         columns, rows = table["columns"], table["rows"].items()
         scores = [[name, *map(tables.spread, row[:SCORES])] for name, row in rows]
         costs = [[name, *map(tables.middle, row[SCORES:])] for name, row in rows]
@@ -69,7 +69,7 @@ def _compared(result: Mapping[str, Any]) -> str:
 
 
 def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By model, what the badges show of the last machine's tables."""
+    """By model, what the badges show: of each subject the first table, that of the least budget."""
     found: dict[str, dict[str, str]] = {}
     for result in results.values():
         for table in result["tables"]:
@@ -81,7 +81,7 @@ def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
                 if not variant and "second" not in own:  # on the first subject, digits
                     own |= {"second": values["s a step"], "memory": values["MiB"]}
                 score = table["columns"][0 if subject == "digits" else 1]
-                own[", ".join(filter(None, (score, subject, variant)))] = values[score]
+                own.setdefault(", ".join(filter(None, (score, subject, variant))), values[score])
     return found
 
 

@@ -29,6 +29,8 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     tables = [{"title": "digits, 5 s of one core of P", "columns": columns, "rows": rows}]
     dearer = {"MIM": [*rows["MIM"][:5], [9.0], [999]]}
     tables.append({"title": "rain, 5 s of one core of P", "columns": columns, "rows": dearer})
+    longer = {"MIM": [[7.0], *rows["MIM"][1:]]}
+    tables.append({"title": "digits, 1,200 s of one core of P", "columns": columns, "rows": longer})
     (tmp_path / "here").mkdir()
     content = {"machine": machine | {"packages": {"torch": "2"}}, "tables": tables}
     (tmp_path / "here/models.json").write_text(json.dumps(content))
@@ -39,6 +41,8 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     assert "| MIM | 2 (1 to 3) | 0.5 | 1 |" in parts["compared"]
     assert "| MIM | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
     assert "Digits, 5 s of one core of P, by `BUDGET=5 python -m benchmarks models`:" in parts["compared"]
+    assert "| MIM | 7 | 0.5 | 1 |" in parts["compared"]
+    assert "by `BUDGET=1200 python -m benchmarks models`:" in parts["compared"]
     mim, mau = parts["catalogue"].split("### MAU")
     assert "training step <b>0.125 s</b>" in mim
     assert "memory <b>321 MiB</b>" in mim
