@@ -14,8 +14,8 @@ def shown(request, monkeypatch):
     """The class of a name, from the snippets of a page."""
     page, name, *_ = request.param
     fences = pages.fences(pages.DOCS / "extend" / page, "python")
-    program = types.ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", program)
+    program = types.ModuleType(f"page_with_{name}")  # torch.export of torch 2.7 keeps modules by name
+    monkeypatch.setitem(sys.modules, program.__name__, program)
     (code,) = (fence.code for fence in fences if f"class {name}(" in fence.code)
     exec(compile(code, page, "exec"), program.__dict__)
     return getattr(program, name)

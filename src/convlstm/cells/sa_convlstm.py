@@ -1,6 +1,7 @@
 """The convolutional LSTM with a self-attention memory."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -85,20 +86,24 @@ class SAConvLSTMCell(Cell):
         h, c = self.lstm.step(p, LSTMState(h, c))
         h_BCN, m_BCN = h.flatten(2), m.flatten(2)
         query = self.query(h_BCN)
-
-        def record(**flat: Tensor) -> None:
-            size = h.shape[2:]
-            self.record_values(**{name: (x, lambda x: x.unflatten(2, size)) for name, x in flat.items()})
-
-        def recorded(name: str) -> Callable[[Tensor], None] | None:
-            return (lambda weights: record(**{name: weights})) if self._recorders else None
-
-        z_h = attend(query, self.key(h_BCN), self.value(h_BCN), recorded("attention"))
-        z_m = attend(query, self.key_m(m_BCN), self.value_m(m_BCN), recorded("attention_m"))
+        recorder = partial(self._recorder, h.shape[2:])
+        z_h = attend(query, self.key(h_BCN), self.value(h_BCN), recorder("attention"))
+        z_m = attend(query, self.key_m(m_BCN), self.value_m(m_BCN), recorder("attention_m"))
         z = self.mix(torch.cat([z_h, z_m], dim=1))
         h_BCN, m_BCN = sa_memory_update(
             self.gates(torch.cat([z, h_BCN], dim=1)),
             m_BCN,
-            record=lambda i, g, o: record(i_m=i, g_m=g, o_m=o),
+            record=recorder("i_m", "g_m", "o_m"),
         )
         return SAState(h_BCN.view_as(h), c, m_BCN.view_as(m))
+
+    def _recorder(self, size: torch.Size, *names: str) -> Callable[..., None] | None:
+        """A function that records (B, C, pixels) under names, as (B, C, *S); None if nothing is recorded."""
+        if not self._recorders:
+            return None
+
+        def record(*values: Tensor, **named: Tensor) -> None:
+            pairs = zip(names, (*values, *named.values()), strict=True)
+            self.record_values(**{name: (x, lambda x: x.unflatten(2, size)) for name, x in pairs})
+
+        return record
