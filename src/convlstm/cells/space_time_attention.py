@@ -46,7 +46,7 @@ class SpaceTimeAttentionCell(Cell):
         y  = u + W_z z
         h' = y + W_2 gelu(W_1 LN y)
 
-    Places of the history before the first frame hold zeros: attention to them is attention to nothing.
+    Places of the history before the first frame hold zeros: their value is zero, and their score b_a alone.
 
     Args:
         input_dim: channels of the input.

@@ -10,7 +10,7 @@ A call passes through, from `convlstm.layers.scan` down:
   ``fourier``: large kernels.
 * ``recurrences``: the arithmetic of a step in torch's operations, one file each; ``cpu`` has the same in C++,
   ``triton`` for NVIDIA GPUs.
-* ``linear``: recurrences that are linear in their state, by a scan over time instead of all that.
+* ``linear``: recurrences that are linear in their state, by a scan over time in place of the passes above.
 * ``cuda_graphs``: on a GPU, calls that come again are replayed. ``streaming``: frames one by one.
 * ``config``: limits and switches.
 """

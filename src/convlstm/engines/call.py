@@ -1,4 +1,4 @@
-"""A call of a layer."""
+"""A call of a cell: its frames, state and options."""
 
 from dataclasses import dataclass, replace
 from typing import Any

@@ -28,9 +28,10 @@ linear_chunk_bytes = {"cpu": 8 << 20, "cuda": 1 << 30}
 #: A weight whose Fourier transform takes more bytes is convolved directly.
 max_spectrum_bytes = 1 << 28
 #: Convolve directly, never by minimal filtering (Winograd) or Fourier transforms: slower, and with the usual
-#: rounding errors of sums. `convlstm.engines.dispatch` names the algorithm of a layer.
+#: rounding errors of sums. `convlstm.engines.available(layer, frames)` names the algorithm of a layer.
 direct_convolution = False
-#: Frames with a number beyond this are convolved directly.
+#: Frames with a number beyond this are convolved directly: most of their tiles would have a pre-activation
+#: above 4096, with which a tile is computed twice (`winograd.h`).
 largest_filtered = 1024.0
 #: Bytes of transformed weights that are kept for layers that are called frame by frame.
 kept_weight_bytes = 128 << 20

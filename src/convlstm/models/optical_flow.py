@@ -32,7 +32,7 @@ class _OfPysteps(Forecaster):
     def forward(self, past: Tensor, steps: int, *, valid: Tensor | None = None) -> Tensor:
         """Forecast: (B, K, C, H, W) -> (B, steps, C, H, W), K at least 3, arguments as of `Persistence`.
 
-        Zero, and less, is dry; what comes in from outside is.
+        Values up to zero are dry, and so is what moves in from outside the frame.
         """
         check_past(past, steps, least=_FRAMES)
         frames = measured_so_far(past, valid)[:, -_FRAMES:].transpose(1, 2).flatten(0, 1)

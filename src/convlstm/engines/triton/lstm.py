@@ -131,7 +131,7 @@ def lstm_step(
     a += 4 * begin + channel
     h += begin
     s = row[:, None] * (4 * C) + n[None, :]
-    # Behind the loop, these numbers would need more registers than mask are.
+    # Loaded after the loop, these values would need more registers than there are.
     i, f = load(a, s, mask[:, None]), load(a, s + C, mask[:, None])
     o, g = load(a, s + 2 * C, mask[:, None]), load(a, s + 3 * C, mask[:, None])
     packed += channel + k[:, None] * (4 * C) + n[None, :]

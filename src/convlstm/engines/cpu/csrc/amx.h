@@ -112,7 +112,7 @@ void fused_step(const Convolution&, const Cell&, int) {}
 
 // True if the processor has AMX and the operating system permits this process to use it.
 bool amx_available() {
-    const long permission = 0x1023, tiles = 18;
+    const long permission = 0x1023, tiles = 18;  // ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA of Linux
     return syscall(SYS_arch_prctl, permission, tiles) == 0;
 }
 
@@ -152,7 +152,6 @@ struct Blocking : Reduction {
 };
 
 // For few elements, for which a call of memcpy would take longer.
-
 inline void copy(bfloat16* to, const bfloat16* from, int64_t n) {
     for (; n >= LANES; n -= LANES, to += LANES, from += LANES) std::memcpy(to, from, sizeof(vuint16));
     for (; n > 0; n--) *to++ = *from++;

@@ -71,7 +71,7 @@ struct min_exp_lstm : Weighted {
 
 constexpr int64_t BLOCK = 1024;  // elements
 
-// B samples of T frames. `mask` and `reset` have a flag for each frame, or are null: frames that leave the state as it
+// B samples of `steps` frames. `mask` and `reset` have a flag for each frame, or are null: frames that leave the state as it
 // is (0), and frames before which it is set to zero (1).
 template <class T>
 struct Sequence {

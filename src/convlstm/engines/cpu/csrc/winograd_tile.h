@@ -6,8 +6,6 @@
 
 namespace {
 
-
-
 // Transforms along one axis, in place, from the point 0 to infinity.
 
 ALWAYS_INLINE void transform_input(vfloat x[SIDE]) {
