@@ -68,7 +68,7 @@ class ConvCell(Cell):
         self.bias = check_bool(bias, "bias")
         self.padding = tuple(d * (k - 1) // 2 for d, k in zip(self.dilation, self.kernel_size, strict=True))
         standard = set(self.padding_mode) == {"zeros"} and all(k % 2 for k in self.kernel_size)
-        self.conv: _ConvNd = (CONV if standard else _SAME_CONV)[axes](
+        self.conv: _ConvNd = (CONV if standard else SAME_CONV)[axes](
             self.input_dim + self.hidden_dim,
             self.gates * self.hidden_dim,
             self.kernel_size,
@@ -166,7 +166,7 @@ class SameConv3d(_SameConv, nn.Conv3d):
     """`_SameConv` over three space axes."""
 
 
-_SAME_CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
+SAME_CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
 
 
 def _behaviour(conv: nn.Module) -> tuple[Any, ...]:

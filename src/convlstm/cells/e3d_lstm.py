@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, register_state
-from convlstm.cells.conv_cell import SameConv1d, SameConv2d, SameConv3d
+from convlstm.cells.conv_cell import SAME_CONV
 from convlstm.cells.group_norm import GroupNorm
 from convlstm.cells.st_lstm import check_memory_width
 from convlstm.functional.attention import attend
 from convlstm.validation import check_bool, check_number, check_positive
-
-_CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
 
 
 class E3DLSTMState(NamedTuple):
@@ -93,7 +91,7 @@ class E3DLSTMCell(Cell):
         self.forget_bias = check_number(forget_bias, "forget_bias")
 
         def convolution(inputs: int, outputs: int, kernel: tuple[int, ...], bias: bool = False) -> nn.Module:
-            conv: nn.Module = _CONV[axes](inputs, outputs, kernel, padding="same", bias=bias)
+            conv: nn.Module = SAME_CONV[axes](inputs, outputs, kernel, padding="same", bias=bias)
             return conv
 
         self.conv_x = convolution(self.input_dim, 7 * n, self.kernel_size, bias)

@@ -183,7 +183,10 @@ class EncoderForecaster(AutoregressiveForecaster):
         return arguments
 
     def _start_near_the_frame(self, bias: Tensor, filter_size: int) -> None:
-        """First weights with which the filter is near the identity, and forecasts near advection."""
+        """First weights with which the filter is near the identity, and forecasts near advection.
+
+        The filter is a softmax: e^3 gives the middle of 5 x 5 taps 0.46 of the weight, e^7 0.98.
+        """
         if filter_size:
             bias[filter_size // 2] += 7.0 if self.advection else 3.0
         if self.advection:
