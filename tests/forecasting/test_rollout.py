@@ -383,3 +383,12 @@ def test_no_echo_stays_dry_and_measured():
     assert np.isnan(made[..., 0]).all()
     np.testing.assert_array_equal(made[..., 1:6], np.float32(-32))
     np.testing.assert_allclose(made[..., 6:], 30, rtol=1e-6)
+
+
+def test_every_part_of_the_model_keeps_its_mode(trained):
+    """A frozen part in evaluation mode stays in it where the model is in training mode."""
+    model = trained().train()
+    model.head.eval()
+    forecast(model, rates(), STEPS)
+    assert model.training
+    assert not model.head.training

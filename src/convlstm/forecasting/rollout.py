@@ -20,7 +20,7 @@ from convlstm.data.transforms import Linear
 from convlstm.errors import DataError, OptionError
 from convlstm.forecasting.fields import Fields, Floats, Past, as_dtype, labelled, last_frames, read_static
 from convlstm.forecasting.tiles import forecast_frames
-from convlstm.models.base import Forecaster
+from convlstm.models.base import Forecaster, evaluation_mode
 from convlstm.validation import check_instance, check_positive
 
 if TYPE_CHECKING:
@@ -276,10 +276,5 @@ def _run(
 @contextmanager
 def evaluating(model: Forecaster) -> Iterator[Tensor]:
     """Evaluation without gradients; yields a tensor of the device and dtype of the model's weights."""
-    trained = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield next((w for w in model.parameters() if w.is_floating_point()), torch.empty(0))
-    finally:
-        model.train(trained)
+    with evaluation_mode(model), torch.inference_mode():
+        yield next((w for w in model.parameters() if w.is_floating_point()), torch.empty(0))

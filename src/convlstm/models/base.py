@@ -2,9 +2,11 @@
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from convlstm.errors import ShapeError
 from convlstm.hub import Pretrained
@@ -44,6 +46,18 @@ class Forecaster(Pretrained, ABC):
     def with_penalty(self, past: Tensor, steps: int, **options: Any) -> tuple[Tensor, Tensor | None]:
         """The forecast of a call, and a number that training adds to the loss; None for none."""
         return self(past, steps, **options), None
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; then every module has the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def run_forecaster(

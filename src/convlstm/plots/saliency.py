@@ -1,6 +1,7 @@
 """Saliency: which pixels of the past a forecast pixel depends on."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from convlstm.errors import OptionError, ShapeError
+from convlstm.models.base import evaluation_mode
 from convlstm.pictures.colours import channel_scales, check_frames, error_scale, paint
 from convlstm.pictures.frames import past_label
 from convlstm.plots.figures import Row, draw_grid, picked, value_colours
@@ -58,25 +60,16 @@ def saliency(
             f"past must be (K, C, H, W), one sequence; received {tuple(past.shape)}: pick one of the batch"
         )
     x = batch.detach().clone().requires_grad_()
-    modules = (
-        [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    )
-    try:
-        for module in modules:
-            module.training = False
-        with torch.enable_grad():
-            forecast = model(x, lead, **options)
-            place = _place(forecast, pixel, channel)
-            value = forecast[(0, lead - 1, *place)]
+    with evaluation_mode(model) if isinstance(model, nn.Module) else nullcontext(), torch.enable_grad():
+        forecast = model(x, lead, **options)
+        place = _place(forecast, pixel, channel)
+        value = forecast[(0, lead - 1, *place)]
         if not value.requires_grad:
             raise OptionError(
                 f"a model must compute with gradients; received {type(model).__name__}, whose forecast has "
                 "none: use a trained network, and no torch.no_grad inside it"
             )
         (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
-    finally:
-        for module in modules:
-            module.training = True
     return torch.zeros_like(x[0]) if gradient is None else gradient[0]
 
 

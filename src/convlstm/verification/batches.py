@@ -1,9 +1,7 @@
 """Batches of windows as a verification takes them: on the model's device, and in the unit that is scored."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from convlstm.data.base import LabelledWindow, Window, on_device
@@ -15,19 +13,6 @@ from convlstm.validation import check_tensor, received
 ToUnits = Callable[[Tensor, Tensor | None], Tensor]
 
 _MOST_VALUES = 2**23  # of the future of the windows that are forecast at once
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode is restored."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def batches_on_device(

@@ -16,10 +16,10 @@ from torch.utils.data import default_collate
 
 from convlstm.data.base import LabelledWindow, Window, WindowDataset
 from convlstm.errors import DataError, RunError, reading
-from convlstm.models.base import Forecaster
+from convlstm.models.base import Forecaster, evaluation_mode
 from convlstm.models.baselines import BASELINES
 from convlstm.validation import check_path
-from convlstm.verification.batches import ToUnits, batches_on_device, evaluating, forecast_of, in_units
+from convlstm.verification.batches import ToUnits, batches_on_device, forecast_of, in_units
 
 _RESERVOIR = 1023  # cases that the median is estimated from
 
@@ -131,7 +131,7 @@ def cases_file(
     batch: Window | LabelledWindow = default_collate(windows)
     arrays: dict[str, Any] = {key: np.array(values) for key, values in asdict(cases).items()}
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
-    with evaluating(model):
+    with evaluation_mode(model), torch.no_grad():
         for window in batches_on_device([batch], model):
             past, truth = (in_units(x, window, to_units) for x in (window.past, window.future))
             arrays |= {"past": _array(past, window.past_valid), "truth": _array(truth, window.future_valid)}

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from convlstm.data.base import LabelledWindow, Window
 from convlstm.errors import DataError, OptionError, RunError, ShapeError, reading
-from convlstm.models.base import Forecaster
+from convlstm.models.base import Forecaster, evaluation_mode
 from convlstm.models.baselines import BASELINES
 from convlstm.scores.base import Score
 from convlstm.scores.standard import standard_scores
@@ -19,7 +20,6 @@ from convlstm.validation import check_callable, check_instance, check_number, ch
 from convlstm.verification.batches import (
     ToUnits,
     batches_on_device,
-    evaluating,
     forecast_of,
     in_parts,
     in_units,
@@ -85,7 +85,7 @@ def verify(
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     blocks, selector, seen = BlockSums(), CaseSelector(), 0
     lengths: tuple[int, int] | None = None
-    with evaluating(model):
+    with evaluation_mode(model), torch.no_grad():
         for window in in_parts(batches_on_device(batches, model)):
             past, truth = window.past, in_units(window.future, window, to_units)
             lengths = lengths or (past.shape[1], truth.shape[1])
