@@ -159,6 +159,16 @@ def test_too_little_memory_for_the_smallest_tile_is_refused(monkeypatch):
 
 
 @LINUX
+def test_free_memory_is_what_a_container_leaves_with_cached_files_dropped(monkeypatch, tmp_path):
+    for name, text in (("max", "1000000"), ("current", "700000"), ("stat", "anon 3\ninactive_file 200000")):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    monkeypatch.setattr(tiles, "_GROUP", tmp_path)
+    assert tiles.free_memory(torch.device("cpu")) == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert tiles.free_memory(torch.device("cpu")) > 500_000
+
+
+@LINUX
 def test_pages_of_files_that_the_kernel_drops_do_not_lower_what_is_stated(monkeypatch, tmp_path):
     """The resident set shrinks by pages of libraries and files, at a moment of the kernel's choice."""
     (tmp_path / "large").write_bytes(b"1" * 50_000_000)

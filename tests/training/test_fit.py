@@ -366,9 +366,9 @@ def test_the_largest_batch_fills_the_memory_it_is_given(monkeypatch):
     one, ten = (step_bytes(model, dataset[0], config, n) for n in (1, 10))
     assert ten > 5 * one > 250_000
     share = tuning.allocator_share() / tuning._HEADROOM
-    monkeypatch.setattr(tuning, "_free", lambda device: int(1.05 * ten * share))
+    monkeypatch.setattr(tuning, "free_memory", lambda device: int(1.05 * ten * share))
     assert largest_batch(model, dataset, config, cpu) == 8
-    monkeypatch.setattr(tuning, "_free", lambda device: int(0.5 * one))
+    monkeypatch.setattr(tuning, "free_memory", lambda device: int(0.5 * one))
     with pytest.raises(
         OptionError, match=r"one window must fit in memory; a training step needs [\d.]+ MiB and"
     ):
@@ -386,7 +386,7 @@ def test_the_largest_batch_of_a_model_whose_memory_cannot_be_counted_is_measured
     model = ByValue(hidden_dim=[4])
     held = tuning._bytes_held(ForecastModule(model, config), tuning._batch(dataset, 4), cpu)
     monkeypatch.setattr(
-        tuning, "_free", lambda device: int(1.2 * held * tuning.allocator_share() / tuning._HEADROOM)
+        tuning, "free_memory", lambda device: int(1.2 * held * tuning.allocator_share() / tuning._HEADROOM)
     )
     assert largest_batch(model, dataset, config, cpu) == 4
 

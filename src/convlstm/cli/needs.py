@@ -48,8 +48,7 @@ def _head(found: ModelPlan) -> list[str]:
     return [
         f"{found.model}, {frames}, batch size {found.batch_size}",
         f"parameters: {quantity(found.parameters)}, {gibibytes(found.weights)}; with gradients and Adam's "
-        "means "
-        f"{gibibytes(4 * found.weights)}",
+        f"means {gibibytes(4 * found.weights)}",
         f"multiply-adds of a forecast: {quantity(found.multiply_adds)}",
     ]
 

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
@@ -23,6 +24,7 @@ _ALIGNMENT = 32  # least multiple at which tiles start, so that patches and leve
 _WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
 _PROBE = 192  # side of the frame that memory is measured on
 _LARGE = 2**19  # pixels from which memory is measured before a forecast
+_GROUP = Path("/sys/fs/cgroup")  # of this process in a container, version 2
 _SHARE = 0.8  # of the free memory that a forecast may take
 _log = logging.getLogger("convlstm")
 
@@ -246,10 +248,11 @@ def free_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, ValueError, IndexError):
         free = float(_entry(Path("/proc/meminfo"), "MemAvailable"))
-        with suppress(OSError, ValueError):  # the limit of a container
-            group = Path("/sys/fs/cgroup")
-            limit = int((group / "memory.max").read_text())
-            free = min(free, limit - int((group / "memory.current").read_text()))
+        # The limit of a container, in whose use are pages of files that the kernel drops when asked for more.
+        with suppress(OSError, ValueError):
+            used, limit = (int((_GROUP / f"memory.{name}").read_text()) for name in ("current", "max"))
+            cached = re.findall(r"^inactive_file (\d+)$", (_GROUP / "memory.stat").read_text(), re.M)
+            free = min(free, limit - used + sum(map(int, cached)))
         return free
     return math.inf
 

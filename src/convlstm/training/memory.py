@@ -49,6 +49,6 @@ def does_not_fit(model: nn.Module, window: Window | LabelledWindow, config: Trai
     mixed = "" if config.precision != "32" else "--precision bf16-mixed needs less, "
     return (
         f"{_RULE}; one of batch size {batch} needs {needed} and {free} are free: "
-        f"{smaller}{mixed}--batch_size auto "
-        "finds the largest that fits, and convlstm plan states what else helps"
+        f"{smaller}{mixed}--batch_size auto finds the largest that fits, and convlstm plan states what else "
+        "helps"
     )

@@ -3,11 +3,11 @@
 import copy
 import dataclasses
 import io
+import math
 import os
 import sys
 import tempfile
 from contextlib import redirect_stderr
-from pathlib import Path
 
 import torch
 from lightning.pytorch.tuner.tuning import Tuner
@@ -16,6 +16,7 @@ from torch.utils.data import default_collate
 from convlstm.data.base import LabelledWindow, WindowDataset, on_device
 from convlstm.data.specification import Specification
 from convlstm.errors import OptionError
+from convlstm.forecasting.tiles import free_memory
 from convlstm.models.base import Forecaster
 from convlstm.models.memory import allocator_share, gibibytes
 from convlstm.training.config import TrainingConfig
@@ -55,7 +56,9 @@ def largest_batch(
     """
     trial = dataclasses.replace(config, learning_rate=1e-5)
     module = ForecastModule(copy.deepcopy(model), trial, specification=specification).to(device)
-    free = _free(device)
+    free = free_memory(device)
+    if math.isinf(free):  # unknown
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
     budget = int(free * _HEADROOM / (allocator_share() if device.type == "cpu" else 1))
 
     def needed(size: int) -> int:
@@ -68,10 +71,8 @@ def largest_batch(
     if one > budget:
         raise OptionError(
             f"one window must fit in memory; a training step needs {gibibytes(one)} and {gibibytes(free)} "
-            "are free: "
-            "use --precision bf16-mixed, smaller frames, fewer steps or a smaller model; convlstm plan "
-            "states what "
-            "else helps"
+            "are free: use --precision bf16-mixed, smaller frames, fewer steps or a smaller model; "
+            "convlstm plan states what else helps"
         )
     fits = 1 + (budget - one) // max(two - one, two // 3, 1)  # two may be computed by another engine than one
     limit = min(fits, len(dataset), _LARGEST)
@@ -156,13 +157,3 @@ def _bytes_held(module: ForecastModule, batch: LabelledWindow, device: torch.dev
     torch.autograd.backward(value)
     module.zero_grad(set_to_none=True)
     return sum(held.values())
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        available = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-        return int(available.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
