@@ -179,8 +179,15 @@ def test_download_fills_the_folder_first(mnist_folder, tmp_path, monkeypatch):
     assert len(source.images["test"]) == 10
     with pytest.raises(OptionError, match="folder called mnist or fashion-mnist.*received 'digits'"):
         MovingObjects(download=True)
-    with pytest.raises(OptionError, match="received an array"):
-        small(download=True)
+    for images in (IMAGES, torch.from_numpy(IMAGES)):
+        with pytest.raises(OptionError, match="received an array"):
+            small(images=images, download=True)
+
+
+def test_images_may_be_a_tensor():
+    source = small(images=torch.from_numpy(IMAGES))
+    assert "given images" in source.describe()
+    assert torch.equal(source.split("test")[0].past, small().split("test")[0].past)
 
 
 @pytest.fixture

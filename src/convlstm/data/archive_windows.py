@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convlstm.data.base import LabelledWindow, WindowDataset
+from convlstm.data.base import LabelledWindow, WindowDataset, check_index
 from convlstm.data.extra_inputs import INPUTS, extra_inputs
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.sampling import Crop, CropSampler
@@ -56,8 +56,7 @@ class ArchiveWindows(WindowDataset):
         return self._size
 
     def __getitem__(self, index: int) -> LabelledWindow:
-        if index < 0 or (not self.endless and index >= len(self)):
-            raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
+        check_index(index, None if self.endless else len(self))
         size = self.crop or self.store.shape[1:]
         free = [whole - cut for whole, cut in zip(self.store.shape[1:], size, strict=True)]
         crop = Crop(index, free[0] // 2, free[1] // 2, 1.0)

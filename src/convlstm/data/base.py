@@ -56,6 +56,20 @@ def on_device(window: Window | LabelledWindow, device: torch.device) -> Labelled
     return LabelledWindow(*fields)  # type: ignore[arg-type]
 
 
+def check_index(index: int, size: int | None) -> None:
+    """Refuse the index of a window.
+
+    Args:
+        index: as received.
+        size: windows of the data set; None for an endless one.
+
+    Raises:
+        IndexError: negative, or beyond the last window.
+    """
+    if index < 0 or (size is not None and index >= size):
+        raise IndexError(f"index must be from 0{'' if size is None else f' to {size - 1}'}; received {index}")
+
+
 class WindowDataset(Dataset[Window | LabelledWindow], ABC):
     """Map-style data set of windows; an index always returns the same window, in any process.
 

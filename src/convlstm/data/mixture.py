@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from convlstm.data.archive import Archive
-from convlstm.data.base import LabelledWindow, Source, Split, Window, WindowDataset
+from convlstm.data.base import LabelledWindow, Source, Split, Window, WindowDataset, check_index
 from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError
 from convlstm.validation import check_instance, check_positive, check_seed
@@ -23,8 +23,8 @@ class Mixture(Source):
     """Source that draws crops of one size from several archives, such as the radars of several countries.
 
     An epoch draws from each archive in proportion to its windows; one whose ``split`` has periods of train
-    alone has no part in validation and test. These use the crop in the
-    middle of each frame; whole frames of one archive are verified by giving that archive alone.
+    alone has no part in validation and test. Windows of validation and test are crops in the middle of the
+    frames; whole frames of one archive are verified by giving that archive alone.
 
     Args:
         archives: arguments of each `Archive`; those of all stand in ``common``.
@@ -166,7 +166,6 @@ class _Joined(WindowDataset):
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Window | LabelledWindow:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
+        check_index(index, len(self))
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part][index - ([0, *self._ends][part])]

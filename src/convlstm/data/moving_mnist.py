@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from convlstm.data.base import Source, Split, Window, WindowDataset
+from convlstm.data.base import SPLITS, Source, Split, Window, WindowDataset, check_index
 from convlstm.data.files import read_array
 from convlstm.data.mnist import MNIST_ADDRESSES, Images, download_mnist, load_images
 from convlstm.errors import DataError, OptionError, check_name
@@ -26,7 +26,6 @@ from convlstm.validation import (
 
 # Limits of the values of one sequence, the sequences of a split and the objects on the canvas.
 _MAX_VALUES, _MAX_SEQUENCES, _MAX_OBJECTS = 2**31, 10**8, 10**4
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class MovingObjects(Source):
@@ -102,7 +101,7 @@ class MovingObjects(Source):
         if check_bool(download, "download"):
             _download(images)
         self.images = load_images(images, size=self.object_size)
-        self._name = "given" if isinstance(images, np.ndarray) else Path(images).name
+        self._name = Path(images).name if isinstance(images, (str, os.PathLike)) else "given"
 
     def split(self, name: Split) -> WindowDataset:
         """Windows of one split; ``train`` is endless, the others are the same in every epoch.
@@ -110,7 +109,7 @@ class MovingObjects(Source):
         Raises:
             OptionError: no such split.
         """
-        check_name(name, _SPLITS, "split")
+        check_name(name, SPLITS, "split")
         if name == "test" and self._fixed is not None:
             return self._fixed
         return _MovingWindows(self, name)
@@ -167,13 +166,13 @@ class _MovingWindows(WindowDataset):
     def __init__(self, source: MovingObjects, name: Split) -> None:
         self.source, self.images = source, source.images[name]
         self.endless = name == "train"
-        self._size, self._code = source.sizes[name], _SPLITS.index(name)
+        self._size, self._code = source.sizes[name], SPLITS.index(name)
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, index: int) -> Window:
-        _check_index(index, None if self.endless else len(self))
+        check_index(index, None if self.endless else len(self))
         source, size = self.source, self.source.object_size
         length = source.past + source.steps
         height, width = source.canvas
@@ -223,7 +222,7 @@ class _FixedWindows(WindowDataset):
         return int(self._frames_TNHW.shape[1])
 
     def __getitem__(self, index: int) -> Window:
-        _check_index(index, len(self))
+        check_index(index, len(self))
         return _window(np.asarray(self._frames_TNHW[: self.past + self.steps, index]), self.past)
 
 
@@ -232,16 +231,11 @@ def _window(frames_THW: Images, past: int) -> Window:
     return Window(values[:past], values[past:])
 
 
-def _check_index(index: int, size: int | None) -> None:
-    if index < 0 or (size is not None and index >= size):
-        raise IndexError(f"index must be from 0{'' if size is None else f' to {size - 1}'}; received {index}")
-
-
 def _download(images: str | os.PathLike[str] | NDArray[Any]) -> None:
-    name = "" if isinstance(images, np.ndarray) else Path(images).name
-    if isinstance(images, np.ndarray) or name not in MNIST_ADDRESSES:
-        raise OptionError(
-            f"download needs images to be a folder called {' or '.join(MNIST_ADDRESSES)}, the collection to "
-            f"fetch; received {'an array' if isinstance(images, np.ndarray) else repr(str(images))}"
-        )
-    download_mnist(images, name)
+    if isinstance(images, (str, os.PathLike)) and (name := Path(images).name) in MNIST_ADDRESSES:
+        download_mnist(images, name)
+        return
+    raise OptionError(
+        f"download needs images to be a folder called {' or '.join(MNIST_ADDRESSES)}, the collection to "
+        f"fetch; received {repr(str(images)) if isinstance(images, (str, os.PathLike)) else 'an array'}"
+    )

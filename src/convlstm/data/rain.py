@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convlstm.data.archive_windows import scaled
-from convlstm.data.base import SPLITS, LabelledWindow, Source, Split, WindowDataset
+from convlstm.data.base import SPLITS, LabelledWindow, Source, Split, WindowDataset, check_index
 from convlstm.data.specification import GENERATED, Specification, described
 from convlstm.data.transforms import Logarithm
 from convlstm.errors import check_name
@@ -125,8 +125,7 @@ class _RainWindows(WindowDataset):
         return self.source.sizes[self.name]
 
     def __getitem__(self, index: int) -> LabelledWindow:
-        if index < 0 or (not self.endless and index >= len(self)):
-            raise IndexError(f"index must be from 0 to {len(self) - 1}; received {index}")
+        check_index(index, None if self.endless else len(self))
         past = self.source.past
         values = self.source.sequence(self.name, index)[:, None]
         # More than a day apart: every sequence is an event of its own.

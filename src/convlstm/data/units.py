@@ -15,7 +15,7 @@ Floats = NDArray[np.float32]
 
 #: Spellings of a unit, lower case without blanks, by its name here.
 _SPELLINGS: dict[str, tuple[str, ...]] = {
-    "dBZ": ("dbz", "dbz", "10*log10(mm6m-3)"),
+    "dBZ": ("dbz", "10*log10(mm6m-3)"),
     "mm/h": (
         *("mm/h", "mm/hr", "mm/hour", "mmh-1", "mmh^-1", "mmh**-1", "mmhr-1", "mmhr^-1", "mmhr**-1"),
         *("mm.h-1", "mmhour-1", "mmperhour", "millimeterperhour", "millimetreperhour", "kgm-2h-1"),
