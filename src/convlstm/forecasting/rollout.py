@@ -1,6 +1,6 @@
 """Forecasts of frames in their own unit, with the scale that a model was trained with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,7 +209,7 @@ def specification_of(model: Forecaster) -> Specification | None:
     return None if plain is None else Specification.from_dict(plain)
 
 
-def past_of(model: Forecaster, frames: "xr.DataArray") -> int:
+def past_of(model: Forecaster, frames: Sized) -> int:
     """Frames that a model reads; all that there are if it does not say."""
     specification = specification_of(model)
     known = getattr(model, "_convlstm_notes", {}).get("past", len(frames))

@@ -25,7 +25,7 @@ class FSS(Score):
 
     Args:
         threshold: least value of an event, in the unit of the data.
-        window: side of the window in pixels, odd.
+        window: side of the window in pixels, odd; an even one is made one pixel larger.
         unit: of the threshold, for titles.
         rounding: by which values may be off, so that one at the threshold is an event.
     """

@@ -2,6 +2,7 @@
 
 import os
 
+# For workflows too: only this folder imports Lightning.
 from lightning.pytorch import Callback as Callback
 from lightning.pytorch.utilities import rank_zero_only
 

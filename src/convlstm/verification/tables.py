@@ -22,8 +22,8 @@ class Grid(NamedTuple):
     Attributes:
         title: heading.
         note: below it.
-        corner: heading of the first column: "lead" if the columns are lead times, and those over all of them,
-            `OVERALL`.
+        corner: heading of the first column, that of the names; "lead" tells that the columns are lead times,
+            and those over all of them, `OVERALL`.
         names: of the rows.
         columns: cells by heading.
     """

@@ -155,7 +155,7 @@ def describe(
         raise
     times = seconds(frames["time"])
     values, pairs = sample(frames, times, max(4, _READ // len(names)))
-    variables = _variables(frames, whole, names, values, pairs, found)
+    variables = _variables(frames, whole, names, values, pairs)
     region = _region(frames)
     beside = _kinds(paths, files)
     unread = [f"files of other readers are not read: {_listed_kinds(beside)}"] if beside else []
@@ -233,7 +233,6 @@ def _variables(
     names: list[str],
     values: NDArray[np.float32],
     pairs: NDArray[np.int64],
-    reader: str,
 ) -> tuple[Variable, ...]:
     found: list[Variable] = []
     start = 0

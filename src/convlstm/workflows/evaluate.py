@@ -243,7 +243,7 @@ def _is_own(data: Source, run: RunFolder, trust: str | Sequence[str]) -> bool:
 
 
 def load_model(path: str | os.PathLike[str], trust: str | Sequence[str] = ()) -> Forecaster:
-    """The trained model of a run folder, or that of a model folder.
+    """The trained model of a run folder, or that of a model folder, in evaluation mode.
 
     Args:
         path: the folder.
@@ -262,7 +262,7 @@ def load_model(path: str | os.PathLike[str], trust: str | Sequence[str] = ()) ->
         )
     folder = os.fspath(path) if run is None else str(run.model)
     model: Forecaster = Forecaster.from_pretrained(folder, trust=trust)
-    return model.eval()
+    return model
 
 
 def spoken_name(model: Forecaster) -> str:

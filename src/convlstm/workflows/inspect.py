@@ -206,7 +206,7 @@ def _of_plain(model: Forecaster, past: Any, truth: Any, steps: int, tape_of: _Re
     """Frames of an array, images or an animation, in the scale of their file."""
     frames, name = plain_frames(past)
     values, scale = frames.values, np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else 1
-    needed = past_of(model, values)  # type: ignore[arg-type]
+    needed = past_of(model, values)
     check_frames(values, name, model, {"past": needed})
     follow = None if truth is None else plain_frames(truth)[0].values[:steps]
     if follow is None and (spare := min(steps, len(values) - needed)):
