@@ -31,7 +31,7 @@ from convlstm.training.failures import in_one_sentence
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.losses import loss_named
-from convlstm.training.memory import does_not_fit
+from convlstm.training.memory import too_large_message
 from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory, check_rollout
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_instance, received
@@ -110,7 +110,7 @@ def fit(
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
         try:
-            too_large = partial(does_not_fit, model, data.split("train")[0], config)
+            too_large = partial(too_large_message, model, data.split("train")[0], config)
             with in_one_sentence(run, trainer.world_size, too_large):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):

@@ -35,8 +35,11 @@ def step_bytes(
     return training_bytes(model, frames, mixed=config.precision != "32").most
 
 
-def does_not_fit(model: nn.Module, window: Window | LabelledWindow, config: TrainingConfig) -> str:
-    """The sentence for a step that does not fit: what it needs and what helps; arguments of `step_bytes`."""
+def too_large_message(model: nn.Module, window: Window | LabelledWindow, config: TrainingConfig) -> str:
+    """The error message for a step that does not fit: what it needs and what helps.
+
+    Arguments are those of `step_bytes`.
+    """
     batch = int(config.batch_size)
     try:
         needed = gibibytes(step_bytes(model, window, config, batch))

@@ -328,18 +328,18 @@ def _coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str
             attributes = {k: v for k, v in dataset[axis].attrs.items() if k != "bounds"}
             for name, usual in _GEOGRAPHIC.items():
                 if str(axis).lower() in usual and role != "channel":
-                    attributes = {"standard_name": name, "units": f"degrees_{role_unit(name)}"} | attributes
+                    attributes = {"standard_name": name, "units": f"degrees_{_direction(name)}"} | attributes
             found[role] = xr.Variable((role,), dataset[axis].values, attributes)
     names = {roles.get("y"): "y", roles.get("x"): "x"}
     for short, name in (("lat", "latitude"), ("lon", "longitude")):
         grid = _geographic(dataset, name)
         if grid is not None and set(grid.dims) == set(names):
-            attributes = {"standard_name": name, "units": f"degrees_{role_unit(name)}"}
+            attributes = {"standard_name": name, "units": f"degrees_{_direction(name)}"}
             found[short] = xr.Variable([names[axis] for axis in grid.dims], grid.values, attributes)
     return found
 
 
-def role_unit(name: str) -> str:
+def _direction(name: str) -> str:
     """Direction in which latitude or longitude grows, as units name it."""
     return "north" if name == "latitude" else "east"
 
