@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell
+from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, MinConvGRUCell, SAConvLSTMCell
 from convlstm.engines import autograd, available, buffer_pool, config, dispatch, plan, triton
 from convlstm.engines.buffer_pool import BufferPool
 from convlstm.engines.cpu import compiler, library
@@ -358,6 +358,27 @@ def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
     monkeypatch.setattr(config, "small_on_cpu", max(counts))
     with monkeypatch.context() as patch:
         assert ran_fused(layer, lambda: layer(x), patch) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"zoneout": 0.1}, "a faster engine cannot: it has no zoneout"),
+        ({"cell": partial(ConvLSTMCell, attention="spatial")}, "a faster engine cannot: it has no attention"),
+        ({"cell": SAConvLSTMCell}, "SAConvLSTMCell has no faster implementation"),
+        ({"dtype": torch.float64}, "float64 can be differentiated twice there"),
+    ],
+)
+def test_why_the_loop_runs_a_cell_is_told(options, reason):
+    """Of every cell that is no part of another."""
+    layer, x = layer_and_frames("auto", **options)
+    assert available(layer, x) == {f"cell_list.{n}": f"reference, because {reason}" for n in range(2)}
+
+
+def test_a_layer_that_scans_is_told():
+    layer, x = layer_and_frames("auto", cell=MinConvGRUCell)
+    engine = "fused" if available()["compiled"] else "compiled"
+    assert available(layer, x) == {f"cell_list.{n}": f"{engine}, scan over time" for n in range(2)}
 
 
 def test_fused_leaves_fewer_numbers_to_the_reference(monkeypatch):

@@ -232,7 +232,7 @@ def test_few_channels_of_many_pixels_are_left_to_the_loop(batch, hidden, side, r
     monkeypatch.setattr(config, "small_on_cpu", 40_000_000)
     layer = ConvLSTM(1, hidden, 3, batch_first=True)
     found = engines.available(layer, torch.zeros(batch, 4, 1, side, side))
-    assert found == {"cell_list.0": f"{runs}, direct convolution"}
+    assert found["cell_list.0"].startswith(runs)
 
 
 def test_what_runs_under_autocast_is_told():

@@ -36,12 +36,16 @@ def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> d
 
     Args:
         layer: a layer; then instead, for each of its cells by name, the engine that ``auto`` takes for a
-            call, and the algorithm of its convolutions.
+            call, with the algorithm of its convolutions, or the reason why the loop runs it.
         frames: (B, T, C, *S), of the shape, dtype and device of the call.
     """
     if layer is not None and frames is not None:
-        found = ((name, cell) for name, cell in layer.named_modules() if isinstance(cell, ConvCell))
-        return {name: _described(cell, frames) for name, cell in found}
+        found: dict[str, str | None] = {}
+        for name, cell in layer.named_modules():
+            is_part = "" in found or any(name.startswith(f"{outer}.") for outer in found)
+            if isinstance(cell, Cell) and not is_part:
+                found[name] = _described(cell, frames, _options_above(layer, name))
+        return found
     reasons = {"on cpu": compiler.unavailable() or library.failure(), "on cuda": launch.unavailable()}
     some = None in reasons.values()
     missing = None if some else "; ".join(f"{where} {reason}" for where, reason in reasons.items())
@@ -52,20 +56,49 @@ def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> d
 _COMPILERS = {"cpu": compiler.unavailable, "cuda": launch.unavailable}
 
 
-def _described(cell: ConvCell, frames: Tensor) -> str:
+def _options_above(layer: nn.Module, name: str) -> tuple[str, ...]:
+    """Options of the stack that a cell is in, by the cell's name, which only the reference supports."""
+    stacks = (part for path, part in layer.named_modules() if name.startswith(path))
+    options = [part._convlstm_options.scan for part in stacks if "_convlstm_options" in vars(part)]
+    return ("zoneout",) if any(scan.zoneout for scan in options) else ()
+
+
+def _described(cell: Cell, frames: Tensor, reference_only: tuple[str, ...]) -> str:
     """The engine and the algorithm for a call of a cell."""
     batch, steps, _, *size = frames.shape
     x = frames[:, :, :1].expand(batch, steps, cell.input_dim, *size)
-    call = Call(cell, x, cell.initial_state(x[:, 0]))
+    call = Call(cell, x, cell.initial_state(x[:, 0]), reference_only=reference_only)
     engine = select("auto", call)
+    if engine == "reference":
+        return f"reference, because {_reason_of_loop(call)}"
+    if linear.is_supported(call):
+        return f"{engine}, scan over time"
+    assert isinstance(cell, ConvCell)
     shape, algorithm = cell.conv.weight.shape, "direct"
     in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     if engine == "compiled" and in_float32 and _is_one_call(call):
         return "compiled, one call, direct convolution"
-    if engine != "reference" and x.device.type == "cpu" and in_float32:
+    if x.device.type == "cpu" and in_float32:
         conv = SameConv(cell.dilation, cell.padding_mode, steps)
         algorithm = conv.algorithm(shape, size, batch, compiled=engine == "compiled")
     return f"{engine}, {algorithm} convolution"
+
+
+def _reason_of_loop(call: Call) -> str:
+    """The reason why ``auto`` leaves a call to the reference."""
+    if loop_is_faster(call):
+        return "it is as fast for a call of this size"
+    if recorders_of(call.cell):
+        return "the cell is recorded"
+    recurrence = recurrence_of(call.cell)
+    reasons = not_supported_reasons("auto", call, _parameters(call))
+    if recurrence is not None:
+        reasons += recurrence.not_supported_reasons(call.cell)
+    if reasons:
+        return "a faster engine cannot: " + "; ".join(reasons)
+    if recurrence is not None:
+        return "float64 can be differentiated twice there"
+    return f"{type(call.cell).__name__} has no faster implementation"
 
 
 def _compiler_missing(device: str) -> str | None:
@@ -106,14 +139,7 @@ def supported(engine: str, call: Call) -> str:
     """
     if check_name(engine, ENGINES, "engine") == "reference" or recorders_of(call.cell):
         return "reference"
-    is_linear = linear.is_supported(call)
-    recurrence = recurrence_of(call.cell)
-    supported = recurrence is not None and not recurrence.not_supported_reasons(call.cell)
-    parameters: list[Tensor | None] | None = None
-    if is_linear:
-        parameters = [*call.cell.parameters()]
-    elif recurrence is not None and supported:
-        parameters = [call.cell.conv.weight, call.cell.conv.bias, recurrence.parameter(call.cell)]
+    parameters = _parameters(call)
     reasons = not_supported_reasons(engine, call, parameters)
     if reasons and engine != "auto":
         raise OptionError(
@@ -121,11 +147,21 @@ def supported(engine: str, call: Call) -> str:
             f"{'; '.join(reasons)}: use engine='auto'"
         )
     double = call.x.dtype == torch.float64
-    if reasons or parameters is None or (engine == "auto" and double and not is_linear):
+    if reasons or parameters is None or (engine == "auto" and double and not linear.is_supported(call)):
         return "reference"
     if engine == "auto":
         return "fused" if double or _compiler_missing(call.x.device.type) else "compiled"
     return engine
+
+
+def _parameters(call: Call) -> list[Tensor | None] | None:
+    """The parameters of a recurrence that the fast engines have, with the cell's options; None for others."""
+    if linear.is_supported(call):
+        return [*call.cell.parameters()]
+    recurrence = recurrence_of(call.cell)
+    if recurrence is None or recurrence.not_supported_reasons(call.cell):
+        return None
+    return [call.cell.conv.weight, call.cell.conv.bias, recurrence.parameter(call.cell)]
 
 
 def not_supported_reasons(engine: str, call: Call, parameters: list[Tensor | None] | None) -> list[str]:
