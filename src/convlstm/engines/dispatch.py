@@ -225,48 +225,9 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
       (`direct.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
       given, which the loop does not support: there the fast engines reached 0.77 to 0.98 of its speed.
 
-    Time by compiled kernels, step by step, relative to the loop, forward and training, medians of eleven
-    interleaved, an AMD EPYC with AVX-512, one core, processor time:
+    ``fused`` leaves smaller calls alone to the loop, on a CPU and unless ``save`` is given.
 
-    | B T inputs-hidden kernel size | million multiplications | forward | training |
-    |---|---|---|---|
-    | B1 T2 1-8 3x3 16x16 | 1.3 | 1.49 | 2.05 |
-    | B1 T4 8-8 3x3 16x16 | 4.7 | 1.13 | 1.44 |
-    | B1 T10 1-8 3x3 16x16 | 6.6 | 0.92 | 1.09 |
-    | B1 T10 8-8 3x3 16x16 | 12 | 0.92 | 0.98 |
-    | B1 T1 32-32 3x3 16x16 | 19 | 0.76 | 1.03 |
-    | B2 T10 8-8 3x3 16x16 | 24 | 0.73 | 0.94 |
-    | B1 T2 32-32 3x3 16x16 | 38 | 1.02 | 1.10 |
-    | B1 T1 64-64 3x3 16x16 | 75 | 0.55 | 0.78 |
-
-    One call relative to the loop, the same way, medians of nine, ConvLSTM and in brackets ConvGRU:
-
-    | B T inputs-hidden kernel size | forward | training |
-    |---|---|---|
-    | B1 T4 1-1 3x3 16x16 | 0.81 (0.60) | 0.75 (0.51) |
-    | B1 T4 1-1 3x3 32x32 | 1.23 (0.86) | 1.16 (0.83) |
-    | B1 T4 1-1 3x3 64x64 | 1.91 (1.49) | 2.08 (1.69) |
-    | B1 T4 1-2 3x3 32x32 | 1.01 (0.77) | 1.02 (0.76) |
-    | B1 T4 1-2 3x3 64x64 | 1.40 (1.23) | 1.49 (1.33) |
-    | B1 T4 1-4 3x3 64x64 | 0.87 (0.85) | 1.05 (0.94) |
-    | B1 T4 1-6 3x3 64x64 | 0.88 (0.83) | 0.84 (0.75) |
-
-    In a forecaster, whose weights change from step to step, a training step that leaves single frames of 18
-    to 71 million multiplications to the loop takes 0.8 to 0.9 of the time.
-
-    ``fused`` leaves smaller calls alone to the loop, on a CPU and unless ``save`` is given. Time by its
-    operations relative to the loop, the same way, medians of seven:
-
-    | B T inputs-hidden kernel size | million multiplications | forward | training |
-    |---|---|---|---|
-    | B1 T2 1-8 3x3 16x16 | 1.3 | 2.22 | 2.70 |
-    | B1 T2 1-4 3x3 64x64 | 5.9 | 1.41 | 1.89 |
-    | B1 T10 8-8 3x3 16x16 | 12 | 1.47 | 1.56 |
-    | B1 T1 32-32 3x3 16x16 | 19 | 0.85 | 1.12 |
-    | B2 T10 8-8 3x3 16x16 | 24 | 1.21 | 1.30 |
-    | B1 T1 32-32 5x5 16x16 | 52 | 0.99 | 1.20 |
-    | B1 T4 32-32 3x3 16x16 | 75 | 0.68 | 0.70 |
-    | B1 T2 64-64 3x3 16x16 | 151 | 0.95 | 1.02 |
+    Measured: docs/decisions/small-calls.md.
     """
     cell, x, auto = call.cell, call.x, engine == "auto"
     if torch.compiler.is_compiling() or linear.is_supported(call):

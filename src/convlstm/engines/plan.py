@@ -203,23 +203,7 @@ def is_one_call(
 ) -> bool:
     """True if a sequence in float32 on a CPU is so small that C++ computes it in one call, if it can.
 
-    Time of one call relative to compiled kernels step by step, forward and training, medians of nine
-    interleaved, an AMD EPYC with AVX-512, one core; in brackets two cores, of which one call uses one:
-
-    | B T channels kernel size | million multiplications | forward | training |
-    |---|---|---|---|
-    | B1 T2 16 3x3 16x16 | 9.4 | 0.45 (0.44) | 0.38 (0.37) |
-    | B1 T1 16 3x3 32x32 | 19 | 0.77 (0.79) | 0.67 (0.62) |
-    | B1 T2 8 3x3 64x64 | 38 | 0.79 (0.95) | 0.66 (0.77) |
-    | B1 T1 32 5x5 16x16 | 52 | 0.87 (1.14) | 0.84 (1.08) |
-    | B1 T4 32 3x3 16x16 | 75 | 1.05 (1.02) | 0.95 (0.87) |
-    | B1 T1 32 3x3 64x64 | 302 | 1.33 (1.68) | 1.09 (1.30) |
-
-    With few channels the memory of one call, which it keeps, is many times that of its results: training on
-    B1 T1 1 1x1 2000x2000 left a process 747 MB larger, step by step 274 MB. Frames of more pixels than
-    `config.one_call_frame_pixels` are not one call.
-
-    Relative to the loop, training: B1 T2 96 3x3 4x4 0.95; B1 T1 128 3x3 4x4 2.2; B1 T1 256 3x3 2x2 2.8.
+    Measured: docs/decisions/small-calls.md.
 
     Args:
         x: (B, T, C, *S).
