@@ -46,6 +46,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "EncoderForecaster": {"hidden_dim": [24, 32], "patch_size": 4},
     "EncoderForecaster advection": {"hidden_dim": [24, 32], "patch_size": 4, "advection": True},
     "ConvLSTMTransformer": {"hidden_dim": [24, 48], "patch_size": 4},
+    "ConvLSTMTransformer advection": {"hidden_dim": [24, 48], "patch_size": 4, "advection": True},
     "StackForecaster": {"hidden_dim": [32, 32], "kernel_size": 3},
     "PredRNN": {"hidden_dim": [24, 24], "kernel_size": 3},
     "PredRNNPlusPlus": {"hidden_dim": [20, 20], "kernel_size": 3},

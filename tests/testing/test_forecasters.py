@@ -57,7 +57,7 @@ MODELS = {
     "swinlstm": lambda n: SwinLSTM(n, 4, [1, 2], [2, 1], [1, 2], window=2, patch_size=1),
     "swinlstm b": lambda n: SwinLSTM(n, 4, [3], (), [2], window=3),
     "trajgru": lambda n: TrajGRUForecaster(n, [3, 4], links=2),
-    "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2),
+    "transformer": lambda n: ConvLSTMTransformer(n, [3, 4], heads=2, window=2, history=2, advection=True),
     "mau": lambda n: MAU(n, [3, 4], 3, tau=2),
     "mau with recall": lambda n: MAU(n, [3, 3], 3, recall=True),
     "mim": lambda n: MIM(n, [2, 2, 2], 3, 2),

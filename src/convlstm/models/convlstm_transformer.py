@@ -21,7 +21,8 @@ class ConvLSTMTransformer(EncoderForecaster):
         hidden_dim: channels of each level, finest first; the last is a multiple of ``heads``.
         kernel_size: of the recurrent layers; one for all levels or one per level.
         heads, window, history: of the coarsest level, as for `SpaceTimeAttentionCell`.
-        patch_size, skip, filter_radius, output, extra_channels: as for `EncoderForecaster`.
+        patch_size, skip, filter_radius, output, advection, zero_outside, extra_channels: as for
+            `EncoderForecaster`.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class ConvLSTMTransformer(EncoderForecaster):
         skip: bool = True,
         filter_radius: int = 2,
         output: str = "linear",
+        advection: bool = False,
+        zero_outside: bool = False,
         extra_channels: int = 0,
     ) -> None:
         attention = partial(SpaceTimeAttentionCell, heads=heads, window=window, history=history)
@@ -49,5 +52,7 @@ class ConvLSTMTransformer(EncoderForecaster):
             filter_radius,
             output,
             [*[remembering_lstm] * (len(check_list(hidden_dim, "hidden_dim")) - 1), attention],
+            advection=advection,
+            zero_outside=zero_outside,
             extra_channels=extra_channels,
         )
