@@ -151,6 +151,7 @@ MANY_ARGUMENTS = {
     "convlstm.layers.options.StackOptions",
     "convlstm.layers.stack.Stack",
     "convlstm.engines.plan.Plan",
+    "convlstm.models.convlstm_transformer.ConvLSTMTransformer",  # those of EncoderForecaster, and its own
     "convlstm.models.encoder_forecaster.EncoderForecaster",  # one of them the earlier name of another
     "convlstm.training.config.TrainingConfig",
     "convlstm.verification.results.Verification",
