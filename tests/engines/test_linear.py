@@ -376,3 +376,33 @@ def test_truncation_and_recomputation_by_the_scan_itself():
                 y, state = scan(cell, x, reverse=reverse, options=options, engine=engine)
                 results.append([y, *gradients((y, *state), [*cell.parameters()])])
             assert_close(*results)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_outputs_may_be_changed_in_place(engine, last_only, dtype):
+    """As nn.ReLU(inplace=True) behind a layer does: neither the state nor the gradients change."""
+    gradients = []
+    for name in (engine, "reference"):
+        torch.manual_seed(0)
+        options = {"batch_first": True, "cell": MinConvLSTMCell, "last_only": last_only}
+        layer = ConvLSTM(2, [3, 4], 3, engine=name, **options).to(dtype)
+        x = torch.randn(2, 5, 2, 6, 5, dtype=dtype).requires_grad_()
+        outputs, states = layer(x)
+        h = states[0].h.detach().clone()
+        outputs[0].mul_(3)
+        assert torch.equal(states[0].h, h)
+        loss = outputs[0].square().sum() + states[0].h.sum()
+        gradients.append(torch.autograd.grad(loss, [x, *layer.parameters()]))
+    assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, "auto"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_state_does_not_hold_on_to_the_frames_before_it(engine, dtype):
+    layer = ConvLSTM(2, [3, 4], 3, batch_first=True, cell=MinConvGRUCell, engine=engine).to(dtype)
+    with torch.no_grad():
+        _, states = layer(torch.randn(2, 50, 2, 6, 5, dtype=dtype))
+    for state in states:
+        assert state.h.untyped_storage().nbytes() == state.h.nbytes

@@ -76,8 +76,10 @@ def run(call: Call, engine: str) -> tuple[Tensor, LinearState]:
         states, h = _scan(engine, planes, h, mask, reset, rule, call.reverse)
         outputs.append(h[:, None] if call.last_only else states)
     outputs = outputs[-1:] if call.last_only else outputs[::-1] if call.reverse else outputs
-    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-    return y.to(dtype), LinearState(h.to(dtype))
+    if len(outputs) > 1:
+        return torch.cat(outputs, dim=1).to(dtype), LinearState(h.to(dtype))
+    # Outputs may be changed in place: the state, and what is saved for the backward pass, stay as they are.
+    return outputs[0].to(dtype, copy=not call.any_layout), LinearState(h.to(dtype))
 
 
 def _scan(engine: str, planes: Tensor, h: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
@@ -106,7 +108,7 @@ def linear_states(
         reverse: run from the last frame to the first.
 
     Returns:
-        The states (B, T, C, *S) and the last one (B, C, *S).
+        The states (B, T, C, *S) and the last one (B, C, *S), which does not hold on to the others.
     """
     pair = RULES[rule](planes.flatten(0, 1))
     a, b = (part.to(h.dtype).view(*planes.shape[:2], *h.shape[1:]) for part in pair)
@@ -117,9 +119,9 @@ def linear_states(
         a = torch.where(reset[(..., *(None,) * (a.ndim - 2))], 0, a)
     if reverse:
         states = linear_scan(a.flip(1), b.flip(1), h)
-        return states.flip(1), states[:, -1]
+        return states.flip(1), states[:, -1].clone()
     states = linear_scan(a, b, h)
-    return states, states[:, -1]
+    return states, states[:, -1].clone()
 
 
 def _forward(
@@ -129,7 +131,7 @@ def _forward(
     kernels = _kernels(planes)
     if kernels is None:
         states, last = linear_states(planes, h, mask, reset, rule, reverse)
-        return states.contiguous(), last.clone()
+        return states.contiguous(), last
     result: tuple[Tensor, Tensor] = kernels.forward(rule, planes, h.contiguous(), mask, reset, reverse)
     return result
 
