@@ -1,5 +1,6 @@
 """What ends a run from outside it: workers, ranks, memory, logs; one sentence and the exit status each."""
 
+import errno
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import processes
 import pytest
+from tensorboard.summary.writer import event_file_writer
 
 from convlstm.atomic_write import Changes
 from convlstm.cli.main import main
@@ -97,6 +99,19 @@ def test_logs_that_vanish_end_the_run_with_a_sentence_and_keep_its_checkpoint(tm
     assert sentence in said(capfd)
     assert (run / "checkpoints" / "last.ckpt").exists()
     assert len(read_metrics(run / "metrics.csv")) >= 1
+
+
+def test_logs_that_cannot_be_written_from_the_start_leave_nothing(tmp_path, monkeypatch, capfd):
+    """A full disk, on which the file of the logs is made and not whole."""
+
+    def full(self, flush=event_file_writer._AsyncWriter.flush):
+        flush(self)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(event_file_writer._AsyncWriter, "flush", full)
+    assert main(["train", *OPTIONS, "--data.how=not", "--out", str(tmp_path / "run")]) == 2
+    assert "No space left on device" in said(capfd)
+    assert not (tmp_path / "run").exists()
 
 
 HERE = {"PYTHONPATH": str(Path(__file__).parent)}

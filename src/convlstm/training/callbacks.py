@@ -44,9 +44,11 @@ class RunLogger(TensorBoardLogger):
         """The writer; its file is recorded as made by this process."""
         if self._experiment is None:
             before = set(self.run.logs.glob("*"))
-            super().experiment  # noqa: B018
-            for path in set(self.run.logs.glob("*")) - before:
-                self.run.changes.made(path)
+            try:
+                super().experiment  # noqa: B018
+            finally:  # on a full disk its file is made, and cannot be written
+                for path in set(self.run.logs.glob("*")) - before:
+                    self.run.changes.made(path)
         return self._experiment
 
     def save(self) -> None:
