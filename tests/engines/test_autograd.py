@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, MinConvGRUCell, SAConvLSTMCell
+from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell, MinConvGRUCell, SAConvLSTMCell
 from convlstm.engines import autograd, available, buffer_pool, config, dispatch, plan, triton
 from convlstm.engines.buffer_pool import BufferPool
 from convlstm.engines.cpu import compiler, library
@@ -220,6 +220,19 @@ def test_bfloat16_autocast_errs_no_more_than_the_loop(engine, stack, cell):
     ours, theirs = (torch.tensor(found).mean(dim=0) for found in errors.values())
     assert ours.mean() <= theirs.mean()
     assert (ours <= 1.5 * theirs).all(), (ours / theirs).tolist()  # a weight gradient has 1.3
+
+
+@pytest.mark.parametrize("engine", ["reference", *FAST, "auto"])
+@pytest.mark.parametrize("cell", [ConvLSTMCell, ConvGRUCell, ConvRNNCell])
+def test_outputs_and_states_under_autocast_have_32_bits(engine, cell):
+    layer, x = layer_and_frames(engine, steps=2, cell=cell)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs, states = layer(x)
+        _, resumed = layer(x, states)
+    found = [*outputs, *flat(states), *flat(resumed)]
+    assert {tensor.dtype for tensor in found} == {torch.float32}
+    with torch.no_grad():
+        layer(x, states)  # also outside autocast
 
 
 def _without_states(layer, x):

@@ -147,4 +147,5 @@ class ConvRNNCell(ConvCell):
     def step(self, p: Tensor, state: Any) -> GRUState:
         """The new hidden state from the frame and the old hidden state."""
         (h,) = state
-        return GRUState(self.activation(self.preactivations(p, h)))
+        new = self.activation(self.preactivations(p, h))
+        return GRUState(new.to(torch.promote_types(new.dtype, h.dtype)))  # under autocast that of the state
