@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
-from convlstm.cells import Cell, GRUState
+from convlstm.cells import Cell, GRUState, LSTMState
 from convlstm.engines.direct import accumulates_in_place
 from convlstm.errors import OptionError, ShapeError
 
@@ -157,6 +157,34 @@ def test_a_stream_hears_hooks_that_come_later_and_another_engine():
     stack.set_engine("fused")
     with pytest.raises(OptionError, match="hooks"):
         session(x)
+
+
+def doubled(cell):
+    """An update of the cell's own, set on the instance."""
+    update = cell.update
+    cell.update = lambda gates, state: LSTMState(*(2 * part for part in update(gates, state)))
+
+
+def with_another_class(cell):
+    cell.__class__ = type("Own", (ConvLSTMCell,), {"update": lambda self, gates, state: state})
+
+
+def with_other_activations(cell):
+    cell.output_activation = torch.relu
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+@pytest.mark.parametrize("change", [doubled, with_another_class, with_other_activations])
+def test_a_stream_hears_rules_that_come_later(change, engine):
+    torch.manual_seed(0)
+    stack = ConvLSTM(2, [3, 3], 3, batch_first=True, engine=engine)
+    session, x = stack.stream(1, (6, 5)), torch.randn(1, 4, 2, 6, 5)
+    for frame in x[:, :2].unbind(1):
+        session(frame)
+    state = session.state
+    change(stack.cell_list[0])
+    outputs, _ = whole(stack, x[:, 2:], state)
+    assert_close(torch.stack([session(frame).clone() for frame in x[:, 2:].unbind(1)], dim=1), outputs)
 
 
 def test_after_the_first_frame_a_cpu_allocates_nothing():

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map_only
 
 from convlstm.cells.base import like_frame
 from convlstm.engines import Call, GraphedFunction, Stepper, has_hooks, supported
+from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import ShapeError
 from convlstm.layers.schedules import Layers
 from convlstm.layers.state import StackState, initial_states, of_kind
@@ -26,9 +27,9 @@ class Stream:
     It gives the numbers of the stack on the whole sequence, without gradients; in training mode dropout is
     drawn anew for each frame. Each frame is a `Stack.step`, or the same step in preallocated buffers
     (`Stepper`) where cells and options have a fast engine and neither a subclass, a hook nor the instance
-    changes the call. Buffers are made at the first frame, and again when weights, buffers, dtype, autocast or
-    modes have changed (changes through ``.data`` go unnoticed). On CUDA a graph is replayed from the next
-    frame on.
+    changes the call. Buffers are made at the first frame, and again when weights, buffers, the rules of
+    cells, dtype, autocast or modes have changed (changes through ``.data`` go unnoticed). On CUDA a graph is
+    replayed from the next frame on.
 
     Args:
         stack: the module whose weights and modes are watched.
@@ -125,9 +126,9 @@ class Stream:
             t for a in own for t in (*a["_parameters"].values(), *a["_buffers"].values()) if t is not None
         ]
         versions = [0 if t.is_inference() else t._version for t in tensors]
-        changed = [has_hooks(cell) or getattr(cell, "calls_conv", False) for cell in layers.cells]
-        changed.append(customised)
-        return frame.dtype, frame.device, mixed, modes, versions, [t.data_ptr() for t in tensors], changed
+        rules = [_rule(cell) for cell in layers.cells]
+        addresses = [t.data_ptr() for t in tensors]
+        return frame.dtype, frame.device, mixed, modes, versions, addresses, rules, customised
 
     def _prepare(self, frame: Tensor, customised: bool) -> None:
         """Choose how the frames that follow are run, and make buffers for them."""
@@ -152,6 +153,14 @@ def _engines(layers: Layers, frame: Tensor, training: bool) -> set[str]:
         supported(options.engine, Call(cell, x.unsqueeze(1), state))
         for cell, (x, state) in zip(layers.cells, _initial(layers, frame), strict=True)
     }
+
+
+def _rule(cell: nn.Module) -> Any:
+    """What a cell does with its weights, compared from frame to frame."""
+    found = recurrence_of(cell)
+    if found is None or has_hooks(cell):
+        return type(cell)
+    return found, found.activations(cell), found.not_supported_reasons(cell)
 
 
 def _initial(layers: Layers, frame: Tensor) -> list[tuple[Tensor, Any]]:
