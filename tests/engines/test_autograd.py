@@ -254,6 +254,22 @@ def test_low_precision_layers_keep_their_dtype_and_stay_close(dtype):
         assert (a.double() - b).abs().max() < 0.04 * b.abs().max()
 
 
+@pytest.mark.parametrize("engine", ["reference", *FAST, "auto"])
+@pytest.mark.parametrize("stack", [ConvLSTM, ConvGRU])
+@pytest.mark.parametrize(("size", "kernel"), [((1, 4, 5), (3, 3, 3)), ((3, 4, 5), (5, 3, 1))])
+def test_bfloat16_of_three_axes_shorter_than_the_kernel(engine, stack, size, kernel):
+    """Torch's own convolution, 2.13 on a CPU, reads and writes outside its memory there."""
+    found = []
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.manual_seed(0)
+        name = "reference" if dtype == torch.float64 else engine
+        layer = stack(1, 4, kernel, 1, batch_first=True, engine=name).to(dtype)
+        x = torch.randn(2, 3, 1, *size).to(dtype).requires_grad_()
+        found.append(_without_states(layer, x))
+    for exact, ours in zip(*found, strict=True):
+        assert (ours.double() - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 def test_gradients_agree_with_finite_differences():
     layer, x = layer_and_frames(
         steps=3, size=(3, 2), dtype=torch.float64, cell=partial(ConvLSTMCell, peephole="channel")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import CONV
+from convlstm.cells.convolutions import CONV
 from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.validation import received

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
+from convlstm.cells.convolutions import CONV
 from convlstm.cells.recordable import Recordable, recorders_of
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import (
@@ -21,9 +22,6 @@ from convlstm.validation import (
     is_integer,
     received,
 )
-
-#: The convolution for one, two and three space axes.
-CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def same_convolution(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from convlstm.cells.attention import Attention, apply_attention, attention_module
-from convlstm.cells.base import CONV, Cell, has_hooks, like_frame
+from convlstm.cells.base import Cell, has_hooks, like_frame
+from convlstm.cells.convolutions import CONV
 from convlstm.cells.original import check_built
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.conv import check_padding_modes, check_reach, same_conv

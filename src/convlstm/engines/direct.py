@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.dry_run import DryTensor
-from convlstm.functional.conv import _pad, _pad_gradient, same_conv
+from convlstm.functional.conv import _pad, _pad_gradient, must_be_padded, same_conv
 
 # oneDNN's convolution that accumulates into its output; other convolutions allocate theirs. It is not public:
 # without it the result is added by a second operation.
@@ -144,7 +144,7 @@ class DirectWeight(ConvWeight):
 
     def _padded(self, image: Tensor) -> tuple[Tensor, list[int]]:
         """An image, padded unless the operator pads it, and the operator's padding by axis."""
-        if self._is_padded_by_operator:
+        if self._is_padded_by_operator and not must_be_padded(image, self.taps):
             return image, [r // 2 for r in self._reach]
         return _pad(image, self._reach, self.padding_mode), [0] * len(self._reach)
 

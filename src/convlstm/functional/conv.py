@@ -64,11 +64,22 @@ def convolve(
     """`same_conv` of arguments that are known to be right: each step of a cell calls it."""
     reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
     conv = _CONV[len(reach)]
-    if {*modes} == _ZEROS:
+    if {*modes} == _ZEROS and not must_be_padded(x, weight):
         if any(r % 2 for r in reach):
             x = F.pad(x, [n for r in reversed(reach) for n in (0, r % 2)])
         return conv(x, weight, bias, 1, [r // 2 for r in reach], dilation)
     return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
+
+
+def must_be_padded(x: Tensor, weight: Tensor) -> bool:
+    """True if frames (N, C, *S) must be padded before they are convolved, not by torch's convolution.
+
+    In bfloat16 on a CPU, with three space axes of which one is shorter than its kernel, torch's convolution
+    and its gradient of the weight (2.13, oneDNN) read and write outside their memory where they pad.
+    """
+    if x.ndim != 5 or x.device.type != "cpu":
+        return False
+    return any(size < k for size, k in zip(x.shape[2:], weight.shape[2:], strict=True))
 
 
 def check_padding_modes(value: Any, axes: int) -> tuple[str, ...]:
