@@ -71,6 +71,14 @@ MODELS = {
 }
 
 
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_forecasts_under_autocast_have_the_dtype_of_the_past(make):
+    past = torch.rand(1, 3, 2, 16, 12)
+    model = make(2).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(past, 2).dtype == torch.float32
+
+
 @pytest.mark.parametrize("check", FORECASTER_CHECKS)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_models(make, check):

@@ -164,6 +164,7 @@ class AutoregressiveForecaster(Forecaster):
         The frame has its extra inputs; ``inputs`` (B, L, E, *S) are those of the frames after it.
         """
         forecasts: list[Tensor] = []
+        dtype = frame.dtype  # under autocast a step may return 16 bits
         for k in range(steps):
             frame, carry = _checked(self, self.step(frame, carry), frame)
             forecasts.append(frame)
@@ -175,7 +176,7 @@ class AutoregressiveForecaster(Forecaster):
             if inputs is not None:
                 frame = torch.cat([frame, inputs[:, k]], dim=1)
         inside: Any = (..., *(slice(length) for length in size))
-        return torch.stack(forecasts, dim=1)[inside], carry
+        return torch.stack(forecasts, dim=1)[inside].to(dtype), carry
 
     def stream(self) -> "ForecastStream":
         """A session that is given observed frames one at a time and forecasts at any moment, no gradients.
