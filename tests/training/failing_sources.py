@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,17 @@ def _miss_a_key() -> None:
     raise KeyError("missing")
 
 
+def _lose_ctrl_c() -> None:
+    """As in a finaliser, whose errors Python drops."""
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def _lose_ctrl_c_and_fail() -> None:
+    _lose_ctrl_c()
+    raise RuntimeError("DataLoader worker (pid(s) 1) exited unexpectedly")
+
+
 HOW: dict[str, Callable[[], object]] = {
     "not": lambda: None,
     "exits": lambda: os._exit(3),
@@ -36,6 +48,8 @@ HOW: dict[str, Callable[[], object]] = {
     "raises": _raise_in_lines,
     "raises with a key": _miss_a_key,
     "refuses": _refuse,
+    "loses Ctrl-C": _lose_ctrl_c,
+    "loses Ctrl-C, at which workers end": _lose_ctrl_c_and_fail,
     "asks torch for memory": lambda: torch.empty(10**15),
     "asks numpy for memory": lambda: np.empty(10**15),
 }

@@ -80,6 +80,16 @@ def test_a_signal_of_a_worker_that_ended_does_not_stop_what_is_undone(tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("how", ["loses Ctrl-C", "loses Ctrl-C, at which workers end"])
+def test_ctrl_c_that_python_drops_in_a_finaliser_stops_at_the_next_batch(tmp_path, capfd, how):
+    before = signal.getsignal(signal.SIGINT)
+    words = [*OPTIONS, f"--data.how={how}", "--out", str(tmp_path / "run")]
+    assert main(["train", *words]) == 130
+    assert said(capfd).startswith("convlstm: stopped; there is no checkpoint yet; go on with: convlstm train")
+    assert signal.getsignal(signal.SIGINT) is before
+    assert (tmp_path / "run" / "config.yaml").exists()
+
+
 @pytest.mark.parametrize("how", ["asks torch for memory", "asks numpy for memory"])
 def test_memory_that_the_cpu_has_not_is_one_sentence(tmp_path, capfd, how):
     assert main(["train", *OPTIONS, f"--data.how={how}", "--out", str(tmp_path / "run")]) == 2

@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -145,16 +147,62 @@ class TimedCheckpoint(Checkpoint):
 
 
 class Terminable(Callback):
-    """SIGTERM stops training as Ctrl-C does.
+    """SIGTERM stops training as Ctrl-C does, and neither is lost.
 
-    Lightning's handler waits for all ranks, while ``kill`` and ``timeout`` signal the first alone.
+    Lightning's handler waits for all ranks, while ``kill`` and ``timeout`` signal the first alone. Python
+    drops what a handler raises while an object is destroyed or a process forked, as workers are at every
+    epoch: the next batch raises it again.
+
+    Attributes:
+        stopped: a signal came.
     """
 
+    stopped = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's handler."""
+        """Replace Lightning's handler and Python's."""
         if threading.current_thread() is threading.main_thread():
             first = trainer.is_global_zero
-            signal.signal(signal.SIGTERM, signal.default_int_handler if first else signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, self._stop if first else signal.SIG_DFL)
+            if first and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, self._stop)
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Take an error after a signal for the signal: workers end at Ctrl-C too.
+
+        Raises:
+            KeyboardInterrupt: instead of such an error.
+        """
+        try:
+            yield
+        except Exception:
+            if self.stopped:
+                raise KeyboardInterrupt from None
+            raise
+
+    def _stop(self, *_: Any) -> None:
+        self.stopped = True
+        raise KeyboardInterrupt
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop if a signal was lost."""
+        if self.stopped:
+            raise KeyboardInterrupt
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop if a signal was lost."""
+        if self.stopped:
+            raise KeyboardInterrupt
 
 
 class ValueRange(Callback):

@@ -27,7 +27,7 @@ from convlstm.training.callbacks import (
     ValueRange,
 )
 from convlstm.training.config import PRECISIONS, TrainingConfig
-from convlstm.training.failures import in_one_sentence
+from convlstm.training.failures import ignoring_ended_workers, in_one_sentence
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.losses import loss_named
@@ -95,7 +95,7 @@ def fit(
             model, config, optimizer=optimizer, scheduler=scheduler, specification=data.specification
         )
         check_rollout(model, config, data.split("train")[0])
-        built_in = [*_callbacks(config, run, data), values]
+        built_in = [*_callbacks(config, run, data), values, terminable := Terminable()]
         _check_callbacks(callbacks, built_in)
         trainer = _trainer(config, run, [*built_in, *callbacks])
         shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
@@ -111,11 +111,12 @@ def fit(
             run.changes.folder(run.logs)
         try:
             too_large = partial(too_large_message, model, data.split("train")[0], config)
-            with in_one_sentence(run, trainer.world_size, too_large):
+            with terminable.heard(), in_one_sentence(run, trainer.world_size, too_large):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
-                save_best()
+                with ignoring_ended_workers():
+                    save_best()
             raise
     save_best()
     return model.cpu().eval()
@@ -268,7 +269,6 @@ def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Cal
         History(run),
         Samples(LabelledWindow(*(field[None] for field in window if field is not None))),
         Progress(),
-        Terminable(),
         RunCheckpoint(run.best, monitor="val_loss"),
         RunCheckpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement
     ]
