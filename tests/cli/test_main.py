@@ -32,7 +32,10 @@ def test_overview_and_version_import_nothing_heavy(option):
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5")])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "none")],
+)
 def test_threads_do_not_wait_in_busy_loops_unless_the_user_says_so(given, expected):
     """OpenMP reads the variable when torch loads it."""
     code = (
@@ -44,7 +47,8 @@ def test_threads_do_not_wait_in_busy_loops_unless_the_user_says_so(given, expect
         "sys.addaudithook(seen)\n"
         "main(['models'])"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"} | given
+    names = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in names} | given
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stderr.strip() == expected
 

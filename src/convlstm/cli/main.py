@@ -139,7 +139,8 @@ def _run(words: list[str]) -> int:
         ) from None
     if here not in sys.path:
         sys.path.append(here)  # the user's own models and cells may lie where the command is given
-    if "torch" not in sys.modules:  # libgomp reads it when it is loaded
+    # libgomp reads both when torch loads it, and takes the count before the policy.
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     from convlstm.cli import commands
     from convlstm.cli.options import Command
