@@ -512,6 +512,18 @@ class Doubled(ConvLSTMCell):
         return super().update(2 * gates, state)
 
 
+@pytest.mark.parametrize("engine", ["auto", *FAST])
+def test_a_method_that_is_replaced_on_the_class_itself_takes_effect(engine, monkeypatch):
+    layer, x = layer_and_frames(engine)
+    before = layer(x)[0][-1]
+    own = ConvLSTMCell.update
+    monkeypatch.setattr(ConvLSTMCell, "update", lambda self, gates, state: own(self, 2 * gates, state))
+    found = layer(x)[0][-1]
+    layer.set_engine("reference")
+    assert_close(found, layer(x)[0][-1])
+    assert not torch.allclose(found, before)
+
+
 def test_an_update_of_ones_own_runs_under_auto(monkeypatch):
     layer, x = layer_and_frames("auto", cell=Doubled)
     assert ran_fused(layer, lambda: layer(x), monkeypatch) == 0

@@ -281,6 +281,22 @@ def test_what_a_subclass_overrides_takes_effect_in_every_engine(cell, training):
         assert_close(other, results[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
+def test_coefficients_that_are_replaced_on_the_class_itself_take_effect(engine, monkeypatch):
+    torch.manual_seed(0)
+    layer, x = ConvLSTM(2, 3, 3, 1, True, cell=MinConvGRUCell, engine=engine), torch.randn(3, 6, 2, 4, 4)
+    halved = ConvLSTM(2, 3, 3, 1, True, cell=Halved, engine="reference")
+    halved.load_state_dict(layer.state_dict())
+    expected, own = halved(x)[0][0], MinConvGRUCell.coefficients
+
+    def coefficients(self, x):
+        a, b = own(self, x)
+        return 0.5 * a, b
+
+    monkeypatch.setattr(MinConvGRUCell, "coefficients", coefficients)
+    assert_close(layer(x)[0][0], expected)
+
+
 def test_which_engine_runs_a_linear_recurrence():
     def chosen(cell, engine="auto", steps=3, dtype=torch.float32, **flags):
         x = torch.zeros(1, steps, 1, 4, 4, dtype=dtype)

@@ -34,6 +34,17 @@ RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
+# Methods of cells as they are here, by class: a user may replace one on the class itself.
+_METHODS = {
+    kind.__name__: {name: getattr(kind, name) for name in names}
+    for kind, names in (
+        (LinearCell, ("forward", "project", "step", "initial_state")),
+        (MinConvGRUCell, ("coefficients",)),
+        (MinConvLSTMCell, ("coefficients",)),
+    )
+}
+
+
 def rule_of(cell: nn.Module) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     """A cell's rule, and the function of frames whose result it is applied to.
 
@@ -49,8 +60,8 @@ def rule_of(cell: nn.Module) -> tuple[str, Callable[[Tensor], Tensor]] | None:
 
 
 def _overrides(cell: nn.Module, base: type[nn.Module], *methods: str) -> bool:
-    own = type(cell)
-    return any(name in cell.__dict__ or getattr(own, name) is not getattr(base, name) for name in methods)
+    own, known = type(cell), _METHODS[base.__name__]
+    return any(name in cell.__dict__ or getattr(own, name) is not known[name] for name in methods)
 
 
 def is_supported(call: Call) -> bool:

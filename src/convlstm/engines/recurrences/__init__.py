@@ -17,14 +17,19 @@ _RULES = (
     *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
     *("initial_state", "init_hidden"),
 )
+# These methods as they are here, by recurrence: a user may replace one on the class itself.
+_METHODS = {
+    name: {rule: getattr(kind.cell_class, rule, None) for rule in _RULES}
+    for name, kind in RECURRENCES.items()
+}
 
 
 def recurrence_of(cell: nn.Module) -> type[Recurrence] | None:
     """The recurrence of a cell, or None if it has another or overrides a method that defines it."""
     # A loop, as torch.compile of torch 2.7 does not trace next() of a generator with a default.
-    for found in RECURRENCES.values():
+    for name, found in RECURRENCES.items():
         if isinstance(cell, found.cell_class):
-            own, base = type(cell), found.cell_class
-            same = own is base or all(getattr(own, r, None) is getattr(base, r, None) for r in _RULES)
+            own, methods = type(cell), _METHODS[name]
+            same = all(getattr(own, rule, None) is methods[rule] for rule in _RULES)
             return found if same and not any(rule in cell.__dict__ for rule in _RULES) else None
     return None
