@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import convlstm.engines.cpu.linear as cpu_linear
 from convlstm import ConvGRUCell, ConvLSTM, LinearCell, MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells import LinearState
-from convlstm.cells.base import same_convolution
+from convlstm.cells.convolutions import same_convolution
 from convlstm.engines import Call, available, config, linear, select
 from convlstm.errors import OptionError
 from convlstm.functional.linear_recurrence import linear_scan

@@ -9,32 +9,17 @@ import torch
 from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
-from convlstm.cells.convolutions import CONV
 from convlstm.cells.recordable import Recordable, recorders_of
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import (
     LARGEST,
     autocast,
-    check_bool,
     check_positive,
     check_same_kind,
     check_tensor,
     is_integer,
     received,
 )
-
-
-def same_convolution(
-    input_dim: int, output_dim: int, kernel_size: tuple[int, ...], bias: bool = True
-) -> nn.Module:
-    """A convolution, with an odd kernel, that keeps the size of frames (N, input_dim, *S) padded by zeros."""
-    if not all(k % 2 for k in kernel_size):
-        raise OptionError(
-            f"kernel_size must be odd, so that a kernel has a centre; received {kernel_size}: use 3 or 5"
-        )
-    padding, bias = tuple(k // 2 for k in kernel_size), check_bool(bias, "bias")
-    conv: nn.Module = CONV[len(kernel_size)](input_dim, output_dim, kernel_size, padding=padding, bias=bias)
-    return conv
 
 
 class State(Protocol):
@@ -267,7 +252,7 @@ def check_initial(cell: nn.Module, state: Any) -> Any:
     if not hasattr(state, "h") or not hasattr(state, "_fields") or None in _shapes(state):
         raise OptionError(
             "initial_state must return a NamedTuple of tensors, the output as its field h; the "
-            f"{type(cell).__name__}'s returned {_described(state)}: put all tensors into one flat NamedTuple"
+            f"{type(cell).__name__}'s returned {described(state)}: put all tensors into one flat NamedTuple"
         )
     return state
 
@@ -280,7 +265,7 @@ def check_projection(cell: nn.Module, projected: Any) -> Tensor:
     """
     if not isinstance(projected, Tensor):
         raise OptionError(
-            f"project must return one tensor; the {type(cell).__name__}'s returned {_described(projected)}: "
+            f"project must return one tensor; the {type(cell).__name__}'s returned {described(projected)}: "
             "join the parts with torch.cat, and split them in step"
         )
     return projected
@@ -318,7 +303,7 @@ def check_step(cell: nn.Module, new: Any, state: Any) -> Any:
     if not same or None in _shapes(new):
         raise OptionError(
             f"step must return what initial_state does, tensors {', '.join(_fields(state))} in a "
-            f"{kind.__name__}; the {name}'s returned {_described(new)}: return a {kind.__name__}"
+            f"{kind.__name__}; the {name}'s returned {described(new)}: return a {kind.__name__}"
         )
     parts = zip(_fields(state), new, state, strict=True)
     field, tensor, like = next((f, new, old) for f, new, old in parts if new.shape != old.shape)
@@ -338,7 +323,7 @@ def check_step_with_memory(cell: Cell, result: Any, state: Any) -> Any:
     if not pair or not isinstance(result[1], Tensor):
         raise OptionError(
             f"the step of a cell with a spatiotemporal memory must return (state, memory); the "
-            f"{type(cell).__name__}'s returned {_described(result)}: return both"
+            f"{type(cell).__name__}'s returned {described(result)}: return both"
         )
     return check_step(cell, result[0], state), result[1]
 
@@ -357,7 +342,7 @@ def _shapes(state: Any) -> list[torch.Size | None]:
     return [part.shape if isinstance(part, Tensor) else None for part in state]
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     """The type of a value and of its first part that is no tensor."""
     words = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     parts = value if isinstance(value, (tuple, list)) else ()

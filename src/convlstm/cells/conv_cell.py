@@ -11,10 +11,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from convlstm.cells.attention import Attention, apply_attention, attention_module
 from convlstm.cells.base import Cell, has_hooks, like_frame
-from convlstm.cells.convolutions import CONV
+from convlstm.cells.convolutions import CONV, SAME_CONV, SameConvNd
 from convlstm.cells.original import check_built
 from convlstm.errors import OptionError, ShapeError, check_name
-from convlstm.functional.conv import check_padding_modes, check_reach, same_conv
+from convlstm.functional.conv import check_padding_modes, check_reach
 from convlstm.functional.gates import ACTIVATIONS, Activation
 from convlstm.validation import check_bool, check_integers, check_positive, check_tensor, received
 
@@ -78,7 +78,7 @@ class ConvCell(Cell):
             dilation=self.dilation,
             bias=self.bias,
         )
-        if isinstance(self.conv, _SameConv):
+        if isinstance(self.conv, SameConvNd):
             self.conv.padding_modes = self.padding_mode
         self._conv_built = _behaviour(self.conv)
         if check_name(recurrent_init, ("default", "orthogonal"), "recurrent_init") == "orthogonal":
@@ -144,30 +144,6 @@ class ConvCell(Cell):
         """The activations; those that are modules are shown by themselves."""
         own = {name: value for name, value in self.__dict__.items() if name.endswith("activation")}
         return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
-
-
-class _SameConv(_ConvNd):
-    """A convolution to the size of its input with an even kernel or a padding mode for each space axis."""
-
-    padding_modes: tuple[str, ...] | None = None
-
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return same_conv(x, weight, bias, dilation=self.dilation, padding_mode=self.padding_modes)
-
-
-class SameConv1d(_SameConv, nn.Conv1d):
-    """`_SameConv` over one space axis."""
-
-
-class SameConv2d(_SameConv, nn.Conv2d):
-    """`_SameConv` over two space axes."""
-
-
-class SameConv3d(_SameConv, nn.Conv3d):
-    """`_SameConv` over three space axes."""
-
-
-SAME_CONV: dict[int, Any] = {1: SameConv1d, 2: SameConv2d, 3: SameConv3d}
 
 
 def _behaviour(conv: nn.Module) -> tuple[Any, ...]:

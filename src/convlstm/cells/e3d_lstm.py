@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from convlstm.cells.base import Cell, register_state
-from convlstm.cells.conv_cell import SAME_CONV
+from convlstm.cells.convolutions import SAME_CONV
 from convlstm.cells.group_norm import GroupNorm
 from convlstm.cells.st_lstm import check_memory_width
 from convlstm.functional.attention import attend

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.cells.base import Cell, _described, register_state
+from convlstm.cells.base import Cell, described, register_state
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.linear_recurrence import split_coefficients
 
@@ -30,7 +30,7 @@ class LinearCell(Cell):
     Example:
         >>> import torch
         >>> from convlstm import ConvLSTM
-        >>> from convlstm.cells.base import same_convolution
+        >>> from convlstm.cells.convolutions import same_convolution
         >>> class LeakyAverage(LinearCell):
         ...     def __init__(self, input_dim, hidden_dim, kernel_size, bias=True):
         ...         super().__init__(input_dim, hidden_dim, kernel_size)
@@ -74,7 +74,7 @@ class LinearCell(Cell):
             if isinstance(pair, tuple) and len(pair) == 2:
                 remedy = "fill a tensor with a number, as torch.full_like(b, 0.9)"
             raise OptionError(
-                f"coefficients must return two tensors, a and b; the {name}'s returned {_described(pair)}: "
+                f"coefficients must return two tensors, a and b; the {name}'s returned {described(pair)}: "
                 f"{remedy}"
             )
         a, b = pair

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, register_state, same_convolution
+from convlstm.cells.base import Cell, register_state
+from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.group_norm import GroupNorm
 from convlstm.validation import check_positive
 

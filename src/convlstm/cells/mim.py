@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, register_state, same_convolution
+from convlstm.cells.base import Cell, register_state
 from convlstm.cells.convlstm import LSTMState
+from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.st_lstm import check_memory_width
 from convlstm.validation import check_number
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from convlstm.cells.base import same_convolution
+from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.linear import LinearCell
 from convlstm.functional.linear_recurrence import min_exp_lstm, min_gru, min_lstm
 from convlstm.validation import check_bool

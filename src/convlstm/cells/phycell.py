@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, same_convolution
+from convlstm.cells.base import Cell
 from convlstm.cells.convgru import GRUState
+from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.group_norm import GroupNorm
 
 

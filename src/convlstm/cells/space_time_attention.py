@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, register_state, same_convolution
+from convlstm.cells.base import Cell, register_state
+from convlstm.cells.convolutions import same_convolution
 from convlstm.errors import OptionError
 from convlstm.functional.attention import window_attention, window_maps
 from convlstm.validation import check_positive

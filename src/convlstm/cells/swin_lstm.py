@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlstm.cells.base import Cell, same_convolution
+from convlstm.cells.base import Cell
 from convlstm.cells.convlstm import LSTMState
+from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError
 from convlstm.functional.attention import attend_in_windows, from_windows, to_windows, window_maps

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convlstm.cells.base import Cell, same_convolution
+from convlstm.cells.base import Cell
 from convlstm.cells.convgru import GRUState
+from convlstm.cells.convolutions import same_convolution
 from convlstm.errors import OptionError
 from convlstm.functional.motion import warp
 from convlstm.validation import check_positive

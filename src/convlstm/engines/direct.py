@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convlstm.engines.dry_run import DryTensor
-from convlstm.functional.conv import _pad, _pad_gradient, must_be_padded, same_conv
+from convlstm.functional.conv import must_be_padded, pad, pad_gradient, same_conv
 
 # oneDNN's convolution that accumulates into its output; other convolutions allocate theirs. It is not public:
 # without it the result is added by a second operation.
@@ -139,14 +139,14 @@ class DirectWeight(ConvWeight):
         options = [len(self.taps)], ones, padding, list(self.dilation), False, zeros, 1, list(needed)
         dx, dw, db = torch.ops.aten.convolution_backward(self._to_images(d), padded, self.taps, *options)
         if dx is not None and padded is not image:
-            dx = _pad_gradient(dx, self._reach, self.padding_mode)
+            dx = pad_gradient(dx, self._reach, self.padding_mode)
         return None if dx is None else _to_channels_last(dx, x), dw, db
 
     def _padded(self, image: Tensor) -> tuple[Tensor, list[int]]:
         """An image, padded unless the operator pads it, and the operator's padding by axis."""
         if self._is_padded_by_operator and not must_be_padded(image, self.taps):
             return image, [r // 2 for r in self._reach]
-        return _pad(image, self._reach, self.padding_mode), [0] * len(self._reach)
+        return pad(image, self._reach, self.padding_mode), [0] * len(self._reach)
 
     @cached_property
     def _reach(self) -> list[int]:

@@ -68,7 +68,7 @@ def convolve(
         if any(r % 2 for r in reach):
             x = F.pad(x, [n for r in reversed(reach) for n in (0, r % 2)])
         return conv(x, weight, bias, 1, [r // 2 for r in reach], dilation)
-    return conv(_pad(x, reach, modes), weight, bias, dilation=dilation)
+    return conv(pad(x, reach, modes), weight, bias, dilation=dilation)
 
 
 def must_be_padded(x: Tensor, weight: Tensor) -> bool:
@@ -113,7 +113,7 @@ def check_reach(size: tuple[int, ...], reach: list[int], modes: tuple[str, ...])
             )
 
 
-def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
+def pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
     """Pad each space axis by ``reach`` pixels in its mode, half of them at its start."""
     axes = len(reach)
     check_reach(tuple(x.shape[2:]), reach, modes)
@@ -129,8 +129,8 @@ def _pad(x: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
     return x
 
 
-def _pad_gradient(gradient: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
-    """Gradient of `_pad`'s input: gradients of padded pixels are added to the pixels that they repeat."""
+def pad_gradient(gradient: Tensor, reach: list[int], modes: tuple[str, ...]) -> Tensor:
+    """Gradient of `pad`'s input: gradients of padded pixels are added to the pixels that they repeat."""
     for axis, (r, mode) in enumerate(zip(reach, modes, strict=True)):
         before, size = r // 2, gradient.shape[axis + 2] - r
         inside = gradient.narrow(axis + 2, before, size)
