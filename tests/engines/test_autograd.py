@@ -1,6 +1,7 @@
 """The fast engines are the reference: outputs, states, gradients, whatever the options and the dtype."""
 
 import gc
+import sys
 import tracemalloc
 from functools import partial
 from threading import Thread
@@ -768,6 +769,17 @@ def test_large_buffers_are_used_again_and_freed_with_their_tensors():
     del view
     assert pool.free_bytes() == 1 << 20
     assert pool.empty((1 << 19,), torch.bfloat16).data_ptr() == place
+
+
+def test_no_line_of_python_runs_as_a_buffer_is_freed():
+    """Python drops a KeyboardInterrupt that is raised in one."""
+    pool, calls = BufferPool(), []
+    tensor = pool.empty((1 << 20,), torch.float32)
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    del tensor
+    sys.setprofile(None)
+    assert calls == []
+    assert pool.free_bytes() == 4 << 20
 
 
 def test_buffers_never_take_more_than_were_used_at_once():

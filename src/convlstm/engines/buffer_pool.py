@@ -16,6 +16,13 @@ from convlstm.engines.dry_run import active
 _ALIGNMENT = 64  # bytes
 
 
+class _Loan(weakref.ref[np.ndarray]):
+    """A buffer in use: refers to the memory of its tensor."""
+
+    __slots__ = ("buffer",)
+    buffer: np.ndarray
+
+
 class BufferPool:
     """Free list of buffers, first in first out.
 
@@ -28,16 +35,20 @@ class BufferPool:
         self.free: list[np.ndarray] = []
         self.used_bytes = self.peak_bytes = 0
         self.lock = threading.Lock()
-        # Finalizers run in any thread and between any two lines, also of this class: they only append here.
-        self._returned: deque[np.ndarray] = deque()
+        self._lent: dict[int, _Loan] = {}
+        # Memory is freed in any thread and between any two lines, also of this class: a loan is only appended
+        # here, without a line of Python, in which Ctrl-C would be lost.
+        self._returned: deque[_Loan] = deque()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialised contiguous tensor."""
         size = math.prod(shape) * dtype.itemsize
         with self.lock:
             buffer = self._free_or_new(size)
-        taken = buffer[:size]  # lives as long as the storage of the tensor made from it
-        weakref.finalize(taken, self._returned.append, buffer).atexit = False
+            taken = buffer[:size]  # lives as long as the storage of the tensor made from it
+            loan = _Loan(taken, self._returned.append)
+            loan.buffer = buffer
+            self._lent[id(loan)] = loan
         return torch.from_numpy(taken).view(dtype).view(shape)
 
     def _free_or_new(self, size: int) -> np.ndarray:
@@ -58,7 +69,9 @@ class BufferPool:
     def _collect(self) -> None:
         """Move returned buffers to the free list."""
         while self._returned:
-            buffer = self._returned.popleft()
+            loan = self._returned.popleft()
+            del self._lent[id(loan)]
+            buffer = loan.buffer
             self.used_bytes -= buffer.size
             self.free.append(buffer)
             self._trim()
