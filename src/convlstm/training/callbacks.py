@@ -168,8 +168,8 @@ class Terminable(Callback):
                 signal.signal(signal.SIGINT, self._stop)
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Take an error after a signal for the signal: workers end at Ctrl-C too.
+    def as_interrupt(self) -> Iterator[None]:
+        """Raise an error that follows a signal as the signal: Ctrl-C ends workers too, which is an error.
 
         Raises:
             KeyboardInterrupt: instead of such an error.

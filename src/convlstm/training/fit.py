@@ -111,7 +111,7 @@ def fit(
             run.changes.folder(run.logs)
         try:
             too_large = partial(too_large_message, model, data.split("train")[0], config)
-            with terminable.heard(), in_one_sentence(run, trainer.world_size, too_large):
+            with terminable.as_interrupt(), in_one_sentence(run, trainer.world_size, too_large):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
