@@ -159,12 +159,26 @@ def test_too_little_memory_for_the_smallest_tile_is_refused(monkeypatch):
 
 
 @LINUX
-def test_free_memory_is_what_a_container_leaves_with_cached_files_dropped(monkeypatch, tmp_path):
-    for name, text in (("max", "1000000"), ("current", "700000"), ("stat", "anon 3\ninactive_file 200000")):
-        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+@pytest.mark.parametrize(
+    ("limit", "use", "counts", "unlimited"),
+    [
+        ("memory.max", "memory.current", "memory.stat", "max"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", 2**63 - 4096),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_free_memory_is_what_a_container_leaves_with_cached_files_dropped(
+    limit, use, counts, unlimited, monkeypatch, tmp_path
+):
+    """With version 1 the counts of groups inside are those that begin with total."""
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text("1000000\n")
+    (tmp_path / use).write_text("700000\n")
+    inside = "total_" if limit.startswith("memory/") else ""
+    (tmp_path / counts).write_text(f"anon 3\n{inside}inactive_file 200000\n")
     monkeypatch.setattr(tiles, "_GROUP", tmp_path)
     assert tiles.free_memory(torch.device("cpu")) == 500_000
-    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / limit).write_text(f"{unlimited}\n")
     assert tiles.free_memory(torch.device("cpu")) > 500_000
 
 

@@ -24,7 +24,14 @@ _ALIGNMENT = 32  # least multiple at which tiles start, so that patches and leve
 _WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
 _PROBE = 192  # side of the frame that memory is measured on
 _LARGE = 2**19  # pixels from which memory is measured before a forecast
-_GROUP = Path("/sys/fs/cgroup")  # of this process in a container, version 2
+# Control groups of this process, version 2 and 1: files with the limit of memory, its use and counts, and the
+# count of what the kernel drops when asked for more, pages of files that were read.
+_GROUP = Path("/sys/fs/cgroup")
+_V1 = "memory/memory"
+_NAMES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (f"{_V1}.limit_in_bytes", f"{_V1}.usage_in_bytes", f"{_V1}.stat", "total_inactive_file"),
+)
 _SHARE = 0.8  # of the free memory that a forecast may take
 _log = logging.getLogger("convlstm")
 
@@ -248,11 +255,11 @@ def free_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, ValueError, IndexError):
         free = float(_entry(Path("/proc/meminfo"), "MemAvailable"))
-        # The limit of a container, in whose use are pages of files that the kernel drops when asked for more.
-        with suppress(OSError, ValueError):
-            used, limit = (int((_GROUP / f"memory.{name}").read_text()) for name in ("current", "max"))
-            cached = re.findall(r"^inactive_file (\d+)$", (_GROUP / "memory.stat").read_text(), re.M)
-            free = min(free, limit - used + sum(map(int, cached)))
+        for limit, use, counts, name in _NAMES:
+            with suppress(OSError, ValueError):
+                most, used = (int((_GROUP / file).read_text()) for file in (limit, use))
+                cached = re.findall(rf"^{name} (\d+)$", (_GROUP / counts).read_text(), re.M)
+                free = min(free, most - used + sum(map(int, cached)))
         return free
     return math.inf
 
