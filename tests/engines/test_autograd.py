@@ -405,6 +405,14 @@ def test_why_the_loop_runs_a_cell_is_told(options, reason):
     assert available(layer, x) == {f"cell_list.{n}": f"reference, because {reason}" for n in range(2)}
 
 
+def test_options_of_another_stack_are_not_told_of_a_cell():
+    """Of eleven stacks, ``1`` has zoneout, and its name begins that of ``10``."""
+    plain = partial(ConvLSTM, 1, 2, 3, batch_first=True)
+    stacks = torch.nn.ModuleList(plain(zoneout=0.1 if n == 1 else 0.0) for n in range(11))
+    told = available(stacks, torch.zeros(1, 3, 1, 6, 5))
+    assert [name for name, text in told.items() if "zoneout" in text] == ["1.cell_list.0"]
+
+
 def test_a_layer_that_scans_is_told():
     layer, x = layer_and_frames("auto", cell=MinConvGRUCell)
     engine = "fused" if available()["compiled"] else "compiled"

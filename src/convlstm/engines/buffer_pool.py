@@ -16,8 +16,8 @@ from convlstm.engines.dry_run import active
 _ALIGNMENT = 64  # bytes
 
 
-class _Loan(weakref.ref[np.ndarray]):
-    """A buffer in use: refers to the memory of its tensor."""
+class _UsedBuffer(weakref.ref[np.ndarray]):
+    """A buffer in use, and a weak reference to the memory of its tensor."""
 
     __slots__ = ("buffer",)
     buffer: np.ndarray
@@ -35,10 +35,10 @@ class BufferPool:
         self.free: list[np.ndarray] = []
         self.used_bytes = self.peak_bytes = 0
         self.lock = threading.Lock()
-        self._lent: dict[int, _Loan] = {}
-        # Memory is freed in any thread and between any two lines, also of this class: a loan is only appended
+        self._used: dict[int, _UsedBuffer] = {}
+        # Memory is freed in any thread and between any two lines, also of this class: it is only appended
         # here, without a line of Python, in which Ctrl-C would be lost.
-        self._returned: deque[_Loan] = deque()
+        self._returned: deque[_UsedBuffer] = deque()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """An uninitialised contiguous tensor."""
@@ -46,9 +46,9 @@ class BufferPool:
         with self.lock:
             buffer = self._free_or_new(size)
             taken = buffer[:size]  # lives as long as the storage of the tensor made from it
-            loan = _Loan(taken, self._returned.append)
-            loan.buffer = buffer
-            self._lent[id(loan)] = loan
+            used = _UsedBuffer(taken, self._returned.append)
+            used.buffer = buffer
+            self._used[id(used)] = used
         return torch.from_numpy(taken).view(dtype).view(shape)
 
     def _free_or_new(self, size: int) -> np.ndarray:
@@ -69,9 +69,9 @@ class BufferPool:
     def _collect(self) -> None:
         """Move returned buffers to the free list."""
         while self._returned:
-            loan = self._returned.popleft()
-            del self._lent[id(loan)]
-            buffer = loan.buffer
+            returned = self._returned.popleft()
+            del self._used[id(returned)]
+            buffer = returned.buffer
             self.used_bytes -= buffer.size
             self.free.append(buffer)
             self._trim()

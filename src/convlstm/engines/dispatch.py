@@ -58,7 +58,7 @@ _COMPILERS = {"cpu": compiler.unavailable, "cuda": launch.unavailable}
 
 def _options_above(layer: nn.Module, name: str) -> tuple[str, ...]:
     """Options of the stack that a cell is in, by the cell's name, which only the reference supports."""
-    stacks = (part for path, part in layer.named_modules() if name.startswith(path))
+    stacks = (part for path, part in layer.named_modules() if not path or name.startswith(f"{path}."))
     options = [part._convlstm_options.scan for part in stacks if "_convlstm_options" in vars(part)]
     return ("zoneout",) if any(scan.zoneout for scan in options) else ()
 
@@ -91,14 +91,14 @@ def _reason_of_loop(call: Call) -> str:
     if recorders_of(call.cell):
         return "the cell is recorded"
     recurrence = recurrence_of(call.cell)
+    if recurrence is None and not linear.is_supported(call):
+        return f"{type(call.cell).__name__} has no faster implementation"
     reasons = not_supported_reasons("auto", call, _parameters(call))
     if recurrence is not None:
         reasons += recurrence.not_supported_reasons(call.cell)
     if reasons:
-        return "a faster engine cannot: " + "; ".join(reasons)
-    if recurrence is not None:
-        return "float64 can be differentiated twice there"
-    return f"{type(call.cell).__name__} has no faster implementation"
+        return f"a faster engine cannot: {'; '.join(reasons)}"
+    return "float64 can be differentiated twice there"
 
 
 def _compiler_missing(device: str) -> str | None:

@@ -156,7 +156,7 @@ def _engines(layers: Layers, frame: Tensor, training: bool) -> set[str]:
 
 
 def _rule(cell: nn.Module) -> Any:
-    """What a cell does with its weights, compared from frame to frame."""
+    """The rule of a cell, whatever its weights, to compare from frame to frame."""
     found = recurrence_of(cell)
     if found is None or has_hooks(cell):
         return type(cell)
