@@ -1,7 +1,6 @@
 """A call of a cell: its frames, state and options."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -9,8 +8,7 @@ from torch import Tensor
 SAVES = ("auto", "gates", "state")
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """A cell over a sequence of frames.
 
     Attributes:
@@ -44,7 +42,7 @@ class Call:
         """The call for a part of the frames, of which the first is frame ``begin``, from a given state."""
         length, steps = x.shape[1], self.x.shape[1]
         if length == steps:
-            return self if x is self.x else replace(self, x=x, state=state)
+            return self if x is self.x else self._replace(x=x, state=state)
         zero_state = self.zero_state and (begin + length == steps if self.reverse else begin == 0)
         mask, reset = (None if f is None else f[:, begin : begin + length] for f in (self.mask, self.reset))
-        return replace(self, x=x, state=state, mask=mask, reset=reset, zero_state=zero_state)
+        return self._replace(x=x, state=state, mask=mask, reset=reset, zero_state=zero_state)

@@ -161,7 +161,8 @@ def _parameters(call: Call) -> list[Tensor | None] | None:
     recurrence = recurrence_of(call.cell)
     if recurrence is None or recurrence.not_supported_reasons(call.cell):
         return None
-    return [call.cell.conv.weight, call.cell.conv.bias, recurrence.parameter(call.cell)]
+    conv = call.cell.conv
+    return [conv.weight, conv.bias, recurrence.parameter(call.cell)]
 
 
 def not_supported_reasons(engine: str, call: Call, parameters: list[Tensor | None] | None) -> list[str]:
@@ -187,25 +188,24 @@ def not_supported_reasons(engine: str, call: Call, parameters: list[Tensor | Non
         reasons.append(f"{name} has hooks")
     if parameters is None:
         return reasons
-    x, tensors = call.x, [tensor for tensor in (call.x, *call.state, *parameters) if tensor is not None]
-    dtypes = {tensor.dtype for tensor in tensors}
+    tensors = [tensor for tensor in (call.x, *call.state, *parameters) if tensor is not None]
+    dtypes, device, (batch, _, _, *size) = {t.dtype for t in tensors}, call.x.device.type, call.x.shape
     # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
     exported = torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None
     plain = all(type(tensor) in (Tensor, nn.Parameter, DryTensor) for tensor in tensors)
     real = all(dtype.is_floating_point for dtype in dtypes) and len({t.device for t in tensors}) == 1
-    mixed = len(dtypes) > 1 and not torch.is_autocast_enabled(x.device.type)
-    shape = (x.shape[0], cell.hidden_dim, *x.shape[3:])
-    conditions = {
-        "the call is being exported or traced": exported,
-        "the call is inside a transform of torch.func": torch._C._are_functorch_transforms_active(),
-        "it has no derivatives in forward mode": torch.autograd.forward_ad._current_level >= 0,
-        f"it runs on cpu and cuda, not on {x.device.type}": x.device.type not in ("cpu", "cuda"),
-        "it takes plain tensors, no subclasses": not plain,
-        "it takes real tensors on one device": not real,
-        "dtypes differ outside autocast": mixed,
-        "the state has another shape than the frames": any(part.shape != shape for part in call.state),
-    }
-    return [*reasons, *(reason for reason, holds in conditions.items() if holds)]
+    shape = (batch, cell.hidden_dim, *size)
+    conditions = (
+        (exported, "the call is being exported or traced"),
+        (torch._C._are_functorch_transforms_active(), "the call is inside a transform of torch.func"),
+        (torch.autograd.forward_ad._current_level >= 0, "it has no derivatives in forward mode"),
+        (device not in ("cpu", "cuda"), f"it runs on cpu and cuda, not on {device}"),
+        (not plain, "it takes plain tensors, no subclasses"),
+        (not real, "it takes real tensors on one device"),
+        (len(dtypes) > 1 and not torch.is_autocast_enabled(device), "dtypes differ outside autocast"),
+        (any(part.shape != shape for part in call.state), "the state has another shape than the frames"),
+    )
+    return reasons + [reason for holds, reason in conditions if holds]
 
 
 def has_own_forward(cell: Cell) -> bool:
@@ -236,21 +236,23 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
     if x.device.type != "cpu":
         numbers = pixels * getattr(cell, "hidden_dim", 0)
         return auto and x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
-    weight = cell.conv.weight if isinstance(cell, ConvCell) and isinstance(cell.conv, _ConvNd) else None
+    conv = cell.conv if isinstance(cell, ConvCell) else None
+    weight = conv.weight if isinstance(conv, _ConvNd) else None
     if weight is None or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    missing = _compiler_missing("cpu") is not None
+    times = 0.5
     if auto:
+        missing = _compiler_missing("cpu") is not None
         large_kernel = math.prod(cell.kernel_size) > 9 and is_channels_first_faster(x.dtype, "cpu")
         if large_kernel and call.save == "auto" and not _is_transformed(call):
             return True
         few_channels = pixels > config.one_call_pixels_of_channel * x.shape[1] * cell.hidden_dim
         if not missing and not few_channels and _is_one_call(call):
             return False
+        single = x.shape[1] == 1 and torch.is_grad_enabled()
+        times = 6 if missing else 2.5 if single else 1
     elif call.save != "auto":
         return False
-    single = x.shape[1] == 1 and torch.is_grad_enabled()
-    times = 0.5 if not auto else 6 if missing else 2.5 if single else 1
     return pixels * weight.numel() <= times * config.small_on_cpu
 
 

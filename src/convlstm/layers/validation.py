@@ -21,11 +21,18 @@ from convlstm.layers.state import (
 )
 from convlstm.validation import autocast, check_same_kind, check_tensor, received
 
+#: Names of the axes of the input, by whether the batch comes first and by the number of space axes.
+_LAYOUTS = {
+    (batch_first, axes): ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
+    for batch_first in (True, False)
+    for axes in (1, 2, 3)
+}
+
 
 def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first: bool) -> None:
     """Check the rank, channels, dtype and device of the input of a stack, or raise ShapeError."""
     input_dim, axes = options.input_dim, options.axes
-    layout = ", ".join(["B, T" if batch_first else "T, B", "C", *"DHW"[3 - axes :]])
+    layout = _LAYOUTS[bool(batch_first), axes]
     check_tensor(x, f"input_tensor ({layout})")
     if x.ndim != 3 + axes:
         raise ShapeError(

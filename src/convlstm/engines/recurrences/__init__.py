@@ -13,13 +13,15 @@ __all__ = ["RECURRENCES", "Recurrence", "StepBuffers", "StepGradients", "Weight"
 RECURRENCES: dict[str, type[Recurrence]] = {kind.name: kind for kind in (LSTM, GRU, RNN)}
 
 # Methods of a cell that define its recurrence.
-_RULES = (
-    *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
-    *("initial_state", "init_hidden"),
+_RULES = frozenset(
+    [
+        *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
+        *("initial_state", "init_hidden"),
+    ]
 )
-# These methods as they are here, by recurrence: a user may replace one on the class itself.
+# Those that the cell of a recurrence has, as they are here: a user may replace one on the class itself.
 _METHODS = {
-    name: {rule: getattr(kind.cell_class, rule, None) for rule in _RULES}
+    name: {rule: getattr(kind.cell_class, rule) for rule in _RULES if hasattr(kind.cell_class, rule)}
     for name, kind in RECURRENCES.items()
 }
 
@@ -30,6 +32,6 @@ def recurrence_of(cell: nn.Module) -> type[Recurrence] | None:
     for name, found in RECURRENCES.items():
         if isinstance(cell, found.cell_class):
             own, methods = type(cell), _METHODS[name]
-            same = all(getattr(own, rule, None) is methods[rule] for rule in _RULES)
-            return found if same and not any(rule in cell.__dict__ for rule in _RULES) else None
+            same = all(getattr(own, rule) is method for rule, method in methods.items())
+            return found if same and _RULES.isdisjoint(cell.__dict__) else None
     return None

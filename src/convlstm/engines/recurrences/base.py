@@ -109,9 +109,12 @@ class Recurrence(ABC):
     @classmethod
     def activations(cls, cell: nn.Module) -> tuple[Activation, ...]:
         """Activations of gates, candidate and output; the usual ones where the cell has none."""
-        usual = torch.sigmoid, torch.tanh, torch.tanh
-        pairs = zip(cls.activation_attributes, usual, strict=True)
-        return tuple(getattr(cell, attribute, default) for attribute, default in pairs)
+        gate, candidate, output = cls.activation_attributes
+        return (
+            getattr(cell, gate, torch.sigmoid),
+            getattr(cell, candidate, torch.tanh),
+            getattr(cell, output, torch.tanh),
+        )
 
     @classmethod
     def parameter(cls, cell: nn.Module) -> Tensor | None:
