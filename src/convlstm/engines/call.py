@@ -1,6 +1,7 @@
 """A call of a cell: its frames, state and options."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -8,7 +9,8 @@ from torch import Tensor
 SAVES = ("auto", "gates", "state")
 
 
-class Call(NamedTuple):
+@dataclass  # frozen, it would take a microsecond more
+class Call:
     """A cell over a sequence of frames.
 
     Attributes:
@@ -42,7 +44,7 @@ class Call(NamedTuple):
         """The call for a part of the frames, of which the first is frame ``begin``, from a given state."""
         length, steps = x.shape[1], self.x.shape[1]
         if length == steps:
-            return self if x is self.x else self._replace(x=x, state=state)
+            return self if x is self.x else replace(self, x=x, state=state)
         zero_state = self.zero_state and (begin + length == steps if self.reverse else begin == 0)
         mask, reset = (None if f is None else f[:, begin : begin + length] for f in (self.mask, self.reset))
-        return self._replace(x=x, state=state, mask=mask, reset=reset, zero_state=zero_state)
+        return replace(self, x=x, state=state, mask=mask, reset=reset, zero_state=zero_state)

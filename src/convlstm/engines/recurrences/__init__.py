@@ -13,11 +13,9 @@ __all__ = ["RECURRENCES", "Recurrence", "StepBuffers", "StepGradients", "Weight"
 RECURRENCES: dict[str, type[Recurrence]] = {kind.name: kind for kind in (LSTM, GRU, RNN)}
 
 # Methods of a cell that define its recurrence.
-_RULES = frozenset(
-    [
-        *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
-        *("initial_state", "init_hidden"),
-    ]
+_RULES = (
+    *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
+    *("initial_state", "init_hidden"),
 )
 # Those that the cell of a recurrence has, as they are here: a user may replace one on the class itself.
 _METHODS = {
@@ -33,5 +31,5 @@ def recurrence_of(cell: nn.Module) -> type[Recurrence] | None:
         if isinstance(cell, found.cell_class):
             own, methods = type(cell), _METHODS[name]
             same = all(getattr(own, rule) is method for rule, method in methods.items())
-            return found if same and _RULES.isdisjoint(cell.__dict__) else None
+            return found if same and not any(rule in cell.__dict__ for rule in _RULES) else None
     return None
