@@ -1,7 +1,6 @@
 """The engines, and the choice among them for a call."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,13 +112,13 @@ _compiler_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def select(engine: str, call: Call) -> str:
     """The engine that runs a call: the `supported` one, or ``reference`` where `loop_is_faster`.
 
-    Arguments and errors are those of `supported`.
+    Arguments and errors are those of `supported`, but that a small call by ``fused`` is not refused for the
+    kinds of its tensors: to look at them takes a tenth of the call.
     """
-    if engine == "auto" and loop_is_faster(call):
+    small = engine in ("auto", "fused") and loop_is_faster(call, engine)
+    if small and (engine == "auto" or not (_reasons_of_cell(engine, call) or _reasons_of_mode())):
         return "reference"
-    found = supported(engine, call)
-    small = engine == found == "fused" and loop_is_faster(call, engine)
-    return "reference" if small else found
+    return supported(engine, call)
 
 
 def supported(engine: str, call: Call) -> str:
@@ -174,38 +173,53 @@ def not_supported_reasons(engine: str, call: Call, parameters: list[Tensor | Non
         parameters: of the recurrence; None if it is not supported with the cell's options, which is no
             reason.
     """
-    cell: Any = call.cell
-    name, reasons = type(cell).__name__, []
+    reasons = _reasons_of_cell(engine, call)
+    if parameters is None or not isinstance(call.cell, Cell):
+        return reasons
+    return [*reasons, *_reasons_of_mode(), *_reasons_of_tensors(call, parameters)]
+
+
+def _reasons_of_cell(engine: str, call: Call) -> list[str]:
+    name, reasons = type(call.cell).__name__, []
     if engine == "compiled" and (missing := _compiler_missing(call.x.device.type)):
         reasons.append(missing)
     if call.reference_only:
         reasons.append(f"it has no {', '.join(call.reference_only)}")
     if not isinstance(call.cell, Cell):
         return [*reasons, f"{name} is no convlstm.cells.Cell"]
-    if has_own_forward(cell):
+    if has_own_forward(call.cell):
         reasons.append(f"{name} has a forward of its own")
-    if has_hooks(cell):
+    if has_hooks(call.cell):
         reasons.append(f"{name} has hooks")
-    if parameters is None:
-        return reasons
+    return reasons
+
+
+def _reasons_of_mode() -> list[str]:
+    reasons = []
+    # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
+    if torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None:
+        reasons.append("the call is being exported or traced")
+    if torch._C._are_functorch_transforms_active():
+        reasons.append("the call is inside a transform of torch.func")
+    if torch.autograd.forward_ad._current_level >= 0:
+        reasons.append("it has no derivatives in forward mode")
+    return reasons
+
+
+def _reasons_of_tensors(call: Call, parameters: list[Tensor | None]) -> list[str]:
     tensors = [tensor for tensor in (call.x, *call.state, *parameters) if tensor is not None]
     dtypes, device, (batch, _, _, *size) = {t.dtype for t in tensors}, call.x.device.type, call.x.shape
-    # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
-    exported = torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None
     plain = all(type(tensor) in (Tensor, nn.Parameter, DryTensor) for tensor in tensors)
     real = all(dtype.is_floating_point for dtype in dtypes) and len({t.device for t in tensors}) == 1
-    shape = (batch, cell.hidden_dim, *size)
+    shape = (batch, call.cell.hidden_dim, *size)
     conditions = (
-        (exported, "the call is being exported or traced"),
-        (torch._C._are_functorch_transforms_active(), "the call is inside a transform of torch.func"),
-        (torch.autograd.forward_ad._current_level >= 0, "it has no derivatives in forward mode"),
         (device not in ("cpu", "cuda"), f"it runs on cpu and cuda, not on {device}"),
         (not plain, "it takes plain tensors, no subclasses"),
         (not real, "it takes real tensors on one device"),
         (len(dtypes) > 1 and not torch.is_autocast_enabled(device), "dtypes differ outside autocast"),
         (any(part.shape != shape for part in call.state), "the state has another shape than the frames"),
     )
-    return reasons + [reason for holds, reason in conditions if holds]
+    return [reason for holds, reason in conditions if holds]
 
 
 def has_own_forward(cell: Cell) -> bool:
