@@ -1,9 +1,8 @@
 """Training of linear recurrences on long sequences of small frames, beside the loop that everyone writes.
 
-Processor time of the forward and the backward pass, all rivals in turn in every repetition.
+Time of the forward and the backward pass on all cores, all rivals in turn in every repetition.
 """
 
-import time
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks import Table
 from benchmarks._rivals import DEVICE, Case, TextbookLSTM
+from benchmarks.layers import seconds_of
 from convlstm import ConvLSTM, MinConvGRUCell, MinConvLSTMCell
 from convlstm.cells import CellFactory
 
@@ -59,13 +59,5 @@ def run() -> Iterator[Table]:
 
 
 def trained(rival: nn.Module, x: Tensor, gradient: Tensor) -> float:
-    """Seconds of the processor, on a GPU by the clock, that a forward and a backward pass take."""
-    clock = time.process_time
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-        clock = time.perf_counter
-    start = clock()
-    rival(x).backward(gradient)
-    if DEVICE == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
+    """Seconds that a forward and a backward pass take."""
+    return seconds_of(lambda: rival(x).backward(gradient))

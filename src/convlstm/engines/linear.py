@@ -76,7 +76,8 @@ def run(call: Call, engine: str) -> tuple[Tensor, LinearState]:
     rule, planes_of = rule_of(call.cell) or ("", nn.Identity())
     h, dtype, outputs = call.state.h, call.state.h.dtype, []
     frame_bytes = max(1, 8 * h.numel())  # of two planes
-    length = max(1, config.linear_chunk_bytes[h.device.type] // frame_bytes)
+    limit = config.linear_chunk_bytes[h.device.type]
+    length = max(1, limit // frame_bytes, min(4, 4 * limit // frame_bytes))
     # The gradient of `split` is one tensor; each of many slices has one of the size of all frames.
     chunks = list(enumerate(torch.split(call.x, length, dim=1)))
     for n, x in reversed(chunks) if call.reverse else chunks:

@@ -12,11 +12,14 @@ inline vfloat interleaved(vfloat a, vfloat b, std::integer_sequence<int64_t, n..
     return vfloat{(n % 2 ? b : a)[from + n / 2]...};
 }
 
-// Transpose a square of LANES rows: each round interleaves the first half of the rows with the second.
+// Transpose a square of LANES rows: each round interleaves the first half of the rows with the second. Unrolled, it stays
+// in registers.
 inline void transpose_square(vfloat rows[LANES]) {
     const std::make_integer_sequence<int64_t, LANES> all;
+#pragma GCC unroll 4
     for (int64_t round = 1; round < LANES; round *= 2) {
         vfloat next[LANES];
+#pragma GCC unroll 8
         for (int64_t n = 0; n < LANES / 2; n++) {
             next[2 * n] = interleaved<0>(rows[n], rows[n + LANES / 2], all);
             next[2 * n + 1] = interleaved<LANES / 2>(rows[n], rows[n + LANES / 2], all);
