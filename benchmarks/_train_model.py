@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 import convlstm.models
 from convlstm import Forecaster, evaluate, train
 from convlstm.data import LabelledWindow, Source
-from convlstm.models.memory import Frames, multiply_adds, parameters
+from convlstm.models.memory import CallSizes, multiply_adds, parameters
 from convlstm.training.config import TrainingConfig
 from convlstm.training.module import ForecastModule
 from convlstm.training.run_folder import environment
@@ -69,7 +69,7 @@ def main(wanted: dict[str, Any], arguments: dict[str, Any], folder: Path) -> Non
     measures = ("mse", "ssim", "sharpness") if subject == "digits" else ("mse", "csi_1", "power_below_16")
     taken = {measure: scores.scores[measure].overall[scores.model] for measure in measures}
     window = LabelledWindow(*source.split("train")[0])
-    frames = Frames(window.past.shape[-2:], len(window.past), len(window.future))
+    frames = CallSizes(window.past.shape[-2:], len(window.past), len(window.future))
     taken |= {"parameters": parameters(built()), "multiply_adds": multiply_adds(built(), frames)}
     taken |= {"steps": steps, "step_s": step_s, "memory_mib": memory, "processor": environment()["processor"]}
     print(json.dumps(taken))

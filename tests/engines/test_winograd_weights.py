@@ -19,7 +19,7 @@ from convlstm.engines.cpu.compiler import unavailable
 from convlstm.engines.cpu.library import load_kernels
 from convlstm.engines.cpu.winograd import WinogradWeight
 from convlstm.functional.conv import same_conv
-from convlstm.models.memory import Frames, inference_bytes
+from convlstm.models.memory import CallSizes, inference_bytes
 
 LIBRARY = load_kernels("sigmoid", "tanh", "tanh") if unavailable() is None else None
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no compiler")
@@ -240,7 +240,7 @@ def test_calls_of_ever_changing_sizes_leave_nothing_behind(monkeypatch):
 def test_memory_that_is_stated_has_the_transforms_that_are_kept():
     """Of all layers, while the last one runs."""
     layer = ConvLSTM(16, [16] * 6, 3, batch_first=True, engine="compiled")
-    stated = inference_bytes(layer, Frames((8, 8), 1, 0))
+    stated = inference_bytes(layer, CallSizes((8, 8), 1, 0))
     assert not winograd._cache._entries
     with torch.no_grad():
         layer(torch.zeros(1, 1, 16, 8, 8))

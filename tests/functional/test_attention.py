@@ -8,7 +8,7 @@ from convlstm import SAConvLSTMForecaster
 from convlstm.errors import ShapeError
 from convlstm.functional import attention
 from convlstm.functional.attention import attend, window_attention
-from convlstm.models.memory import Frames, inference_bytes, training_bytes
+from convlstm.models.memory import CallSizes, inference_bytes, training_bytes
 
 
 def query_by_query(query, key, value, empty):
@@ -81,7 +81,7 @@ def test_gradients_are_summed_over_blocks_in_32_bits(monkeypatch):
 
 def test_memory_of_attention_among_all_pixels_is_not_their_square():
     """A softmax among 96 x 96 pixels is 324 MiB."""
-    model, frames = SAConvLSTMForecaster(hidden_dim=[4], patch_size=1), Frames((96, 96), 1, 1)
+    model, frames = SAConvLSTMForecaster(hidden_dim=[4], patch_size=1), CallSizes((96, 96), 1, 1)
     assert inference_bytes(model, frames) < 2**26
     assert training_bytes(model, frames).most < 2**27
 

@@ -15,7 +15,7 @@ from torch import nn
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell, EncoderForecaster, Forecaster, MinConvGRUCell, PredRNN
 from convlstm.engines.dry_run import DryRun, DryTensor, active
 from convlstm.errors import OptionError, ShapeError
-from convlstm.models.memory import Frames, inference_bytes, multiply_adds, parameters, training_bytes
+from convlstm.models.memory import CallSizes, inference_bytes, multiply_adds, parameters, training_bytes
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak of memory")
 WITHIN = 0.15
@@ -64,12 +64,12 @@ def test_what_is_held_is_what_autograd_saves(engine, make):
     model = make(2, [8, 8], 3, batch_first=True, engine=engine, save="gates")
     frames = torch.rand(2, 4, 2, 64, 64)
     saved, outputs = allocated(lambda: model(frames)[0][-1])
-    stated = training_bytes(model, Frames((64, 64), 4, 0, 2)).held
+    stated = training_bytes(model, CallSizes((64, 64), 4, 0, 2)).held
     assert stated == pytest.approx(saved + outputs.nbytes, rel=0.1)
 
 
 def test_saving_the_state_alone_mixed_precision_and_small_batches_take_less():
-    frames = Frames((96, 96), 4, 4, 2)
+    frames = CallSizes((96, 96), 4, 4, 2)
     usual = training_bytes(EncoderForecaster(hidden_dim=[8, 8], save="gates"), frames)
     less = training_bytes(EncoderForecaster(hidden_dim=[8, 8], save="state"), frames)
     mixed = training_bytes(EncoderForecaster(hidden_dim=[8, 8], save="gates"), frames, mixed=True)
@@ -81,7 +81,7 @@ def test_saving_the_state_alone_mixed_precision_and_small_batches_take_less():
 
 
 def test_steps_that_are_computed_again_are_not_held():
-    frames = Frames((64, 64), 16, 0)
+    frames = CallSizes((64, 64), 16, 0)
     usual, again = (
         training_bytes(ConvLSTM(1, [16, 16], 3, batch_first=True, checkpoint=n), frames) for n in (None, 4)
     )
@@ -92,7 +92,7 @@ def test_a_linear_recurrence_is_counted():
     model = ConvLSTM(1, [8], 3, batch_first=True, cell=MinConvGRUCell)
     frames = torch.rand(1, 6, 1, 64, 64)
     saved, outputs = allocated(lambda: model(frames)[0][-1])
-    assert training_bytes(model, Frames((64, 64), 6, 0)).held == pytest.approx(
+    assert training_bytes(model, CallSizes((64, 64), 6, 0)).held == pytest.approx(
         saved + outputs.nbytes, rel=0.3
     )
 
@@ -100,7 +100,7 @@ def test_a_linear_recurrence_is_counted():
 def test_a_model_that_is_counted_stays_as_it_is():
     model = PredRNN(hidden_dim=[8, 8], kernel_size=3).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    frames = Frames((32, 32), 3, 2)
+    frames = CallSizes((32, 32), 3, 2)
     training_bytes(model, frames)
     inference_bytes(model, frames)
     multiply_adds(model, frames)
@@ -121,7 +121,7 @@ def test_calls_after_a_dry_run_compute():
         model = ConvLSTM(1, [8], 3, batch_first=True, engine=engine)
         for mixed in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                training_bytes(model, Frames((48, 48), 3, 0, 2), mixed=mixed)
+                training_bytes(model, CallSizes((48, 48), 3, 0, 2), mixed=mixed)
                 found = model(frames)[0][0]
                 expected = model.set_engine("reference")(frames)[0][0]
                 model.set_engine(engine)
@@ -133,7 +133,7 @@ def test_calls_after_a_dry_run_compute():
 
 def test_operations_of_a_convolution():
     model = ConvLSTM(3, [5], 3, batch_first=True)
-    assert multiply_adds(model, Frames((10, 12), 4, 0)) == 4 * 120 * (3 + 5) * 4 * 5 * 9
+    assert multiply_adds(model, CallSizes((10, 12), 4, 0)) == 4 * 120 * (3 + 5) * 4 * 5 * 9
     assert parameters(model) == (3 + 5) * 4 * 5 * 9 + 4 * 5
 
 
@@ -168,11 +168,11 @@ class ByValue(Forecaster):
 
 def test_a_model_that_looks_at_values_is_refused():
     with pytest.raises(OptionError, match="operations do not depend on the values of frames; ByValue gave"):
-        training_bytes(ByValue(), Frames((8, 8), 2, 1))
+        training_bytes(ByValue(), CallSizes((8, 8), 2, 1))
 
 
 def test_a_size_that_the_model_does_not_take_is_refused_by_the_model():
     cell = partial(ConvLSTMCell, peephole="pixel", image_size=[16, 16])
     fixed = EncoderForecaster(hidden_dim=[4], cell=cell)
     with pytest.raises(ShapeError, match=r"peephole=pixel fixes the size of frames to \(16, 16\); received"):
-        training_bytes(fixed, Frames((48, 48), 2, 1))
+        training_bytes(fixed, CallSizes((48, 48), 2, 1))

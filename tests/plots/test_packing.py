@@ -68,8 +68,8 @@ def test_what_fits_keeps_every_pixel_in_255_levels():
     values = np.random.default_rng(0).standard_normal((3, 2, 6, 5)).astype(np.float32)
     values[:, 1] *= 1000
     values[1, 0, 2, 3] = np.nan
-    packed, plan = pack({("a", "h"): values}, 10**6)
-    assert (plan.levels, plan.reduction) == LADDER[0] == (255, 1)
+    packed, precision = pack({("a", "h"): values}, 10**6)
+    assert (precision.levels, precision.reduction) == LADDER[0] == (255, 1)
     (one,) = packed.values()
     assert one.channels == [0, 1]
     difference = np.abs(restored(one, 255) - values)
@@ -85,18 +85,18 @@ def test_what_does_not_fit_loses_levels_then_pixels_then_channels():
     maps = {("a", "h"): values, ("a", "f"): 1 / (1 + np.exp(-values))}
     rung, channels = 0, 12
     for limit in (700_000, 300_000, 60_000, 20_000):
-        packed, plan = pack(maps, limit)
+        packed, precision = pack(maps, limit)
         kept = len(packed["a", "h"].channels)
         assert sum(len(text) for one in packed.values() for text in one.steps) <= limit
-        assert LADDER.index((plan.levels, plan.reduction)) >= rung
+        assert LADDER.index((precision.levels, precision.reduction)) >= rung
         assert kept <= channels
-        rung, channels = LADDER.index((plan.levels, plan.reduction)), kept
-    assert plan.reduction == 2  # 72 pixels are not averaged to fewer than 32
+        rung, channels = LADDER.index((precision.levels, precision.reduction)), kept
+    assert precision.reduction == 2  # 72 pixels are not averaged to fewer than 32
     assert 1 < kept < 12
     assert packed["a", "h"].channels == list(range(kept))  # the first vary most
     wanted = reduce(values[:, :kept], 2)
-    step = np.ptp(wanted, axis=(0, 2, 3)) / (plan.levels - 1)
-    error = np.abs(restored(packed["a", "h"], plan.levels) - wanted).max(axis=(0, 2, 3))
+    step = np.ptp(wanted, axis=(0, 2, 3)) / (precision.levels - 1)
+    error = np.abs(restored(packed["a", "h"], precision.levels) - wanted).max(axis=(0, 2, 3))
     assert (error <= 0.501 * step).all()
 
 

@@ -24,7 +24,7 @@ import convlstm.engines.cpu.winograd as winograd
 from convlstm import ConvLSTM, ConvLSTMTransformer, EncoderForecaster, PredRNN
 from convlstm.engines.buffer_pool import pool
 from convlstm.layers.stack import Stack
-from convlstm.models.memory import Frames, inference_bytes, training_bytes
+from convlstm.models.memory import CallSizes, inference_bytes, training_bytes
 
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 ENGINES = [("reference", "auto")] + [
@@ -99,7 +99,7 @@ def measure(
     train(small)  # what the first call allocates for good
     forecast(small)
     taken = [peak(lambda: train(frames)), peak(lambda: forecast(frames))]
-    sizes = Frames(size, past, steps)
+    sizes = CallSizes(size, past, steps)
     return [training_bytes(model, sizes, mixed=mixed).most, inference_bytes(model, sizes, mixed=mixed)], taken
 
 

@@ -23,7 +23,7 @@ IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".we
 _AXES = ("frame", "channel", "row", "column")
 
 
-class Frames(NamedTuple):
+class ScaledFrames(NamedTuple):
     """A sequence in the scale of a forecaster, and the dtype that `from_unit` needs to invert the scaling.
 
     Attributes:
@@ -38,7 +38,7 @@ class Frames(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_frames(path: str | Path | Sequence[str | Path]) -> Frames:
+def read_frames(path: str | Path | Sequence[str | Path]) -> ScaledFrames:
     """Read a sequence of frames.
 
     Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or, with
@@ -51,7 +51,7 @@ def read_frames(path: str | Path | Sequence[str | Path]) -> Frames:
         path: a file or a folder of images, or several images.
 
     Returns:
-        The frames, scaled as documented in `Frames`.
+        The frames, scaled as documented in `ScaledFrames`.
 
     Raises:
         DataError: missing, damaged or of an unknown kind; wrong rank or dtype; NaN; images of unequal sizes.
@@ -84,7 +84,7 @@ def read_frames(path: str | Path | Sequence[str | Path]) -> Frames:
         )
     values = to_unit(frames_TCHW, str(path))
     check_finite(values, str(path), _AXES)
-    return Frames(torch.from_numpy(values), frames_TCHW.dtype, tuple(notes))
+    return ScaledFrames(torch.from_numpy(values), frames_TCHW.dtype, tuple(notes))
 
 
 def to_unit(frames: NDArray[Any], what: str = "frames") -> NDArray[np.float32]:

@@ -54,8 +54,8 @@ def write_frames(
     Args:
         path: file to write, in an existing folder.
         frames: the forecast (L, C, H, W) as the model returned it.
-        dtype: of the values in the file, as in the `Frames` that were read: integers are scaled back to their
-            range.
+        dtype: of the values in the file, as in the `ScaledFrames` that were read: integers are scaled
+            back to their range.
         past: (K, C, H, W), in the scale of ``frames``.
         overwrite: replace an existing file.
 

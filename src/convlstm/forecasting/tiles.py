@@ -18,7 +18,7 @@ from convlstm.engines.buffer_pool import pool
 from convlstm.errors import ConvLSTMError, OptionError, RunError, is_out_of_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.base import Forecaster, run_forecaster
-from convlstm.models.memory import Frames, gibibytes, inference_bytes
+from convlstm.models.memory import CallSizes, gibibytes, inference_bytes
 
 _ALIGNMENT = 32  # least multiple at which tiles start, so that patches and levels lie as in the whole frame
 _WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
@@ -103,7 +103,7 @@ def _whole(
         if not is_out_of_memory(error):
             raise
         height, width = past.shape[-2:]
-        frames = Frames((height, width), past.shape[1], steps, past.shape[0])
+        frames = CallSizes((height, width), past.shape[1], steps, past.shape[0])
         try:
             needs = f" needs {gibibytes(inference_bytes(model, frames))}"
         except ConvLSTMError:  # its memory cannot be counted
@@ -244,7 +244,7 @@ def memory(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = 
 def _counted(model: Forecaster, past: int, steps: int) -> int:
     """Bytes of the buffers of a forecast on small frames; 0 if they cannot be counted."""
     try:
-        return inference_bytes(model, Frames((_PROBE, _PROBE), past, steps, 1))
+        return inference_bytes(model, CallSizes((_PROBE, _PROBE), past, steps, 1))
     except ConvLSTMError:
         return 0
 

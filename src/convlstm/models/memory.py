@@ -29,8 +29,8 @@ ALLOCATOR_SHARE = 1.8
 _FIXED_LIMITS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
-class Frames(NamedTuple):
-    """The frames of a call.
+class CallSizes(NamedTuple):
+    """Sizes of the frames of a call.
 
     Attributes:
         size: H, W.
@@ -57,7 +57,7 @@ class TrainingBytes(NamedTuple):
     most: int
 
 
-def training_bytes(model: nn.Module, frames: Frames, *, mixed: bool = False) -> TrainingBytes:
+def training_bytes(model: nn.Module, frames: CallSizes, *, mixed: bool = False) -> TrainingBytes:
     """Memory of a forward and a backward pass, with the mean squared error as the loss.
 
     Args:
@@ -77,7 +77,7 @@ def training_bytes(model: nn.Module, frames: Frames, *, mixed: bool = False) -> 
         return TrainingBytes(held, run.most_bytes - before)
 
 
-def inference_bytes(model: nn.Module, frames: Frames, *, mixed: bool = False) -> int:
+def inference_bytes(model: nn.Module, frames: CallSizes, *, mixed: bool = False) -> int:
     """Memory of a forecast without gradients at most; arguments and errors of `training_bytes`."""
     with _dry(model, training=False) as (run, dry), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         call, before = _call(dry, frames), run.bytes
@@ -87,7 +87,7 @@ def inference_bytes(model: nn.Module, frames: Frames, *, mixed: bool = False) ->
         return run.most_bytes - before
 
 
-def multiply_adds(model: nn.Module, frames: Frames) -> int:
+def multiply_adds(model: nn.Module, frames: CallSizes) -> int:
     """Multiplications, each with an addition, of all convolutions and matrix products of a forecast.
 
     All else is not counted: biases, gates, activations, norms, interpolation. Arguments and errors are those
@@ -136,7 +136,7 @@ def gibibytes(count: float) -> str:
     return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f} {unit}"
 
 
-def _call(model: nn.Module, frames: Frames) -> Callable[[], Tensor]:
+def _call(model: nn.Module, frames: CallSizes) -> Callable[[], Tensor]:
     """The call of a model with frames of zeros."""
     batch, size = frames.batch_size, frames.size
     if isinstance(model, Stack):

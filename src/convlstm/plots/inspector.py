@@ -23,7 +23,7 @@ from convlstm.pictures.colours import (
 )
 from convlstm.pictures.frames import past_label
 from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
-from convlstm.plots.packing import Maps, Packed, Plan, encode, pack, quantise, reduce
+from convlstm.plots.packing import Maps, Packed, Precision, encode, pack, quantise, reduce
 from convlstm.plots.pages import template
 from convlstm.scores.digits import short
 from convlstm.scores.lead_times import lead_text
@@ -105,7 +105,7 @@ def render(inside: Inside, limit: int = LIMIT) -> str:
     frames = _Frames(inside, min(_FRAMES, limit // 3))
     rest = _TEMPLATE + _CHANNEL * sum(min(values.shape[1], 256) for values in maps.values())
     left = limit - rest - sum(len(text) for kind in frames.texts.values() for text in kind)
-    packed, plan = pack({name: _aligned(values, inside.steps) for name, values in maps.items()}, left)
+    packed, precision = pack({name: _aligned(values, inside.steps) for name, values in maps.items()}, left)
     skipped = sorted({value for _, value in inside.values.keys() - maps.keys()})
     stops = {name: ", ".join(f"rgb{colour}" for _, colour in s) for name, s in _STOPS.items()}
     return template("inspector.html.j2").render(
@@ -120,15 +120,15 @@ def render(inside: Inside, limit: int = LIMIT) -> str:
         bars=[frames.bars(k, stops) for k in range(len(frames.names))],
         classes=frames.classes(),
         missing=f"rgb{frames.missing_colour}" if frames.gaps else "",
-        notes=_notes(frames, maps, packed, plan, skipped),
+        notes=_notes(frames, maps, packed, precision, skipped),
         page=frames.page()
         | {
             "steps": inside.steps,
             "past": len(inside.past),
             "times": list(inside.times),
             "leads": _leads(inside),
-            "levels": plan.levels,
-            "layers": _layers(inside, maps, packed, plan),
+            "levels": precision.levels,
+            "layers": _layers(inside, maps, packed, precision),
         },
     )
 
@@ -264,7 +264,7 @@ def _aligned(values: Floats, steps: int) -> Floats:
 
 
 def _layers(
-    inside: Inside, maps: Maps, packed: Mapping[tuple[str, str], Packed], plan: Plan
+    inside: Inside, maps: Maps, packed: Mapping[tuple[str, str], Packed], precision: Precision
 ) -> list[dict[str, Any]]:
     """Values of the script by layer."""
     layers: dict[str, dict[str, Any]] = {}
@@ -283,7 +283,7 @@ def _layers(
                 "low": each.low,
                 "high": each.high,
                 "size": each.size,
-                "extent": [n * k * plan.reduction for n, k in zip(each.size, pixels, strict=True)],
+                "extent": [n * k * precision.reduction for n, k in zip(each.size, pixels, strict=True)],
                 "scale": scale,
             }
         )
@@ -320,7 +320,7 @@ def _notes(
     frames: _Frames,
     maps: Maps,
     packed: Mapping[tuple[str, str], Packed],
-    plan: Plan,
+    precision: Precision,
     skipped: Sequence[str],
 ) -> list[str]:
     """Lines on the contents of the page, their precision, and what was left out."""
@@ -331,11 +331,11 @@ def _notes(
         "blue below zero, orange above and dark at zero, up to the 99.5th percentile of their size. All "
         "channels and steps of a value share a scale unless each has its own. Channels count from 0, as in "
         "Python.",
-        f"Each channel of a layer's value is stored in {plan.levels} levels between its least and its "
-        f"greatest value: numbers are exact to {50 / (plan.levels - 1):.2g}\u202f% of that range.",
+        f"Each channel of a layer's value is stored in {precision.levels} levels between its least and its "
+        f"greatest value: numbers are exact to {50 / (precision.levels - 1):.2g}\u202f% of that range.",
     ]
-    if plan.reduction > 1:
-        r = plan.reduction
+    if precision.reduction > 1:
+        r = precision.reduction
         notes.append(f"Left out: maps of layers are means of {r} x {r} pixels.")
     fewer: dict[tuple[str, int, int], list[str]] = {}
     for name, values in maps.items():

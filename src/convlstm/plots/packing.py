@@ -40,7 +40,7 @@ class Packed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Precision:
     """Precision of packed maps.
 
     Attributes:
@@ -93,7 +93,7 @@ def reduce(values: Floats, factor: int) -> Floats:
     return np.asarray(sums / counts, dtype=values.dtype)
 
 
-def pack(maps: Maps, limit: int) -> tuple[dict[tuple[str, str], Packed], Plan]:
+def pack(maps: Maps, limit: int) -> tuple[dict[tuple[str, str], Packed], Precision]:
     """Pack maps into so many characters: with the first entry of `LADDER`, or with fewer channels.
 
     Args:
@@ -105,44 +105,44 @@ def pack(maps: Maps, limit: int) -> tuple[dict[tuple[str, str], Packed], Plan]:
         and pixels.
     """
     smallest = max((max(values.shape[-2:]) for values in maps.values()), default=1)
-    plans = [Plan(n, r) for n, r in LADDER if r == 1 or smallest / r >= _LEAST_SIDE]
-    plan, estimate = plans[-1], 0.0
-    for plan in plans:
-        estimate = sum(_estimates(maps, plan))
+    precisions = [Precision(n, r) for n, r in LADDER if r == 1 or smallest / r >= _LEAST_SIDE]
+    precision, estimate = precisions[-1], 0.0
+    for precision in precisions:
+        estimate = sum(_estimates(maps, precision))
         if estimate <= 0.95 * limit:
             break
     share = min(1.0, 0.95 * limit / max(estimate, 1))
     while True:
-        plan = Plan(plan.levels, plan.reduction, share)
-        packed = {name: _packed(values, plan) for name, values in maps.items()}
+        precision = Precision(precision.levels, precision.reduction, share)
+        packed = {name: _packed(values, precision) for name, values in maps.items()}
         size = sum(len(text) for each in packed.values() for text in each.steps)
         least = all(len(each.channels) == 1 for each in packed.values())
         if size <= limit or least:
-            return packed, plan
+            return packed, precision
         share *= min(0.95 * limit / size, 0.9)
 
 
-def _estimates(maps: Maps, plan: Plan) -> Iterator[float]:
+def _estimates(maps: Maps, precision: Precision) -> Iterator[float]:
     """Characters that the maps of each value take, from some of its steps and channels."""
     for values in maps.values():
         every = [max(1, -(-n // k)) for n, k in zip(values.shape, _SAMPLED, strict=False)]
         some = values[every[0] // 2 :: every[0], :: every[1]]
-        part = _packed(some, plan)
+        part = _packed(some, precision)
         every_channel = len(values) * min(values.shape[1], _MOST_CHANNELS)
         yield sum(map(len, part.steps)) * every_channel / (len(some) * some.shape[1])
 
 
-def _packed(values: Floats, plan: Plan) -> Packed:
-    """Maps (T, C, h, w) with a plan."""
+def _packed(values: Floats, precision: Precision) -> Packed:
+    """Maps (T, C, h, w) in a precision."""
     steps, count = values.shape[:2]
-    kept = max(1, int(min(count, _MOST_CHANNELS) * plan.share + 1e-9))
+    kept = max(1, int(min(count, _MOST_CHANNELS) * precision.share + 1e-9))
     channels: Sequence[int] = range(count)
     if kept < count:
         with np.errstate(over="ignore", invalid="ignore"):
             spread = np.nan_to_num(values.std(axis=(0, 2, 3), dtype=np.float64), posinf=0, neginf=0)
         channels = sorted(np.argsort(-spread, kind="stable")[:kept].tolist())
         values = values[:, channels]
-    values = reduce(values, plan.reduction)
+    values = reduce(values, precision.reduction)
     finite = np.isfinite(values)
     whole = bool(finite.all())
     shown = values if whole else np.where(finite, values, np.nan)
@@ -150,7 +150,7 @@ def _packed(values: Floats, plan: Plan) -> Packed:
     low = shown.min(axis=axes) if whole else _nan_end(np.fmin, shown)
     high = shown.max(axis=axes) if whole else _nan_end(np.fmax, shown)
     ends = low[:, None, None], high[:, None, None]
-    texts = [encode(quantise(shown[t], *ends, plan.levels, 255).astype(np.uint8)) for t in range(steps)]
+    texts = [encode(quantise(shown[t], *ends, precision.levels, 255).astype(np.uint8)) for t in range(steps)]
     size = (int(values.shape[2]), int(values.shape[3]))
     return Packed(texts, list(channels), _short(low), _short(high), size)
 

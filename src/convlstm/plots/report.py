@@ -44,7 +44,7 @@ _TRAINING_NAMES = {"val_loss": "validation", "train_loss": "training"}
 _TRAINING_NAMES |= {"teacher": "forecast", "teacher_past": "past"}
 
 
-class Cell(NamedTuple):
+class TableCell(NamedTuple):
     """Number of a table; the padding behind it aligns the decimal points of a column."""
 
     text: str
@@ -56,7 +56,7 @@ class Column(NamedTuple):
     """Column of a table: its heading and a cell for each row."""
 
     name: str
-    cells: list[Cell]
+    cells: list[TableCell]
     unit: str = ""
     formula: str = ""
 
@@ -202,14 +202,14 @@ def _lead_table(scores: Verification, table: ScoreTable) -> Table:
     return Table(f"{table.title}, {table.unit}{counts}", rows, columns)
 
 
-def _cells(values: Sequence[float | None], marks: Sequence[str] = ()) -> list[Cell]:
+def _cells(values: Sequence[float | None], marks: Sequence[str] = ()) -> list[TableCell]:
     """Cells of a column; None is a cell that does not apply. The mark * is a bold number."""
     marks = [*marks, *[""] * (len(values) - len(marks))]
     texts = ["–" if v is None else in_text(v) for v in values]
     texts = [text + mark.strip("*") for text, mark in zip(texts, marks, strict=True)]
     padded = aligned(texts, digit="\u2007", point="\u2008")  # spaces as wide as a digit and as a point
     return [
-        Cell(text, wide[len(text) :], mark == "*")
+        TableCell(text, wide[len(text) :], mark == "*")
         for text, wide, mark in zip(texts, padded, marks, strict=True)
     ]
 

@@ -6,7 +6,7 @@ from torch import nn
 from convlstm.data.base import LabelledWindow, Window
 from convlstm.errors import ConvLSTMError
 from convlstm.forecasting.tiles import free_memory
-from convlstm.models.memory import Frames, gibibytes, training_bytes
+from convlstm.models.memory import CallSizes, gibibytes, training_bytes
 from convlstm.training.config import TrainingConfig
 from convlstm.training.module import from_first_frame
 
@@ -31,7 +31,7 @@ def step_bytes(
     past, steps = len(window.past), len(window.future)
     if from_first_frame(config):
         past, steps = 1, past - 1 + steps
-    frames = Frames(window.past.shape[-2:], past, steps, batch_size)
+    frames = CallSizes(window.past.shape[-2:], past, steps, batch_size)
     return training_bytes(model, frames, mixed=config.precision != "32").most
 
 

@@ -27,7 +27,7 @@ from convlstm.extras import load_pyproj
 from convlstm.training.config import TrainingConfig
 from convlstm.validation import check_bool, received
 from convlstm.workflows.frames import own_options
-from convlstm.workflows.periods import LENGTHS, Plan, Times, plan_windows, times_of
+from convlstm.workflows.periods import LENGTHS, Times, TrainingWindows, plan_windows, times_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -95,7 +95,7 @@ class Description:
     grid: dict[str, Any]
     times: Times
     sampled: int
-    plan: Plan
+    plan: TrainingWindows
     notes: tuple[str, ...]
     train: tuple[str, ...]
 
@@ -331,7 +331,7 @@ def _train_words(
     missing: float | Sequence[float],
     skip_bad: bool,
     frames: "xr.DataArray",
-    plan: Plan,
+    plan: TrainingWindows,
 ) -> tuple[str, ...]:
     """Words of the command that trains on these files."""
     if not plan.splits:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convlstm.data.files import IMAGES, Frames, check_finite, from_unit, read_frames, to_unit
+from convlstm.data.files import IMAGES, ScaledFrames, check_finite, from_unit, read_frames, to_unit
 from convlstm.data.frame_store import seconds
 from convlstm.data.opening import open_frames
 from convlstm.data.specification import GAPS, Specification
@@ -309,7 +309,7 @@ def _history(model: Any, past: Any, steps: int, path: Path, every: int | None = 
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: {shlex.join(words)}"
 
 
-def plain_frames(past: Any) -> tuple[Frames, str]:
+def plain_frames(past: Any) -> tuple[ScaledFrames, str]:
     """Frames in the scale of a forecaster, and the name of where they come from."""
     if paths := _paths(past):
         return read_frames(paths), f"{len(paths)} images"
@@ -323,7 +323,7 @@ def plain_frames(past: Any) -> tuple[Frames, str]:
         )
     values = to_unit(array, "the past")
     check_finite(values, "the past", ("frame", "channel", "row", "column"))
-    return Frames(torch.from_numpy(values), array.dtype), "the past"
+    return ScaledFrames(torch.from_numpy(values), array.dtype), "the past"
 
 
 def _array(past: Any) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import torch
 
 from convlstm import models as package
 from convlstm.models.base import Forecaster
-from convlstm.models.memory import Frames, multiply_adds, parameters
+from convlstm.models.memory import CallSizes, multiply_adds, parameters
 
 #: The forecast whose operations are counted: one sequence of PAST frames of SIZE x SIZE, and STEPS more.
 PAST, STEPS, SIZE = 10, 10, 64
@@ -66,7 +66,7 @@ def _entry(kind: type[Forecaster]) -> Entry | None:
         model = kind()
     if not parameters(model):
         return None
-    operations = multiply_adds(model, Frames((SIZE, SIZE), PAST, STEPS))
+    operations = multiply_adds(model, CallSizes((SIZE, SIZE), PAST, STEPS))
     return Entry(kind.__name__, parameters(model), operations, *_described(kind))
 
 

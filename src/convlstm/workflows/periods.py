@@ -59,7 +59,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingWindows:
     """Windows and splits by which files can be trained on.
 
     Attributes:
@@ -103,7 +103,7 @@ def times_of(times: NDArray[np.float64], dated: bool) -> Times:
     )
 
 
-def plan_windows(times: NDArray[np.float64], dated: bool) -> Plan:
+def plan_windows(times: NDArray[np.float64], dated: bool) -> TrainingWindows:
     """The default windows and splits where times (T,) allow them, otherwise shorter ones or whole events.
 
     Training should have half of the windows; where no choice gives it so many, it gets as many as it can.
@@ -118,12 +118,12 @@ def plan_windows(times: NDArray[np.float64], dated: bool) -> Plan:
                 if splits is None or (train := splits["train"].windows) <= most:
                     continue
                 notes = _notes(past, steps, split, masked)
-                best, most = Plan(past, steps, split, masked, splits, notes), train
+                best, most = TrainingWindows(past, steps, split, masked, splits, notes), train
                 if 2 * train >= sum(each.windows for each in splits.values()):
                     return best
     longest = max(times_of(times, dated).stretches)
     note = f"too few frames to train: {len(times)}, at most {longest} of them in a row"
-    return best or Plan(*LENGTHS[0], split="time", masked=False, splits={}, notes=(note,))
+    return best or TrainingWindows(*LENGTHS[0], split="time", masked=False, splits={}, notes=(note,))
 
 
 def _notes(past: int, steps: int, split: str, masked: bool) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from convlstm.layers.stack import Stack
 from convlstm.layers.state import has_memory
 from convlstm.models.base import Forecaster
 from convlstm.models.memory import (
-    Frames,
+    CallSizes,
     inference_bytes,
     multiply_adds,
     parameters,
@@ -155,7 +155,7 @@ def plan(
     """
     height, width = _size(size)
     known = {"past": past, "steps": steps, "batch_size": batch_size}
-    frames = Frames((height, width), *(check_positive(v, n, most=_MOST) for n, v in known.items()))
+    frames = CallSizes((height, width), *(check_positive(v, n, most=_MOST) for n, v in known.items()))
     _check_pixels(frames)
     given: Any = model
     if isinstance(model, str | os.PathLike):
@@ -180,7 +180,7 @@ def plan(
     )
 
 
-def _check_pixels(frames: Frames) -> None:
+def _check_pixels(frames: CallSizes) -> None:
     """Refuse frames whose bytes cannot be counted."""
     (height, width), past, steps, batch_size = frames
     if height * width * (past + steps) * batch_size > _MOST_PIXELS:
@@ -224,7 +224,7 @@ def _size(size: str | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def _needs(model: Any, frames: Frames) -> tuple[Need, ...]:
+def _needs(model: Any, frames: CallSizes) -> tuple[Need, ...]:
     """Memory by engine, precision and save, the default marked; engine ``any`` where all are alike."""
     default = _need(model, frames, "auto", "32")
     rows = _of_engine(model, frames, "reference")
@@ -239,7 +239,7 @@ def _needs(model: Any, frames: Frames) -> tuple[Need, ...]:
     return tuple(rows)
 
 
-def _of_engine(model: Any, frames: Frames, engine: str) -> list[Need]:
+def _of_engine(model: Any, frames: CallSizes, engine: str) -> list[Need]:
     """Memory with an engine; nothing if it cannot run here, or not with these layers."""
     if engines.available()[engine] is not None:
         return []
@@ -259,13 +259,13 @@ def _of_engine(model: Any, frames: Frames, engine: str) -> list[Need]:
     return found
 
 
-def _need(model: Any, frames: Frames, engine: str, precision: str, save: str = "") -> Need:
+def _need(model: Any, frames: CallSizes, engine: str, precision: str, save: str = "") -> Need:
     mixed = PRECISIONS[precision]
     held, most = training_bytes(model, frames, mixed=mixed)
     return Need(engine, precision, save, held, most, inference_bytes(model, frames, mixed=mixed))
 
 
-def _remedies(model: Any, frames: Frames, most: int) -> tuple[Remedy, ...]:
+def _remedies(model: Any, frames: CallSizes, most: int) -> tuple[Remedy, ...]:
     """Options that lower the memory of training, each alone, the most effective first."""
     layers = isinstance(model, Stack)
     changed: list[tuple[str, dict[str, Any]]] = []
