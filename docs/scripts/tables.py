@@ -42,9 +42,9 @@ def middle(values: Sequence[float] | None) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median of the repetitions of a measurement, and the least and the most if they differ."""
+    """Median of the repetitions of a measurement, and the least and the most, in one line, if they differ."""
     least, most = short(min(values)), short(max(values))
-    return middle(values) if least == most else f"{middle(values)} ({least} to {most})"
+    return middle(values) if least == most else f"{middle(values)} ({least}\u00a0to\u00a0{most})"
 
 
 def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
