@@ -72,6 +72,54 @@ def test_a_convolution_put_in_its_place_is_the_one_that_runs(engine, replaced):
         assert_close(stream(FRAMES[:, t]), outputs[:, t].detach())
 
 
+def inside_replaced(conv, monkeypatch):
+    inner = conv._conv_forward
+    conv._conv_forward = lambda x, weight, bias: 0.5 * inner(x, weight, bias)
+
+
+def call_overridden(conv, monkeypatch):
+    conv.__class__ = type(
+        "Own", (nn.Conv2d,), {"__call__": lambda self, x: 0.5 * super(type(self), self).__call__(x)}
+    )
+
+
+def heard_by_a_hook_of_all_modules(conv, monkeypatch):
+    hooks = {0: lambda module, inputs, result: 0.5 * result if module is conv else None}
+    monkeypatch.setattr(nn.modules.module, "_global_forward_hooks", hooks)
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused", "reference"])
+@pytest.mark.parametrize("change", [inside_replaced, call_overridden, heard_by_a_hook_of_all_modules])
+def test_a_convolution_changed_from_outside_is_the_one_that_runs(engine, change, monkeypatch):
+    layer = ConvLSTM(2, 3, 3, batch_first=True, engine=engine)
+    stream = layer.stream(2, (6, 5))
+    stream(FRAMES[:, 0])
+    stream.state = None
+    plain = layer(FRAMES)[0][0]
+    change(layer.cell_list[0].conv, monkeypatch)
+    zeros = torch.zeros(2, 3, 6, 5)
+    outputs, *_ = original(layer.cell_list[0], FRAMES, zeros, zeros)
+    assert not torch.allclose(outputs, plain, atol=1e-3)
+    assert_close(layer(FRAMES)[0][0], outputs)
+    for t in range(4):
+        assert_close(stream(FRAMES[:, t]), outputs[:, t].detach())
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused", "reference"])
+def test_a_convolution_changed_before_the_layer_was_built_is_the_one_that_runs(engine, monkeypatch):
+    inner = nn.Conv2d._conv_forward
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda *arguments: 0.5 * inner(*arguments))
+    layer, zeros = ConvLSTM(2, 3, 3, batch_first=True, engine=engine), torch.zeros(2, 3, 6, 5)
+    assert_close(layer(FRAMES)[0][0], original(layer.cell_list[0], FRAMES, zeros, zeros)[0])
+
+
+def test_a_forward_put_in_the_place_of_that_of_all_cells_runs(monkeypatch):
+    inner, layer = Cell.forward, ConvLSTM(2, 3, 3, batch_first=True)
+    plain = layer(FRAMES)[0][0]
+    monkeypatch.setattr(Cell, "forward", lambda *given: LSTMState(*(0.5 * part for part in inner(*given))))
+    assert_close(layer(FRAMES[:, :1])[0][0], 0.5 * plain[:, :1])
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 @engines
 @pytest.mark.parametrize(

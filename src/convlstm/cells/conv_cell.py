@@ -80,7 +80,7 @@ class ConvCell(Cell):
         )
         if isinstance(self.conv, SameConvNd):
             self.conv.padding_modes = self.padding_mode
-        self._conv_built = _behaviour(self.conv)
+        self._conv_built = _OF_KIND[type(self.conv)], _settings(self.conv)
         if check_name(recurrent_init, ("default", "orthogonal"), "recurrent_init") == "orthogonal":
             with torch.no_grad():
                 for kernel in self.conv.weight[:, self.input_dim :].split(self.hidden_dim):
@@ -139,9 +139,9 @@ class ConvCell(Cell):
 
     @property
     def calls_conv(self) -> bool:
-        """True if ``conv`` has hooks or is another module than the one built here."""
+        """True if ``conv`` has hooks, other methods or is another module than the one built here."""
         conv = self.conv  # looked up once: each time costs half a microsecond
-        return has_hooks(conv) or _behaviour(conv) != self._conv_built
+        return has_hooks(conv) or (_methods(conv), _settings(conv)) != self._conv_built
 
     def extra_repr(self) -> str:
         """The activations; those that are modules are shown by themselves."""
@@ -149,12 +149,22 @@ class ConvCell(Cell):
         return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
 
 
-def _behaviour(conv: nn.Module) -> tuple[Any, ...]:
-    """All that determines a convolution's result, but for its weights."""
+# Methods that compute a convolution, and those of each class as they are here: a user may replace one.
+_METHODS = "__call__", "forward", "_conv_forward"
+_OF_KIND = {
+    kind: tuple(getattr(kind, name) for name in _METHODS) for kind in (*CONV.values(), *SAME_CONV.values())
+}
+
+
+def _methods(conv: nn.Module) -> tuple[Any, ...]:
+    kind, own = type(conv), conv.__dict__
+    return tuple([own[name] if name in own else getattr(kind, name, None) for name in _METHODS])
+
+
+def _settings(conv: nn.Module) -> tuple[Any, ...]:
+    """All that determines a convolution's result, but for its methods and weights."""
     names = ("stride", "padding", "dilation", "groups", "padding_mode", "padding_modes")
-    forward = conv.__dict__.get("forward", type(conv).forward)
-    inner = getattr(type(conv), "_conv_forward", None)
-    return forward, inner, *map(conv.__dict__.get, names)
+    return tuple(map(conv.__dict__.get, names))
 
 
 def activation_function(activation: Any, name: str) -> Activation:

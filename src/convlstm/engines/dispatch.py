@@ -27,6 +27,8 @@ from convlstm.errors import OptionError, check_name
 #: compiler makes when they are first needed; ``auto``: the fastest that serves the call.
 ENGINES = ("auto", "compiled", "fused", "reference")
 
+_FORWARD = Cell.forward  # as it is here: a user may replace it on the class itself
+
 
 def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> dict[str, str | None]:
     """For each engine None if it runs on this machine, or else the reason why it does not.
@@ -224,7 +226,7 @@ def _reasons_of_tensors(call: Call, parameters: list[Tensor | None]) -> list[str
 
 def has_own_forward(cell: Cell) -> bool:
     """True if a cell's class or the cell itself overrides `Cell.forward`."""
-    return "forward" in cell.__dict__ or type(cell).forward is not Cell.forward
+    return "forward" in cell.__dict__ or type(cell).forward is not _FORWARD
 
 
 def loop_is_faster(call: Call, engine: str = "auto") -> bool:
