@@ -1,6 +1,7 @@
 """Each cell's options, all together, against plain loops; that each does something; what is refused."""
 
 import inspect
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -118,6 +119,25 @@ def test_an_activation_that_learns_is_a_parameter_of_each_cell_of_its_own():
     assert first.gate_activation.weight is not shared.weight
     first(torch.randn(1, 1, 4, 4), first.init_hidden(1, (4, 4))).h.sum().backward()
     assert first.gate_activation.weight.grad.any()
+
+
+@dataclass
+class Steeper:
+    """A function with a parameter, which as any dataclass with ``==`` is not hashable."""
+
+    factor: float
+
+    def __call__(self, x):
+        return torch.tanh(self.factor * x)
+
+
+@pytest.mark.parametrize("engine", ["auto", "fused", "compiled"])
+def test_an_activation_need_not_be_hashable(engine):
+    layer = ConvLSTM(1, 2, 3, cell=partial(ConvLSTMCell, candidate_activation=Steeper(2)), engine=engine)
+    x = torch.randn(3, 1, 1, 4, 4)
+    outputs = layer(x)[0][0]
+    layer.cell_list[0].candidate_activation = lambda x: torch.tanh(2 * x)
+    assert torch.equal(outputs, layer(x)[0][0])
 
 
 def test_attention_of_ones_own_as_module_class_or_factory():

@@ -12,6 +12,14 @@ from convlstm.functional.gates import ACTIVATIONS
 NAMES = {function: name for name, function in ACTIVATIONS.items()}
 
 
+def is_named(function: Any) -> bool:
+    """True for one of `NAMES`; a user's need not be hashable, as an object of a dataclass."""
+    try:
+        return function in NAMES
+    except TypeError:
+        return False
+
+
 def activation(name: str, x: Tensor) -> Tensor:
     """An activation at x, in a new tensor."""
     y = ACTIVATIONS[name](x)

@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.engines.convolution import SameConv
 from convlstm.engines.direct import ConvWeight
-from convlstm.engines.recurrences.activations import NAMES
+from convlstm.engines.recurrences.activations import is_named
 from convlstm.functional.gates import Activation
 
 
@@ -133,7 +133,7 @@ class Recurrence(ABC):
             reasons.append("the cell's convolution is replaced or has hooks")
         if _has_any_global_hook():  # type: ignore[no-untyped-call]
             reasons.append("hooks of all modules hear the cell's convolution")
-        if not all(activation in NAMES for activation in cls.activations(cell)):
+        if not all(map(is_named, cls.activations(cell))):
             reasons.append("an activation is not one of those that have a name")
         return reasons
 
