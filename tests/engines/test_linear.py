@@ -183,6 +183,17 @@ def test_the_scan_alone_can_be_differentiated_three_times():
     )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_of_several_vectors_at_once(engine):
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=MinConvGRUCell, engine=engine)
+    x = torch.randn(1, 5, 2, 4, 4, requires_grad=True)
+    outputs = layer(x)[0][0]
+    d = torch.randn(2, *outputs.shape)
+    (together,) = torch.autograd.grad(outputs, x, d, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(outputs, x, part, retain_graph=True)[0] for part in d]
+    assert_close(together, torch.stack(one_by_one))
+
+
 @pytest.mark.skipif(not COMPILED, reason="no compiler")
 def test_kernels_leave_second_derivatives_to_the_torch_form():
     found = []

@@ -59,7 +59,7 @@ def _scan(a: Tensor, b: Tensor) -> Tensor:
     pairs = _scan(a[:, odd] * a[:, even], torch.addcmul(b[:, odd], a[:, odd], b[:, even]))
     states = torch.empty_like(b)
     states[:, 0], states[:, odd] = b[:, 0], pairs
-    between = pairs[:, : (steps - 1) // 2]
+    between = pairs.narrow(1, 0, (steps - 1) // 2)
     states[:, 2::2] = torch.addcmul(b[:, 2::2], a[:, 2::2], between)
     return states
 
