@@ -1,6 +1,7 @@
 """A stream gives frame by frame what the stack gives for the whole sequence."""
 
 import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -109,6 +110,23 @@ def test_a_stream_notices_new_weights_and_dtypes():
     session.state = None
     stack.double()
     assert_close(frame_by_frame(session, x.double()), whole(stack, x.double())[0])
+
+
+def test_no_new_weights_get_the_address_of_those_that_a_stream_was_made_for():
+    """It would take them for the old ones; but these are let go at the next frame."""
+    torch.manual_seed(0)
+    stack, x = ConvLSTM(2, 4, 3, batch_first=True, bias=False), torch.randn(1, 1, 2, 5, 5)
+    session, conv = stack.stream(1, (5, 5)), stack.cell_list[0].conv
+    first = torch.randn(conv.weight.shape).numpy()
+    memory = weakref.ref(first)
+    conv.weight = nn.Parameter(torch.from_numpy(first))
+    del first
+    session(x[:, 0])
+    conv.weight = nn.Parameter(torch.randn(conv.weight.shape))
+    assert memory() is not None
+    session.state = None
+    assert_close(session(x[:, 0]), stack(x)[0][0][:, 0].detach())
+    assert memory() is None
 
 
 def test_a_stream_goes_on_in_and_out_of_inference_mode():

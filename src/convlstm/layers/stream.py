@@ -51,6 +51,7 @@ class Stream:
         self._stepper: Stepper | None = None
         self._graph: GraphedFunction | None = None
         self._made_for: Any = None
+        self._storages: list[Any] = []  # of weights: no others get an address that is in use
         self._state: Any = None  # the stepper itself while its buffers hold the state
 
     def __call__(self, frame: Tensor) -> Tensor:
@@ -114,7 +115,13 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickle: without buffers, which the next frame makes anew."""
-        return self.__dict__ | {"_stepper": None, "_graph": None, "_made_for": None, "_state": self.state}
+        return self.__dict__ | {
+            "_stepper": None,
+            "_graph": None,
+            "_made_for": None,
+            "_storages": [],
+            "_state": self.state,
+        }
 
     def _conditions(self, frame: Tensor, customised: bool) -> Any:
         """All that buffers depend on, compared from frame to frame."""
@@ -137,6 +144,8 @@ class Stream:
         if not autocast(frame):
             state = tree_map_only(Tensor, partial(like_frame, frame=frame), state)
         self._state, self._stepper, self._graph = state, None, None
+        tensors = *self._stack.parameters(), *self._stack.buffers()
+        self._storages = [tensor.untyped_storage() for tensor in tensors]
         engines = {"reference"} if customised else _engines(layers, frame, self._stack.training)
         if "reference" not in engines:
             filled = _filled(layers, frame, state)
