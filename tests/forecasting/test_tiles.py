@@ -176,10 +176,41 @@ def test_free_memory_is_what_a_container_leaves_with_cached_files_dropped(
     (tmp_path / use).write_text("700000\n")
     inside = "total_" if limit.startswith("memory/") else ""
     (tmp_path / counts).write_text(f"anon 3\n{inside}inactive_file 200000\n")
-    monkeypatch.setattr(tiles, "_GROUP", tmp_path)
+    monkeypatch.setattr(tiles, "_GROUPS", tmp_path)
     assert tiles.free_memory(torch.device("cpu")) == 500_000
+    (tmp_path / limit).write_text("600000\n")  # lowered while more was in use
+    (tmp_path / counts).write_text("")
+    assert tiles.free_memory(torch.device("cpu")) == 0
     (tmp_path / limit).write_text(f"{unlimited}\n")
     assert tiles.free_memory(torch.device("cpu")) > 500_000
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("listed", "mounted", "files"),
+    [
+        ("0::/jobs/7/step\n", "", ("memory.max", "memory.current")),
+        (
+            "5:cpu,cpuacct:/elsewhere\n4:hugetlb,memory:/jobs/7/step\n0::/\n",
+            "memory",
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_free_memory_is_what_the_groups_of_a_job_leave(listed, mounted, files, monkeypatch, tmp_path):
+    """On a cluster a job is limited in a group below the root, which may have no limit at all."""
+    (tmp_path / "own").write_text(listed)
+    monkeypatch.setattr(tiles, "_GROUPS", tmp_path)
+    monkeypatch.setattr(tiles, "_OWN_GROUPS", tmp_path / "own")
+    job = tmp_path / mounted / "jobs" / "7"
+    (job / "step").mkdir(parents=True)
+    for folder, values in ((job, ("1000000", "400000")), (job / "step", ("900000", "100000"))):
+        for file, value in zip((*files, "memory.stat"), (*values, ""), strict=True):
+            (folder / file).write_text(value)
+    assert tiles.free_memory(torch.device("cpu")) == 600_000
+    (tmp_path / "own").write_text(listed.replace("/jobs/7/step", "/"))
+    assert tiles.free_memory(torch.device("cpu")) > 1_000_000
 
 
 @LINUX

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ _ALIGNMENT = 32  # least multiple at which tiles start, so that patches and leve
 _WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
 _PROBE = 192  # side of the frame that memory is measured on
 _LARGE = 2**19  # pixels from which memory is measured before a forecast
-# Control groups of this process, version 2 and 1: files with the limit of memory, its use and counts, and the
-# count of what the kernel drops when asked for more, pages of files that were read.
-_GROUP = Path("/sys/fs/cgroup")
-_V1 = "memory/memory"
-_NAMES = (
-    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    (f"{_V1}.limit_in_bytes", f"{_V1}.usage_in_bytes", f"{_V1}.stat", "total_inactive_file"),
+# Control groups: where they are mounted, and those that this process is in.
+_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Of version 2 and 1: the controller, files with the limit of memory and its use, and in memory.stat the count
+# of what the kernel drops when asked for more, pages of files that were read.
+_MEMORY_OF_GROUP = (
+    ("", "memory.max", "memory.current", "inactive_file"),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 _SHARE = 0.8  # of the free memory that a forecast may take
 _log = logging.getLogger("convlstm")
@@ -255,13 +255,25 @@ def free_memory(device: torch.device) -> float:
         return float(torch.cuda.mem_get_info(device)[0])
     with suppress(OSError, ValueError, IndexError):
         free = float(_entry(Path("/proc/meminfo"), "MemAvailable"))
-        for limit, use, counts, name in _NAMES:
-            with suppress(OSError, ValueError):
-                most, used = (int((_GROUP / file).read_text()) for file in (limit, use))
-                cached = re.findall(rf"^{name} (\d+)$", (_GROUP / counts).read_text(), re.M)
-                free = min(free, most - used + sum(map(int, cached)))
-        return free
+        for controller, limit, use, name in _MEMORY_OF_GROUP:
+            for group in _groups(controller):
+                with suppress(OSError, ValueError):
+                    most, used = (int((group / file).read_text()) for file in (limit, use))
+                    cached = re.findall(rf"^{name} (\d+)$", (group / "memory.stat").read_text(), re.M)
+                    free = min(free, most - used + sum(map(int, cached)))
+        return max(0.0, free)  # the use may be above a limit that was lowered
     return math.inf
+
+
+def _groups(controller: str) -> list[Path]:
+    """Folders of the control groups that this process is in, from the root (a container's own) inwards."""
+    inside: tuple[str, ...] = ()
+    with suppress(OSError, ValueError):
+        lines = [line.split(":", 2) for line in _OWN_GROUPS.read_text().splitlines()]
+        (path,) = [path for _, controllers, path in lines if controller in controllers.split(",")]
+        inside = PurePosixPath(path).parts[1:]
+    root = _GROUPS / controller
+    return [root.joinpath(*inside[:depth]) for depth in range(len(inside) + 1)]
 
 
 def _status(name: str) -> int:
