@@ -413,6 +413,21 @@ def test_options_of_another_stack_are_not_told_of_a_cell():
     assert [name for name, text in told.items() if "zoneout" in text] == ["1.cell_list.0"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((ConvLSTM, torch.zeros(1, 3, 1, 6, 5)), OptionError, r"layer .* the class ConvLSTM: call it"),
+        ((None, torch.zeros(1, 3, 1, 6, 5)), OptionError, "layer must be a Module; received None"),
+        ((ConvLSTM(1, 2, 3),), ShapeError, r"frames \(B, T, C, \*S\) must be a tensor; received a NoneType"),
+        ((ConvLSTM(1, 2, 3), torch.zeros(3, 1, 6, 5)), ShapeError, r"with 2 space axes; .* \(3, 1, 6, 5\)"),
+        ((ConvLSTM(1, 2, 3), torch.zeros(1, 0, 1, 6, 5)), ShapeError, r"received shape \(1, 0, 1, 6, 5\)"),
+    ],
+)
+def test_a_call_that_cannot_be_told_of_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        available(*arguments)
+
+
 def test_a_layer_that_scans_is_told():
     layer, x = layer_and_frames("auto", cell=MinConvGRUCell)
     engine = "fused" if available()["compiled"] else "compiled"

@@ -20,7 +20,8 @@ from convlstm.engines.direct import is_channels_first_faster
 from convlstm.engines.dry_run import DryTensor
 from convlstm.engines.plan import is_one_call
 from convlstm.engines.recurrences import recurrence_of
-from convlstm.errors import OptionError, check_name
+from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.validation import check_instance, check_tensor
 
 #: ``reference``: the loop over time as it is written; ``fused``: `convlstm.engines.autograd` in torch's own
 #: operations, and small calls by the loop; ``compiled``: the same for calls of any size, with kernels that a
@@ -38,9 +39,15 @@ def available(layer: nn.Module | None = None, frames: Tensor | None = None) -> d
     Args:
         layer: a layer; then instead, for each of its cells by name, the engine that ``auto`` takes for a
             call, with the algorithm of its convolutions, or the reason why the loop runs it.
-        frames: (B, T, C, *S), of the shape, dtype and device of the call.
+        frames: (B, T, C, *S), of the shape, dtype and device of the call; given if the layer is.
+
+    Raises:
+        OptionError: one of both alone, or a layer that is no module.
+        ShapeError: frames of another number of axes, or none.
     """
-    if layer is not None and frames is not None:
+    if layer is not None or frames is not None:
+        layer = check_instance(layer, nn.Module, "layer")
+        frames = check_tensor(frames, "frames (B, T, C, *S)")
         found: dict[str, str | None] = {}
         for name, cell in layer.named_modules():
             is_part = "" in found or any(name.startswith(f"{outer}.") for outer in found)
@@ -66,6 +73,12 @@ def _options_above(layer: nn.Module, name: str) -> tuple[str, ...]:
 
 def _described(cell: Cell, frames: Tensor, reference_only: tuple[str, ...]) -> str:
     """The engine and the algorithm for a call of a cell."""
+    axes = len(cell.kernel_size)
+    if frames.ndim != 3 + axes or 0 in frames.shape:
+        raise ShapeError(
+            f"frames must be (B, T, C, *S) with {axes} space axes; received shape {tuple(frames.shape)}: give "
+            "those of the call, batch first"
+        )
     batch, steps, _, *size = frames.shape
     x = frames[:, :, :1].expand(batch, steps, cell.input_dim, *size)
     call = Call(cell, x, cell.initial_state(x[:, 0]), reference_only=reference_only)
