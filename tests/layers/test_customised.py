@@ -84,8 +84,8 @@ def call_overridden(conv, monkeypatch):
 
 
 def heard_by_a_hook_of_all_modules(conv, monkeypatch):
-    hooks = {0: lambda module, inputs, result: 0.5 * result if module is conv else None}
-    monkeypatch.setattr(nn.modules.module, "_global_forward_hooks", hooks)
+    hooks, key = nn.modules.module._global_forward_hooks, "half"
+    monkeypatch.setitem(hooks, key, lambda module, inputs, y: 0.5 * y if module is conv else None)
 
 
 @pytest.mark.parametrize("engine", ["auto", "fused", "reference"])

@@ -141,7 +141,8 @@ class ConvCell(Cell):
     def calls_conv(self) -> bool:
         """True if ``conv`` has hooks, other methods or is another module than the one built here."""
         conv = self.conv  # looked up once: each time costs half a microsecond
-        return has_hooks(conv) or (_methods(conv), _settings(conv)) != self._conv_built
+        own = type(conv).__call__ is not nn.Module.__call__
+        return own or has_hooks(conv) or (_methods(conv), _settings(conv)) != self._conv_built
 
     def extra_repr(self) -> str:
         """The activations; those that are modules are shown by themselves."""
@@ -150,7 +151,7 @@ class ConvCell(Cell):
 
 
 # Methods that compute a convolution, and those of each class as they are here: a user may replace one.
-_METHODS = "__call__", "forward", "_conv_forward"
+_METHODS = "forward", "_conv_forward"
 _OF_KIND = {
     kind: tuple(getattr(kind, name) for name in _METHODS) for kind in (*CONV.values(), *SAME_CONV.values())
 }

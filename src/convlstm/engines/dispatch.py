@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import _has_any_global_hook
 
 import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
@@ -76,8 +77,8 @@ def _described(cell: Cell, frames: Tensor, reference_only: tuple[str, ...]) -> s
     axes = len(cell.kernel_size)
     if frames.ndim != 3 + axes or 0 in frames.shape:
         raise ShapeError(
-            f"frames must be (B, T, C, *S) with {axes} space axes; received shape {tuple(frames.shape)}: give "
-            "those of the call, batch first"
+            f"frames must be (B, T, C, *S) with {axes} space axes; received shape {tuple(frames.shape)}: "
+            "give those of the call, batch first"
         )
     batch, steps, _, *size = frames.shape
     x = frames[:, :, :1].expand(batch, steps, cell.input_dim, *size)
@@ -104,6 +105,8 @@ def _reason_of_loop(call: Call) -> str:
         return "it is as fast for a call of this size"
     if recorders_of(call.cell):
         return "the cell is recorded"
+    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return "hooks of all modules hear its steps"
     recurrence = recurrence_of(call.cell)
     if recurrence is None and not linear.is_supported(call):
         return f"{type(call.cell).__name__} has no faster implementation"
@@ -140,9 +143,9 @@ def supported(engine: str, call: Call) -> str:
     """The engine that can run a call, whatever its size: ``reference``, ``fused`` or ``compiled``.
 
     A cell that the fast engines do not support, or whose rules are overridden, runs by its own ``step`` under
-    every engine, and so does one that `convlstm.record` records. ``auto`` runs float64 on the reference,
-    which can be differentiated twice, and a linear recurrence (`LinearCell`) in torch's operations, which can
-    be too.
+    every engine, and so does one that `convlstm.record` or hooks of all modules hear. ``auto`` runs float64
+    on the reference, which can be differentiated twice, and a linear recurrence (`LinearCell`) in torch's
+    operations, which can be too.
 
     Args:
         engine: one of `ENGINES`.
@@ -160,8 +163,10 @@ def supported(engine: str, call: Call) -> str:
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
             f"{'; '.join(reasons)}: use engine='auto'"
         )
+    if reasons or parameters is None or _has_any_global_hook():  # type: ignore[no-untyped-call]
+        return "reference"
     double = call.x.dtype == torch.float64
-    if reasons or parameters is None or (engine == "auto" and double and not linear.is_supported(call)):
+    if engine == "auto" and double and not linear.is_supported(call):
         return "reference"
     if engine == "auto":
         return "fused" if double or _compiler_missing(call.x.device.type) else "compiled"

@@ -5,7 +5,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.engines.convolution import SameConv
@@ -131,8 +130,6 @@ class Recurrence(ABC):
             reasons.append("it has no attention")
         if cell.calls_conv:
             reasons.append("the cell's convolution is replaced or has hooks")
-        if _has_any_global_hook():  # type: ignore[no-untyped-call]
-            reasons.append("hooks of all modules hear the cell's convolution")
         if not all(map(is_named, cls.activations(cell))):
             reasons.append("an activation is not one of those that have a name")
         return reasons
