@@ -187,11 +187,14 @@ def check_tensor(value: Any, name: str) -> "Tensor":
 
 
 def check_same_kind(module: "nn.Module", x: "Tensor", what: str) -> None:
-    """Check that a tensor has the dtype (outside autocast) and device of a module's parameters."""
+    """Check that a tensor has a module's dtype, or one that autocast converts (not float64), and device."""
     weight = _first_parameter(module)
     if weight is None or (weight.device == x.device and weight.dtype == x.dtype):
         return
-    if weight.device != x.device or not (autocast(x) and x.is_floating_point()):
+    import torch
+
+    mixed = autocast(x) and x.is_floating_point() and torch.float64 not in (x.dtype, weight.dtype)
+    if weight.device != x.device or not mixed:
         raise ShapeError(
             f"{what} must have the {type(module).__name__}'s dtype and device, {weight.dtype} on "
             f"{weight.device}; received {x.dtype} on {x.device}: convert one of them with to(...)"

@@ -408,7 +408,11 @@ def flag_errors():
             r"mask must be bool \(B, T\) = \(2, 3\), batch first; received torch.bool \(3, 2\)",
         ),
         (x, {"reset": mask[:, :2]}, r"reset must be bool \(B, T\) = \(2, 3\).*received torch.bool \(2, 2\)"),
-        (x, {"lengths": torch.tensor([0, 3])}, r"lengths must lie between 1 and T = 3; received \[0, 3\]"),
+        (
+            x,
+            {"lengths": torch.tensor([0, 3])},
+            r"lengths must lie between 1 and T = 3; received \[0, 3\]: l",
+        ),
         (x, {"lengths": torch.tensor([1, 4])}, r"lengths must lie between 1 and T = 3; received \[1, 4\]"),
         (
             x,
@@ -418,8 +422,10 @@ def flag_errors():
         (
             x,
             {"lengths": torch.tensor([3])},
-            r"lengths must be integers \(B,\) = \(2,\); received torch.int64 \(1,\)",
+            r"lengths must be integers \(B,\) = \(2,\); received torch.int64 \(1,\): give one per sequence",
         ),
+        (x, {"lengths": [1j, 3]}, r"lengths must be integers .* received torch.complex64 \(2,\)"),
+        (x, {"mask": mask.to("meta")}, "mask must be on the device of the frames, cpu; received one on meta"),
         (
             x[:1],
             {},
@@ -429,6 +435,11 @@ def flag_errors():
             x[..., :3],
             {},
             r"the state of layer 0 must fit .* h \(2, 2, 4, 3\); received \(2, 2, 4, 4\): it belongs",
+        ),
+        (
+            torch.zeros(2, 3, 5, 4, 4),
+            {},
+            r"input_dim=1 channels on axis 2 .* \(2, 3, 5, 4, 4\): build the layer with input_dim=5",
         ),
         (
             x.double(),
@@ -457,6 +468,18 @@ def test_refused_calls_say_rule_and_value(x, flags, message):
     refused(lambda: layer(x, states, **flags), ShapeError, message)
 
 
+def test_numbers_in_64_bits_are_refused_under_autocast_which_leaves_them_as_they_are():
+    x, layer = torch.zeros(2, 3, 1, 4, 4), ConvLSTM(1, 2, 3, batch_first=True)
+    state = layer.double()(x.double())[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x.double())[0][0].dtype == torch.float64
+        refused(lambda: layer(x), ShapeError, "device, torch.float64 on cpu; received torch.float32")
+        layer.float()
+        refused(lambda: layer(x.double()), ShapeError, "torch.float32 on cpu; received torch.float64 on cpu")
+        refused(lambda: layer(x, list(state)), ShapeError, "torch.float32 on cpu; received torch.float64")
+        assert layer(x.bfloat16())[0][0].dtype in (torch.float32, torch.bfloat16)
+
+
 def test_refused_states_say_rule_value_and_remedy():
     x = torch.zeros(2, 3, 1, 4, 4)
     layer, other = ConvLSTM(1, 2, 3, 2, batch_first=True), ConvLSTM(1, 3, 3, 2, batch_first=True)
@@ -472,6 +495,7 @@ def test_refused_states_say_rule_value_and_remedy():
         r"one state per layer \(2\); received 3: pass the list that the call",
     )
     refused(lambda: layer(x, list(layer(x)[1])), ShapeError, r"one state per layer \(2\); received 1")
+    refused(lambda: layer(x, torch.nn.Linear(1, 1)), ShapeError, "hidden_state must be a list .* a Linear:")
     for change in ("double", "meta"):
         states = layer(x)[1].map(lambda t, c=change: t.double() if c == "double" else t.to(c))
         refused(

@@ -76,6 +76,14 @@ def test_its_state_resumes_the_sequence(stack):
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole)
 
 
+def test_its_states_may_be_plain_tuples(stack):
+    layer, x = stack
+    _, states = layer(x[:, :2])
+    (expected,), _ = layer(x, list(states.all_layers))
+    for kind in (tuple, list):
+        torch.testing.assert_close(layer(x, [kind(state) for state in states.all_layers])[0][0], expected)
+
+
 class Doubled(ZigZagCell):
     """Doubles the output in its call."""
 

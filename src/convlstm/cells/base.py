@@ -234,7 +234,7 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
                 f"{what} must fit batch, cell and frames, {name} {tuple(like.shape)}; received "
                 f"{tuple(tensor.shape)}: it belongs to another batch, stack or size, start from None"
             )
-        mixed = autocast(like) and tensor.is_floating_point()
+        mixed = autocast(like) and tensor.is_floating_point() and tensor.dtype != torch.float64
         if tensor.device != like.device or not (tensor.dtype == like.dtype or mixed):
             raise ShapeError(
                 f"{what} must have the dtype and device of the frames, {like.dtype} on {like.device}; "
@@ -377,6 +377,6 @@ def check_frame(cell: Cell, x: Tensor) -> None:
     if x.shape[1] != cell.input_dim:
         raise ShapeError(
             f"a frame must have input_dim={cell.input_dim} channels on axis 1 of (B, C, {axes}); "
-            f"received shape {tuple(x.shape)}"
+            f"received shape {tuple(x.shape)}: build the cell with input_dim={x.shape[1]}"
         )
     check_same_kind(cell, x, "a frame")

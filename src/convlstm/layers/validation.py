@@ -42,10 +42,12 @@ def check_input(layer: nn.Module, x: Tensor, options: StackOptions, batch_first:
     if x.shape[2] != input_dim:
         places = [axis for axis, size in enumerate(x.shape) if size == input_dim and axis != 2]
         place = next((axis for axis in (1, x.ndim - 1, *places) if axis in places), None)
-        hint = "" if place is None else f": channels seem to be on axis {place}, use movedim({place}, 2)"
+        hint = f"channels seem to be on axis {place}, use movedim({place}, 2)"
+        if place is None:
+            hint = f"build the layer with input_dim={x.shape[2]}, or select the channels"
         raise ShapeError(
             f"input_tensor must have input_dim={input_dim} channels on axis 2 of ({layout}); "
-            f"received shape {tuple(x.shape)}{hint}"
+            f"received shape {tuple(x.shape)}: {hint}"
         )
     if 0 in x.shape:
         raise ShapeError(
@@ -81,16 +83,22 @@ def sequence_flags(
                 f"{name} must be bool (B, T) = {shape}, batch first; received {flags.dtype} "
                 f"{tuple(flags.shape)}: .bool() turns numbers into flags, .t() time first into (B, T)"
             )
+        if flags.device != x.device:
+            raise ShapeError(
+                f"{name} must be on the device of the frames, {x.device}; received one on {flags.device}: "
+                "move it with to(...)"
+            )
     within = None
     if lengths is not None:
-        rule = f"lengths must be integers (B,) = ({shape[0]},); received"
+        rule, remedy = f"lengths must be integers (B,) = ({shape[0]},); received", "give one per sequence"
         try:
             lengths = torch.as_tensor(lengths, device=x.device)
         except (TypeError, ValueError, RuntimeError):
-            raise ShapeError(f"{rule} {received(lengths)}: give a list") from None
+            raise ShapeError(f"{rule} {received(lengths)}: {remedy}, in a list") from None
         check_tensor(lengths, "lengths (B,)")
-        if tuple(lengths.shape) != shape[:1] or lengths.is_floating_point() or lengths.dtype == torch.bool:
-            raise ShapeError(f"{rule} {lengths.dtype} {tuple(lengths.shape)}")
+        other = lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool
+        if other or tuple(lengths.shape) != shape[:1]:
+            raise ShapeError(f"{rule} {lengths.dtype} {tuple(lengths.shape)}: {remedy}, each a whole number")
         _check_range(lengths, shape[1])
         within = torch.arange(shape[1], device=x.device) < lengths[:, None]
     if within is None:
@@ -109,7 +117,10 @@ def _check_range(lengths: Tensor, steps: int) -> None:
         inside = ((lengths >= 1) & (lengths <= steps)).all()
         torch._assert_async(inside, "lengths must lie between 1 and T, the number of frames")
     elif not lengths.is_meta and (lengths.min() < 1 or lengths.max() > steps):
-        raise ShapeError(f"lengths must lie between 1 and T = {steps}; received {lengths.tolist()}")
+        raise ShapeError(
+            f"lengths must lie between 1 and T = {steps}; received {lengths.tolist()}: leave "
+            "sequences without frames out"
+        )
 
 
 def check_residual(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module], options: StackOptions) -> None:
@@ -170,10 +181,13 @@ def check_states(
         lowest = with_memory[0]
         expected = _Memory(initial_memory(cells[lowest], initial[lowest][0]))
         check_state((memory,), expected, "the spatiotemporal memory")
-    for layer, state in enumerate(states):
-        if state is not None:
-            _check_layer_state(state, initial[layer][1], f"the state of layer {layer}", options.bidirectional)
-    return states, memory
+    checked = [
+        None
+        if state is None
+        else _layer_state(state, initial[layer][1], f"the state of layer {layer}", options.bidirectional)
+        for layer, state in enumerate(states)
+    ]
+    return checked, memory
 
 
 def call_kind(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module]) -> Any:
@@ -181,23 +195,25 @@ def call_kind(x: Tensor, size: Sequence[int], cells: Sequence[nn.Module]) -> Any
     return x.shape[0], tuple(size), x.dtype, x.device, autocast(x), list(cells)
 
 
-def _check_layer_state(state: Any, initial: Any, what: str, bidirectional: bool) -> None:
-    """Check the state of a layer, of one direction or a pair, against the initial one of a direction."""
+def _layer_state(state: Any, initial: Any, what: str, bidirectional: bool) -> Any:
+    """The state of a layer, of one direction or a pair, checked against the initial one of a direction."""
     is_pair = isinstance(state, (tuple, list)) and len(state) == 2
     if not is_pair if bidirectional else isinstance(state, BothDirections):
         raise ShapeError(
             f"{what} must be {'a pair, forward and backward' if bidirectional else 'of one direction'}; "
             f"received a {type(state).__name__}: pass what a layer of this kind returned"
         )
-    for direction in state if bidirectional else (state,):
-        check_state(direction, initial, what)
+    if bidirectional:
+        return BothDirections(*(check_state(direction, initial, what) for direction in state))
+    return check_state(state, initial, what)
 
 
 def _check_is_list(given: Any, initial: Any) -> None:
     """Check that ``hidden_state`` has one state per layer, each like ``initial``, and is not one of them."""
     if not isinstance(given, Iterable):
         raise ShapeError(
-            f"hidden_state must be a list with one state per layer; received {given!r}: None begins anew"
+            f"hidden_state must be a list with one state per layer; received {received(given)}: None begins "
+            "anew"
         )
     one = isinstance(given, Tensor)
     if one or (isinstance(given, (tuple, list)) and any(isinstance(part, Tensor) for part in given)):
