@@ -149,6 +149,22 @@ def test_each_kernel_is_the_torch_form(rule, dtype):
         assert_close(found, torch.autograd.grad(ys, leaves, ds), **close)
 
 
+@pytest.mark.parametrize("far", [-90.0, -1000.0])
+@pytest.mark.skipif(not COMPILED, reason="no compiler")
+def test_gates_far_below_zero_keep_their_ratio(far):
+    """Both sigmoids of a minimal LSTM are then too small for a float, and their ratio is not."""
+    torch.manual_seed(0)
+    planes, h = torch.randn(2, 5, 9, 3, 7), torch.randn(2, 3, 3, 7)
+    planes[:, :, :6] += far
+    planes[:, 2, :3] += 300  # one of both alone
+    planes[:, 3, 3:6] -= 2 * far
+    leaves, results = (planes.requires_grad_(), h.requires_grad_()), []
+    for form in (torch.ops.convlstm.linear_scan, linear.linear_states):
+        found = form(*leaves, None, None, "min_lstm", False)
+        results.append([*found, *gradients(found, leaves)])
+    assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
 def test_a_library_that_does_not_compile_leaves_the_torch_form(monkeypatch):
     found = []
     for kernels in (cpu_linear.kernels, lambda: None):

@@ -51,12 +51,18 @@ struct min_gru : Weighted {
 
 struct min_lstm : Weighted {
     static constexpr int PLANES = 3;
-    vfloat u, v;  // 1 / i and 1 / f
-    explicit ALWAYS_INLINE min_lstm(const vfloat* x) : min_lstm(1 + exp_minus(x[1]), 1 + exp_minus(x[0]), x[2]) {}
-    ALWAYS_INLINE min_lstm(vfloat u, vfloat v, vfloat n) : Weighted(u / (u + v), v / (u + v), n), u(u), v(v) {}
-    ALWAYS_INLINE void gradients(const vfloat*, vfloat d, vfloat h, vfloat* d_x) const {
+    static ALWAYS_INLINE vfloat below(vfloat x) { return x < 0 ? x : vfloat{}; }
+    static ALWAYS_INLINE vfloat one_plus(vfloat x) { return 1 + exp_minus(x < 0 ? -x : x); }
+    // exp(min(x, 0)) / sigmoid(x) of i and f: both sigmoids may be too small for a float, and their ratio is not.
+    vfloat p, q;
+    explicit ALWAYS_INLINE min_lstm(const vfloat* x)
+        : min_lstm(one_plus(x[1]), one_plus(x[0]), exp_minus(below(x[0]) - below(x[1])), x[2]) {}
+    ALWAYS_INLINE min_lstm(vfloat p, vfloat q, vfloat e, vfloat n)
+        : Weighted(p / (p + q * e), q * e / (p + q * e), n), p(p), q(q) {}
+    ALWAYS_INLINE void gradients(const vfloat* x, vfloat d, vfloat h, vfloat* d_x) const {
         const vfloat d_ratio = of_log_ratio(d, h);
-        d_x[0] = d_ratio * (1 - 1 / v), d_x[1] = d_ratio * (1 / u - 1), d_x[2] = of_candidate(d);
+        d_x[0] = d_ratio * (x[0] < 0 ? 1 / q : 1 - 1 / q), d_x[1] = -d_ratio * (x[1] < 0 ? 1 / p : 1 - 1 / p);
+        d_x[2] = of_candidate(d);
     }
 };
 
