@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
+import torch.nn.modules.module as nn_module
 from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
@@ -359,6 +360,16 @@ def has_hooks(module: nn.Module, *, recorders: bool = True) -> bool:
     """True if a module has forward or backward hooks; those of recorders count only if asked."""
     others = module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(others) or len(module._forward_hooks) > (0 if recorders else len(recorders_of(module)))
+
+
+def all_modules_have_hooks() -> bool:
+    """True if there are hooks of all modules, as `register_module_forward_hook` of torch makes them."""
+    return bool(
+        nn_module._global_forward_pre_hooks
+        or nn_module._global_forward_hooks
+        or nn_module._global_backward_pre_hooks
+        or nn_module._global_backward_hooks
+    )
 
 
 def check_frame(cell: Cell, x: Tensor) -> None:

@@ -5,14 +5,13 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.module import _has_any_global_hook
 
 import convlstm.engines.config as config
 import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.cpu.library as library
 import convlstm.engines.linear as linear
 import convlstm.engines.triton.launch as launch
-from convlstm.cells.base import Cell, has_hooks
+from convlstm.cells.base import Cell, all_modules_have_hooks, has_hooks
 from convlstm.cells.conv_cell import ConvCell
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
@@ -105,7 +104,7 @@ def _reason_of_loop(call: Call) -> str:
         return "it is as fast for a call of this size"
     if recorders_of(call.cell):
         return "the cell is recorded"
-    if _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if all_modules_have_hooks():
         return "hooks of all modules hear its steps"
     recurrence = recurrence_of(call.cell)
     if recurrence is None and not linear.is_supported(call):
@@ -163,7 +162,7 @@ def supported(engine: str, call: Call) -> str:
             f"engine must be able to serve the call; received engine='{engine}', which cannot because "
             f"{'; '.join(reasons)}: use engine='auto'"
         )
-    if reasons or parameters is None or _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if reasons or parameters is None or all_modules_have_hooks():
         return "reference"
     double = call.x.dtype == torch.float64
     if engine == "auto" and double and not linear.is_supported(call):
