@@ -38,7 +38,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     monkeypatch.setattr(models, "models", lambda: entries)
     monkeypatch.setattr(models.tables, "RESULTS", tmp_path)
     parts = models.parts()
-    assert "| MIM | 2 (1 to 3) | 0.5 | 1 |" in parts["compared"]
+    assert "| MIM | 2 (1\u00a0to\u00a03) | 0.5 | 1 |" in parts["compared"]
     assert "| MIM | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
     assert "Digits, 5 s of one core of P, by `BUDGET=5 python -m benchmarks models`:" in parts["compared"]
     assert "| MIM | 7 | 0.5 | 1 |" in parts["compared"]
