@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from subprocess import Popen
 from threading import Event, Thread, current_thread, main_thread
 from typing import Any
@@ -53,6 +53,13 @@ def in_one_sentence(
                 # What closes down after an error may raise another, which says less.
                 raise found from (None if found is cause else error)
         raise
+
+
+def in_one_sentence_again(
+    run: RunFolder, ranks: int, too_large: Callable[[], str]
+) -> AbstractContextManager[None]:
+    """`in_one_sentence` around itself: torch may raise a worker's death between the lines of the first."""
+    return in_one_sentence(run, ranks, too_large) if ranks == 1 else nullcontext()
 
 
 @contextmanager

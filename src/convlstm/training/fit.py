@@ -27,7 +27,7 @@ from convlstm.training.callbacks import (
     ValueRange,
 )
 from convlstm.training.config import PRECISIONS, TrainingConfig
-from convlstm.training.failures import ignoring_ended_workers, in_one_sentence
+from convlstm.training.failures import ignoring_ended_workers, in_one_sentence, in_one_sentence_again
 from convlstm.training.lightning_logging import interruptible, quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.losses import loss_named
@@ -111,7 +111,8 @@ def fit(
             run.changes.folder(run.logs)
         try:
             too_large = partial(too_large_message, model, data.split("train")[0], config)
-            with terminable.as_interrupt(), in_one_sentence(run, trainer.world_size, too_large):
+            told = run, trainer.world_size, too_large
+            with terminable.as_interrupt(), in_one_sentence_again(*told), in_one_sentence(*told):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:
