@@ -83,13 +83,13 @@ def call_overridden(conv, monkeypatch):
     )
 
 
-def heard_by_a_hook_of_all_modules(conv, monkeypatch):
+def changed_by_a_hook_of_all_modules(conv, monkeypatch):
     hooks, key = nn.modules.module._global_forward_hooks, "half"
     monkeypatch.setitem(hooks, key, lambda module, inputs, y: 0.5 * y if module is conv else None)
 
 
 @pytest.mark.parametrize("engine", ["auto", "fused", "reference"])
-@pytest.mark.parametrize("change", [inside_replaced, call_overridden, heard_by_a_hook_of_all_modules])
+@pytest.mark.parametrize("change", [inside_replaced, call_overridden, changed_by_a_hook_of_all_modules])
 def test_a_convolution_changed_from_outside_is_the_one_that_runs(engine, change, monkeypatch):
     layer = ConvLSTM(2, 3, 3, batch_first=True, engine=engine)
     stream = layer.stream(2, (6, 5))

@@ -367,7 +367,7 @@ def test_a_stream_of_what_takes_no_states_and_frames_that_are_none_are_named():
             layer(x, **wrong)
 
 
-def test_a_stream_hears_the_hooks_of_all_modules():
+def test_hooks_of_all_modules_are_called_in_a_stream():
     torch.manual_seed(0)
     layer, x = ConvLSTM(2, 3, 3, batch_first=True), torch.randn(1, 1, 2, 6, 5)
     session = layer.stream(1, (6, 5))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import processes
 import pytest
+from lightning.pytorch import Trainer
 from tensorboard.summary.writer import event_file_writer
 
 from convlstm.atomic_write import Changes
@@ -52,6 +53,23 @@ def test_a_worker_that_fails_is_one_sentence_and_leaves_nothing(tmp_path, capfd,
     assert main(["train", *words]) == 2
     assert sentence in said(capfd)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_dies_is_one_sentence_though_torch_raises_it_twice(tmp_path, monkeypatch, capfd):
+    """Its handler raises at whatever line the signal finds the program: here, the first after an error."""
+    before = sys.gettrace()
+
+    def at_next_call(*_):
+        sys.settrace(before)
+        raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+
+    def broken(*_, **__):
+        sys.settrace(at_next_call)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(Trainer, "fit", broken)
+    assert main(["train", *OPTIONS, "--data.how=exits", "--out", str(tmp_path / "run")]) == 2
+    assert "windows must stay alive; one ended unexpectedly" in said(capfd)
 
 
 def test_a_signal_of_a_worker_that_ended_does_not_stop_what_is_undone(tmp_path, monkeypatch, capfd):

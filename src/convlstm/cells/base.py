@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-import torch.nn.modules.module as nn_module
 from torch import Tensor, _weights_only_unpickler, nn
 from torch.utils import _pytree
 
-from convlstm.cells.recordable import Recordable, recorders_of
+from convlstm.cells.recordable import Recordable
 from convlstm.errors import OptionError, ShapeError
 from convlstm.validation import (
     LARGEST,
@@ -354,22 +353,6 @@ def described(value: Any) -> str:
 def like_frame(tensor: Tensor, frame: Tensor) -> Tensor:
     """A tensor of a state on a frame's device, and in its dtype if both hold real numbers."""
     return tensor.to(frame) if tensor.is_floating_point() else tensor.to(frame.device)
-
-
-def has_hooks(module: nn.Module, *, recorders: bool = True) -> bool:
-    """True if a module has forward or backward hooks; those of recorders count only if asked."""
-    others = module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(others) or len(module._forward_hooks) > (0 if recorders else len(recorders_of(module)))
-
-
-def all_modules_have_hooks() -> bool:
-    """True if there are hooks of all modules, as `register_module_forward_hook` of torch makes them."""
-    return bool(
-        nn_module._global_forward_pre_hooks
-        or nn_module._global_forward_hooks
-        or nn_module._global_backward_pre_hooks
-        or nn_module._global_backward_hooks
-    )
 
 
 def check_frame(cell: Cell, x: Tensor) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from convlstm.cells.attention import Attention, apply_attention, attention_module
-from convlstm.cells.base import Cell, has_hooks, like_frame
+from convlstm.cells.base import Cell, like_frame
 from convlstm.cells.convolutions import CONV, SAME_CONV, SameConvNd
 from convlstm.cells.original import check_built
+from convlstm.cells.overrides import are_replaced, has_hooks, methods_of
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.functional.conv import check_padding_modes, check_reach
 from convlstm.functional.gates import ACTIVATIONS, Activation
@@ -80,7 +81,7 @@ class ConvCell(Cell):
         )
         if isinstance(self.conv, SameConvNd):
             self.conv.padding_modes = self.padding_mode
-        self._conv_built = _OF_KIND[type(self.conv)], _settings(self.conv)
+        self._conv_built = type(self.conv), _settings(self.conv)
         if check_name(recurrent_init, ("default", "orthogonal"), "recurrent_init") == "orthogonal":
             with torch.no_grad():
                 for kernel in self.conv.weight[:, self.input_dim :].split(self.hidden_dim):
@@ -141,8 +142,11 @@ class ConvCell(Cell):
     def calls_conv(self) -> bool:
         """True if ``conv`` has hooks, other methods or is another module than the one built here."""
         conv = self.conv  # looked up once: each time costs half a microsecond
-        own = type(conv).__call__ is not nn.Module.__call__
-        return own or has_hooks(conv) or (_methods(conv), _settings(conv)) != self._conv_built
+        kind, settings = self._conv_built
+        # torch.export replaces the method of all modules, which is no other convolution.
+        if has_hooks(conv) or type(conv).__call__ is not nn.Module.__call__:
+            return True
+        return are_replaced(conv, _METHODS[kind]) or _settings(conv) != settings
 
     def extra_repr(self) -> str:
         """The activations; those that are modules are shown by themselves."""
@@ -150,16 +154,10 @@ class ConvCell(Cell):
         return ", ".join(f"{name}={getattr(value, '__name__', value)}" for name, value in own.items())
 
 
-# Methods that compute a convolution, and those of each class as they are here: a user may replace one.
-_METHODS = "forward", "_conv_forward"
-_OF_KIND = {
-    kind: tuple(getattr(kind, name) for name in _METHODS) for kind in (*CONV.values(), *SAME_CONV.values())
+# Methods that compute a convolution, by class.
+_METHODS = {
+    kind: methods_of(kind, "forward", "_conv_forward") for kind in (*CONV.values(), *SAME_CONV.values())
 }
-
-
-def _methods(conv: nn.Module) -> tuple[Any, ...]:
-    kind, own = type(conv), conv.__dict__
-    return tuple([own[name] if name in own else getattr(kind, name, None) for name in _METHODS])
 
 
 def _settings(conv: nn.Module) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ A call passes through, from `convlstm.layers.scan` down:
 """
 
 import convlstm.engines.custom_op  # noqa: F401 - registers the operators
-from convlstm.cells.base import has_hooks
+from convlstm.cells.overrides import has_hooks
 from convlstm.engines.autograd import run
 from convlstm.engines.call import SAVES, Call
 from convlstm.engines.cuda_graphs import GraphedFunction

@@ -11,8 +11,9 @@ import convlstm.engines.cpu.compiler as compiler
 import convlstm.engines.cpu.library as library
 import convlstm.engines.linear as linear
 import convlstm.engines.triton.launch as launch
-from convlstm.cells.base import Cell, all_modules_have_hooks, has_hooks
+from convlstm.cells.base import Cell
 from convlstm.cells.conv_cell import ConvCell
+from convlstm.cells.overrides import all_modules_have_hooks, has_hooks
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv
@@ -105,7 +106,7 @@ def _reason_of_loop(call: Call) -> str:
     if recorders_of(call.cell):
         return "the cell is recorded"
     if all_modules_have_hooks():
-        return "hooks of all modules hear its steps"
+        return "there are hooks of all modules, which are called at each step"
     recurrence = recurrence_of(call.cell)
     if recurrence is None and not linear.is_supported(call):
         return f"{type(call.cell).__name__} has no faster implementation"
@@ -142,9 +143,9 @@ def supported(engine: str, call: Call) -> str:
     """The engine that can run a call, whatever its size: ``reference``, ``fused`` or ``compiled``.
 
     A cell that the fast engines do not support, or whose rules are overridden, runs by its own ``step`` under
-    every engine, and so does one that `convlstm.record` or hooks of all modules hear. ``auto`` runs float64
-    on the reference, which can be differentiated twice, and a linear recurrence (`LinearCell`) in torch's
-    operations, which can be too.
+    every engine, and so does one that `convlstm.record` records, or any while there are hooks of all modules.
+    ``auto`` runs float64 on the reference, which can be differentiated twice, and a linear recurrence
+    (`LinearCell`) in torch's operations, which can be too.
 
     Args:
         engine: one of `ENGINES`.

@@ -16,6 +16,7 @@ import convlstm.engines.triton as triton
 from convlstm.cells.base import check_projection
 from convlstm.cells.linear import LinearCell, LinearState
 from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
+from convlstm.cells.overrides import are_replaced, methods_of
 from convlstm.engines.call import Call
 from convlstm.functional.linear_recurrence import (
     linear_scan,
@@ -34,15 +35,9 @@ RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
-# Methods of cells as they are here, by class: a user may replace one on the class itself.
-_METHODS = {
-    kind.__name__: {name: getattr(kind, name) for name in names}
-    for kind, names in (
-        (LinearCell, ("forward", "project", "step", "initial_state")),
-        (MinConvGRUCell, ("coefficients",)),
-        (MinConvLSTMCell, ("coefficients",)),
-    )
-}
+# Methods of linear cells that decide which rule is theirs.
+_STEP, _START = methods_of(LinearCell, "forward", "project", "step"), methods_of(LinearCell, "initial_state")
+_GRU, _LSTM = (methods_of(kind, "coefficients") for kind in (MinConvGRUCell, MinConvLSTMCell))
 
 
 def rule_of(cell: nn.Module) -> tuple[str, Callable[[Tensor], Tensor]] | None:
@@ -50,25 +45,20 @@ def rule_of(cell: nn.Module) -> tuple[str, Callable[[Tensor], Tensor]] | None:
 
     None for a cell that is not linear or whose step is overridden.
     """
-    if not isinstance(cell, LinearCell) or _overrides(cell, LinearCell, "forward", "project", "step"):
+    if not isinstance(cell, LinearCell) or are_replaced(cell, _STEP):
         return None
-    if isinstance(cell, MinConvGRUCell) and not _overrides(cell, MinConvGRUCell, "coefficients"):
+    if isinstance(cell, MinConvGRUCell) and not are_replaced(cell, _GRU):
         return "min_gru", cell.conv
-    if isinstance(cell, MinConvLSTMCell) and not _overrides(cell, MinConvLSTMCell, "coefficients"):
+    if isinstance(cell, MinConvLSTMCell) and not are_replaced(cell, _LSTM):
         return "min_exp_lstm" if cell.exponential_gates else "min_lstm", cell.conv
     return "affine", cell.project
-
-
-def _overrides(cell: nn.Module, base: type[nn.Module], *methods: str) -> bool:
-    own, known = type(cell), _METHODS[base.__name__]
-    return any(name in cell.__dict__ or getattr(own, name) is not known[name] for name in methods)
 
 
 def is_supported(call: Call) -> bool:
     """True for a linear recurrence over several frames, with resets only to zeros; one frame is a step."""
     if rule_of(call.cell) is None or type(call.state) is not LinearState or call.x.shape[1] == 1:
         return False
-    return call.reset is None or not _overrides(call.cell, LinearCell, "initial_state")
+    return call.reset is None or not are_replaced(call.cell, _START)
 
 
 def run(call: Call, engine: str) -> tuple[Tensor, LinearState]:

@@ -111,8 +111,8 @@ def fit(
             run.changes.folder(run.logs)
         try:
             too_large = partial(too_large_message, model, data.split("train")[0], config)
-            told = run, trainer.world_size, too_large
-            with terminable.as_interrupt(), in_one_sentence_again(*told), in_one_sentence(*told):
+            of_run = run, trainer.world_size, too_large
+            with terminable.as_interrupt(), in_one_sentence_again(*of_run), in_one_sentence(*of_run):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
             if run.best.exists() and trainer.is_global_zero:

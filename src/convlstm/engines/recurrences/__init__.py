@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from convlstm.cells.overrides import are_replaced, methods_of
 from convlstm.engines.recurrences.base import Recurrence, StepBuffers, StepGradients, Weight, sizes
 from convlstm.engines.recurrences.gru import GRU
 from convlstm.engines.recurrences.lstm import LSTM
@@ -12,14 +13,13 @@ __all__ = ["RECURRENCES", "Recurrence", "StepBuffers", "StepGradients", "Weight"
 #: Recurrences by name.
 RECURRENCES: dict[str, type[Recurrence]] = {kind.name: kind for kind in (LSTM, GRU, RNN)}
 
-# Methods of a cell that define its recurrence.
-_RULES = (
-    *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
-    *("initial_state", "init_hidden"),
-)
-# Those that the cell of a recurrence has, as they are here: a user may replace one on the class itself.
+# Methods of its cell that define a recurrence, by its name.
 _METHODS = {
-    name: {rule: getattr(kind.cell_class, rule) for rule in _RULES if hasattr(kind.cell_class, rule)}
+    name: methods_of(
+        kind.cell_class,
+        *("forward", "project", "project_hidden", "_convolve", "step", "update", "preactivations"),
+        *("initial_state", "init_hidden"),
+    )
     for name, kind in RECURRENCES.items()
 }
 
@@ -29,7 +29,5 @@ def recurrence_of(cell: nn.Module) -> type[Recurrence] | None:
     # A loop, as torch.compile of torch 2.7 does not trace next() of a generator with a default.
     for name, found in RECURRENCES.items():
         if isinstance(cell, found.cell_class):
-            own, methods = type(cell), _METHODS[name]
-            same = all(getattr(own, rule) is method for rule, method in methods.items())
-            return found if same and not any(rule in cell.__dict__ for rule in _RULES) else None
+            return None if are_replaced(cell, _METHODS[name]) else found
     return None
