@@ -218,7 +218,8 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
                 state = map_state(where_samples(reset[:, t]), initial, state)
             for recorder in recorders:
                 recorder.place(t, None if mask is None else mask[:, t])
-            new = _step_samples(step, frames[k], state, None if samples is None else samples[:, t])
+            frame = frames[k]
+            new = step(frame, state) if samples is None else _step_samples(step, frame, state, samples[:, t])
             if not done and not isinstance(new, MemoryState):
                 new = check_step(cell, new, state)
             if options.zoneout:
@@ -299,10 +300,8 @@ def _step_with_memory(cell: Any, frame: Tensor, state: Any) -> MemoryState:
     return MemoryState(*check_step_with_memory(cell, result, state.state))
 
 
-def _step_samples(step: Step, frame: Tensor, state: Any, mask_B: Tensor | None) -> Any:
-    """The state after a step, for which only the samples that are present are read if a mask is given."""
-    if mask_B is None:
-        return step(frame, state)
+def _step_samples(step: Step, frame: Tensor, state: Any, mask_B: Tensor) -> Any:
+    """The state after a step, for which only the samples that are present are read."""
     present = mask_B.nonzero().squeeze(1)
     if not len(present):
         return state
