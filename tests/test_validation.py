@@ -74,6 +74,7 @@ def test_sizes_and_objects():
         (check_seed, 1.0, "it must be an integer of at least 0; received 1.0: give a whole number"),
         (check_seed, None, "it must be an integer of at least 0; received None: give a whole number"),
         (check_number, float("nan"), "it must be a finite number; received nan: give a number"),
+        pytest.param(check_number, 10**400, "it must be a finite number; received 10{79}...", id="10**400"),
         (check_number, torch.tensor(1.0), "it must be a finite number; received a Tensor: give a number"),
         (RATE, float("inf"), "it must be greater than 0; received inf: give a number"),
         (RATE, 0, "it must be greater than 0; received 0: give a number in that range"),

@@ -226,7 +226,12 @@ def is_integer(value: object) -> bool:
 
 def is_number(value: object) -> bool:
     """True for a finite real number of Python or numpy that is no bool."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def with_article(name: str) -> str:

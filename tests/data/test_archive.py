@@ -1,14 +1,16 @@
 """The source of labelled frames: windows, masks, scale, splits, extra inputs."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from convlstm.data import Archive, LabelledWindow
+from convlstm.data import Archive, LabelledWindow, Source
 from convlstm.data.specification import Specification
 from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError, RunError
@@ -49,6 +51,45 @@ def test_a_window_holds_consecutive_frames_in_the_scale_of_the_network():
     assert (back[~valid] == 0).all()
     expected = START.astype("M8[s]").astype(float) + np.arange(5, 12) * 300
     assert np.array_equal(window.times.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"missing": "255"}, "missing must be numbers; received '255': give 255, say, or (255, -1)"),
+        ({"zr": 200}, "zr must be a, b and the dry reflectivity .*; received 200: give (200, 1.6, -32), say"),
+        ({"zr": (0, 1.6)}, "a of zr must be greater than 0; received 0: give a number in that range"),
+        ({"zr": ("200", 1.6)}, "a of zr must be greater than 0; received '200': give a number"),
+    ],
+)
+def test_codes_and_relations_that_are_none_are_refused(options, message):
+    with pytest.raises(OptionError, match=re.sub(r"[()]", r"\\\g<0>", message)):
+        archive(**options)
+
+
+def test_codes_may_be_numbers_of_numpy():
+    frames = rain().fillna(np.float32(-9))
+    found = archive(frames, missing=np.float32(-9)).split("train")[0]
+    assert found.past_valid.logical_not().any()
+
+
+def test_a_source_with_a_specification_is_in_its_unit():
+    class Slow(Source):
+        past, steps, channels = 4, 3, 1
+        specification = archive().specification
+
+        def split(self, name):
+            raise NotImplementedError
+
+        def describe(self):
+            return "slow rain"
+
+    values = torch.rand(2, 1, 5, 5)
+    assert_close(Slow().to_units(values), archive().to_units(values))
+    assert Slow().data_range == archive().data_range > 1
+    Slow.specification = None
+    assert Slow().to_units(values) is values
+    assert Slow().data_range is None
 
 
 def test_a_file_in_the_current_folder_is_named_as_it_is_typed_there(tmp_path, monkeypatch):

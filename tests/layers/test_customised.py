@@ -366,6 +366,18 @@ def test_init_hidden_says_where_a_sequence_begins(engine):
     assert_close(layer(FRAMES, reset=starts)[0][0][:, 2:], layer(FRAMES[:, 2:])[0][0])
 
 
+@engines
+def test_a_sequence_goes_on_where_init_hidden_says_where_one_begins(engine):
+    layer = ConvLSTM(2, 3, 3, batch_first=True, cell=Learned, engine=engine).eval()
+    whole = layer(FRAMES)[0][0]
+    first, states = layer(FRAMES[:, :2])
+    rest, _ = layer(FRAMES[:, 2:], states)
+    assert_close(torch.cat([first[0], rest[0]], dim=1), whole)
+    session = layer.stream(batch_size=2, size=(6, 5))
+    frames = [session(frame).clone() for frame in FRAMES.unbind(1)]
+    assert_close(torch.stack(frames, dim=1), whole)
+
+
 def test_both_ways_to_begin_may_be_overridden_by_way_of_those_above():
     class Twice(ConvLSTMCell):
         def init_hidden(self, batch_size, image_size):

@@ -20,6 +20,7 @@ from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Blank, Persistence
 from convlstm.scores import MAE, MSE, field_scores, standard_scores
 from convlstm.verification import batches
+from convlstm.verification.batches import in_units
 from convlstm.verification.cases import CaseSelector, cases_file
 from convlstm.verification.results import Row
 from convlstm.verification.verify import read_scores, scores_files, verify
@@ -149,6 +150,25 @@ def test_the_median_of_many_cases_is_close_and_the_extremes_exact(order):
     assert [values[index] for index in cases.index] == list(cases.mse)
     assert abs(cases.mse[1] - 10_000) < 1_000  # three standard errors of a median of 1023 draws
     assert len(chosen.sample) == 1023
+
+
+def test_the_median_case_is_one_of_the_measured_ones_alike():
+    chosen = CaseSelector()
+    chosen.add([float("nan")] * 5_000)
+    chosen.add(list(range(20_000)))
+    assert abs(chosen.cases().mse[1] - 10_000) < 1_000
+
+
+def test_frames_have_the_times_of_their_place_in_the_window():
+    frames = torch.zeros(1, 5, 1, 2, 2)
+    times = torch.arange(5.0)[None]
+    window = LabelledWindow(frames[:, :2], frames[:, 2:], None, None, None, times, None)
+
+    def to_units(values, times):
+        return times
+
+    assert in_units(window.past.double(), window, to_units, first=0).tolist() == [[0, 1]]
+    assert in_units(window.future, window, to_units).tolist() == [[2, 3, 4]]
 
 
 def test_memory_does_not_grow_with_the_number_of_cases():

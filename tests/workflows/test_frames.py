@@ -67,6 +67,9 @@ def test_a_path_typed_or_in_a_file_is_an_archive(radar):
     assert isinstance(data_of("--data", "Rain"), Rain)
     (radar.parent / "Rain").mkdir()
     assert isinstance(data_of("--data", "Rain"), Rain)
+    for name in ("rain", "units"):  # as modules of convlstm.data are called
+        radar = radar.rename(radar.parent / name)
+        assert len(data_of("--data", name).times) == 40
 
 
 def test_options_of_the_archive_are_typed_or_written(radar):

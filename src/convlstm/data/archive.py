@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from convlstm.data.archive_windows import ArchiveWindows
 from convlstm.data.base import SPLITS, Source, Split, WindowDataset
 from convlstm.data.climatology import packed
 from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
-from convlstm.data.opening import open_frames, without_codes
+from convlstm.data.opening import missing_codes, open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
 from convlstm.data.specification import GAPS, Specification, interval_text, known_step, unit_text
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
@@ -34,6 +33,7 @@ from convlstm.validation import (
     check_probability,
     check_seed,
     is_integer,
+    received,
 )
 
 _SCANNED = 2000  # frames that importance sampling looks at, at most
@@ -112,10 +112,9 @@ class Archive(Source):
         self.flip, skip_bad = check_bool(flip, "flip"), check_bool(skip_bad, "skip_bad")
         self.importance, self.seed = check_probability(importance, "importance"), check_seed(seed)
         self.train_size = None if train_size is None else check_positive(train_size, "train_size")
-        self.split_by, self.relation = split, ZR(*zr)
+        self.split_by, self.relation = split, _relation(zr)
         self.inputs = tuple(check_name(name, INPUTS, "an input") for name in inputs)
-        codes = [missing] if isinstance(missing, int | float) else missing
-        self.missing = tuple(float(code) for code in codes)
+        self.missing = missing_codes(missing)
         self.frames = open_frames(
             path, reader=reader, variable=variable, missing=self.missing, units=units, skip_bad=skip_bad
         )
@@ -173,11 +172,6 @@ class Archive(Source):
         )
         made = replace(made, gaps="mask" if self.masked else "refuse")
         return replace(made, static=packed(self._fields)) if len(self._fields) else made
-
-    @property
-    def data_range(self) -> float:  # type: ignore[override]
-        """Largest minus smallest value, in the unit."""
-        return self.specification.data_range
 
     @property
     def period_s(self) -> float | None:
@@ -294,10 +288,6 @@ class Archive(Source):
             )
         return np.where(found >= 0, inside[found], found)
 
-    def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
-        """Values (..., T, C, H, W) in the unit, from the scale of the network."""
-        return self.specification.to_units(values, times)
-
     def describe(self) -> str:
         """Description of the data in one line."""
         channels, height, width = self.store.shape
@@ -357,6 +347,15 @@ class Archive(Source):
                 f"{fields.shape[1]} x {fields.shape[2]}: bring them to it"
             )
         return fields
+
+
+def _relation(zr: Any) -> ZR:
+    if not isinstance(zr, list | tuple) or len(zr) > 3:
+        raise OptionError(
+            "zr must be a, b and the dry reflectivity of a relation between reflectivity and rain rate; "
+            f"received {received(zr)}: give (200, 1.6, -32), say"
+        )
+    return ZR(*zr)
 
 
 def _from_here(name: str) -> str:

@@ -1,6 +1,7 @@
 """Base classes of data sources: windows of past and future frames, in three splits."""
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,8 +95,8 @@ class Source(StoresHyperparameters, ABC):
         past: K, input frames of a window.
         steps: L, frames to forecast.
         channels: C of every frame.
-        data_range: largest minus smallest possible value of the data, for the scores relative to it (PSNR,
-            SSIM); None if unknown.
+        data_range: largest minus smallest possible value of the data in its unit, for the scores relative to
+            it (PSNR, SSIM); that of the specification if there is one, None if unknown.
         extra_channels: E, extra input channels of every window.
         specification: units, transform, grid, time step and splits of labelled data; None for data whose
             values are in the scale of the network already.
@@ -104,9 +105,13 @@ class Source(StoresHyperparameters, ABC):
     past: int
     steps: int
     channels: int
-    data_range: float | None = None
     extra_channels: int = 0
     specification: Specification | None = None
+
+    @cached_property  # a subclass may set a number
+    def data_range(self) -> float | None:
+        """See the class."""
+        return None if self.specification is None else self.specification.data_range
 
     @abstractmethod
     def split(self, name: Split) -> WindowDataset:
@@ -123,4 +128,4 @@ class Source(StoresHyperparameters, ABC):
             values: in the scale of the network.
             times: (..., T), seconds since 1970-01-01.
         """
-        return values
+        return values if self.specification is None else self.specification.to_units(values, times)

@@ -8,7 +8,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from convlstm.data.archive import Archive
 from convlstm.data.base import LabelledWindow, Source, Split, Window, WindowDataset, check_index
@@ -115,21 +114,12 @@ class Mixture(Source):
     def _grid(self) -> dict[str, Any]:
         return {"shape": list(self.archives[0].crop or ())}
 
-    @property
-    def data_range(self) -> float:  # type: ignore[override]
-        """Largest minus smallest value of all archives, in the unit."""
-        return self.specification.data_range
-
     def split(self, name: Split) -> WindowDataset:
         """Crops of one split of all archives; ``train`` is endless."""
         _ = self.specification  # which refuses archives that do not mix
         archives = [one for one in self.archives if one.has(name)] or self.archives
         parts = [archive.split(name, crop=True) for archive in archives]
         return _Mixed(parts, self.seed, self.train_size) if name == "train" else _Joined(parts)
-
-    def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
-        """Values in the unit, from the scale of the network."""
-        return self.archives[0].to_units(values, times)
 
     def describe(self) -> str:
         """Description of the data in one line."""

@@ -79,7 +79,7 @@ def open_frames(
     check_installed("xarray", "frames need xarray")
     import xarray as xr
 
-    codes = _numbers(missing)
+    codes = np.array(missing_codes(missing), np.float32)
     names = (variable,) if isinstance(variable, str) else None if variable is None else tuple(variable)
     parts: list[_Part] = []
     skipped = 0
@@ -117,6 +117,20 @@ def without_codes(frames: "xr.DataArray", codes: Sequence[float] | NDArray[np.fl
         return frames
     found = np.asarray(codes, np.float32)
     return frames.copy(data=frames.data.map_blocks(_without, found, dtype=np.float32))
+
+
+def missing_codes(missing: Any) -> tuple[float, ...]:
+    """Values that stand for "not measured", from a number or several.
+
+    Raises:
+        OptionError: anything else.
+    """
+    entries = (missing,) if is_number(missing) else missing
+    if not isinstance(entries, list | tuple) or not all(is_number(each) for each in entries):
+        raise OptionError(
+            f"missing must be numbers; received {received(missing)}: give 255, say, or (255, -1)"
+        )
+    return tuple(float(each) for each in entries)
 
 
 def _in_memory(frames: "xr.DataArray | xr.Dataset | NDArray[Any]") -> "xr.Dataset":
@@ -364,12 +378,3 @@ def _in_one_layer(values: "Array") -> "Array":
 
 def _without(block: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(np.isin(block, codes), np.float32(np.nan), block)
-
-
-def _numbers(missing: Any) -> NDArray[np.float32]:
-    entries = (missing,) if is_number(missing) else missing
-    if not isinstance(entries, list | tuple) or not all(is_number(each) for each in entries):
-        raise OptionError(
-            f"missing must be numbers; received {received(missing)}: give 255, say, or (255, -1)"
-        )
-    return np.array(entries, np.float32)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from convlstm.data.archive_windows import scaled
 from convlstm.data.base import SPLITS, LabelledWindow, Source, Split, WindowDataset, check_index
@@ -95,10 +94,6 @@ class Rain(Source):
         """Sequences of one split; ``train`` is endless."""
         check_name(name, SPLITS, "split")
         return _RainWindows(self, name)
-
-    def to_units(self, values: Tensor, times: Tensor | None = None) -> Tensor:
-        """Rain rates in mm/h."""
-        return Logarithm(_FLOOR, _TOP).inverse(values)
 
     def describe(self) -> str:
         """Description of the data in one line."""

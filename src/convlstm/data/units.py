@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.errors import DataError, OptionError
+from convlstm.validation import check_number
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +51,12 @@ class ZR:
     a: float = 200.0
     b: float = 1.6
     dry_dbz: float = -32.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers, under the name that they have together."""
+        check_number(self.a, "a of zr", above=0)
+        check_number(self.b, "b of zr", above=0)
+        check_number(self.dry_dbz, "the dry reflectivity of zr")
 
     def rate(self, dbz: Floats) -> Floats:
         """Rain rate in mm/h; 0 at and below ``dry_dbz``, which -inf is."""

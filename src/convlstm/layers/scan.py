@@ -148,7 +148,7 @@ def scan(
     if options.detach_every and (mask is not None or checkpoint_every):
         reference_only.append("detach_every together with missing frames or checkpoint")
     needed = state is None or reset is not None or has_memory(cell)
-    initial = _initial(cell, x[:, 0] if needed else x[:0, 0])  # without samples it is a kind of state alone
+    initial = _initial(cell, x[:, 0] if needed else x[:1, 0])  # elsewhere its kind alone is read
     call = Call(
         cell,
         x,

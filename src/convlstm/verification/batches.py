@@ -63,12 +63,19 @@ def forecast_of(model: Forecaster, window: LabelledWindow, to_units: ToUnits | N
     return in_units(forecast, window, to_units)
 
 
-def in_units(frames: Tensor, window: LabelledWindow, to_units: ToUnits | None) -> Tensor:
-    """Frames (B, T, C, H, W) of a window's past (T = K) or future (T = L) in the unit that is scored."""
+def in_units(
+    frames: Tensor, window: LabelledWindow, to_units: ToUnits | None, *, first: int | None = None
+) -> Tensor:
+    """Frames (B, T, C, H, W) in the unit that is scored.
+
+    Args:
+        frames: at times of the window.
+        window: whose times are taken.
+        to_units: None for frames that are in that unit.
+        first: index of their first time in the window; K, the first of the future, if None.
+    """
     if to_units is None:
         return frames
-    times = window.times
-    if times is not None:
-        past = window.past.shape[1]
-        times = times[:, past:] if frames is not window.past else times[:, :past]
+    first = window.past.shape[1] if first is None else first
+    times = None if window.times is None else window.times[:, first : first + frames.shape[1]]
     return to_units(frames, times)

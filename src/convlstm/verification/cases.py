@@ -66,7 +66,7 @@ class CaseSelector:
     """Best, median and worst case of a stream, in constant memory."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.measured = 0
         self.best = (float("inf"), -1)
         self.worst = (-float("inf"), -1)
         self.sample: list[tuple[float, int]] = []
@@ -82,10 +82,11 @@ class CaseSelector:
             self.best, self.worst = min(self.best, case), max(self.worst, case)
             if len(self.sample) < _RESERVOIR:
                 self.sample.append(case)
-            # Reservoir sampling (Vitter's algorithm R): every case is in the sample with equal probability.
-            elif (place := self.random.randrange(self.count + 1)) < _RESERVOIR:
+            # Reservoir sampling (Vitter's algorithm R): each measured case is in it with equal probability.
+            elif (place := self.random.randrange(self.measured + 1)) < _RESERVOIR:
                 self.sample[place] = case
             self.count += 1
+            self.measured += 1
 
     def cases(self) -> Cases:
         """The cases so far.
@@ -133,7 +134,8 @@ def cases_file(
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     with evaluation_mode(model), torch.no_grad():
         for window in batches_on_device([batch], model):
-            past, truth = (in_units(x, window, to_units) for x in (window.past, window.future))
+            past = in_units(window.past, window, to_units, first=0)
+            truth = in_units(window.future, window, to_units)
             arrays |= {"past": _array(past, window.past_valid), "truth": _array(truth, window.future_valid)}
             for key, forecaster in forecasters.items():
                 arrays[f"forecast_{key}"] = _array(forecast_of(forecaster, window, to_units))

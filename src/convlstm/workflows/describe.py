@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from convlstm.data.discovery import Read, discover
 from convlstm.data.frame_store import seconds
-from convlstm.data.opening import main_variables, open_frames
+from convlstm.data.opening import main_variables, missing_codes, open_frames
 from convlstm.data.readers import READERS
 from convlstm.data.readers.accumulations import MONTH_S
 from convlstm.data.specification import THRESHOLDS
@@ -338,7 +338,7 @@ def _train_words(
         return ()
     rainy = [each for each in variables if each.statistics.dry_value is not None]
     chosen = variables if variable is not None else (rainy or list(variables))[:1]
-    codes = [missing] if isinstance(missing, int | float) else list(missing)
+    codes = list(missing_codes(missing))
     codes += [code.value for each in chosen for code in each.statistics.codes]
     options: dict[str, Any] = {"reader": reader}
     if len(variables) > 1 or variable is not None:

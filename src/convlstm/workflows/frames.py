@@ -52,7 +52,7 @@ def is_frames(text: Any) -> bool:
 
     A path exists, or has a separator, a wildcard or the ending of a file of frames.
     """
-    if not isinstance(text, str) or hasattr(convlstm.data, text):
+    if not isinstance(text, str) or text in convlstm.data.__all__:
         return False
     like_path = os.sep in text or glob.has_magic(text) or text.lower().endswith(_ENDINGS)
     return like_path or os.path.exists(text)
