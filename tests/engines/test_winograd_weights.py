@@ -4,8 +4,9 @@ import copy
 import gc
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from convlstm.engines.convolution import SameConv
 from convlstm.engines.cpu.compiler import unavailable
 from convlstm.engines.cpu.library import load_kernels
 from convlstm.engines.cpu.winograd import WinogradWeight
+from convlstm.engines.direct import computed_once
 from convlstm.functional.conv import same_conv
 from convlstm.models.memory import CallSizes, inference_bytes
 
@@ -309,3 +311,18 @@ def test_where_it_is_faster(channels, taps, size, batch, steps, faster, gradient
     for other in ((3, 5), (3,), (3, 3, 3), (1, 3), (4, 4), (7, 7)):
         assert not winograd.is_faster((*shape[:2], *other), size, batch, steps)
         assert not winograd.is_gradient_faster((*shape[:2], *other), size, batch * steps)
+
+
+def test_two_objects_compute_an_attribute_at_the_same_time():
+    barrier = Barrier(2, timeout=10)
+
+    class Weight:
+        @computed_once
+        def transform(self):
+            return barrier.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        weights = [Weight(), Weight()]
+        found = list(pool.map(lambda weight: weight.transform, weights))
+    assert sorted(found) == [0, 1]
+    assert [weight.transform for weight in weights] == found

@@ -3,14 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from convlstm.engines.dry_run import DryTensor
 from convlstm.functional.conv import must_be_padded, pad, pad_gradient, same_conv
+
+Value = TypeVar("Value")
 
 # oneDNN's convolution that accumulates into its output; other convolutions allocate theirs. It is not public:
 # without it the result is added by a second operation.
@@ -48,15 +49,19 @@ class ConvWeight(ABC):
         """
 
 
-def computed_once(owner: Any, name: str, make: Callable[[], Any]) -> Any:
-    """An attribute that is computed when it is first needed.
+class computed_once(Generic[Value]):  # noqa: N801  # a decorator
+    """An attribute that is computed when it is first needed, and kept on its object.
 
     In Python 3.11 `functools.cached_property` holds one lock for all objects while it computes: threads would
     wait for one another, and a process that is forked meanwhile for ever.
     """
-    if name not in owner.__dict__:
-        owner.__dict__[name] = make()
-    return owner.__dict__[name]
+
+    def __init__(self, compute: Callable[[Any], Value]) -> None:
+        self.compute, self.name = compute, compute.__name__
+
+    def __get__(self, owner: Any, kind: type) -> Value:
+        value = owner.__dict__[self.name] = self.compute(owner)
+        return value
 
 
 def bias_gradient(d: Tensor) -> Tensor:
@@ -106,8 +111,7 @@ class DirectWeight(ConvWeight):
     def input_gradient(self, out: Tensor, d: Tensor) -> Tensor:
         """See `ConvWeight.input_gradient`."""
         if self._is_padded_by_operator:
-            flipped: DirectWeight = computed_once(self, "_flipped", self._flip)
-            return flipped.into(out, d)
+            return self._flipped.into(out, d)
         found, _, _ = self._backward(d, out, (True, False, False))
         assert found is not None
         return out.copy_(found)
@@ -124,7 +128,8 @@ class DirectWeight(ConvWeight):
         image, dilation, modes = self._to_images(x), self.dilation, self.padding_mode
         return _to_channels_last(same_conv(image, self.taps, bias, dilation=dilation, padding_mode=modes), x)
 
-    def _flip(self) -> "DirectWeight":
+    @computed_once
+    def _flipped(self) -> "DirectWeight":
         """The weight of the convolution that gives the gradient of the input, if the operator pads."""
         taps = self.taps.flip(tuple(range(2, self.taps.ndim))).transpose(0, 1)
         return replace(self, taps=_channels_last_format(taps))
@@ -148,11 +153,11 @@ class DirectWeight(ConvWeight):
             return image, [r // 2 for r in self._reach]
         return pad(image, self._reach, self.padding_mode), [0] * len(self._reach)
 
-    @cached_property
+    @computed_once
     def _reach(self) -> list[int]:
         return [d * (k - 1) for d, k in zip(self.dilation, self.taps.shape[2:], strict=True)]
 
-    @cached_property
+    @computed_once
     def _is_padded_by_operator(self) -> bool:
         return all(r % 2 == 0 for r in self._reach) and set(self.padding_mode) == {"zeros"}
 

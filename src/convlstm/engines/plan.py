@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ import convlstm.engines.triton as triton
 from convlstm.engines.buffer_pool import empty
 from convlstm.engines.call import Call
 from convlstm.engines.convolution import SameConv
+from convlstm.engines.direct import computed_once
 from convlstm.engines.dry_run import DryTensor
 from convlstm.engines.recurrences import RECURRENCES, Recurrence, recurrence_of
 from convlstm.engines.recurrences.activations import NAMES
@@ -93,7 +94,7 @@ class Plan:
     zero_state: bool
     save: str
 
-    @cached_property
+    @computed_once
     def kernels(self) -> Recurrence:
         """The recurrence with the fastest kernels for the dtype and the device."""
         gate, candidate, output = self.activations

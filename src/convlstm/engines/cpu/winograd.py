@@ -6,7 +6,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ class WinogradWeight(ConvWeight):
     reused: bool = False
     direct_gradient: bool = False
 
-    @cached_property
+    @computed_once
     def shape(self) -> WinogradShape:
         """Shape and strides of the weight, as kernels take it."""
         outputs, inputs, taps, _ = self.weight.shape
@@ -54,15 +53,11 @@ class WinogradWeight(ConvWeight):
             return WinogradShape(inputs, outputs, area, inputs * area, taps, 1, self.gates)
         return WinogradShape(outputs, inputs, inputs * area, area, taps, 0, self.gates)
 
-    @property
+    @computed_once
     def packed(self) -> Tensor:
-        """The transformed weight."""
-        make = self._kept if self.reused else lambda: self._pack(self.weight.contiguous())
-        found: Tensor = computed_once(self, "_packed", make)
-        return found
-
-    def _kept(self) -> Tensor:
-        """The transform that is kept for later calls; in a dry run until its end."""
+        """The transformed weight; one that is kept for later calls, in a dry run until its end, if reused."""
+        if not self.reused:
+            return self._pack(self.weight.contiguous())
         run = active()
         cache: _Cache = _cache if run is None else run.kept.setdefault("transformed weights", _Cache())
         return cache.packed(self)
@@ -115,15 +110,13 @@ class WinogradWeight(ConvWeight):
             return self._direct.gradients(d, x, needed)
         return of_weight, bias_gradient(d) if needed[1] else None
 
-    @cached_property
+    @computed_once
     def _flipped(self) -> "WinogradWeight":
         return replace(self, flipped=not self.flipped)
 
-    @property
+    @computed_once
     def _direct(self) -> DirectWeight:
-        make = partial(DirectWeight.of, self.weight, (1, 1), self.padding_mode)
-        found: DirectWeight = computed_once(self, "_direct_weight", make)
-        return found
+        return DirectWeight.of(self.weight, (1, 1), self.padding_mode)
 
     def weight_gradient(self, d: Tensor, x: Tensor) -> Tensor | None:
         """Gradient of the weight from that of the result (..., H, W, C_out) and the input (..., H, W, C_in).
