@@ -155,6 +155,17 @@ def test_hyperparameters_do_not_follow_a_list_of_the_callers():
     assert layer.hyperparameters["hidden_dim"] == [2, 3]
 
 
+def test_what_was_set_later_is_shown_and_rebuilt():
+    layer = ConvLSTM(1, [2, 3], 3, engine="fused").set_engine("reference")
+    layer.batch_first = layer.return_all_layers = True
+    assert "batch_first=True, return_all_layers=True, engine='reference'" in repr(layer)
+    again = ConvLSTM.rebuild(layer.hyperparameters)
+    assert len(again(torch.randn(2, 5, 1, 4, 4))[0]) == 2
+    assert again.hyperparameters == layer.hyperparameters
+    assert layer.hyperparameters["engine"] == "reference"
+    assert "engine" not in repr(layer.set_engine("auto"))
+
+
 class Forwarding(ConvLSTM):
     """The habit of subclassing the original."""
 

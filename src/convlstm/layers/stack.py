@@ -122,6 +122,7 @@ class Stack(OriginalHelpers, Pretrained):
         """The constructor's arguments as plain data; without a constructor of its own, lists for tuples."""
         check_built(self, "_convlstm_options")
         known = super().hyperparameters
+        known |= {name: value for name, value in self._set_later().items() if name in known}
         if type(self).__init__ is not Stack.__init__:
             return known
         kernels = {"kernel_size": [list(kernel) for kernel in self._convlstm_options.kernels]}
@@ -130,10 +131,16 @@ class Stack(OriginalHelpers, Pretrained):
 
     def extra_repr(self) -> str:
         """The options that are not as they are by default; what `cell` builds is shown by itself."""
-        given, options = self._convlstm_arguments, list(inspect.signature(Stack.__init__).parameters.values())
+        given = self._convlstm_arguments | self._set_later()
+        options = list(inspect.signature(Stack.__init__).parameters.values())
         shown = {o.name: given.get(o.name, o.default) for o in options[4:] if o.name != "cell"}
         defaults = {o.name: o.default for o in options}
         return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value != defaults[name])
+
+    def _set_later(self) -> dict[str, Any]:
+        """The arguments that may differ from those of the constructor, as they are now."""
+        names = "batch_first", "return_all_layers"
+        return {name: getattr(self, name) for name in names} | {"engine": self._convlstm_options.engine}
 
     def forward(
         self,
