@@ -15,6 +15,7 @@ from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.cells import Cell, GRUState, LSTMState
 from convlstm.engines.direct import accumulates_in_place
 from convlstm.errors import OptionError, ShapeError
+from convlstm.layers.stack import Stack
 
 
 class WithMemory(Cell):
@@ -175,6 +176,19 @@ def test_a_stream_hears_hooks_that_come_later_and_another_engine():
     stack.set_engine("fused")
     with pytest.raises(OptionError, match="hooks"):
         session(x)
+
+
+def test_a_call_that_is_replaced_on_the_class_of_all_stacks_is_that_of_a_stream(monkeypatch):
+    stack, frame = ConvLSTM(2, 4, 3, batch_first=True), torch.randn(1, 2, 5, 5)
+    expected = 2 * stack(frame[:, None])[0][0][:, 0].detach()
+    forward = Stack.forward
+
+    def doubled(self, *arguments, **options):
+        (outputs,), states = forward(self, *arguments, **options)
+        return [2 * outputs], states
+
+    monkeypatch.setattr(Stack, "forward", doubled)
+    assert_close(stack.stream(1, (5, 5))(frame), expected)
 
 
 def doubled(cell):

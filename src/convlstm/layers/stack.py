@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-import convlstm.layers.overrides as overrides
+import convlstm.layers.custom_forward as custom_forward
 import convlstm.layers.validation as validation
 from convlstm.cells.base import Cell, CellFactory
 from convlstm.cells.original import OriginalHelpers, check_built, refuse_input_size, takes_no_input_size
+from convlstm.cells.overrides import all_modules_have_hooks, are_replaced, has_hooks, methods_of
 from convlstm.engines import ENGINES
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.hub import Pretrained
@@ -247,20 +248,21 @@ class Stack(OriginalHelpers, Pretrained):
             )
         axis = 1 if self.batch_first else 0
         frames = frame.unsqueeze(axis)
-        if not overrides.is_overridden(self, Stack, ["forward"]):
+        if not are_replaced(self, _FORWARD):
             result: Any = self(frames, state)
         else:
-            result = overrides.call_with_state(self, frames, state)
-        return overrides.single_output(self, result, axis, frames.ndim), result[1]
+            result = custom_forward.call_with_state(self, frames, state)
+        return custom_forward.single_output(self, result, axis, frames.ndim), result[1]
 
     def _convlstm_step(self) -> tuple[Step, bool]:
         """The step of a stream, and True if a subclass, the instance or a hook changes what a call does.
 
         Anything else of the name ``step``, such as a counter, is the user's.
         """
-        own = overrides.is_overridden(self, Stack, ["step"]) and overrides.takes_two(self.step)
-        changed = own or overrides.is_overridden(self, Stack, ["__call__", "forward"])
-        return self.step if own else partial(Stack.step, self), changed or overrides.has_forward_hooks(self)
+        own = are_replaced(self, _STEP) and custom_forward.takes_two(self.step)
+        called = has_hooks(self) or all_modules_have_hooks() or type(self).__call__ is not nn.Module.__call__
+        step = self.step if own else partial(Stack.step, self)
+        return step, own or called or are_replaced(self, _FORWARD)
 
     def set_engine(self, engine: str) -> Self:
         """Choose the engine of the calls that follow, and return the stack.
@@ -319,8 +321,11 @@ class Stack(OriginalHelpers, Pretrained):
                 "a stream reads frames as they come; received a stack with bidirectional=True, which needs "
                 "the last frame first: build one without"
             )
-        overrides.check_takes_state(self)
+        custom_forward.check_takes_state(self)
         known = check_integers(size, options.axes, "size")
         validation.check_sizes(list(self.cell_list), options.target_size or known)
         shape = (check_positive(batch_size, "batch_size"), options.inputs[0], *known)
         return Stream(self, self._convlstm_step, self._convlstm_layers, shape)
+
+
+_FORWARD, _STEP = methods_of(Stack, "forward"), methods_of(Stack, "step")

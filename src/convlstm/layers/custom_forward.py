@@ -1,26 +1,11 @@
-"""Calls of stacks whose ``forward`` or ``step`` a user has overridden, hooked or replaced."""
+"""Calls of stacks whose ``forward`` or ``step`` a user has written."""
 
 import inspect
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules import module as hooks
 
 from convlstm.errors import OptionError
-
-_GLOBAL_HOOKS = (hooks._global_forward_hooks, hooks._global_forward_pre_hooks)
-
-
-def is_overridden(module: nn.Module, base: type, names: Sequence[str]) -> bool:
-    """True if the class or the instance has a method of its own in place of one of a base class."""
-    kind, own = type(module), module.__dict__
-    return any(name in own or getattr(kind, name) is not getattr(base, name) for name in names)
-
-
-def has_forward_hooks(module: nn.Module) -> bool:
-    """True if hooks run at a call of a module."""
-    return any((module._forward_hooks, module._forward_pre_hooks, *_GLOBAL_HOOKS))
 
 
 def takes_two(function: Any) -> bool:
