@@ -24,8 +24,8 @@ ORDER = (
     *("plots", "workflows", "pysteps", "cli"),
 )
 LEAVES = (
-    *("atomic_write", "errors", "extras", "hub", "hyperparameters", "model_card", "model_folder", "trust"),
-    "validation",
+    *("atomic_write", "errors", "extras", "hub", "hyperparameters", "model_card", "model_folder"),
+    *("system_memory", "trust", "validation"),
 )
 BESIDE = ("data", "scores", "pictures")
 # The folders and files that may import a heavy library, even inside a function.

@@ -5,11 +5,10 @@ import ctypes
 import gc
 import logging
 import math
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,19 +18,12 @@ from convlstm.errors import ConvLSTMError, OptionError, RunError, is_out_of_memo
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.models.memory import CallSizes, gibibytes, inference_bytes
+from convlstm.system_memory import free_memory, process_bytes
 
 _ALIGNMENT = 32  # least multiple at which tiles start, so that patches and levels lie as in the whole frame
 _WIDTHS = (512, 1024, 2048)  # of the strips that the radius of influence is measured on
 _PROBE = 192  # side of the frame that memory is measured on
 _LARGE = 2**19  # pixels from which memory is measured before a forecast
-# Control groups: where they are mounted, and those that this process is in.
-_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Of version 2 and 1: the controller, files with the limit of memory and its use, and in memory.stat the count
-# of what the kernel drops when asked for more, pages of files that were read.
-_MEMORY_OF_GROUP = (
-    ("", "memory.max", "memory.current", "inactive_file"),
-    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-)
 _SHARE = 0.8  # of the free memory that a forecast may take
 _log = logging.getLogger("convlstm")
 
@@ -69,11 +61,11 @@ def forecast_frames(
     if small if tile is None else tile >= max(size):
         return _whole(model, past, steps, inputs, valid, times)
     if tile is None:
-        needed, free = past.shape[0] * memory(model, past, steps, inputs), free_memory(past.device)
+        needed, free = past.shape[0] * bytes_per_pixel(model, past, steps, inputs), free_memory(past.device)
         whole = needed * size[0] * size[1]
         _log.info(
-            f"memory: at most about {_gigabytes(whole)} for {size[0]} x {size[1]} pixels; "
-            f"{_gigabytes(free)} are free"
+            f"memory: at most about {gibibytes(whole)} for {size[0]} x {size[1]} pixels; "
+            f"{gibibytes(free)} are free"
         )
         if whole <= _SHARE * free:
             return _whole(model, past, steps, inputs, valid, times)
@@ -83,8 +75,8 @@ def forecast_frames(
         if tile < unit:
             least = needed * (unit + 2 * _rounded(overlap, unit)) ** 2
             raise OptionError(
-                f"a forecast must fit in memory; {_gigabytes(free)} are free and the smallest tile takes "
-                f"{_gigabytes(least)}: free memory, or forecast fewer steps"
+                f"a forecast must fit in memory; {gibibytes(free)} are free and the smallest tile takes "
+                f"{gibibytes(least)}: free memory, or forecast fewer steps"
             )
     return _by_tiles(model, past, steps, inputs, valid, times, tile)
 
@@ -110,7 +102,7 @@ def _whole(
             needs = " does not"
         raise RunError(
             f"a forecast must fit in memory; one of {steps} frames of {height} x {width}{needs} and "
-            f"{_gigabytes(free_memory(past.device))} are free: forecast by tiles (--tile 256), or fewer steps"
+            f"{gibibytes(free_memory(past.device))} are free: forecast by tiles (--tile 256), or fewer steps"
         ) from error
 
 
@@ -215,8 +207,8 @@ def _radius(
     return max(middle.start - left, right + 1 - middle.stop, 0)
 
 
-def memory(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None) -> float:
-    """Bytes that a forecast takes for each pixel of a sequence, measured on small frames; 0 if unknown."""
+def bytes_per_pixel(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None) -> float:
+    """Bytes that a forecast takes for each pixel of a frame, measured on small ones; 0 if unknown."""
     sizes = [each.shape[1:3] for each in (past, inputs) if each is not None]
     small = [past.new_zeros(1, *size, _PROBE, _PROBE) for size in sizes]
     if past.device.type == "cuda":
@@ -231,10 +223,10 @@ def memory(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = 
     with suppress(OSError, AttributeError):  # elsewhere than on Linux
         ctypes.CDLL(None).malloc_trim(0)  # memory that was freed but not given back would not be counted
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        before, files = _status("VmRSS"), _status("RssFile")
+        before, files = process_bytes("VmRSS"), process_bytes("RssFile")
         run_forecaster(model, small[0], steps, *small[1:])
         # Pages of files that the kernel has dropped meanwhile would be subtracted from the peak.
-        taken = _status("VmHWM") - before + max(0, files - _status("RssFile"))
+        taken = process_bytes("VmHWM") - before + max(0, files - process_bytes("RssFile"))
         pool.clear()
         # In a long process the measured forecast may find memory that was freed and not returned.
         return max(taken, _counted(model, past.shape[1], steps)) / _PROBE**2
@@ -249,47 +241,6 @@ def _counted(model: Forecaster, past: int, steps: int) -> int:
         return 0
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a device; infinite if unknown."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError, ValueError, IndexError):
-        free = float(_entry(Path("/proc/meminfo"), "MemAvailable"))
-        for controller, limit, use, name in _MEMORY_OF_GROUP:
-            for group in _groups(controller):
-                with suppress(OSError, ValueError):
-                    most, used = (int((group / file).read_text()) for file in (limit, use))
-                    cached = re.findall(rf"^{name} (\d+)$", (group / "memory.stat").read_text(), re.M)
-                    free = min(free, most - used + sum(map(int, cached)))
-        return max(0.0, free)  # the use may be above a limit that was lowered
-    return math.inf
-
-
-def _groups(controller: str) -> list[Path]:
-    """Folders of the control groups that this process is in, from the root (a container's own) inwards."""
-    inside: tuple[str, ...] = ()
-    with suppress(OSError, ValueError):
-        lines = [line.split(":", 2) for line in _OWN_GROUPS.read_text().splitlines()]
-        (path,) = [path for _, controllers, path in lines if controller in controllers.split(",")]
-        inside = PurePosixPath(path).parts[1:]
-    root = _GROUPS / controller
-    return [root.joinpath(*inside[:depth]) for depth in range(len(inside) + 1)]
-
-
-def _status(name: str) -> int:
-    return _entry(Path("/proc/self/status"), name)
-
-
-def _entry(path: Path, name: str) -> int:
-    """Bytes of an entry in kB of a file of the kernel."""
-    (line,) = [line for line in path.read_text().splitlines() if line.startswith(f"{name}:")]
-    return 1024 * int(line.split()[1])
-
-
 def _rounded(value: int, unit: int) -> int:
     """The least multiple of a unit that is not below a value."""
     return -(-value // unit) * unit
-
-
-def _gigabytes(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -5,8 +5,8 @@ from torch import nn
 
 from convlstm.data.base import LabelledWindow, Window
 from convlstm.errors import ConvLSTMError
-from convlstm.forecasting.tiles import free_memory
 from convlstm.models.memory import CallSizes, gibibytes, training_bytes
+from convlstm.system_memory import free_memory
 from convlstm.training.config import TrainingConfig
 from convlstm.training.module import from_first_frame
 

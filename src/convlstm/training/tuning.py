@@ -16,9 +16,9 @@ from torch.utils.data import default_collate
 from convlstm.data.base import LabelledWindow, WindowDataset, on_device
 from convlstm.data.specification import Specification
 from convlstm.errors import OptionError
-from convlstm.forecasting.tiles import free_memory
 from convlstm.models.base import Forecaster
 from convlstm.models.memory import allocator_share, gibibytes
+from convlstm.system_memory import free_memory
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import new_trainer
 from convlstm.training.lightning_logging import interruptible, quiet

@@ -18,10 +18,11 @@ from convlstm.data.specification import GAPS, known_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
 from convlstm.forecasting.fields import clock_texts, labelled, steps_between
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, masks_gaps, past_of, specification_of
-from convlstm.forecasting.tiles import forecast_frames, free_memory
+from convlstm.forecasting.tiles import forecast_frames
 from convlstm.models.base import Forecaster
 from convlstm.plots.inspector import Inside, render
 from convlstm.plots.recorder import Tape, record
+from convlstm.system_memory import free_memory
 from convlstm.training.run_folder import import_path
 from convlstm.validation import LARGEST, check_bool, check_path, check_positive
 from convlstm.workflows.evaluate import load_model

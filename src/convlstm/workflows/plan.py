@@ -13,7 +13,6 @@ import torch
 
 import convlstm.engines as engines
 from convlstm.errors import OptionError
-from convlstm.forecasting.tiles import free_memory
 from convlstm.layers.stack import Stack
 from convlstm.layers.state import has_memory
 from convlstm.models.base import Forecaster
@@ -26,6 +25,7 @@ from convlstm.models.memory import (
     with_engine,
     without_values,
 )
+from convlstm.system_memory import free_memory
 from convlstm.training.run_folder import import_path
 from convlstm.validation import check_instance, check_integers, check_positive
 from convlstm.workflows.evaluate import load_model
