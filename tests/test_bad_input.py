@@ -15,10 +15,11 @@ from convlstm import (
     TrainingConfig,
 )
 from convlstm.cells import GRUState, gru_weights, lstm_weights, map_state, register_state
-from convlstm.errors import ConvLSTMError
+from convlstm.errors import ConvLSTMError, ShapeError
 from convlstm.functional.attention import attend, sa_memory_update
 from convlstm.functional.conv import same_conv
 from convlstm.functional.gates import lstm_gates
+from convlstm.functional.linear_recurrence import linear_scan
 from convlstm.functional.motion import advect, dynamic_filter, motion_field, phase_correlation
 from convlstm.functional.ssim import ssim
 from convlstm.layers import scan
@@ -76,6 +77,9 @@ CALLS = {
         TENSORS.replace("none ", ""),
     ),
     "attend": (lambda v: attend(v, torch.zeros(1, 2, 4), torch.zeros(1, 2, 4)), TENSORS),
+    "attend key": (lambda v: attend(torch.zeros(1, 3, 4), v, torch.zeros(1, 2, 4)), TENSORS),
+    "linear_scan a": (lambda v: linear_scan(v, IMAGES, IMAGES[:, 0]), TENSORS),
+    "linear_scan state": (lambda v: linear_scan(IMAGES, IMAGES, v), TENSORS),
     "sa_memory_update": (lambda v: sa_memory_update(v, torch.zeros(1, 2, 4)), TENSORS),
     "phase_correlation": (lambda v: phase_correlation(v, IMAGES), TENSORS),
     "motion_field": (motion_field, TENSORS),
@@ -110,6 +114,12 @@ CALLS = {
     "workers": (lambda v: TrainingConfig(workers=v), SIZES),
     "seed of training": (lambda v: TrainingConfig(seed=v), SIZES),
 }
+
+
+def test_queries_of_other_channels_or_keys_of_other_pixels_are_refused():
+    for key, value in (((1, 3, 9), (1, 4, 9)), ((1, 4, 9), (1, 4, 8)), ((2, 4, 9), (2, 4, 9))):
+        with pytest.raises(ShapeError, match=r"query, key and value must be \(B, D, N\)"):
+            attend(torch.zeros(1, 4, 9), torch.zeros(key), torch.zeros(value))
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -172,7 +172,7 @@ def test_frames_in_the_unit_and_scale_of_a_model():
     millimetres = rain()
     millimetres = millimetres.copy(data=millimetres.values / 12)
     millimetres.attrs.update(units="mm", long_name="rainfall amount", cell_methods="time: sum")
-    window = archive(millimetres).using(trained).split("test")[0]
+    window = archive(millimetres).with_specification(trained).split("test")[0]
     torch.testing.assert_close(window.past, archive().split("test")[0].past, rtol=1e-4, atol=1e-5)
 
 
@@ -185,7 +185,7 @@ def test_frames_in_the_unit_and_scale_of_a_model():
 )
 def test_frames_that_do_not_fit_a_model_are_refused(change, sentence):
     with pytest.raises(DataError, match=sentence):
-        archive(rain(**change)).using(archive().specification)
+        archive(rain(**change)).with_specification(archive().specification)
 
 
 def test_other_pixels_and_channels_are_refused():
@@ -194,10 +194,10 @@ def test_other_pixels_and_channels_are_refused():
     with pytest.raises(
         DataError, match="pixels must be 1000 x 1000 m, as in training; received 1000 x 2000 m"
     ):
-        archive(coarse).using(archive().specification)
+        archive(coarse).with_specification(archive().specification)
     two = xr.Dataset({"rain_rate": rain(), "other": rain(seed=1)})
     with pytest.raises(DataError, match="the channels of the model, rain_rate; received rain_rate, other"):
-        archive(two, variable=["rain_rate", "other"]).using(archive().specification)
+        archive(two, variable=["rain_rate", "other"]).with_specification(archive().specification)
 
 
 def with_gap(frames=60):
@@ -226,12 +226,12 @@ def test_gaps_are_masked_as_in_training_unless_said_otherwise():
     assert stored.gaps == "mask"
     assert "missing frames as not measured" in stored.lines()[3]
     plain, masked = (len(archive(frames, gaps=gaps).split("train")) for gaps in ("refuse", "mask"))
-    assert len(archive(frames).using(stored).split("train")) == masked
-    refusing = archive(frames, gaps="refuse").using(stored)
+    assert len(archive(frames).with_specification(stored).split("train")) == masked
+    refusing = archive(frames, gaps="refuse").with_specification(stored)
     assert len(refusing.split("train")) == plain
     assert refusing.specification.gaps == "refuse"
     older = {name: value for name, value in stored.to_dict().items() if name != "gaps"}
-    assert len(archive(frames).using(Specification.from_dict(older)).split("train")) == plain
+    assert len(archive(frames).with_specification(Specification.from_dict(older)).split("train")) == plain
 
 
 def test_masks_are_advised_where_they_help():
@@ -261,7 +261,7 @@ def test_amounts_become_rates_by_the_bounds_of_their_times(tmp_path, minutes, fa
         with pytest.raises(DataError, match="one time to become mm/h; these cover 300 to 18000 s: keep"):
             archive(path, units="mm/h")
         with pytest.raises(DataError, match="one time to become mm/h"):
-            archive(path).using(archive(rain(minutes=60)).specification)
+            archive(path).with_specification(archive(rain(minutes=60)).specification)
         assert archive(path).specification.period_s is None
         return
     rates = np.stack(archive(path, units="mm/h").store.read(range(3)))[:, 0]
@@ -278,7 +278,8 @@ def test_the_square_root_of_decibels_is_refused():
     older = archive(echoes).specification.to_dict() | {
         "transform": {"kind": "square_root", "arguments": {"top": 60.0}}
     }
-    assert archive(echoes, transform="sqrt").using(Specification.from_dict(older)).split("test")[0]
+    source = archive(echoes, transform="sqrt").with_specification(Specification.from_dict(older))
+    assert source.split("test")[0]
 
 
 def test_crops_are_random_reproducible_and_inside():
@@ -398,18 +399,18 @@ def test_codes_of_the_training_are_not_measured_in_other_frames_either():
     """Nor are other negative rates dry; what packing leaves below 0 is."""
     frames = rain()
     source = archive(frames.fillna(-99), missing=-99)
-    other = archive(frames.fillna(-99)).using(source.specification)
+    other = archive(frames.fillna(-99)).with_specification(source.specification)
     assert torch.equal(other.split("test")[0].future_valid, source.split("test")[0].future_valid)
     packed = archive(frames.where(frames != 0, -1e-9))
     assert torch.equal(packed.split("test")[0].future, source.split("test")[0].future)
     with pytest.raises(DataError, match="rain must not be negative; received -1: make it NaN if it stands"):
-        archive(frames.fillna(-1)).using(source.specification).split("test")[0]
+        archive(frames.fillna(-1)).with_specification(source.specification).split("test")[0]
 
 
 def test_frames_upside_down_are_refused():
     specification = archive().specification
     with pytest.raises(DataError, match="must ascend along y, as in training; they descend: turn the frames"):
-        archive(rain().isel(y=slice(None, None, -1))).using(specification)
+        archive(rain().isel(y=slice(None, None, -1))).with_specification(specification)
 
 
 @pytest.mark.parametrize(("units", "wanted"), [("mm", "mm/h"), ("mm/h", "mm"), ("mm", "dBZ")])
@@ -429,7 +430,7 @@ def test_amounts_become_rates_by_the_time_that_they_cover_not_by_the_time_betwee
     amounts = (rates / 12).assign_attrs(units="mm", long_name="rainfall amount", period_s=300.0)
     frames = archive(amounts, units="mm/h").store.read([7])
     np.testing.assert_allclose(frames[0][0], rates[7], rtol=1e-6)
-    window = archive(amounts).using(archive(rates).specification).split("test")[0]
+    window = archive(amounts).with_specification(archive(rates).specification).split("test")[0]
     torch.testing.assert_close(window.past, archive(rates).split("test")[0].past, rtol=1e-4, atol=1e-5)
 
 
@@ -441,11 +442,11 @@ def test_amounts_of_another_time_than_those_of_the_training():
     specification = source.specification
     assert (specification.period_s, specification.step_s) == (3600, 900)
     assert specification.transform["arguments"]["top"] == pytest.approx(100)  # mm in an hour
-    window = archive(rates).using(specification).split("test")[0]
+    window = archive(rates).with_specification(specification).split("test")[0]
     torch.testing.assert_close(window.past, source.split("test")[0].past)
     short = (rates / 12).assign_attrs(units="mm", long_name="rainfall amount", period_s=300.0)
     with pytest.raises(DataError, match="amounts must cover 3600 s, as in training; received 300 s: give am"):
-        archive(short).using(specification)
+        archive(short).with_specification(specification)
 
 
 @pytest.mark.parametrize("units", ["mm/h", "mm", "dBZ"])
@@ -511,6 +512,6 @@ def test_stored_splits_are_those_of_the_training(times):
     source = archive(
         xr.DataArray(values, {"time": times.ravel().astype(f"{times.dtype.kind}8[ns]")}, ("time", "y", "x"))
     )
-    again = source.using(source.specification, own=True)
+    again = source.with_specification(source.specification, own=True)
     for name in ("train", "validation", "test"):
         assert np.array_equal(again.window_frames(name), source.window_frames(name))

@@ -59,6 +59,8 @@ def test_a_stream_reads_them_too():
         session.forecast(3)
     with pytest.raises(ShapeError, match=r"inputs must be \(2, 1, 3, 10, 13\)"):
         session.update(past[:, 0])
+    with pytest.raises(ShapeError, match=r"inputs \(B, E, \*S\) must be a tensor; received an ndarray"):
+        session.update(past[:, 0], inputs[:, 0].numpy())
 
 
 def test_teacher_forcing_pixel_by_pixel():

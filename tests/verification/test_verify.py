@@ -421,7 +421,7 @@ def test_what_depends_on_the_truth_alone_is_computed_once():
         name = "ratio"
 
         def terms(self, forecast, truth):
-            return torch.stack([forecast.once(total), truth.once(total)])
+            return torch.stack([forecast.cached(total), truth.cached(total)])
 
     class Again(Ratio):
         name = "again"

@@ -129,7 +129,7 @@ def test_missing_codes_of_each_archive_are_known_to_the_model(run):
 def test_archives_with_relations_of_their_own_keep_them(run):
     options = [{"path": str(run.parent / "a.nc"), "zr": zr} for zr in ([200, 1.6, -32], [316, 1.5, -32])]
     both = Mixture(options, COMMON)
-    other = both.using(both.specification)
+    other = both.with_specification(both.specification)
     for ours, theirs in zip(other.archives, both.archives, strict=True):
         np.testing.assert_array_equal(ours.split("test")[0].future, theirs.split("test")[0].future)
 

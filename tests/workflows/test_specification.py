@@ -112,15 +112,15 @@ def test_frames_of_other_times_have_splits_of_their_own(radar):
     other["time"] = other["time"] + np.timedelta64(365, "D")
     for frames, times in ((own, 40), (other, 40), (xr.concat([own, other], "time"), 80)):
         source = Archive(frames, past=3, steps=3)
-        found = source.using(stored).split("test").frames_WT
+        found = source.with_specification(stored).split("test").frames_WT
         expected = source.split("test").frames_WT if times == 40 else found[found.max(1) < 40]
         np.testing.assert_array_equal(found, expected)
     # Times of frames without dates say nothing about whether they are those of the training.
     array = np.concatenate([RATES, RATES])
     stored = Archive(array[:40], past=3, steps=3).specification
     source = Archive(array, past=3, steps=3)
-    assert source.using(stored).split("test").frames_WT.max() == 79
-    assert source.using(stored, own=True).split("test").frames_WT.max() == 39
+    assert source.with_specification(stored).split("test").frames_WT.max() == 79
+    assert source.with_specification(stored, own=True).split("test").frames_WT.max() == 39
 
 
 def test_a_scale_fitted_to_the_data_outlives_a_grown_archive(radar):

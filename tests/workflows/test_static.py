@@ -66,7 +66,7 @@ def test_fields_of_a_part_of_the_grid_are_scaled_as_those_of_the_training(traine
     with pytest.raises(DataError, match="those of the training have 2 x 16 x 16: give --static FILE"):
         convlstm.forecast("model", part, 2)
     write_fields("part.nc", HEIGHT[8:])
-    made = Archive(part, static="part.nc", past=3, steps=3).using(
+    made = Archive(part, static="part.nc", past=3, steps=3).with_specification(
         Archive("radar", static="land.nc", past=3, steps=3).specification
     )
     whole = static_fields(Path("land.nc"))

@@ -149,8 +149,8 @@ class MIMNCell(Cell):
     def step(self, p: Tensor, state: Any) -> MIMNState:
         """The new output and cell state, and the input for the next difference."""
         h, c, before, begun = state
-        begun_ = begun.view(-1, *(1,) * (p.ndim - 1))
-        change = torch.where(begun_, p - before, 0)
+        as_flag = begun.view(-1, *(1,) * (p.ndim - 1))
+        change = torch.where(as_flag, p - before, 0)
         h, c = self.lstm.step(self.lstm.project(change), LSTMState(h, c))
         return MIMNState(h, c, p.to(before.dtype), torch.ones_like(begun))
 

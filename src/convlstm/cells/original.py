@@ -30,7 +30,7 @@ def takes_no_input_size(constructor: Constructor) -> Constructor:
 
 
 def refuse_input_size(kind: type) -> None:
-    """Say that the size of the frames is no argument.
+    """Refuse the size of the frames as an argument.
 
     Raises:
         OptionError: always.

@@ -35,9 +35,10 @@ def recorders_of(cell: nn.Module) -> list[Any]:
 
 
 def attach(module: nn.Module, recorder: Any) -> None:
-    """Have a module hand its values to one more recorder; its copies and pickles know of none."""
+    """Give a module one more recorder for its values, which its copies and pickles are made without."""
     recorders: Any = getattr(module, "_recorders", ())
     module._recorders = (*recorders, recorder)  # type: ignore[assignment]
+    # On the object, where copy and pickle look before they ask its class.
     vars(module)["__reduce_ex__"] = partial(_reduced, module)
 
 

@@ -39,7 +39,7 @@ from convlstm.workflows.configuration import (
     read_yaml,
     yaml_of,
 )
-from convlstm.workflows.frames import alone, archive_of, is_frames
+from convlstm.workflows.frames import archive_of, is_frames, with_options_of
 from convlstm.workflows.parts import (
     CHANNELS,
     DEFAULTS,
@@ -112,7 +112,7 @@ class Command:
         resolved = resolve({n: DEFAULTS[n] for n in self.parts}, import_named) | filed
         for n in typed.keys() & {*self.parts}:
             made = archive_of(typed[n]) if n == "data" else None
-            made = alone(made, filed.get(n)) if made else made
+            made = with_options_of(made, filed.get(n)) if made else made
             made = made or partial(import_named(typed[n] or "", kind_of(n), option=f"--{n}", functions=False))
             resolved = merged(resolved, {n: made})
         functions: dict[str, Any] = {}  # jsonargparse takes those alone whose return type is annotated

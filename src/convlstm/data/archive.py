@@ -140,7 +140,7 @@ class Archive(Source):
 
     @cached_property
     def specification(self) -> Specification:  # type: ignore[override]
-        """The specification, decided from the training split unless `using` gave it.
+        """The specification, decided from the training split unless `with_specification` gave it.
 
         Raises:
             DataError: nothing measured in a split, negative rain, or too little for the transform.
@@ -180,7 +180,7 @@ class Archive(Source):
         period_s: float | None = self.frames.attrs.get("period_s", step_s)
         return period_s
 
-    def using(self, specification: Specification, *, own: bool = False) -> "Archive":
+    def with_specification(self, specification: Specification, *, own: bool = False) -> "Archive":
         """The same frames in the unit and scale and with the extra inputs and splits of a model's training.
 
         Splits by ``time`` or ``event`` of frames on the grid of the training and partly of its times stay

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convlstm.data.extra_inputs import YEAR_S
 from convlstm.data.transforms import Transform
 from convlstm.errors import DataError
 from convlstm.validation import check_number
 
-_YEAR_S = 365.2425 * 86400
 _HARMONICS = 3
 _TERMS = 2 * _HARMONICS + 1
 
@@ -67,7 +67,7 @@ def fit_anomaly(frames: NDArray[np.float32], times: NDArray[np.float64]) -> Anom
     Raises:
         DataError: less than a year of frames.
     """
-    if len(times) < 2 or times[-1] - times[0] < 0.99 * _YEAR_S:
+    if len(times) < 2 or times[-1] - times[0] < 0.99 * YEAR_S:
         raise DataError(
             "a daily climatology needs at least a year of training frames; received "
             f"{(times[-1] - times[0]) / 86400 if len(times) else 0:.0f} days: use --data.transform standard"
@@ -110,6 +110,6 @@ def unpacked(text: str, shape: tuple[int, ...]) -> Tensor:
 
 def _terms(times: NDArray[np.generic]) -> NDArray[np.float64]:
     """Constant, cosines and sines (..., 7) of times (...) in seconds."""
-    angle = 2 * np.pi * np.asarray(times, np.float64) / _YEAR_S
+    angle = 2 * np.pi * np.asarray(times, np.float64) / YEAR_S
     waves = [wave(k * angle) for k in range(1, _HARMONICS + 1) for wave in (np.cos, np.sin)]
     return np.stack([np.ones_like(angle), *waves], axis=-1)

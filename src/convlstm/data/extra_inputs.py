@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from convlstm.errors import DataError, reading
 
 Floats = NDArray[np.float32]
-_DAY_S, _YEAR_S = 86400.0, 365.2425 * 86400
+#: Seconds of a mean year of the calendar.
+YEAR_S = 365.2425 * 86400
+_DAY_S = 86400.0
 #: Inputs by name, and the number of channels of each.
 INPUTS = {"mask": 1, "hour": 2, "season": 2}
 
@@ -35,7 +37,7 @@ def extra_inputs(
             mask[past:] = 1
             channels.append(mask)
         else:
-            angle = 2 * np.pi * times / (_DAY_S if name == "hour" else _YEAR_S)
+            angle = 2 * np.pi * times / (_DAY_S if name == "hour" else YEAR_S)
             for wave in (np.sin(angle), np.cos(angle)):
                 plane = wave.astype(np.float32)[:, None, None]
                 channels.append(np.broadcast_to(plane, (length, height, width)))

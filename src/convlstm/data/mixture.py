@@ -87,7 +87,7 @@ class Mixture(Source):
         parts = tuple({name: getattr(one, name) for name in names} for one in every)
         return replace(decided, data_range=widest, static=None, parts=parts, gaps=gaps)
 
-    def using(self, specification: Specification, *, own: bool = False) -> "Mixture":
+    def with_specification(self, specification: Specification, *, own: bool = False) -> "Mixture":
         """The same archives in the unit, scale and splits and with the static fields of a model's training.
 
         Archives whose Z-R relations differ keep their own.
@@ -97,7 +97,7 @@ class Mixture(Source):
             own: the archives are those of the training, in the same order.
 
         Raises:
-            DataError: as `Archive.using`.
+            DataError: as `Archive.with_specification`.
         """
         if len({one.relation for one in self.archives}) > 1:
             specification = replace(specification, zr=None)
@@ -105,7 +105,8 @@ class Mixture(Source):
         each: list[Specification] = [specification] * len(self.archives)
         if own and len(specification.parts) == len(each):
             each = [replace(specification, **part, parts=()) for part in specification.parts]
-        other.archives = [one.using(its, own=own) for one, its in zip(self.archives, each, strict=True)]
+        pairs = zip(self.archives, each, strict=True)
+        other.archives = [one.with_specification(its, own=own) for one, its in pairs]
         other.__dict__["specification"] = replace(
             specification, past=self.past, steps=self.steps, grid=self._grid()
         )

@@ -15,9 +15,9 @@ class Call:
 
     Attributes:
         cell: the recurrence.
-        x: (B, T, C, *S), zero where not valid.
+        x: (B, T, C, *S), zero where missing.
         state: before the first step.
-        mask: (B, T) bool, which frames are valid; None for all. Other frames leave the state unchanged.
+        mask: (B, T) bool, which frames are present; None for all. Missing ones leave the state unchanged.
         reset: (B, T) bool, frames before which the state is reset to zero, in the order of computation; None
             for none.
         reverse: run from the last frame to the first.

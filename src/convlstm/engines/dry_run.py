@@ -108,7 +108,7 @@ class DryRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.most_bytes = max(self.most_bytes, self.bytes - self._pooled + self._most_pooled)
         weakref.finalize(storage, self._free, key).atexit = False
 
-    def add_for_a_moment(self, size: int) -> None:
+    def add_temporary(self, size: int) -> None:
         """Count bytes that an operator takes while it runs."""
         self.most_bytes = max(self.most_bytes, self.bytes - self._pooled + self._most_pooled + size)
 
@@ -137,9 +137,9 @@ def _run(operator: Any, args: Any, kwargs: Any) -> Any:
     result = _dry(operator(*given, **named), known)
     if (run := active()) is not None:
         if operator is torch.ops.aten.convolution.default:
-            run.add_for_a_moment(_columns(given, result))
+            run.add_temporary(_columns(given, result))
         elif torch.Tag.pointwise in operator.tags:
-            run.add_for_a_moment(_converted(given))
+            run.add_temporary(_converted(given))
     return result
 
 

@@ -104,7 +104,7 @@ def linear_states(
     Args:
         planes: (B, T, planes C, *S), of which the rule makes the coefficients.
         h: (B, C, *S), the state before the first step.
-        mask: (B, T) bool, frames that are valid; others leave the state unchanged.
+        mask: (B, T) bool, frames that are present; others leave the state unchanged.
         reset: (B, T) bool, frames before which the state is zero.
         rule: one of `RULES`.
         reverse: run from the last frame to the first.
@@ -115,8 +115,8 @@ def linear_states(
     pair = RULES[rule](planes.flatten(0, 1))
     a, b = (part.to(h.dtype).view(*planes.shape[:2], *h.shape[1:]) for part in pair)
     if mask is not None:
-        valid = mask[(..., *(None,) * (a.ndim - 2))]
-        a, b = torch.where(valid, a, 1), torch.where(valid, b, 0)
+        present = mask[(..., *(None,) * (a.ndim - 2))]
+        a, b = torch.where(present, a, 1), torch.where(present, b, 0)
     if reset is not None:
         a = torch.where(reset[(..., *(None,) * (a.ndim - 2))], 0, a)
     if reverse:

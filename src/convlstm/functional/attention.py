@@ -41,7 +41,8 @@ def attend(
     """
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         check_tensor(tensor, f"{name} (B, channels, pixels)")
-    if not query.ndim == key.ndim == value.ndim == 3 or key.shape[2] != value.shape[2]:
+    in_space = query.ndim == key.ndim == value.ndim == 3
+    if not in_space or query.shape[:2] != key.shape[:2] or key.shape[::2] != value.shape[::2]:
         shapes = f"{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}"
         raise ShapeError(
             f"query, key and value must be (B, D, N), (B, D, M) and (B, C, M); received {shapes}: flatten "

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convlstm.errors import ShapeError
+from convlstm.validation import check_tensor
+
 
 def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
     """All states of h_t = a_t h_{t-1} + b_t by a parallel scan (Blelloch 1990, CMU-CS-90-190).
@@ -20,7 +23,18 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
 
     Returns:
         The states after each step, (B, T, ...).
+
+    Raises:
+        ShapeError: other shapes, or no step.
     """
+    for name, tensor in (("a", a), ("b", b), ("h", h)):
+        check_tensor(tensor, name)
+    if a.shape != b.shape or h.shape != (*b.shape[:1], *b.shape[2:]) or not b.shape[1]:
+        shapes = f"{tuple(a.shape)}, {tuple(b.shape)} and {tuple(h.shape)}"
+        raise ShapeError(
+            f"a and b must be (B, T, ...) with T at least 1, and h (B, ...); received {shapes}: give all the "
+            "same axes but that of time"
+        )
     if torch.compiler.is_compiling():  # torch 2.7 warns of a Function that it traces
         return _states(a, b, h)
     states: Tensor = _LinearScan.apply(a, b, h)  # type: ignore[no-untyped-call]

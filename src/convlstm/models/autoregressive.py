@@ -228,6 +228,8 @@ class ForecastStream:
                 f"{tuple(frame.shape)}: make another stream for another batch or size"
             )
         check_same_kind(model, frame, "a frame")
+        if inputs is not None:
+            check_tensor(inputs, "inputs (B, E, *S)")
         _check_inputs(model, sequence, 0, None if inputs is None else inputs.unsqueeze(1))
         if inputs is not None:
             sequence = torch.cat([sequence, inputs.unsqueeze(1)], dim=2)

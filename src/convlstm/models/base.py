@@ -84,28 +84,14 @@ def run_forecaster(
     Raises:
         ShapeError: the model reads extra inputs and there are none, or others.
     """
-    forecast: Tensor = model(past, steps, **forcing, **_taken(model, inputs, valid, times))
+    forecast: Tensor = model(past, steps, **forcing, **labels_taken(model, inputs, valid, times))
     return forecast
 
 
-def run_penalised(
-    model: Forecaster,
-    past: Tensor,
-    steps: int,
-    inputs: Tensor | None = None,
-    *,
-    valid: Tensor | None = None,
-    times: Tensor | None = None,
-    **forcing: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """The forecast as `run_forecaster` makes it, and the model's penalty; None for none."""
-    return model.with_penalty(past, steps, **forcing, **_taken(model, inputs, valid, times))
-
-
-def _taken(
+def labels_taken(
     model: Forecaster, inputs: Tensor | None, valid: Tensor | None, times: Tensor | None
 ) -> dict[str, Tensor | None]:
-    """The labels of a window that a model takes, by name."""
+    """The labels of a window that a model takes, by name; arguments and errors of `run_forecaster`."""
     wanted = getattr(model, "extra_channels", 0)
     there = 0 if inputs is None else inputs.shape[2]
     if wanted and there != wanted:

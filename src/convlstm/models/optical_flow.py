@@ -113,7 +113,7 @@ class StepsMean(_OfPysteps):
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Nothing that pysteps prints or warns of is shown."""
+    """Hide what pysteps prints and warns of within the block."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -89,11 +89,11 @@ def differences(
     Raises:
         ShapeError: not (L, C, H, W), or of different shapes.
     """
-    said, happened = _pair(forecast, truth)
-    error = said.astype(np.float64) - happened
-    rows = {"truth": happened, "forecast": said, "difference": error}
+    predicted, observed = _pair(forecast, truth)
+    error = predicted.astype(np.float64) - observed
+    rows = {"truth": observed, "forecast": predicted, "difference": error}
     drawn = _rows(rows, None, ["difference"], limits, unit, frames, step_s)
-    shown = picked(len(said), frames, "frames")
+    shown = picked(len(predicted), frames, "frames")
     squares = [np.square(error[k][np.isfinite(error[k])]) for k in shown]
     under = [f"RMSE {np.sqrt(square.mean()):.3g}" if square.size else "no value" for square in squares]
     drawn[-1] = Row(drawn[-1].name, drawn[-1].frames, drawn[-1].labels, drawn[-1].colours, under)
@@ -135,19 +135,19 @@ def events(
         ShapeError: not (L, C, H, W), or of different shapes.
         OptionError: a channel that there is not.
     """
-    said, happened = _pair(forecast, truth)
+    predicted, observed = _pair(forecast, truth)
     threshold = check_number(threshold, "threshold")
-    if not is_integer(channel) or not 0 <= channel < said.shape[1]:
+    if not is_integer(channel) or not 0 <= channel < predicted.shape[1]:
         raise OptionError(
-            f"channel must be from 0 to {said.shape[1] - 1}; received {received(channel)}: name one of the "
-            "frames"
+            f"channel must be from 0 to {predicted.shape[1] - 1}; received {received(channel)}: name "
+            "one of the frames"
         )
-    said, happened = said[:, channel : channel + 1], happened[:, channel : channel + 1]
-    rows = _rows({"truth": happened, "forecast": said}, None, (), limits, unit, frames, step_s)
-    shown = picked(len(said), frames, "frames")
-    a, b = said[shown, 0] >= threshold, happened[shown, 0] >= threshold
+    predicted, observed = predicted[:, channel : channel + 1], observed[:, channel : channel + 1]
+    rows = _rows({"truth": observed, "forecast": predicted}, None, (), limits, unit, frames, step_s)
+    shown = picked(len(predicted), frames, "frames")
+    a, b = predicted[shown, 0] >= threshold, observed[shown, 0] >= threshold
     kinds = np.select([a & b, b, a], [0, 1, 2], 3)
-    kinds[np.isnan(said[shown, 0]) | np.isnan(happened[shown, 0])] = 4
+    kinds[np.isnan(predicted[shown, 0]) | np.isnan(observed[shown, 0])] = 4
     totals = [int((kind < 3).sum()) for kind in kinds]
     hits = [int((kind == 0).sum()) for kind in kinds]
     under = [f"CSI {hit / n:.2f}" if n else "CSI –" for hit, n in zip(hits, totals, strict=True)]
@@ -196,10 +196,10 @@ def _rows(
 
 
 def _pair(forecast: ArrayLike, truth: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    said, happened = check_frames(forecast, "forecast"), check_frames(truth, "truth")
-    if said.shape != happened.shape:
+    predicted, observed = check_frames(forecast, "forecast"), check_frames(truth, "truth")
+    if predicted.shape != observed.shape:
         raise ShapeError(
-            f"forecast and truth must have one shape (L, C, H, W); received {said.shape} and "
-            f"{happened.shape}: cut them to the same lead times"
+            f"forecast and truth must have one shape (L, C, H, W); received {predicted.shape} and "
+            f"{observed.shape}: cut them to the same lead times"
         )
-    return said, happened
+    return predicted, observed

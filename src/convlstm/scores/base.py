@@ -125,7 +125,7 @@ class Score(ABC):
             DataError: as `update`.
         """
         terms_NBL = self.terms(forecast, truth).cpu().double()
-        finite_BL = (forecast.once(finite) & truth.once(finite)).cpu() & terms_NBL.isfinite().all(0)
+        finite_BL = (forecast.cached(finite) & truth.cached(finite)).cpu() & terms_NBL.isfinite().all(0)
         if not finite_BL.all():
             at_case, at_lead = (~finite_BL).nonzero()[0].tolist()
             raise DataError(
@@ -176,7 +176,7 @@ class MeanScore(Score):
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Weighted sum of the errors, and of the weights."""
         error = self.error(forecast.values, truth.values)
-        return torch.stack([(error * truth.weight).sum((2, 3, 4)), truth.once(total_weight)])
+        return torch.stack([(error * truth.weight).sum((2, 3, 4)), truth.cached(total_weight)])
 
     def value(self, sums: Tensor) -> Tensor:
         """Sum of errors divided by that of weights."""

@@ -39,11 +39,11 @@ class CategoricalScore(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Hits, false alarms, misses and correct negatives, weighted."""
-        both = forecast.once(events, *self._event) & truth.once(events, *self._event)
+        both = forecast.cached(events, *self._event) & truth.cached(events, *self._event)
         hits = _weight_where(both, truth.weight)
-        said, happened = (frames.once(_event_weight, *self._event) for frames in (forecast, truth))
-        nothing = truth.once(total_weight).double() - said - happened + hits
-        return torch.stack([hits, said - hits, happened - hits, nothing]).clamp(min=0)
+        predicted, observed = (frames.cached(_event_weight, *self._event) for frames in (forecast, truth))
+        nothing = truth.cached(total_weight).double() - predicted - observed + hits
+        return torch.stack([hits, predicted - hits, observed - hits, nothing]).clamp(min=0)
 
     def samples(self, sums: Tensor) -> Tensor:
         """Number of pixels."""
@@ -175,7 +175,7 @@ class MeanCSI(Score):
 
 def _event_weight(frames: Frames, threshold: float, rounding: float) -> Tensor:
     """Weight of the events of every frame, (B, L)."""
-    return _weight_where(frames.once(events, threshold, rounding), frames.weight)
+    return _weight_where(frames.cached(events, threshold, rounding), frames.weight)
 
 
 def _weight_where(true: Tensor, weight: Tensor) -> Tensor:

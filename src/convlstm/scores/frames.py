@@ -29,7 +29,7 @@ class Frames:
         self.valid = weight > 0 if valid is None else valid
         self._derived: dict[Any, Any] = {}
 
-    def once(self, function: Callable[..., T], *arguments: float) -> T:
+    def cached(self, function: Callable[..., T], *arguments: float) -> T:
         """``function(self, *arguments)``, computed at the first call."""
         key = function, *arguments
         if key not in self._derived:
@@ -64,7 +64,7 @@ def total_weight(frames: Frames) -> Tensor:
 
 def measured(frames: Frames) -> Tensor:
     """True (B, L) for frames with a pixel of weight."""
-    return frames.once(total_weight) > 0
+    return frames.cached(total_weight) > 0
 
 
 def finite(frames: Frames) -> Tensor:

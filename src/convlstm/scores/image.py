@@ -55,8 +55,8 @@ class Sharpness(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Gradient magnitude of the forecast and of the truth, each frame, and 1 for a frame."""
-        sums = [frames.once(_gradient) for frames in (forecast, truth)]
-        return torch.stack([*sums, truth.once(measured).to(sums[0])])
+        sums = [frames.cached(_gradient) for frames in (forecast, truth)]
+        return torch.stack([*sums, truth.cached(measured).to(sums[0])])
 
     def value(self, sums: Tensor) -> Tensor:
         """Ratio of the two sums."""

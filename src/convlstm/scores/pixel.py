@@ -115,9 +115,9 @@ class Correlation(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Weighted sums of forecast, truth, their squares and product, and the weights."""
-        (x, xx), (y, yy) = forecast.once(_moments), truth.once(_moments)
-        xy = (truth.once(_weighted) * forecast.values.double()).sum((2, 3, 4))
-        return torch.stack([x, y, xx, yy, xy, truth.once(total_weight).double()])
+        (x, xx), (y, yy) = forecast.cached(_moments), truth.cached(_moments)
+        xy = (truth.cached(_weighted) * forecast.values.double()).sum((2, 3, 4))
+        return torch.stack([x, y, xx, yy, xy, truth.cached(total_weight).double()])
 
     def value(self, sums: Tensor) -> Tensor:
         """Correlation of the sums."""
@@ -135,7 +135,7 @@ def _weighted(frames: Frames) -> Tensor:
 
 def _moments(frames: Frames) -> tuple[Tensor, Tensor]:
     """Weighted sums of the values of every frame, and of their squares, (B, L)."""
-    weighted = frames.once(_weighted)
+    weighted = frames.cached(_weighted)
     return weighted.sum((2, 3, 4)), (weighted * frames.values.double()).sum((2, 3, 4))
 
 
@@ -154,7 +154,7 @@ class SquaredErrorSum(FrameScore):
     def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Sum over the pixels of each frame."""
         error = (forecast.values - truth.values).square()
-        return (error * truth.weight).sum((2, 3, 4)), truth.once(measured)
+        return (error * truth.weight).sum((2, 3, 4)), truth.cached(measured)
 
 
 class AbsoluteErrorSum(FrameScore):
@@ -172,7 +172,7 @@ class AbsoluteErrorSum(FrameScore):
     def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Sum over the pixels of each frame."""
         error = (forecast.values - truth.values).abs()
-        return (error * truth.weight).sum((2, 3, 4)), truth.once(measured)
+        return (error * truth.weight).sum((2, 3, 4)), truth.cached(measured)
 
 
 class PSNR(FrameScore):
@@ -198,7 +198,7 @@ class PSNR(FrameScore):
 
     def of_frames(self, forecast: Frames, truth: Frames) -> tuple[Tensor, Tensor]:
         """Decibels of each frame."""
-        defined = truth.once(measured)
-        size = torch.where(defined, truth.once(total_weight), 1)
+        defined = truth.cached(measured)
+        size = torch.where(defined, truth.cached(total_weight), 1)
         mse = ((forecast.values - truth.values).square() * truth.weight).sum((2, 3, 4)) / size
         return (10 * torch.log10(self.data_range**2 / mse)).clamp(max=_MAX_DB), defined

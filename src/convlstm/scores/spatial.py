@@ -45,14 +45,15 @@ class FSS(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Squared differences and squares of the fractions, weighted, and the weights."""
-        said, happened = (frames.once(_fractions, *self._event, self.window) for frames in (forecast, truth))
-        rows, columns = said.rows.meet(happened.rows), said.columns.meet(happened.columns)
-        product = _part(said.values, said.rows, said.columns, rows, columns) * _part(
-            happened.weighted, happened.rows, happened.columns, rows, columns
+        event = *self._event, self.window
+        predicted, observed = (frames.cached(_fractions, *event) for frames in (forecast, truth))
+        rows, columns = predicted.rows.meet(observed.rows), predicted.columns.meet(observed.columns)
+        product = _part(predicted.values, predicted.rows, predicted.columns, rows, columns) * _part(
+            observed.weighted, observed.rows, observed.columns, rows, columns
         )
-        size = said.squares + happened.squares
+        size = predicted.squares + observed.squares
         difference = (size - 2 * product.sum((2, 3, 4)).double()).clamp(min=0)
-        return torch.stack([difference, size, truth.once(total_weight).double()])
+        return torch.stack([difference, size, truth.cached(total_weight).double()])
 
     def value(self, sums: Tensor) -> Tensor:
         """Skill of the sums; undefined without an event."""
@@ -72,8 +73,8 @@ class VarianceRatio(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Variance within each frame, of forecast and truth, and 1 for a frame."""
-        variances = [frames.once(_variance) for frames in (forecast, truth)]
-        return torch.stack([*variances, truth.once(measured).to(variances[0])])
+        variances = [frames.cached(_variance) for frames in (forecast, truth)]
+        return torch.stack([*variances, truth.cached(measured).to(variances[0])])
 
     def value(self, sums: Tensor) -> Tensor:
         """Ratio of the summed variances."""
@@ -104,8 +105,8 @@ class SmallScalePower(Score):
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Power of the forecast, then of the truth, in every band, and 1 for a frame."""
-        bands = [frames.once(_band_power) for frames in (forecast, truth)]
-        return torch.cat([*bands, truth.once(measured).to(bands[0])[None]])
+        bands = [frames.cached(_band_power) for frames in (forecast, truth)]
+        return torch.cat([*bands, truth.cached(measured).to(bands[0])[None]])
 
     def value(self, sums: Tensor) -> Tensor:
         """Ratio of the power in the bands below the limit."""
@@ -158,7 +159,7 @@ class _Fractions(NamedTuple):
 def _fractions(frames: Frames, threshold: float, rounding: float, window: int) -> _Fractions:
     """Fractions of events in the window around every pixel from which it reaches one."""
     height, width = frames.values.shape[-2:]
-    rows, columns, values = frames.once(_event_counts, threshold, rounding)
+    rows, columns, values = frames.cached(_event_counts, threshold, rounding)
     if values.numel():
         half = window // 2
         # Differences of the counts at the corners of the windows; beyond events, counts stay as they are.
@@ -185,7 +186,7 @@ def _event_counts(frames: Frames, threshold: float, rounding: float) -> tuple[_S
     Returns:
         Rows, columns, and counts (B, L, C, rows + 1, columns + 1); empty ones without an event.
     """
-    found = frames.once(events, threshold, rounding)
+    found = frames.cached(events, threshold, rounding)
     height, width = found.shape[-2:]
     flat = found.view(torch.uint8).reshape(-1, height, width).amax(0)
     spans = []
@@ -208,7 +209,7 @@ def _band_power(frames: Frames) -> Tensor:
     By Parseval's theorem the sum over bands is the variance within the frame, but for wavelengths beyond 512
     pixels, which count as these, and for those below 2, in the corners of the spectrum, which count as 2.
     """
-    transform = torch.fft.rfft2(frames.once(_centred))
+    transform = torch.fft.rfft2(frames.cached(_centred))
     power = transform.real.square() + transform.imag.square()  # faster than abs()
     band, waves = _bands(*frames.values.shape[-2:], frames.values.device)
     flat = (power * waves).sum(2).flatten(2)
@@ -241,7 +242,7 @@ def _centred(frames: Frames) -> Tensor:
 
 def _variance(frames: Frames) -> Tensor:
     """Variance within each frame, (B, L)."""
-    return (frames.once(_centred).square().sum((-2, -1)) / _pixels(frames.valid)).sum(2)
+    return (frames.cached(_centred).square().sum((-2, -1)) / _pixels(frames.valid)).sum(2)
 
 
 def _pixels(valid: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 from convlstm.data.base import LabelledWindow, Window
 from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError, RunError
-from convlstm.models.base import Forecaster, run_forecaster, run_penalised
+from convlstm.models.base import Forecaster, labels_taken, run_forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.losses import loss_named, mse
 from convlstm.training.scheduled_sampling import Curriculum
@@ -245,8 +245,8 @@ class ForecastModule(LightningModule):
                 read = torch.ones_like(first.future[:, :observed], dtype=torch.bool)  # filled, as any past
                 forced = forced & torch.cat([read, batch.future_valid], dim=1)
             truth = {"future": first.future, "forced": forced}
-        labels = {"inputs": first.inputs, "valid": first.past_valid, "times": first.times}
-        forecast, penalty = run_penalised(self.model, first.past, observed + steps, **labels, **truth)
+        labels = labels_taken(self.model, first.inputs, first.past_valid, first.times)
+        forecast, penalty = self.model.with_penalty(first.past, observed + steps, **labels, **truth)
         if self.config.loss_frames == "forecast":
             first, forecast = batch, forecast[:, observed:]
         return self.loss(forecast, first.future, loss_weight(first, mean)), penalty

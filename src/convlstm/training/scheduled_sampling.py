@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from convlstm.errors import OptionError, check_name
+from convlstm.errors import check_name
 from convlstm.training.config import CURRICULA
+from convlstm.validation import check_positive
 
 
 class Curriculum:
@@ -35,9 +36,7 @@ class Curriculum:
 
     def __init__(self, kind: str = "free", length: int = 10_000) -> None:
         self.kind = check_name(kind, CURRICULA, "curriculum")
-        if length < 1:
-            raise OptionError(f"curriculum_steps must be at least 1; received {length}")
-        self.length = length
+        self.length = check_positive(length, "curriculum_steps")
         # One half is reached where k = exp(i / k), that is at i = k ln k.
         self._k = _solve_k_ln_k(length / 2)
 

@@ -119,7 +119,7 @@ def evaluate(
         batches: Iterable[Window] = evaluation_loader(dataset, batch_size)
         batches = batches if watch is None else watch(batches, len(dataset))
         to_units = None if source.specification is None else source.to_units
-        both: dict[str, Any] = {"name": spoken_name(forecaster), "to_units": to_units, "baselines": made}
+        both: dict[str, Any] = {"name": table_name(forecaster), "to_units": to_units, "baselines": made}
         options = _options(source, thresholds, data_range, dataset)
         verification, cases = verify(forecaster, batches, data=_data_line(source), **both, **options)
         verification = replace(verification, weights=weights_digest(run.model)) if run else verification
@@ -152,11 +152,14 @@ def check_thresholds(thresholds: Sequence[float] | None) -> tuple[float, ...] | 
 
 
 def fitted(source: Source, model: Forecaster, *, own: bool = False) -> Source:
-    """Labelled frames as a model was trained on, where its folder states it; arguments of `Archive.using`."""
+    """Labelled frames as a model was trained on, where its folder states it.
+
+    See `Archive.with_specification`.
+    """
     stored = getattr(model, "_convlstm_notes", {}).get("specification")
     if stored is None or not isinstance(source, Archive | Mixture):
         return source
-    return source.using(Specification.from_dict(stored), own=own)
+    return source.with_specification(Specification.from_dict(stored), own=own)
 
 
 def row_areas(grid: Mapping[str, Any]) -> Tensor | None:
@@ -265,6 +268,6 @@ def load_model(path: str | os.PathLike[str], trust: str | Sequence[str] = ()) ->
     return model
 
 
-def spoken_name(model: Forecaster) -> str:
+def table_name(model: Forecaster) -> str:
     """The name of a model in tables: its class, written as the baselines are."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(model).__name__).lower()

@@ -38,7 +38,7 @@ from convlstm.model_folder import weights_digest
 from convlstm.models.base import Forecaster
 from convlstm.training.run_folder import import_path, run_of
 from convlstm.validation import check_bool, check_path, check_positive, check_tensor, received
-from convlstm.workflows.evaluate import load_model, spoken_name
+from convlstm.workflows.evaluate import load_model, table_name
 from convlstm.workflows.frames import own_options
 from convlstm.workflows.parts import check_parts
 from convlstm.workflows.train import trusted_packages
@@ -128,7 +128,7 @@ def forecast(
     check_positive(steps, "steps", most=_MOST_STEPS)
     check_bool(overwrite, "overwrite")
     trust = trusted_packages(trust, model)
-    past, path = single(past), _checked_output(out, every, overwrite)
+    past, path = only_path(past), _checked_output(out, every, overwrite)
     masked = None if gaps is None else check_name(gaps, GAPS, "gaps") == "mask"
     tile = None if tile is None else check_positive(tile, "tile")
     planes = None if static is None else check_path(static, "--static")
@@ -167,7 +167,7 @@ def _loaded(
         check_parts(None, model)
         known = getattr(model, "_convlstm_notes", {})
         notes = known if "specification" in known else {}
-        return model, notes, f"{spoken_name(model)}, convlstm {version('convlstm')}"
+        return model, notes, f"{table_name(model)}, convlstm {version('convlstm')}"
     folder = check_path(model, "MODEL")
     loaded, run = load_model(folder, trust), run_of(folder)
     folder = folder if run is None else run.model
@@ -179,7 +179,7 @@ def _loaded(
             f"{folder} says {str(needed)[:80]!r}: copy the folder again"
         )
     weights = (weights_digest(folder) or "")[:16]
-    return loaded, notes, f"{spoken_name(loaded)}, convlstm {version('convlstm')}, weights sha256 {weights}"
+    return loaded, notes, f"{table_name(loaded)}, convlstm {version('convlstm')}, weights sha256 {weights}"
 
 
 def _checked_output(out: str | os.PathLike[str] | None, every: int | None, overwrite: bool) -> Path | None:
@@ -192,8 +192,8 @@ def _checked_output(out: str | os.PathLike[str] | None, every: int | None, overw
     return path and check_output(path, overwrite=overwrite or every is not None)
 
 
-def single(past: Any) -> Any:
-    """The path of a list of one."""
+def only_path(past: Any) -> Any:
+    """The path of a list of one; anything else as it is."""
     return past[0] if isinstance(past, list | tuple) and len(past) == 1 else past
 
 

@@ -73,7 +73,7 @@ def archive_of(value: Any) -> "partial[Archive] | None":
     return partial(Archive, path=value) if is_frames(value) else None
 
 
-def alone(archive: "partial[Archive]", run: Any) -> "partial[Archive]":
+def with_options_of(archive: "partial[Archive]", run: Any) -> "partial[Archive]":
     """An archive with the options that it, or every archive, has in the mixture that a run was trained on.
 
     Args:
@@ -125,7 +125,7 @@ def as_before(data: Source, run: RunFolder) -> Source:
                     "give the same frames"
                 )
         return data
-    data = data.using(stored, own=True)
+    data = data.with_specification(stored, own=True)
     archives = [data] if isinstance(data, Archive) else data.archives
     before = [stored.splits[name][1] for name in SPLITS[:2]]
     now = [sum(len(one.window_frames(name)) for one in archives if one.has(name)) for name in SPLITS[:2]]

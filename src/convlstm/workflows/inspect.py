@@ -31,9 +31,9 @@ from convlstm.workflows.forecast import (
     check_frames,
     check_plain,
     is_plain,
+    only_path,
     opened,
     plain_frames,
-    single,
 )
 from convlstm.workflows.frames import own_options
 from convlstm.workflows.parts import check_parts
@@ -119,7 +119,7 @@ def inspect(
     loaded = _loaded(model, trusted_packages(trust, model))
     masked = masks_gaps(loaded, masked)
     steps = steps or _trained_steps(loaded)
-    past = single(past)
+    past = only_path(past)
     tape_of = _Recorder(loaded, layers)
     plain = specification_of(loaded) is None and is_plain(past)
     if plain and check_plain(reader, variable, units, planes):
@@ -249,14 +249,14 @@ def _of_labelled(
         if other and own and other != own:
             raise DataError(f"the truth must be in the unit of the past, {own}; received {other}: convert it")
     source = whole if follow is None else follow
-    happened = _truth(source, frames["time"][-1], steps, past.step_s, by_order=follow is not None)
-    if happened is None and follow is not None:
+    observed = _truth(source, frames["time"][-1], steps, past.step_s, by_order=follow is not None)
+    if observed is None and follow is not None:
         ends = " to ".join(str(times.values[k].astype("datetime64[s]")) for k in (0, -1))
         _log.warning("the truth has no frame of the forecast, which is of %s: the page shows none", ends)
     return {
         "past": past.values,
         "forecast": made,
-        "truth": happened,
+        "truth": observed,
         "variables": names,
         "units": str(frames.attrs.get("units") or unit),
         "times": _times(past.times, times.values),

@@ -97,7 +97,7 @@ def train(
     """Train a forecaster into a run folder.
 
     The folder holds the configuration, logs, checkpoints and the trained model. Ctrl-C stops at any time,
-    and --resume goes on from the last whole epoch.
+    and --resume goes on from the last checkpoint, by default at most ten minutes old.
 
     Args:
         data: a source, or frames of your own, which `convlstm.data.Archive` makes windows of: a file, a
