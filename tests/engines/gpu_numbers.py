@@ -21,6 +21,7 @@ from convlstm.engines.triton.gru import TritonGRU
 from convlstm.engines.triton.lstm import TritonLSTM
 from convlstm.engines.triton.rnn import TritonRNN
 from convlstm.functional.gates import ACTIVATIONS
+from convlstm.functional.linear_recurrence import PLANES, RULES
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 # The interpreter computes in numpy, which has no bfloat16.
@@ -279,7 +280,7 @@ SCANS = {"small": (2, 3, 1, 5), "tile": (1, 4, 2, 4), "odd": (2, 9, 3, 3)}
 @pytest.mark.parametrize("flags", ["both", "none"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("size", SCANS)
-@pytest.mark.parametrize("rule", linear.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_scan(rule, size, reverse, flags, monkeypatch):
     """Of linear recurrences: states and gradients, of one of the results or of both."""
     monkeypatch.setattr(triton_linear, "FRAMES", 4)
@@ -290,7 +291,7 @@ def test_a_scan(rule, size, reverse, flags, monkeypatch):
     def normal(*shape):
         return torch.randn(*shape, generator=generator).to(DEVICE)
 
-    h, planes = normal(batch, *space), normal(batch, steps, triton_linear.PLANES[rule] * space[0], space[1])
+    h, planes = normal(batch, *space), normal(batch, steps, PLANES[rule] * space[0], space[1])
     mask = normal(batch, steps) > -0.5 if flags == "both" else None
     reset = normal(batch, steps) > 0.5 if flags == "both" else None
     kernels, others = triton_linear.TritonLinear(), (mask, reset, rule, reverse)
@@ -306,10 +307,10 @@ def test_a_scan(rule, size, reverse, flags, monkeypatch):
 
 
 @scans_run
-@pytest.mark.parametrize("rule", linear.RULES)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_scan_of_sixteen_bits(rule):
     """Planes of float16, beside the same numbers in float32: only their gradients are rounded."""
-    planes = torch.linspace(-3, 3, 30 * triton_linear.PLANES[rule]).view(1, 5, -1, 3).half().to(DEVICE)
+    planes = torch.linspace(-3, 3, 30 * PLANES[rule]).view(1, 5, -1, 3).half().to(DEVICE)
     h, results = torch.ones(1, 2, 3, device=DEVICE), []
     for each in (planes, planes.float()):
         kernels = triton_linear.TritonLinear()

@@ -16,7 +16,7 @@ from convlstm.cells import LinearState
 from convlstm.cells.convolutions import same_convolution
 from convlstm.engines import Call, available, config, linear, select
 from convlstm.errors import OptionError
-from convlstm.functional.linear_recurrence import linear_scan
+from convlstm.functional.linear_recurrence import RULES, linear_scan
 from convlstm.layers import ScanOptions, SequenceFlags, scan
 
 
@@ -127,7 +127,7 @@ def test_kernels_are_the_loop(name, reverse, shape):
         assert (ours - right).norm() <= 1e-6 * right.norm()
 
 
-@pytest.mark.parametrize("rule", linear.RULES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.skipif(not COMPILED, reason="no compiler")
 def test_each_kernel_is_the_torch_form(rule, dtype):
@@ -245,7 +245,7 @@ def test_under_torch_compile(engine, mixed):
     assert ("convlstm.linear_scan.default" in nodes) == (engine == "compiled")
 
 
-@pytest.mark.parametrize("rule", linear.RULES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.skipif(not COMPILED, reason="no compiler")
 def test_the_operators_keep_torchs_rules(rule):
     planes, h = torch.randn(2, 3, 6, 4), torch.randn(2, 2 if "lstm" in rule else 3, 4)

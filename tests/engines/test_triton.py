@@ -17,6 +17,7 @@ from convlstm.engines.direct import DirectWeight
 from convlstm.engines.recurrences import StepBuffers, StepGradients
 from convlstm.engines.triton import launch
 from convlstm.functional.gates import ACTIVATIONS
+from convlstm.functional.linear_recurrence import PLANES, RULES
 
 triton = pytest.importorskip("triton")
 gru, lstm, rnn = (pytest.importorskip(f"convlstm.engines.triton.{name}") for name in ("gru", "lstm", "rnn"))
@@ -123,12 +124,12 @@ SCANS = {
 
 @pytest.mark.parametrize("flags", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rule", linear.PLANES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kernel", SCANS, ids=lambda kernel: kernel.__name__)
 def test_scans_spill_nothing(kernel, rule, dtype, flags):
     without = {} if flags else {"mask": None, "reset": None}
     sizes = {"FRAMES": linear.FRAMES, "ELEMENTS": linear.ELEMENTS}
-    constants = {"RULE": rule, "PLANES": linear.PLANES[rule], "REVERSE": False, **sizes, **without}
+    constants = {"RULE": rule, "PLANES": PLANES[rule], "REVERSE": False, **sizes, **without}
     others = {name: kind for name, kind in SCANS[kernel].items() if name in kernel.arg_names}
     _, usage = compiled(kernel, dtype, constants, {n: k for n, k in others.items() if n not in without})
     assert usage["LOCAL"] == 0

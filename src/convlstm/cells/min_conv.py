@@ -1,14 +1,36 @@
 """The minimal convolutional GRU and LSTM, whose gates do not depend on the state."""
 
+from abc import abstractmethod
+
 from torch import Tensor
 
 from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.linear import LinearCell
-from convlstm.functional.linear_recurrence import min_exp_lstm, min_gru, min_lstm
+from convlstm.functional.linear_recurrence import PLANES, RULES
 from convlstm.validation import check_bool
 
 
-class MinConvGRUCell(LinearCell):
+class MinConvCell(LinearCell):
+    """A linear recurrence whose coefficients follow by a rule from one convolution over the frame."""
+
+    def __init__(
+        self, input_dim: int, hidden_dim: int, kernel_size: int | tuple[int, ...], bias: bool = True
+    ) -> None:
+        super().__init__(input_dim, hidden_dim, kernel_size)
+        gates = PLANES[self.rule] * self.hidden_dim
+        self.conv = same_convolution(self.input_dim, gates, self.kernel_size, bias)
+
+    @property
+    @abstractmethod
+    def rule(self) -> str:
+        """One of `convlstm.functional.linear_recurrence.RULES`."""
+
+    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients a and b, each (N, hidden_dim, *S), of frames (N, input_dim, *S)."""
+        return RULES[self.rule](self.conv(x))
+
+
+class MinConvGRUCell(MinConvCell):
     """One step of a minimal convolutional GRU (Horuz et al. 2025, arXiv:2508.03614; Feng et al. 2024).
 
     With ``*`` a convolution, and g(n) = n + 0.5 from zero on, sigmoid(n) below (arXiv:2410.01201)::
@@ -34,20 +56,10 @@ class MinConvGRUCell(LinearCell):
         torch.Size([2, 100, 8, 16, 16])
     """
 
-    gates = 2
-
-    def __init__(
-        self, input_dim: int, hidden_dim: int, kernel_size: int | tuple[int, ...], bias: bool = True
-    ) -> None:
-        super().__init__(input_dim, hidden_dim, kernel_size)
-        self.conv = same_convolution(self.input_dim, self.gates * self.hidden_dim, self.kernel_size, bias)
-
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients 1 - sigmoid(z) and sigmoid(z) g(n), each (N, hidden_dim, *S)."""
-        return min_gru(self.conv(x))
+    rule = "min_gru"
 
 
-class MinConvLSTMCell(LinearCell):
+class MinConvLSTMCell(MinConvCell):
     """One step of a minimal convolutional LSTM (Horuz et al. 2025, arXiv:2508.03614).
 
     With ``*`` a convolution and g as for `MinConvGRUCell`, whose notes hold here too::
@@ -61,7 +73,7 @@ class MinConvLSTMCell(LinearCell):
         exponential_gates: True for the paper's MinConvExpLSTM.
     """
 
-    gates = 3
+    exponential_gates = False  # while the constructor of the base class asks for the rule
 
     def __init__(
         self,
@@ -72,13 +84,13 @@ class MinConvLSTMCell(LinearCell):
         *,
         exponential_gates: bool = False,
     ) -> None:
-        super().__init__(input_dim, hidden_dim, kernel_size)
+        super().__init__(input_dim, hidden_dim, kernel_size, bias)
         self.exponential_gates = check_bool(exponential_gates, "exponential_gates")
-        self.conv = same_convolution(self.input_dim, self.gates * self.hidden_dim, self.kernel_size, bias)
 
-    def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients f / (f + i) and i / (f + i) g(n), each (N, hidden_dim, *S)."""
-        return (min_exp_lstm if self.exponential_gates else min_lstm)(self.conv(x))
+    @property
+    def rule(self) -> str:
+        """See `MinConvCell`."""
+        return "min_exp_lstm" if self.exponential_gates else "min_lstm"
 
     def extra_repr(self) -> str:
         """The options."""

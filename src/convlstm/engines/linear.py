@@ -15,29 +15,14 @@ import convlstm.engines.cpu.linear as cpu
 import convlstm.engines.triton as triton
 from convlstm.cells.base import check_projection
 from convlstm.cells.linear import LinearCell, LinearState
-from convlstm.cells.min_conv import MinConvGRUCell, MinConvLSTMCell
+from convlstm.cells.min_conv import MinConvCell
 from convlstm.cells.overrides import are_replaced, methods_of
 from convlstm.engines.call import Call
-from convlstm.functional.linear_recurrence import (
-    linear_scan,
-    min_exp_lstm,
-    min_gru,
-    min_lstm,
-    split_coefficients,
-)
-
-#: Rules by name: a and b, each (N, C, *S), from planes (N, planes C, *S).
-RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "affine": split_coefficients,
-    "min_gru": min_gru,
-    "min_lstm": min_lstm,
-    "min_exp_lstm": min_exp_lstm,
-}
-
+from convlstm.functional.linear_recurrence import RULES, linear_scan
 
 # Methods of linear cells that decide which rule is theirs.
 _STEP, _START = methods_of(LinearCell, "forward", "project", "step"), methods_of(LinearCell, "initial_state")
-_GRU, _LSTM = (methods_of(kind, "coefficients") for kind in (MinConvGRUCell, MinConvLSTMCell))
+_COEFFICIENTS = methods_of(MinConvCell, "coefficients")
 
 
 def rule_of(cell: nn.Module) -> tuple[str, Callable[[Tensor], Tensor]] | None:
@@ -47,10 +32,8 @@ def rule_of(cell: nn.Module) -> tuple[str, Callable[[Tensor], Tensor]] | None:
     """
     if not isinstance(cell, LinearCell) or are_replaced(cell, _STEP):
         return None
-    if isinstance(cell, MinConvGRUCell) and not are_replaced(cell, _GRU):
-        return "min_gru", cell.conv
-    if isinstance(cell, MinConvLSTMCell) and not are_replaced(cell, _LSTM):
-        return "min_exp_lstm" if cell.exponential_gates else "min_lstm", cell.conv
+    if isinstance(cell, MinConvCell) and not are_replaced(cell, _COEFFICIENTS):
+        return cell.rule, cell.conv
     return "affine", cell.project
 
 
@@ -106,7 +89,7 @@ def linear_states(
         h: (B, C, *S), the state before the first step.
         mask: (B, T) bool, frames that are present; others leave the state unchanged.
         reset: (B, T) bool, frames before which the state is zero.
-        rule: one of `RULES`.
+        rule: one of `convlstm.functional.linear_recurrence.RULES`.
         reverse: run from the last frame to the first.
 
     Returns:

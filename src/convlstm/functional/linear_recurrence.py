@@ -1,5 +1,6 @@
 """Recurrences that are linear in their state, h_t = a_t h_{t-1} + b_t: their scan, and coefficients."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -133,3 +134,14 @@ def positive(x: Tensor) -> Tensor:
 def widened(x: Tensor) -> Tensor:
     """In float32 if it has 16 bits."""
     return x.float() if x.itemsize < 4 else x
+
+
+#: Rules by name: coefficients a and b, each (N, C, *S), from planes (N, planes C, *S).
+RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "affine": split_coefficients,
+    "min_gru": min_gru,
+    "min_lstm": min_lstm,
+    "min_exp_lstm": min_exp_lstm,
+}
+#: The number of planes that each takes.
+PLANES = {"affine": 2, "min_gru": 2, "min_lstm": 3, "min_exp_lstm": 3}

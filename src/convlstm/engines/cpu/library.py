@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convlstm.engines.cpu.compiler import CompilerError, compile_library, library_key, unavailable, warn_once
 from convlstm.engines.cpu.library_cache import load_library
+from convlstm.functional.linear_recurrence import RULES
 
 SOURCE = Path(__file__).with_name("csrc") / "kernels.cpp"
 #: Dtypes of pre-activations and h, by their names in C++.
@@ -109,8 +110,6 @@ _OF_EACH_RECURRENCE = {
 #: Recurrences, and those of four pre-activations, whose steps are fused with their convolution.
 _RECURRENCES, _FUSED = ("lstm", "gru", "rnn"), ("lstm", "gru")
 _OF_FRAMES = "int32_t* rows, int32_t* columns, FrameShape* frames, WinogradShape* shape"
-#: Rules of recurrences that are linear in their state.
-LINEAR_RULES = ("affine", "min_gru", "min_lstm", "min_exp_lstm")
 _SCAN = "T* planes, float* state, uint8_t* mask, uint8_t* reset"
 _LENGTHS = "int64_t B, int64_t steps, int64_t N, int reverse, int threads"
 _OF_EACH_RULE = {
@@ -142,7 +141,7 @@ PROTOTYPES = {
         for kernel, arguments in _OF_EACH_RECURRENCE.items()
         if "step" not in kernel or name in _FUSED
     },
-    **{f"{rule}_{name}": arguments for rule in LINEAR_RULES for name, arguments in _OF_EACH_RULE.items()},
+    **{f"{rule}_{name}": arguments for rule in RULES for name, arguments in _OF_EACH_RULE.items()},
 }
 #: Types of their results, if they are not void.
 RESULTS = {

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import convlstm.engines.triton.launch as launch
 from convlstm.engines.triton.device import _sigmoid, load
+from convlstm.functional.linear_recurrence import PLANES
 
-PLANES = {"affine": 2, "min_gru": 2, "min_lstm": 3, "min_exp_lstm": 3}
 FRAMES, ELEMENTS = 16, 64  # of a tile
 
 kernel = triton.jit(do_not_specialize=("T",))
