@@ -546,22 +546,22 @@ def test_paths_of_data_are_noted_so_that_a_run_works_from_anywhere(project, tmp_
 
 
 def test_what_is_a_path_is_told_by_its_type_or_its_look(project, monkeypatch):
-    from convlstm.workflows.configuration import described
+    from convlstm.workflows.configuration import plain_part
 
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
     from own_classes import MySource
 
     source = MySource(Path("pictures.npy"), listing="list.txt", notes=["data/notes", "list.txt"], word="data")
-    assert described(source)["init_args"] | DATA == DATA | {
+    assert plain_part(source)["init_args"] | DATA == DATA | {
         "pictures": str(project / "pictures.npy"),
         "listing": str(project / "list.txt"),
         "notes": [str(project / "data" / "notes"), str(project / "list.txt")],
         "word": "data",  # a folder of that name lies here, but nothing says that it is meant
     }
-    images = described(MovingObjects(**DATA))["init_args"]["images"]
+    images = plain_part(MovingObjects(**DATA))["init_args"]["images"]
     assert images == "digits"
-    assert described(MovingObjects(images="pictures.npy", **DATA))["init_args"]["images"] == str(
+    assert plain_part(MovingObjects(images="pictures.npy", **DATA))["init_args"]["images"] == str(
         project / "pictures.npy"
     )
 

@@ -10,7 +10,7 @@ import yaml
 
 from convlstm.cli.main import main
 from convlstm.workflows.configuration import takes_class
-from convlstm.workflows.parts import resolve
+from convlstm.workflows.parts import resolve_parts
 
 WORDS = (
     "--data.canvas 16 --data.object_size 8 --data.count 1 --data.past 3 --data.steps 3 --data.train_size 8 "
@@ -173,14 +173,14 @@ def test_text_of_an_argument_that_takes_a_class_stays_text_unless_it_names_one(t
         raise AssertionError(path)
 
     cell = {"class_path": "ConvLSTMCell", "init_args": {"attention": text}}
-    model = resolve({"model": {"class_path": "EncoderForecaster", "init_args": {"cell": cell}}}, find)[
+    model = resolve_parts({"model": {"class_path": "EncoderForecaster", "init_args": {"cell": cell}}}, find)[
         "model"
     ]
     assert model.keywords["cell"].keywords == {"attention": text}
     for path in ("os.x", "__main__.x", "'os.x'", "{class_path: os.x}"):
         cell["init_args"]["attention"] = path
         with pytest.raises(AssertionError, match=r"(os|__main__)\.x"):
-            resolve({"model": {"class_path": "EncoderForecaster", "init_args": {"cell": cell}}}, find)
+            resolve_parts({"model": {"class_path": "EncoderForecaster", "init_args": {"cell": cell}}}, find)
 
 
 def test_trust_is_given_as_names(made, capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from convlstm.data.climatology import fit_anomaly
-from convlstm.data.specification import KINDS, described
+from convlstm.data.specification import KINDS, plain_transform
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot
 from convlstm.errors import DataError, OptionError
 
@@ -68,7 +68,7 @@ def test_a_missing_value_stays_missing():
 
 @pytest.mark.parametrize("transform", MADE, ids=lambda made: type(made).__name__)
 def test_plain_data_builds_it_again(transform):
-    plain = json.loads(json.dumps(described(transform)))
+    plain = json.loads(json.dumps(plain_transform(transform)))
     again = KINDS[plain["kind"]](**plain["arguments"])
     assert torch.equal(again.forward(VALUES), transform.forward(VALUES))
 
@@ -106,7 +106,7 @@ def test_an_anomaly_leaves_no_yearly_cycle():
     assert float(sea.mean()) == pytest.approx(0, abs=0.01)
     back = transform.inverse(scaled, torch.from_numpy(times))
     torch.testing.assert_close(back, torch.from_numpy(frames + noise), equal_nan=True, rtol=1e-5, atol=1e-4)
-    plain = json.loads(json.dumps(described(transform)))
+    plain = json.loads(json.dumps(plain_transform(transform)))
     again = KINDS[plain["kind"]](**plain["arguments"])
     torch.testing.assert_close(
         again.forward(torch.from_numpy(frames), torch.from_numpy(times)),

@@ -11,7 +11,7 @@ import xarray as xr
 
 from convlstm.errors import DataError, RunError
 from convlstm.forecasting.archive import create_archive, write_to_archive
-from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.fields import labelled_forecast
 
 START, STEP = np.datetime64("2021-02-04T20:05", "ns"), np.timedelta64(300, "s")
 TIMES = START + STEP * np.arange(6)
@@ -44,7 +44,7 @@ def forecast(number, leads=LEADS, size=SIZE):
     last = xr.DataArray(np.zeros((1, 1, *size), np.float32), coordinates, dims, "rain", attributes)
     values = np.random.default_rng(number).random((leads, 1, *size)).astype(np.float32)
     values[:, :, 0, number] = np.nan
-    return labelled(values, last, 300.0)
+    return labelled_forecast(values, last, 300.0)
 
 
 def opened(path):

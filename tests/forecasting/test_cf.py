@@ -16,7 +16,7 @@ from convlstm.data.opening import open_frames
 from convlstm.data.readers.base import RADAR, projected
 from convlstm.errors import RunError
 from convlstm.forecasting.cf import write_cf
-from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.fields import labelled_forecast
 
 SIZE, STEPS = (6, 8), 3
 PROJ = "+proj=stere +lat_0=90 +lon_0=0 +lat_ts=60 +a=6378140 +b=6356750"
@@ -67,7 +67,7 @@ def forecast(frames):
     values = np.random.default_rng(1).gamma(0.5, 3.0, (STEPS, count, *SIZE)).astype(np.float32)
     step_s = float((frames["time"].values[1] - frames["time"].values[0]) / np.timedelta64(1, "s"))
     values[..., 0, 0] = np.nan
-    return labelled(values, frames, step_s)
+    return labelled_forecast(values, frames, step_s)
 
 
 def members():

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from convlstm.data.files import read_frames
 from convlstm.data.opening import open_frames
 from convlstm.errors import DataError, OptionError, RunError, ShapeError
-from convlstm.forecasting.fields import labelled
+from convlstm.forecasting.fields import labelled_forecast
 from convlstm.forecasting.files import check_output, write_forecast, write_frames
 from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 
@@ -177,7 +177,7 @@ def test_rain_and_reflectivity_have_the_colours_of_radar(tmp_path, units, factor
     attributes = {"units": units, "standard_name": "precipitation_amount" if units == "mm" else "field"}
     frames = open_frames(xr.DataArray(values, {"time": times}, ("time", "y", "x"), "field", attributes))
     path = tmp_path / f"f.{ending}"
-    write_forecast(path, labelled(frames.values[2:], frames[:2], 300.0), frames.values[:2])
+    write_forecast(path, labelled_forecast(frames.values[2:], frames[:2], 300.0), frames.values[:2])
     with Image.open(path) as image:
         image.seek(image.n_frames - 1)
         pixels = np.array(image.convert("RGB"))
@@ -207,7 +207,9 @@ def test_pictures_say_lead_times_in_minutes_where_frames_have_times(
     values, step = np.zeros((4, 8, 8), np.float32), 300 if dated else 1
     times = np.datetime64("2024-05-01T12:00", "ns") + np.timedelta64(300, "s") * np.arange(4)
     frames = open_frames(xr.DataArray(values, {"time": times} if dated else {}, ("time", "y", "x")))
-    write_forecast(tmp_path / f"f.{ending}", labelled(frames.values[2:], frames[:2], step), frames.values[:2])
+    write_forecast(
+        tmp_path / f"f.{ending}", labelled_forecast(frames.values[2:], frames[:2], step), frames.values[:2]
+    )
     kinds = [text.partition("   ")[0].removeprefix("past ").removeprefix("forecast ") for text in written]
     assert [kind for kind in kinds if kind[0] in "+-t0"] == labels
 
@@ -222,7 +224,7 @@ def test_animations_say_seconds_where_times_have_some(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", write)
     times = np.datetime64("2024-05-01T12:00", "ns") + np.timedelta64(90, "s") * np.arange(2)
     frames = open_frames(xr.DataArray(np.zeros((2, 8, 8), np.float32), {"time": times}, ("time", "y", "x")))
-    write_forecast(tmp_path / "f.gif", labelled(frames.values[1:], frames, 90), frames.values)
+    write_forecast(tmp_path / "f.gif", labelled_forecast(frames.values[1:], frames, 90), frames.values)
     assert [text[-23:] for text in written if "UTC" in text] == [
         f"2024-05-01 12:0{time} UTC" for time in ("0:00", "1:30", "3:00")
     ]

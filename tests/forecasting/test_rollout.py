@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from convlstm import EncoderForecaster
-from convlstm.data.specification import Specification, described
+from convlstm.data.specification import Specification, plain_transform
 from convlstm.data.transforms import Floored, Linear, Logarithm
 from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError
@@ -23,7 +23,7 @@ def specification(**changes):
     fields = {
         "variables": ("rain",),
         "units": "mm/h",
-        "transform": described(Logarithm(0.1, 100.0)),
+        "transform": plain_transform(Logarithm(0.1, 100.0)),
         "dry_value": 0.0,
         "step_s": 300.0,
         "dated": True,
@@ -123,7 +123,7 @@ def test_axes_of_other_names_and_in_another_order_stay_so(trained):
 
 
 def test_other_units_are_converted_where_that_is_exact_and_come_back():
-    model, frames = Repeat(specification(transform=described(Linear()))), rates()
+    model, frames = Repeat(specification(transform=plain_transform(Linear()))), rates()
     amounts = (frames / 12).assign_attrs(units="mm")
     np.testing.assert_allclose(
         forecast(model, amounts, 1)[0], amounts[-1], rtol=1e-6
@@ -147,7 +147,7 @@ def test_other_units_are_converted_where_that_is_exact_and_come_back():
 
 
 def test_frames_without_unit_are_taken_in_that_of_the_model_or_the_one_given():
-    model, frames = Repeat(specification(transform=described(Linear()))), rates()
+    model, frames = Repeat(specification(transform=plain_transform(Linear()))), rates()
     bare = frames.copy()
     del bare.attrs["units"]
     seen = []
@@ -253,7 +253,7 @@ def test_a_baseline_knows_what_was_measured_and_when(options):
     frames = rates(5)
     frames[-1, 3, 3] = np.nan
     frames[-PAST:, 4, 4] = np.nan
-    linear = specification(transform=described(Linear()))
+    linear = specification(transform=plain_transform(Linear()))
     made = forecast(Repeat(linear), frames, STEPS, **options)
     np.testing.assert_array_equal(made[0], frames[-1].where(frames[-1].notnull(), frames[-2]))
     np.testing.assert_array_equal(made, np.broadcast_to(made[0], made.shape))
@@ -366,7 +366,7 @@ def test_what_a_masked_array_hides_is_not_measured(trained):
 
 
 def test_amounts_are_converted_by_the_time_that_they_cover():
-    model, frames = Repeat(specification(transform=described(Linear()), step_s=900.0)), rates()
+    model, frames = Repeat(specification(transform=plain_transform(Linear()), step_s=900.0)), rates()
     frames = frames.assign_coords(time=START + 3 * STEP * np.arange(PAST))
     seen = []
     model.forward = lambda past, steps: seen.append(past) or past[:, -1:].expand(-1, steps, -1, -1, -1)
@@ -376,7 +376,7 @@ def test_amounts_are_converted_by_the_time_that_they_cover():
 
 
 def test_no_echo_stays_dry_and_measured():
-    model = Repeat(specification(units="dBZ", transform=described(Floored()), dry_value=-32.0))
+    model = Repeat(specification(units="dBZ", transform=plain_transform(Floored()), dry_value=-32.0))
     dbz = np.full((PAST, 1, *SIZE), 30, np.float32)
     dbz[..., :6], dbz[..., 0] = -np.inf, np.nan
     made = forecast(model, dbz, 2)

@@ -12,7 +12,7 @@ import pytest
 from inside_pages import SIZE, K, L, inside, maps
 from PIL import Image
 
-from convlstm.plots.inspector import render
+from convlstm.plots.inspector import inspector_page
 from convlstm.plots.packing import encode
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -37,7 +37,7 @@ def opened(browser, tmp_path):
 
     def open_page(shown=None, scheme="light"):
         path = tmp_path / "inside.html"
-        path.write_text(render(inside() if shown is None else shown), encoding="utf-8")
+        path.write_text(inspector_page(inside() if shown is None else shown), encoding="utf-8")
         page = browser.new_page(color_scheme=scheme)
         page.on("console", lambda message: found.append(message.text))
         page.on("pageerror", lambda error: found.append(str(error)))
@@ -298,7 +298,7 @@ def test_hostile_names_are_shown_and_do_nothing(opened):
 
 
 def test_a_damaged_page_says_so(browser, tmp_path):
-    path, whole = tmp_path / "inside.html", render(inside())
+    path, whole = tmp_path / "inside.html", inspector_page(inside())
     values = json.loads(re.findall(r'id="page">(.*?)</script>', whole)[0])
     newest = values["frames"]["past"][-1]
     path.write_text(whole.replace(newest, "A" * len(newest)))

@@ -1,6 +1,6 @@
 """Specifications of data for tests."""
 
-from convlstm.data.specification import Specification, described
+from convlstm.data.specification import Specification, plain_transform
 from convlstm.data.transforms import Logarithm, Transform
 
 
@@ -11,7 +11,7 @@ def specified(
     return Specification(
         variables=variables,
         units=units,
-        transform=described(transform or Logarithm()),
+        transform=plain_transform(transform or Logarithm()),
         dry_value=0.0,
         step_s=300.0,
         dated=True,

@@ -22,7 +22,7 @@ from convlstm.scores import MAE, MSE, field_scores, standard_scores
 from convlstm.verification import batches
 from convlstm.verification.batches import in_units
 from convlstm.verification.cases import CaseSelector, cases_file
-from convlstm.verification.results import Row
+from convlstm.verification.results import ScoreRow
 from convlstm.verification.verify import read_scores, scores_files, verify
 
 FAST = (MSE(), MAE())
@@ -300,7 +300,7 @@ def test_files(tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text()) == result.to_dict()
     with (tmp_path / "scores.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == list(Row._fields)
+    assert header == list(ScoreRow._fields)
     assert header[:4] == ["forecaster", "score", "lead", "value"]
     assert [(*row[:3], float(row[3]), row[4], int(row[8])) for row in rows] == [
         (*row[:4], "", row.samples) for row in result.rows()

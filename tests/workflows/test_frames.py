@@ -19,8 +19,8 @@ from convlstm.cli.options import Command
 from convlstm.data import Archive, Mixture, Rain
 from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.training.run_folder import RunFolder
-from convlstm.workflows.configuration import described, read_settings, yaml_of
-from convlstm.workflows.parts import load
+from convlstm.workflows.configuration import plain_part, read_settings, yaml_of
+from convlstm.workflows.parts import load_parts
 
 
 def small(**options):
@@ -170,13 +170,13 @@ def test_a_reader_of_ones_own_runs_only_where_its_package_is_trusted(tmp_path, m
 def test_archives_inside_a_mixture_have_absolute_paths_and_trusted_readers(radar):
     common = {"crop": 8, "past": 2, "steps": 1}
     data = Mixture([{"path": "radar/*_0.nc"}, {"path": "radar"}], common)
-    paths = [archive["path"] for archive in described(data)["init_args"]["archives"]]
+    paths = [archive["path"] for archive in plain_part(data)["init_args"]["archives"]]
     assert paths == [f"{radar}/*_0.nc", str(radar)]
     config = Path("config.yaml")
-    plain = {"data": described(data), "model": described(small())}
+    plain = {"data": plain_part(data), "model": plain_part(small())}
     config.write_text(yaml_of(plain))
-    assert isinstance(load(RunFolder(Path()))["data"], Mixture)
+    assert isinstance(load_parts(RunFolder(Path()))["data"], Mixture)
     plain["data"]["init_args"]["archives"][1]["reader"] = "os.system"
     config.write_text(yaml_of(plain))
     with pytest.raises(RunError, match="received os.system: if you trust"):
-        load(RunFolder(Path()))
+        load_parts(RunFolder(Path()))

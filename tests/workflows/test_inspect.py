@@ -10,7 +10,7 @@ from convlstm import EncoderForecaster, MovingObjects
 from convlstm.cli.main import main
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
 from convlstm.models import Persistence
-from convlstm.plots.inspector import render
+from convlstm.plots.inspector import inspector_page
 
 K, L = 3, 2
 
@@ -51,7 +51,7 @@ def test_it_is_the_forecast_of_the_last_past_that_has_a_truth_and_what_happened_
         np.testing.assert_array_equal(maps, tape[layer, value][0])
     assert inside.cells["encoder.0"] == "ConvLSTMCell"
     assert found.path == out
-    assert out.read_text(encoding="utf-8") == render(inside)
+    assert out.read_text(encoding="utf-8") == inspector_page(inside)
 
 
 def test_frames_without_a_truth_and_with_one_of_their_own(folder, tmp_path):
@@ -106,7 +106,7 @@ def test_labelled_frames_keep_names_units_and_times(labelled):
     np.testing.assert_array_equal(inside.past, given.values[1 : K + 1])
     np.testing.assert_array_equal(inside.truth, given.values[K + 1 :])
     assert ("layers.cell_list.0", "memory") in inside.values
-    page = render(inside)
+    page = inspector_page(inside)
     assert "value (K)" in page
     assert "error (m/s)" in page
 
@@ -168,7 +168,7 @@ def test_states_of_other_kinds_are_shown_as_far_as_they_are_maps(name):
     model._convlstm_notes = {"past": K, "steps": L}
     inside = convlstm.inspect(model, frames(K, (16, 16))).inside
     assert all(len(maps) <= K + L - 1 for maps in inside.values.values())
-    page = render(inside)
+    page = inspector_page(inside)
     assert ("Left out: c, steps, which are no maps" in page) == (name == "E3DLSTM")
 
 
@@ -267,4 +267,4 @@ def test_radar_files_of_a_model_with_a_specification(radar, tmp_path):
     unnamed = convlstm.inspect(run, given).inside  # an array has the names and the unit of the training
     assert unnamed.variables == ["rate"]
     assert unnamed.units == "mm/h"
-    assert '"bounds": [0.1' in render(inside)
+    assert '"bounds": [0.1' in inspector_page(inside)

@@ -12,7 +12,7 @@ from radar_files import TYPED
 import convlstm
 from convlstm.cli.main import main
 from convlstm.data import Archive, open_frames
-from convlstm.data.extra_inputs import standard_scores, static_fields
+from convlstm.data.extra_inputs import standardised, static_fields
 from convlstm.errors import DataError
 
 HEIGHT = np.random.default_rng(0).gamma(2, 100, (16, 16)).astype(np.float32)
@@ -70,7 +70,7 @@ def test_fields_of_a_part_of_the_grid_are_scaled_as_those_of_the_training(traine
         Archive("radar", static="land.nc", past=3, steps=3).specification
     )
     whole = static_fields(Path("land.nc"))
-    np.testing.assert_array_equal(made.static, standard_scores(whole, whole)[:, 8:])
+    np.testing.assert_array_equal(made.static, standardised(whole, whole)[:, 8:])
     expected = (HEIGHT[8:] - np.nanmean(HEIGHT)) / np.nanstd(HEIGHT)
     np.testing.assert_allclose(made.static[0], expected, rtol=1e-5)
     assert convlstm.forecast("model", part, 2, static="part.nc").shape == (2, 1, 8, 16)

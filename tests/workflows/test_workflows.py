@@ -20,7 +20,7 @@ from convlstm.errors import ConvLSTMError, OptionError, RunError
 from convlstm.training.run_folder import RunFolder
 from convlstm.trust import Trust
 from convlstm.workflows.configuration import Parts, configuration, read_settings
-from convlstm.workflows.parts import build, load, resolve
+from convlstm.workflows.parts import build, load_parts, resolve_parts
 from convlstm.workflows.train import TrainedRun
 
 WINDOWS = {"canvas": 16, "object_size": 8, "count": 1, "past": 3, "steps": 3}
@@ -161,7 +161,7 @@ def test_optimizer_scheduler_and_callbacks_are_one_in_python_on_the_command_line
     for given in (["--config", "config.yaml"], ["--config", "of_run.yaml", *words]):
         assert main(["train", *given, "--print_config"]) == 0
         assert capsys.readouterr().out == configuration(parts)
-    resolved = resolve(read_settings(tmp_path / "config.yaml"), lambda path, *_, **__: _classes()[path])
+    resolved = resolve_parts(read_settings(tmp_path / "config.yaml"), lambda path, *_, **__: _classes()[path])
     assert resolved["optimizer"].func is torch.optim.SGD
     assert [callback.func for callback in resolved["callbacks"]] == [EarlyStopping]
 
@@ -241,19 +241,19 @@ def test_classes_of_torch_load_from_a_run_and_those_of_lightning_with_trust(copy
     plain = copy.config.read_text()
     copy.config.write_text(plain + INJECTED)
     with pytest.raises(RunError, match=r"received lightning\.pytorch.*add --trust lightning"):
-        load(copy)
-    assert load(copy, "lightning")["optimizer"].keywords == {"momentum": 0.9}
+        load_parts(copy)
+    assert load_parts(copy, "lightning")["optimizer"].keywords == {"momentum": 0.9}
     assert convlstm.evaluate(copy.path).cases == 5  # needs no callback
     for path in ("torch.save", "torch.nn.Linear", "torch.optim.swa_utils.AveragedModel", "os.system"):
         copy.config.write_text(f"{plain}optimizer: {path}\n")
         with pytest.raises(RunError, match=path):
-            load(copy)
+            load_parts(copy)
 
 
 def test_a_callback_that_was_an_object_is_given_again(copy):
     parts = Parts(DATA, small(), CONFIG, callbacks=(EarlyStopping("val_loss"),))
     copy.config.write_text(configuration(parts))
-    (made,) = load(copy, "lightning")["callbacks"]
+    (made,) = load_parts(copy, "lightning")["callbacks"]
     with pytest.raises(RunError, match=r"received no lightning\.pytorch.*EarlyStopping: call convlstm.train"):
         made()
 
@@ -301,7 +301,7 @@ def test_a_configuration_of_an_earlier_version_is_read(copy, capsys):
     assert main(["evaluate", str(copy.path)]) == 0
     assert main(["train", "--resume", str(copy.path), "--epochs", "2"]) == 0
     assert "trained 2 of 2 epochs" in capsys.readouterr().out
-    assert load(copy)["model"].hyperparameters["cell"]["class"] == (
+    assert load_parts(copy)["model"].hyperparameters["cell"]["class"] == (
         "convlstm.models.encoder_forecaster.remembering_lstm"
     )
 
@@ -406,7 +406,7 @@ def test_any_configuration_is_read_or_refused_in_one_sentence(run):
     answers = []
     for changed in random.Random(0).sample(mutations, 400):
         try:
-            build(resolve(changed, Trust().find), ["data", "config", "optimizer"])
+            build(resolve_parts(changed, Trust().find), ["data", "config", "optimizer"])
         except ConvLSTMError as error:
             answers.append(str(error))
     assert len(mutations) > 800
@@ -428,7 +428,7 @@ class Untyped(convlstm.Forecaster):
 
 def test_classes_in_arguments_without_types_come_back_as_classes(tmp_path):
     convlstm.train(data=DATA, model=Untyped(), config=CONFIG, out=tmp_path / "run")
-    parts = load(RunFolder(tmp_path / "run"), trust=__name__)
+    parts = load_parts(RunFolder(tmp_path / "run"), trust=__name__)
     assert [type(part).__name__ for part in parts["model"].net] == ["Conv2d", "Tanh", "ReLU", "GELU"]
 
 

@@ -50,7 +50,7 @@ from convlstm.workflows.parts import (
     merged,
     of_file,
     of_run,
-    resolve,
+    resolve_parts,
     unbuilt,
 )
 
@@ -109,7 +109,7 @@ class Command:
         typed = dict(options)
         helps = typed.keys() & {"help", "h"}
         filed = {} if helps else self.filed(arguments, options)
-        resolved = resolve({n: DEFAULTS[n] for n in self.parts}, import_named) | filed
+        resolved = resolve_parts({n: DEFAULTS[n] for n in self.parts}, import_named) | filed
         for n in typed.keys() & {*self.parts}:
             made = archive_of(typed[n]) if n == "data" else None
             made = with_options_of(made, filed.get(n)) if made else made
@@ -130,7 +130,7 @@ class Command:
         # Parts that are not mentioned are left to the run, or to the defaults of the workflow.
         mentioned = {re.split("[.+]", n)[0] for n in typed}
         changes = {n: v for n, v in values.items() if n in self.settings and n in mentioned}
-        resolved = merged(resolved, resolve(changes, import_named))
+        resolved = merged(resolved, resolve_parts(changes, import_named))
         if "print_config" in typed and "config" in self.types:
             settings = plain_settings(unbuilt(resolved))
             for n in CHANNELS.keys() - resolved["model"].keywords.keys():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from convlstm.data.archive_windows import ArchiveWindows
 from convlstm.data.base import SPLITS, Source, Split, WindowDataset
 from convlstm.data.climatology import packed
-from convlstm.data.extra_inputs import INPUTS, standard_scores, static_fields
+from convlstm.data.extra_inputs import INPUTS, standardised, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import missing_codes, open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
@@ -129,7 +129,7 @@ class Archive(Source):
         self.store = FrameStore(self.frames, self._convert)
         self.crop = None if crop is None else self._checked_crop(crop)
         self._fields = self._static_fields(static)
-        self.static = standard_scores(self._fields, self._fields)
+        self.static = standardised(self._fields, self._fields)
         self.extra_channels = sum(INPUTS[name] for name in self.inputs) + len(self.static)
         dates = self.frames.coords.get("event", self.frames["time"])
         if isinstance(split, Mapping) and dates.dtype.kind == "m":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from convlstm.data.files import by_number
 from convlstm.data.readers import READERS
 from convlstm.data.readers.base import Reader
-from convlstm.data.readers.gridded import labelled
+from convlstm.data.readers.gridded import labelled_dataset
 from convlstm.errors import DataError, OptionError, check_name, reading
 from convlstm.trust import is_dotted
 from convlstm.validation import check_callable, check_path, received
@@ -143,6 +143,6 @@ def _own(function: Callable[[Path], Any], name: str) -> "Read":
                     f"a reader must return an xarray.DataArray; {name} returned {received(frames)}: give "
                     "it dims such as ('time', 'y', 'x')"
                 )
-            return labelled(as_dataset(frames), path)
+            return labelled_dataset(as_dataset(frames), path)
 
     return read

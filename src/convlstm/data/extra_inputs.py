@@ -65,7 +65,7 @@ def static_fields(path: Path) -> Floats:
     return np.stack(arrays)
 
 
-def standard_scores(fields: Floats, reference: Floats) -> Floats:
+def standardised(fields: Floats, reference: Floats) -> Floats:
     """Static fields (S, H, W) less the mean of those of the training, divided by their standard deviation.
 
     What is missing becomes 0, the mean.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from convlstm.data.discovery import as_dataset, discover
 from convlstm.data.readers.arrays import array_dataset
-from convlstm.data.readers.gridded import labelled
+from convlstm.data.readers.gridded import labelled_dataset
 from convlstm.data.readers.lazy import FileArray
 from convlstm.data.units import check_unit, time_text
 from convlstm.errors import DataError, OptionError
@@ -140,7 +140,7 @@ def _in_memory(frames: "xr.DataArray | xr.Dataset | NDArray[Any]") -> "xr.Datase
             frames = np.ma.filled(frames.astype(np.float32), np.nan)
         array = FileArray(_MEMORY, frames.shape, frames.__getitem__)
         return array_dataset({"frames": (array, dtype)}, None, _MEMORY)
-    return labelled(as_dataset(frames), _MEMORY)
+    return labelled_dataset(as_dataset(frames), _MEMORY)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convlstm.data.archive_windows import scaled
 from convlstm.data.base import SPLITS, LabelledWindow, Source, Split, WindowDataset, check_index
-from convlstm.data.specification import GENERATED, Specification, described
+from convlstm.data.specification import GENERATED, Specification, plain_transform
 from convlstm.data.transforms import Logarithm
 from convlstm.errors import check_name
 from convlstm.validation import check_bool, check_integers, check_positive, check_seed, is_integer
@@ -77,7 +77,7 @@ class Rain(Source):
         return Specification(
             variables=("rain_rate",),
             units="mm/h",
-            transform=described(Logarithm(_FLOOR, _TOP)),
+            transform=plain_transform(Logarithm(_FLOOR, _TOP)),
             dry_value=0.0,
             step_s=_STEP_S,
             dated=True,
@@ -108,7 +108,7 @@ class Rain(Source):
         random = np.random.Generator(np.random.PCG64((self.seed, SPLITS.index(name), index)))
         rates = rain_rates(random, self.past + self.steps, self.canvas)
         if self.blocked:
-            rates[:, ~measured(random, self.canvas)] = np.nan
+            rates[:, ~measured_pixels(random, self.canvas)] = np.nan
         return rates
 
 
@@ -184,7 +184,7 @@ def _cells(
     return found
 
 
-def measured(random: np.random.Generator, canvas: tuple[int, int]) -> NDArray[np.bool_]:
+def measured_pixels(random: np.random.Generator, canvas: tuple[int, int]) -> NDArray[np.bool_]:
     """Pixels (H, W) that the radar in the middle measures: within its range, but for one blocked sector."""
     rows = np.arange(canvas[0])[:, None] - (canvas[0] - 1) / 2
     columns = np.arange(canvas[1])[None] - (canvas[1] - 1) / 2

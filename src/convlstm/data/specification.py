@@ -205,7 +205,7 @@ class Specification:
         ]
 
 
-def described(transform: Transform) -> dict[str, Any]:
+def plain_transform(transform: Transform) -> dict[str, Any]:
     """Kind and arguments of a transform as plain data."""
     kinds = {kind: name for name, kind in KINDS.items()}
     arguments = {

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from convlstm.data.base import Split
 from convlstm.data.climatology import fit_anomaly
-from convlstm.data.extra_inputs import standard_scores
+from convlstm.data.extra_inputs import standardised
 from convlstm.data.frame_store import FrameStore
-from convlstm.data.specification import Specification, described, grid_text
+from convlstm.data.specification import Specification, grid_text, plain_transform
 from convlstm.data.transforms import LEAST_RAIN, Floored, Linear, Logarithm, SquareRoot, Transform
 from convlstm.data.units import AMOUNTS, ZR, conversion, time_text, unit_named
 from convlstm.data.windows import fingerprint
@@ -84,7 +84,7 @@ def specify(
     return Specification(
         variables=variables(frames),
         units=units,
-        transform=described(made),
+        transform=plain_transform(made),
         dry_value=made.dry if made.dry is not None else dry,
         step_s=step_s,
         dated=frames["time"].dtype.kind == "M",
@@ -223,7 +223,7 @@ def static_inputs(
             f"{' x '.join(map(str, size))}; those {'of the training' if given is None else 'given'} have "
             f"{' x '.join(map(str, fields.shape))}: give {option} FILE with fields of that grid"
         )
-    return standard_scores(fields, fields if stored is None else stored)
+    return standardised(fields, fields if stored is None else stored)
 
 
 def _transform(

@@ -14,7 +14,7 @@ from convlstm.data.frame_store import seconds
 from convlstm.data.windows import time_step, window_frames
 from convlstm.errors import DataError, RunError, reading
 from convlstm.forecasting.cf import cf_dataset, check_replaceable
-from convlstm.forecasting.fields import labelled, steps_between
+from convlstm.forecasting.fields import labelled_forecast, steps_between
 from convlstm.forecasting.rollout import forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.models.base import Forecaster
 
@@ -86,7 +86,7 @@ def fill_archive(
     if overwrite or not path.exists():
         # What is refused is refused before anything is made or replaced.
         values, read, _ = forecast_labelled(model, frames[: ends[0] + 1], steps, masked=masked, **options)
-        nothing = labelled(np.full_like(values, np.nan), frames, read.step_s)
+        nothing = labelled_forecast(np.full_like(values, np.nan), frames, read.step_s)
         try:
             create_archive(path, nothing, starts, source=source, history=history, overwrite=overwrite)
         except RunError:
@@ -100,7 +100,7 @@ def fill_archive(
         if not _written(path, starts, source, steps, [k])[0]:
             known = frames[: ends[k] + 1]
             values, read, _ = forecast_labelled(model, known, steps, masked=masked, **options)
-            write_to_archive(path, labelled(values, known, read.step_s))
+            write_to_archive(path, labelled_forecast(values, known, read.step_s))
 
 
 def _written(

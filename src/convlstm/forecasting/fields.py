@@ -198,7 +198,7 @@ def read_static(path: Path | None, specification: Specification, size: Sequence[
     return static_inputs(specification, None if path is None else static_fields(path), size)
 
 
-def labelled(values: NDArray[Any], frames: "xr.DataArray", step_s: float) -> "xr.DataArray":
+def labelled_forecast(values: NDArray[Any], frames: "xr.DataArray", step_s: float) -> "xr.DataArray":
     """A forecast with the name, the coordinates and the attributes of the frames that it follows.
 
     Args:

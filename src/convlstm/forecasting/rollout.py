@@ -14,11 +14,19 @@ from convlstm.data.discovery import as_dataset
 from convlstm.data.files import check_finite
 from convlstm.data.opening import open_frames
 from convlstm.data.readers.gridded import axis_roles
-from convlstm.data.specification import Specification, described
+from convlstm.data.specification import Specification, plain_transform
 from convlstm.data.specify import grid_of
 from convlstm.data.transforms import Linear
 from convlstm.errors import DataError, OptionError
-from convlstm.forecasting.fields import Fields, Floats, Past, as_dtype, labelled, last_frames, read_static
+from convlstm.forecasting.fields import (
+    Fields,
+    Floats,
+    Past,
+    as_dtype,
+    labelled_forecast,
+    last_frames,
+    read_static,
+)
 from convlstm.forecasting.tiles import forecast_frames
 from convlstm.models.base import Forecaster, evaluation_mode
 from convlstm.validation import check_instance, check_positive
@@ -81,14 +89,14 @@ def _of_labelled(
     missing = () if specification is None else specification.missing
     frames = open_frames(given, missing=missing, units=units)
     values, past, _ = forecast_labelled(model, frames, steps, **options)
-    return relabelled(labelled(as_dtype(values, given.dtype, missing), frames, past.step_s), given)
+    return relabelled(labelled_forecast(as_dtype(values, given.dtype, missing), frames, past.step_s), given)
 
 
 def relabelled(forecast: "xr.DataArray", frames: "xr.DataArray") -> "xr.DataArray":
     """A forecast (time, channel, y, x) with the axes, the coordinates and the attributes of its past.
 
     Args:
-        forecast: as `convlstm.forecasting.fields.labelled` gives it.
+        forecast: as `convlstm.forecasting.fields.labelled_forecast` gives it.
         frames: the past, its axes under any names and in any order; others of size 1 are dropped.
     """
     import xarray as xr
@@ -221,7 +229,7 @@ def _unscaled(model: Forecaster, frames: int, names: list[str], units: str) -> S
     return Specification(
         variables=tuple(names),
         units=units,
-        transform=described(Linear()),
+        transform=plain_transform(Linear()),
         dry_value=None,
         step_s=1.0,
         dated=False,

@@ -149,7 +149,7 @@ def animation(
     return target
 
 
-class Row(NamedTuple):
+class StripRow(NamedTuple):
     """Frames beside each other; ``channel`` is empty if one picture shows all channels."""
 
     name: str
@@ -157,7 +157,7 @@ class Row(NamedTuple):
     pixels: Pixels
 
 
-class Block(NamedTuple):
+class StripBlock(NamedTuple):
     """Rows of at most ten frames each, one below the other, with a label for every column.
 
     Attributes:
@@ -166,12 +166,12 @@ class Block(NamedTuple):
     """
 
     labels: list[str]
-    rows: list[Row]
+    rows: list[StripRow]
 
 
 def divide(
     painted: Mapping[str, Sequence[Pixels]], *, past: bool = False, step_s: float | None = None
-) -> Iterator[Block]:
+) -> Iterator[StripBlock]:
     """Divide rows of frames evenly into blocks of at most ten columns.
 
     Args:
@@ -181,7 +181,7 @@ def divide(
     """
     length = max(len(channels[0]) for channels in painted.values())
     rows = [
-        Row(name, channel.removeprefix(", "), pixels)
+        StripRow(name, channel.removeprefix(", "), pixels)
         for name, channels in painted.items()
         for channel, pixels in zip(channel_names("", len(channels)), channels, strict=True)
     ]
@@ -190,7 +190,7 @@ def divide(
         labels = [
             past_label(k, length, step_s) if past else lead_text(k + 1, step_s) for k in range(start, stop)
         ]
-        yield Block(labels, [row._replace(pixels=row.pixels[start:stop]) for row in rows])
+        yield StripBlock(labels, [row._replace(pixels=row.pixels[start:stop]) for row in rows])
 
 
 def past_label(index: int, length: int, step_s: float | None = None) -> str:
@@ -305,11 +305,11 @@ def _stack(channels: Sequence[Pixels]) -> Pixels:
     return np.concatenate(parts[1:], axis=1)
 
 
-def _row_name(row: Row) -> str:
+def _row_name(row: StripRow) -> str:
     return clip_text(f"{row.name}, {row.channel}" if row.channel else row.name)
 
 
-def _draw_strip(blocks: Sequence[Block], lines: Sequence[Line], times: int) -> "Image":
+def _draw_strip(blocks: Sequence[StripBlock], lines: Sequence[Line], times: int) -> "Image":
     from PIL import Image, ImageDraw
 
     height, width = (times * side for side in blocks[0].rows[0].pixels.shape[1:3])

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convlstm.errors import OptionError, ShapeError, check_name
 from convlstm.pictures.colours import DIVERGING, Scale, error_scale, value_scale
-from convlstm.plots.figures import Row, draw_grid, figure_of, picked, rgb, style, value_colours
+from convlstm.plots.figures import FigureRow, draw_grid, figure_of, picked, rgb, style, value_colours
 from convlstm.plots.recorder import Tape
 from convlstm.validation import check_instance, check_integer, check_number, is_integer, received
 
@@ -77,7 +77,7 @@ def feature_maps(
         scale = _scale_of(limits)
     colours = value_colours(scale, value, signed=signed)
     labels = [f"{times[t]}" for t in times_shown]
-    rows = [Row(f"channel {c}", values[:, k], labels, colours) for k, c in enumerate(shown)]
+    rows = [FigureRow(f"channel {c}", values[:, k], labels, colours) for k, c in enumerate(shown)]
     return draw_grid(rows, figure, f"{name} by frame".strip())[0]
 
 

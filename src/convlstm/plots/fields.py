@@ -10,7 +10,7 @@ from convlstm.errors import OptionError, ShapeError
 from convlstm.pictures.colours import channel_names, check_frames, paint
 from convlstm.pictures.frames import Limits, check_rows, past_label, row_scales
 from convlstm.pictures.radar import RadarTable
-from convlstm.plots.figures import Colours, Row, draw_grid, picked, rgb, value_colours
+from convlstm.plots.figures import Colours, FigureRow, draw_grid, picked, rgb, value_colours
 from convlstm.scores.lead_times import lead_text
 from convlstm.validation import check_number, is_integer, received
 
@@ -96,7 +96,7 @@ def differences(
     shown = picked(len(predicted), frames, "frames")
     squares = [np.square(error[k][np.isfinite(error[k])]) for k in shown]
     under = [f"RMSE {np.sqrt(square.mean()):.3g}" if square.size else "no value" for square in squares]
-    drawn[-1] = Row(drawn[-1].name, drawn[-1].frames, drawn[-1].labels, drawn[-1].colours, under)
+    drawn[-1] = FigureRow(drawn[-1].name, drawn[-1].frames, drawn[-1].labels, drawn[-1].colours, under)
     return draw_grid(drawn, figure, cell=1.15)[0]
 
 
@@ -154,7 +154,7 @@ def events(
     colours = np.array(list(_EVENTS.values()), np.uint8)[kinds]
     unit = limits.unit if isinstance(limits, RadarTable) else unit
     name = f"≥ {threshold:g} {unit}".rstrip()
-    figure, _ = draw_grid([*rows, Row(name, colours, rows[0].labels, None, under)], figure, bottom=0.32)
+    figure, _ = draw_grid([*rows, FigureRow(name, colours, rows[0].labels, None, under)], figure, bottom=0.32)
     _event_legend(figure, [k for k in range(len(_EVENTS)) if k < 4 or (kinds == k).any()])
     return figure
 
@@ -175,7 +175,7 @@ def _rows(
     unit: str,
     frames: Sequence[int] | None,
     step_s: float | None,
-) -> list[Row]:
+) -> list[FigureRow]:
     """Rows of a grid, a row per channel unless channels are colours, in the colours of `pictures`."""
     values = check_rows(rows, past, signed, limits)
     made: dict[Any, Colours] = {}
@@ -185,13 +185,13 @@ def _rows(
         shown = picked(len(row), frames if name else None, "frames")
         labels = [lead_text(k + 1, step_s) if name else past_label(k, len(row), step_s) for k in shown]
         if not isinstance(scales, RadarTable) and len(scales) == 1 and row.shape[1] == 3:
-            drawn.append(Row(name or "past", paint(row[shown], scales, signed=is_signed)[0], labels))
+            drawn.append(FigureRow(name or "past", paint(row[shown], scales, signed=is_signed)[0], labels))
             continue
         each: Sequence[Any] = [scales] * row.shape[1] if isinstance(scales, RadarTable) else scales
         names = channel_names(name or "past", row.shape[1])
         for channel, (text, scale) in enumerate(zip(names, each, strict=True)):
             colours = made.setdefault((scale, is_signed), value_colours(scale, unit, signed=is_signed))
-            drawn.append(Row(text.replace(", ", "\n"), row[shown, channel], labels, colours))
+            drawn.append(FigureRow(text.replace(", ", "\n"), row[shown, channel], labels, colours))
     return drawn
 
 

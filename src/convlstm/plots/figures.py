@@ -45,7 +45,7 @@ class Colours:
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """A row of frames in a grid.
 
     Attributes:
@@ -127,7 +127,7 @@ def value_colours(scale: Scale | RadarTable, unit: str = "", *, signed: bool = F
 
 
 def draw_grid(
-    rows: Sequence[Row],
+    rows: Sequence[FigureRow],
     figure: "FigureBase | None",
     title: str = "",
     cell: float | None = None,
@@ -193,7 +193,7 @@ def draw_grid(
     return figure, axes
 
 
-def _draw_row(axes: "Sequence[Axes]", row: Row, *, named: bool) -> Any:
+def _draw_row(axes: "Sequence[Axes]", row: FigureRow, *, named: bool) -> Any:
     """Draw the frames of a row; the last image."""
     image = None
     for t, place in enumerate(axes):
@@ -213,7 +213,7 @@ def _runs(items: Sequence[Any]) -> list[tuple[int, int]]:
     return list(zip(starts, [k - 1 for k in (*starts[1:], len(items))], strict=True))
 
 
-def _draw_frame(axes: "Axes", row: Row, t: int) -> Any:
+def _draw_frame(axes: "Axes", row: FigureRow, t: int) -> Any:
     frame = row.frames[t]
     if row.colours is None:
         image = axes.imshow(frame)

@@ -85,7 +85,7 @@ class Inside:
         return len(self.past) + len(self.forecast) - 1
 
 
-def render(inside: Inside, limit: int = LIMIT) -> str:
+def inspector_page(inside: Inside, limit: int = LIMIT) -> str:
     """The page as HTML, which needs no network.
 
     Args:

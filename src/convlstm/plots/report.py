@@ -103,7 +103,7 @@ def write_report(run: Path | str) -> Path:
             f"a report must not replace another file; {target} was not written by convlstm report: move it "
             "away"
         )
-    write_atomically(target, render(record).encode())
+    write_atomically(target, report_page(record).encode())
     return target
 
 
@@ -112,7 +112,7 @@ def _start_of(path: Path) -> str:
         return file.read(1000)
 
 
-def render(record: RunRecord) -> str:
+def report_page(record: RunRecord) -> str:
     """The report as HTML; every text from the run is escaped by the template."""
     scores, metrics = record.verification, record.metrics
     return template("report.html.j2").render(

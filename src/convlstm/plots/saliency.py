@@ -13,7 +13,7 @@ from convlstm.errors import OptionError, ShapeError
 from convlstm.models.base import evaluation_mode
 from convlstm.pictures.colours import channel_scales, check_frames, error_scale, paint
 from convlstm.pictures.frames import past_label
-from convlstm.plots.figures import Row, draw_grid, picked, value_colours
+from convlstm.plots.figures import FigureRow, draw_grid, picked, value_colours
 from convlstm.validation import check_callable, check_integer, check_integers, check_positive, check_tensor
 
 if TYPE_CHECKING:
@@ -114,13 +114,14 @@ def saliency_maps(
     labels = [past_label(k, len(values), step_s) for k in shown]
     scales = channel_scales(values)
     if values.shape[1] == 3 and len(scales) == 1:
-        above = Row("past", paint(values[shown], scales)[0], labels)
+        above = FigureRow("past", paint(values[shown], scales)[0], labels)
     else:
         total = values.sum(axis=1)
-        above = Row("past", total[shown], labels, value_colours(channel_scales(total[:, None])[0], unit))
+        colours = value_colours(channel_scales(total[:, None])[0], unit)
+        above = FigureRow("past", total[shown], labels, colours)
     slopes = slopes.sum(axis=1)
     colours = value_colours(error_scale([slopes]), "gradient", signed=True)
-    figure, axes = draw_grid([above, Row("gradient", slopes[shown], labels, colours, shares)], figure)
+    figure, axes = draw_grid([above, FigureRow("gradient", slopes[shown], labels, colours, shares)], figure)
     if pixel is not None:
         row, column = check_integers(pixel, 2, "pixel")
         for place in axes.flat:

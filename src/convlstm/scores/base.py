@@ -107,7 +107,7 @@ class Score(ABC):
         """
         check_instance(state, ScoreState, "state", "start with init(steps)")
         steps = state.sums.shape[1]
-        check_frames(forecast, truth, steps)
+        check_pair(forecast, truth, steps)
         weight = None if weight is None else check_tensor(weight, "weight")
         terms_NBL = self.checked_terms(*paired(forecast, truth, weight), first=int(state.cases))
         return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
@@ -203,7 +203,7 @@ class FrameScore(Score):
         return sums[0] / sums[1]
 
 
-def check_frames(forecast: Tensor, truth: Tensor, steps: int) -> None:
+def check_pair(forecast: Tensor, truth: Tensor, steps: int) -> None:
     """Check that forecast and truth are both (B, ``steps``, C, H, W)."""
     check_tensor(forecast, "forecast")
     check_tensor(truth, "truth")

@@ -16,7 +16,7 @@ from convlstm.verification.score_table import (
     Intervals,
     ScoreTable,
     Spectra,
-    positive,
+    positive_number,
     read_spectra,
     read_table,
     typed,
@@ -44,7 +44,7 @@ class Skill(NamedTuple):
     overall: float
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """Value of a score, as a row of ``scores.csv``; NaN where unknown or undefined.
 
     Attributes:
@@ -184,17 +184,17 @@ class Verification:
             names = typed(plain, "forecasters", list)
             found = cls(
                 model=typed(plain, "model", str),
-                cases=positive(plain, "cases"),
-                past=positive(plain, "past"),
-                steps=positive(plain, "steps"),
+                cases=positive_number(plain, "cases"),
+                past=positive_number(plain, "past"),
+                steps=positive_number(plain, "steps"),
                 data=typed(plain, "data", str),
                 weights=None if plain.get("weights") is None else typed(plain, "weights", str),
                 unit=typed({"unit": ""} | dict(plain), "unit", str),
-                blocks=None if plain.get("blocks") is None else positive(plain, "blocks"),
+                blocks=None if plain.get("blocks") is None else positive_number(plain, "blocks"),
                 forecasters=tuple(names),
                 scores={key: read_table(key, table, names) for key, table in plain["scores"].items()},
                 spectra=None if plain.get("spectra") is None else read_spectra(plain["spectra"]),
-                step_s=None if plain.get("step_s") is None else positive(plain, "step_s", float),
+                step_s=None if plain.get("step_s") is None else positive_number(plain, "step_s", float),
             )
         except RunError:
             raise
@@ -218,7 +218,7 @@ class Verification:
                     )
         return found
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ScoreRow]:
         """Rows of a long table: every value with its interval and its samples.
 
         The skill of the model over a baseline is the score ``skill_over_<baseline>``.
@@ -234,14 +234,16 @@ class Verification:
                     text = "overall" if lead is None else str(lead + 1)
                     numbers = (table.values(lead)[name], *value, *difference)
                     lead_minutes = math.nan if lead is None else minutes.get(lead, math.nan)
-                    yield Row(name, key, text, *numbers, table.count(lead), lead_minutes)
+                    yield ScoreRow(name, key, text, *numbers, table.count(lead), lead_minutes)
                 if (mean := table.mean_of_leads) is not None:
-                    yield Row(name, key, "mean_of_leads", mean[name], samples=table.count(None))
+                    yield ScoreRow(name, key, "mean_of_leads", mean[name], samples=table.count(None))
         for name, skill in self.skill.items():
             for k, number in enumerate(skill.by_lead):
                 lead_minutes = minutes.get(k, math.nan)
-                yield Row(self.model, f"skill_over_{name}", str(k + 1), number, lead_minutes=lead_minutes)
-            yield Row(self.model, f"skill_over_{name}", "overall", skill.overall)
+                yield ScoreRow(
+                    self.model, f"skill_over_{name}", str(k + 1), number, lead_minutes=lead_minutes
+                )
+            yield ScoreRow(self.model, f"skill_over_{name}", "overall", skill.overall)
 
     def to_markdown(self, *scores: str, brief: bool = False) -> str:
         """Tables in Markdown with every lead time, aligned as plain text; the best values are marked.

@@ -128,7 +128,7 @@ def typed(plain: Mapping[str, Any], name: str, kind: type, owner: str = "") -> A
     return plain[name]
 
 
-def positive(plain: Mapping[str, Any], name: str, kind: type = int) -> Any:
+def positive_number(plain: Mapping[str, Any], name: str, kind: type = int) -> Any:
     """Finite number above 0 of plain data."""
     value = typed(plain, name, kind)
     if not 0 < value < math.inf:

@@ -6,7 +6,7 @@ from itertools import product
 from torch import Tensor
 
 from convlstm.errors import ConvLSTMError
-from convlstm.scores.base import Score, check_frames
+from convlstm.scores.base import Score, check_pair
 from convlstm.scores.frames import Frames, weights_of
 
 _MOST_VALUES = 2**20  # of the frames that are scored at once: they stay in the cache of a processor
@@ -41,7 +41,7 @@ def terms_of(
         true = Frames(truth[part], weight[part])
         for name, forecast in forecasts.items():
             try:
-                check_frames(forecast, truth, leads)
+                check_pair(forecast, truth, leads)
                 frames = Frames(forecast[part], true.weight, true.valid)
                 for key, score in by_key.items():
                     terms_NBL = score.checked_terms(frames, true, first=first + case, lead=lead)

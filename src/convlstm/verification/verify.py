@@ -27,7 +27,7 @@ from convlstm.verification.batches import (
 from convlstm.verification.blocks import BlockSums
 from convlstm.verification.bootstrap import score_tables, spectra_of
 from convlstm.verification.cases import Baselines, Cases, CaseSelector
-from convlstm.verification.results import Row, Verification
+from convlstm.verification.results import ScoreRow, Verification
 from convlstm.verification.terms import terms_of
 
 
@@ -129,7 +129,7 @@ def scores_files(verification: Verification) -> tuple[bytes, bytes]:
         text = re.sub(found, lambda part: " ".join(part[0].split()), text)
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(Row._fields)
+    writer.writerow(ScoreRow._fields)
     writer.writerows([cell if cell == cell else "" for cell in row] for row in verification.rows())
     return (text + "\n").encode(), lines.getvalue().encode()
 

@@ -122,7 +122,7 @@ def plain_settings(parts: Parts) -> Settings:
         RunError: an argument that does not fit into a file.
     """
     settings = dataclasses.asdict(parts.config)
-    settings |= {"data": described(parts.data), "model": described(parts.model)}
+    settings |= {"data": plain_part(parts.data), "model": plain_part(parts.model)}
     factories = {"optimizer": parts.optimizer, "scheduler": parts.scheduler}
     settings |= {
         name: _plain(describe(made), text=True) for name, made in factories.items() if made is not None
@@ -132,7 +132,7 @@ def plain_settings(parts: Parts) -> Settings:
     return settings
 
 
-def described(thing: Source | Forecaster) -> dict[str, Any]:
+def plain_part(thing: Source | Forecaster) -> dict[str, Any]:
     """A part of a run as a configuration holds it; paths of data are absolute, so that it holds anywhere.
 
     An array in memory is `IN_MEMORY`, whatever its values.

@@ -35,9 +35,9 @@ from convlstm.verification.cases import cases_file
 from convlstm.verification.results import Verification
 from convlstm.verification.verify import scores_files, verify
 from convlstm.workflows.baselines import baselines_of
-from convlstm.workflows.configuration import described
+from convlstm.workflows.configuration import plain_part
 from convlstm.workflows.frames import as_source
-from convlstm.workflows.parts import check_parts, load, of_run, unbuilt
+from convlstm.workflows.parts import check_parts, load_parts, of_run, unbuilt
 from convlstm.workflows.train import trusted_packages
 
 _ROUNDING = 2.4e-7  # of the range of the data, by four operations in single precision in and out of a scale
@@ -103,7 +103,7 @@ def evaluate(
         raise OptionError(f"a model needs data to be evaluated on; {place or 'it'} is no run: add --data")
     other = data is not None and run is not None and not _is_own(data, run, trust)
     folder = _folder(run, place, out, other=other)
-    source: Source = load(run, trust, ["data"])["data"] if data is None and run is not None else data
+    source: Source = load_parts(run, trust, ["data"])["data"] if data is None and run is not None else data
     source = fitted(source, forecaster, own=data is None)
     check_parts(source, forecaster)
     made = baselines_of(source, baselines)
@@ -238,9 +238,9 @@ def _folder(
 
 def _is_own(data: Source, run: RunFolder, trust: str | Sequence[str]) -> bool:
     """True if a source is that of the run."""
-    own = described(unbuilt(of_run(run, trust, ())).data)
+    own = plain_part(unbuilt(of_run(run, trust, ())).data)
     try:
-        return described(data) == own
+        return plain_part(data) == own
     except RunError:  # it does not fit into a file, as that of a run does
         return False
 

@@ -23,7 +23,7 @@ from convlstm.data.specification import GAPS, Specification
 from convlstm.data.windows import time_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
 from convlstm.forecasting.archive import fill_archive
-from convlstm.forecasting.fields import as_dtype, labelled
+from convlstm.forecasting.fields import as_dtype, labelled_forecast
 from convlstm.forecasting.files import LABELLED, check_output, write_forecast, write_frames
 from convlstm.forecasting.rollout import (
     evaluating,
@@ -141,14 +141,16 @@ def forecast(
         options |= {"source": source, "history": _history(model, past, steps, path, every)}
         fill_archive(path, loaded, frames, steps, every, **options)
         return path
-    if "specification" not in notes and is_plain(past) and check_plain(reader, variable, units, planes):
+    if "specification" not in notes and is_plain(past) and reads_plain(reader, variable, units, planes):
         made, scaled, dtype = _of_plain(loaded, past, steps, notes, tile)
         if path is None or path.suffix.lower() not in LABELLED:
             if path is not None:
                 write_frames(path, scaled, dtype=dtype, past=made.past, overwrite=overwrite)
             return replace(made, path=path)
         frames = open_frames(past if isinstance(past, str | os.PathLike) or _paths(past) else _array(past))
-        made = replace(made, labelled=labelled(made.frames, frames, time_step(seconds(frames["time"]))))
+        made = replace(
+            made, labelled=labelled_forecast(made.frames, frames, time_step(seconds(frames["time"])))
+        )
     else:
         frames = opened(past, specification_of(loaded), reader, variable, units)
         made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked, tile=tile)
@@ -215,7 +217,7 @@ def is_plain(past: Any) -> bool:
     return not _is_labelled(past)
 
 
-def check_plain(reader: str | None, variable: Any, units: str | None, static: Path | None) -> bool:
+def reads_plain(reader: str | None, variable: Any, units: str | None, static: Path | None) -> bool:
     """True if arrays or images are read as they are, False if a reader is named that labels them.
 
     Raises:
@@ -245,7 +247,7 @@ def _of_plain(
     """Forecast of an array, images or an animation; its frames as the model gives them, and their dtype."""
     frames, name = plain_frames(past)
     known = frames.values[-notes.get("past", len(frames.values)) :]
-    check_frames(frames.values, name, model, notes)
+    check_past_fits(frames.values, name, model, notes)
     for line in (*frames.notes, *_far_outside(known, name, notes.get("value_range"))):
         _log.warning(line)
     with evaluating(model) as like:
@@ -264,7 +266,9 @@ def _of_labelled(
     missing = () if specification is None else specification.missing
     codes = frames.attrs["reader"] in _CODES and "dtype" in frames.attrs
     typed = as_dtype(values, frames.attrs["dtype"] if codes else np.float32, missing)
-    return Forecast(typed, torch.from_numpy(past.values), labelled=labelled(typed, frames, past.step_s))
+    return Forecast(
+        typed, torch.from_numpy(past.values), labelled=labelled_forecast(typed, frames, past.step_s)
+    )
 
 
 def opened(
@@ -340,7 +344,7 @@ def _array(past: Any) -> NDArray[Any]:
         ) from error
 
 
-def check_frames(values: Tensor, name: str, model: Forecaster, notes: dict[str, Any]) -> None:
+def check_past_fits(values: Tensor, name: str, model: Forecaster, notes: dict[str, Any]) -> None:
     """Check that the frames have the channels of the model and are as many as it was trained with."""
     channels, needed = values.shape[1], notes.get("past", 1)
     if getattr(model, "channels", channels) != channels:

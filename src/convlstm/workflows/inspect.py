@@ -16,11 +16,11 @@ from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import GAPS, known_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
-from convlstm.forecasting.fields import clock_texts, labelled, steps_between
+from convlstm.forecasting.fields import clock_texts, labelled_forecast, steps_between
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.forecasting.tiles import forecast_frames
 from convlstm.models.base import Forecaster
-from convlstm.plots.inspector import Inside, render
+from convlstm.plots.inspector import Inside, inspector_page
 from convlstm.plots.recorder import Tape, record
 from convlstm.system_memory import free_memory
 from convlstm.training.run_folder import import_path
@@ -28,12 +28,12 @@ from convlstm.validation import LARGEST, check_bool, check_path, check_positive
 from convlstm.workflows.evaluate import load_model
 from convlstm.workflows.forecast import (
     OPTIONS,
-    check_frames,
-    check_plain,
+    check_past_fits,
     is_plain,
     only_path,
     opened,
     plain_frames,
+    reads_plain,
 )
 from convlstm.workflows.frames import own_options
 from convlstm.workflows.parts import check_parts
@@ -122,7 +122,7 @@ def inspect(
     past = only_path(past)
     tape_of = _Recorder(loaded, layers)
     plain = specification_of(loaded) is None and is_plain(past)
-    if plain and check_plain(reader, variable, units, planes):
+    if plain and reads_plain(reader, variable, units, planes):
         shown = _of_plain(loaded, past, truth, steps, tape_of)
     else:
         opening = (specification_of(loaded), reader, variable, units)
@@ -138,7 +138,7 @@ def inspect(
         **shown,
     )
     if path is not None:
-        page = render(inside).encode()
+        page = inspector_page(inside).encode()
         write_atomically(_checked_page(path, overwrite), page)  # a file may have come meanwhile
     return Inspection(inside, path)
 
@@ -208,7 +208,7 @@ def _of_plain(model: Forecaster, past: Any, truth: Any, steps: int, tape_of: _Re
     frames, name = plain_frames(past)
     values, scale = frames.values, np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" else 1
     needed = past_of(model, values)
-    check_frames(values, name, model, {"past": needed})
+    check_past_fits(values, name, model, {"past": needed})
     follow = None if truth is None else plain_frames(truth)[0].values[:steps]
     if follow is None and (spare := min(steps, len(values) - needed)):
         values, follow = values[:-spare], values[-spare:]
@@ -242,7 +242,7 @@ def _of_labelled(
         frames = frames[: -min(steps, len(frames) - needed)]
     options["tile"] = max(frames.sizes["y"], frames.sizes["x"])
     made, past, _ = tape_of(lambda: forecast_labelled(model, frames, steps, **options))
-    times = labelled(made, frames, past.step_s)["time"]
+    times = labelled_forecast(made, frames, past.step_s)["time"]
     if follow is not None:
         _check_truth(follow.shape[1:], frames.shape[1:])
         other, own = follow.attrs.get("units"), frames.attrs.get("units")

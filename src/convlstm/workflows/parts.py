@@ -52,7 +52,7 @@ Find = Callable[..., Any]
 _CODE = {"reader": Callable[..., Any]}  # arguments of archives inside a mapping that name a function
 
 
-def resolve(settings: Settings, find: Find) -> Settings:
+def resolve_parts(settings: Settings, find: Find) -> Settings:
     """Settings with classes and partials in place of their names; nothing is built.
 
     Args:
@@ -127,7 +127,7 @@ def unbuilt(resolved: Settings) -> Parts:
     return Parts(config=_config(resolved), **parts)
 
 
-def load(
+def load_parts(
     run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] = (*PARTS, "config")
 ) -> Settings:
     """The parts of a run by name, with fresh weights; arguments and errors as those of `of_run`."""
@@ -157,7 +157,7 @@ def of_run(run: RunFolder, trust: str | Sequence[str] = (), only: Iterable[str] 
             )
     settings = {k: v for k, v in settings.items() if k not in PARTS or k in DEFAULTS or k in only}
     run.find_modules(packages(trust))
-    return resolve(settings, Trust(packages(trust), inside=run.path).find)
+    return resolve_parts(settings, Trust(packages(trust), inside=run.path).find)
 
 
 def of_file(path: Path, trust: str | Sequence[str] = ()) -> Settings:
@@ -169,7 +169,9 @@ def of_file(path: Path, trust: str | Sequence[str] = ()) -> Settings:
     settings, run = read_settings(path), run_of(path.parent)
     is_run = run is not None and run.config.resolve() == path.resolve() and run.checkpoints.exists()
     strange = is_run or path.parent.resolve() != Path.cwd()
-    return resolve(settings, Trust(packages(trust), inside=path.parent).find if strange else import_named)
+    return resolve_parts(
+        settings, Trust(packages(trust), inside=path.parent).find if strange else import_named
+    )
 
 
 def check_parts(data: Source | None, model: Forecaster | None) -> None:

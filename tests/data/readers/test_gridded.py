@@ -14,7 +14,7 @@ import xarray as xr
 from pyproj import CRS
 
 from convlstm.data.opening import open_frames
-from convlstm.data.readers.gridded import Gridded, labelled
+from convlstm.data.readers.gridded import Gridded, labelled_dataset
 from convlstm.errors import DataError
 from convlstm.testing.layers import judge
 from convlstm.testing.readers import READER_CHECKS
@@ -326,7 +326,7 @@ def test_times_of_unknown_units_are_refused(tmp_path, units):
 def test_times_beyond_nanoseconds(tmp_path):
     data = dataset().assign_coords(time=np.arange("1066-01-01", "1066-01-06", dtype="datetime64[s]")[::86400])
     with pytest.raises(DataError, match="between 1678 and 2262; received 1066"):
-        labelled(data, "a")
+        labelled_dataset(data, "a")
 
 
 def test_archives_by_the_specification_of_mlcast(tmp_path):
@@ -494,7 +494,7 @@ def test_what_lies_outside_the_valid_range_is_not_measured(tmp_path, attributes,
         found = Gridded().read(path)["t"]
     else:
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            found = labelled(dataset.load(), path)["t"]
+            found = labelled_dataset(dataset.load(), path)["t"]
     np.testing.assert_allclose(found.values[np.isfinite(found)], valid, rtol=1e-6)
     limits = [value for name, value in attributes.items() if name.startswith("valid")]
     if stored is not BYTES and not isinstance(limits[0], str) and limits[0].dtype.kind == stored.dtype.kind:
@@ -510,9 +510,9 @@ def test_what_lies_outside_the_valid_range_is_not_measured(tmp_path, attributes,
 def test_complex_values_and_text_are_refused(values, remedy):
     frames = xr.Dataset({"t2m": (("time", "y", "x"), values)})
     with pytest.raises(DataError, match=f"must be integers or floats; t2m of memory holds .*: {remedy}"):
-        labelled(frames, "memory")
+        labelled_dataset(frames, "memory")
     beside = frames.assign(rain=(("time", "y", "x"), VALUES))
-    assert list(labelled(beside, "memory")) == ["rain"]
+    assert list(labelled_dataset(beside, "memory")) == ["rain"]
 
 
 def test_times_with_an_offset_are_those_of_utc():
@@ -525,7 +525,7 @@ def test_times_with_an_offset_are_those_of_utc():
     naive = np.array([f"{moment}Z" for moment in utc.astype("M8[s]")])
     for times in (zone, np.array(zone.to_pydatetime(), object), text, naive, utc.astype(str)):
         frames = xr.DataArray(VALUES, {"time": times}, ("time", "y", "x"), "t2m")
-        np.testing.assert_array_equal(labelled(frames.to_dataset(), "memory")["time"], utc)
+        np.testing.assert_array_equal(labelled_dataset(frames.to_dataset(), "memory")["time"], utc)
     frames = xr.DataArray(VALUES, {"time": ["first", *text[1:]]}, ("time", "y", "x"), "t2m")
     with pytest.raises(DataError, match="must be dates or ISO 8601 text .*; memory holds 'first': convert"):
-        labelled(frames.to_dataset(), "memory")
+        labelled_dataset(frames.to_dataset(), "memory")

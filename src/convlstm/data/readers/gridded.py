@@ -47,7 +47,7 @@ class Gridded(Reader):
         return _engine(path, head) is not None
 
     def read(self, path: Path) -> "xr.Dataset":
-        """All variables with rows and columns, as `labelled` returns them."""
+        """All variables with rows and columns, as `labelled_dataset` returns them."""
         import xarray as xr
 
         with reading(path):
@@ -70,7 +70,7 @@ class Gridded(Reader):
             with decoding(path):
                 dataset = xr.open_dataset(path, engine=engine, **options)
             with dataset:  # opened again when it is read
-                return labelled(dataset, path)
+                return labelled_dataset(dataset, path)
 
 
 def _engine(path: Path, head: bytes) -> str | None:
@@ -101,7 +101,7 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
 
 
 def _merged(parts: "list[xr.Dataset]", path: Path) -> "xr.Dataset":
-    """Variables of one grid and the same times; others are refused, as `labelled` does."""
+    """Variables of one grid and the same times; others are refused, as `labelled_dataset` does."""
     whole = next((part for part in parts if part.data_vars), parts[0])
     for part in parts:
         whole.attrs["refused"] |= part.attrs["refused"]
@@ -123,7 +123,7 @@ def _not_empty(dataset: "xr.Dataset") -> "xr.Dataset":
     return dataset
 
 
-def labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
+def labelled_dataset(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     """Frames of any data set whose axes are named, with the labels of `Reader.read`.
 
     Dimensions are found by CF attributes (``axis``, ``standard_name``, ``units``), else by usual names
