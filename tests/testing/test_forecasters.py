@@ -43,6 +43,22 @@ class NextFrame(AutoregressiveForecaster):
         return frame + self.head(output), carry
 
 
+class AtAQuarter(NextFrame):
+    """The same at a quarter of the size, which needs frames of whole quarters."""
+
+    size_multiple = 4
+
+    def __init__(self, channels=1):
+        super().__init__(16 * channels)
+
+    def start(self, past):
+        return super().start(nn.functional.pixel_unshuffle(past, 4))
+
+    def step(self, frame, carry):
+        frame, carry = super().step(nn.functional.pixel_unshuffle(frame, 4), carry)
+        return nn.functional.pixel_shuffle(frame, 4), carry
+
+
 MODELS = {
     "encoder forecaster": lambda n: EncoderForecaster(n, [3, 4], patch_size=2),
     "without skip": lambda n: EncoderForecaster(n, [3], skip=False, filter_radius=0, patch_size=1),
@@ -64,6 +80,7 @@ MODELS = {
     "mim": lambda n: MIM(n, [2, 2, 2], 3, 2),
     "e3d-lstm": lambda n: E3DLSTM(n, [2, 2], 3, 4, history=3),
     "next frame": NextFrame,
+    "at a quarter": AtAQuarter,
     "persistence": lambda n: Persistence(),
     "mean frame": lambda n: MeanFrame(),
     "blank": lambda n: Blank(),

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from convlstm.errors import OptionError, ShapeError
+from convlstm.layers.frames import pad_to_multiple
 from convlstm.models.base import Forecaster, check_past
 from convlstm.validation import check_same_kind, check_tensor, received
 
@@ -18,11 +19,14 @@ class AutoregressiveForecaster(Forecaster):
 
     A subclass writes `start` and `step`; rollout, scheduled sampling and streaming are provided. The carry is
     any nested structure of tensors, each with the batch on its first axis; it is passed in and returned,
-    never kept on the module and never changed in place. A model whose levels need certain frame sizes
-    overrides `pad`: frames are padded once, at the beginning, and forecasts are cropped once, at the end. A
-    model that reads an observed frame in another way than its own forecasts overrides `observe`. A model with
-    ``extra_channels`` is given frames of C + E channels and returns frames of C. A model that adds a term to
-    the loss of its training overrides `penalty`.
+    never kept on the module and never changed in place. A model whose levels need certain frame sizes sets
+    ``size_multiple``, or overrides `pad`: frames are padded once, at the beginning, and forecasts are cropped
+    once, at the end. A model that reads an observed frame in another way than its own forecasts overrides
+    `observe`. A model with ``extra_channels`` is given frames of C + E channels and returns frames of C. A
+    model that adds a term to the loss of its training overrides `penalty`.
+
+    Attributes:
+        size_multiple: height and width of the frames that `step` reads are multiples of it.
 
     Example:
         >>> import torch
@@ -42,6 +46,8 @@ class AutoregressiveForecaster(Forecaster):
         >>> NextFrame()(torch.rand(2, 5, 1, 16, 16), steps=3).shape
         torch.Size([2, 3, 1, 16, 16])
     """
+
+    size_multiple: int = 1
 
     @abstractmethod
     def start(self, past: Tensor) -> Any:
@@ -72,8 +78,11 @@ class AutoregressiveForecaster(Forecaster):
         return _checked(self, self.step(frame, carry), frame)[1]
 
     def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, *S) padded at the end of each space axis to a size that the model can read."""
-        return frames
+        """Frames (B, T, C, *S) padded at the end of each space axis to a size that the model can read.
+
+        By default the border is repeated, to multiples of ``size_multiple``.
+        """
+        return pad_to_multiple(frames, self.size_multiple)
 
     def forward(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convlstm.cells import E3DLSTMCell
 from convlstm.layers import ConvLSTM
-from convlstm.layers.frames import map_frames, pad_to_multiple
+from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.stacked import equal_widths
 from convlstm.validation import check_non_negative, check_positive
@@ -62,7 +62,7 @@ class E3DLSTM(AutoregressiveForecaster):
         super().__init__()
         self.channels = check_positive(channels, "channels")
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
-        self.patch_size = check_positive(patch_size, "patch_size")
+        self.patch_size = self.size_multiple = check_positive(patch_size, "patch_size")
         self.window = check_positive(window, "window")
         pixels = self.patch_size**2
         self.layers = ConvLSTM(
@@ -96,10 +96,6 @@ class E3DLSTM(AutoregressiveForecaster):
     def observe(self, frame: Tensor, carry: Any) -> Any:
         """The carry after an observed frame (B, C, H, W)."""
         return self._read(frame, carry)[1]
-
-    def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) padded to whole patches."""
-        return pad_to_multiple(frames, self.patch_size)
 
     def _read(self, frame: Tensor, carry: Any) -> tuple[Tensor, Any]:
         """The last layer's output (B, hidden_dim, window, h, w) for the clip that ends with a frame."""

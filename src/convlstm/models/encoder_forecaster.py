@@ -13,7 +13,7 @@ from convlstm.engines import ENGINES, SAVES
 from convlstm.errors import OptionError, check_name
 from convlstm.functional.motion import Trajectory, advect, dynamic_filter, motion_field
 from convlstm.layers import ScanOptions, scan
-from convlstm.layers.frames import map_frames, pad_to_multiple
+from convlstm.layers.frames import map_frames
 from convlstm.layers.state import has_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.stacked import OUTPUTS
@@ -163,6 +163,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         filter_size = (2 * filter_radius + 1) ** 2 if filter_radius else 0
         _check_size(inputs, hidden_dim, kernels, filter_size * patch_size**2)
         self.encoder = _cells(cell, inputs, hidden_dim, kernels)
+        self.size_multiple = patch_size * 2 ** (len(hidden_dim) - 1)
         self.down = nn.ModuleList(nn.Conv2d(h, h, 3, stride=2, padding=1) for h in hidden_dim[:-1])
         from_below = [*hidden_dim[1:], 0]
         widths = [n + (h if skip or not n else 0) for n, h in zip(from_below, hidden_dim, strict=True)]
@@ -217,10 +218,6 @@ class EncoderForecaster(AutoregressiveForecaster):
             moved, motion = _advance(moved, motion, zero_outside=self.zero_outside and not self.training)
         forecast, forecaster = self._write(moved, [state.h for state in encoder], forecaster)
         return forecast, Carry(encoder, forecaster, carry.recent, motion)
-
-    def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) with bottom and right borders repeated to whole pixels at every level."""
-        return pad_to_multiple(frames, self.patch_size * 2 ** len(self.down))
 
     def _read(self, frames: Tensor, states: States) -> States:
         """The encoder's states after more frames (B, T, C, H, W); T may be 0."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convlstm.cells import MAUCell
 from convlstm.errors import OptionError
 from convlstm.layers import ConvLSTM
-from convlstm.layers.frames import map_frames, pad_to_multiple
+from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.validation import check_bool, check_integer, check_non_negative, check_positive
 
@@ -61,6 +61,7 @@ class MAU(AutoregressiveForecaster):
         self.channels = check_positive(channels, "channels")
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.levels = check_integer(levels, "levels", least=0, most=16)
+        self.size_multiple = 2**self.levels
         self.recall = check_bool(recall, "recall")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(
@@ -100,10 +101,6 @@ class MAU(AutoregressiveForecaster):
     def observe(self, frame: Tensor, carry: Any) -> Any:
         """The layers' states after an observed frame (B, C, H, W)."""
         return self.layers.step(self.encode(frame)[-1], carry)[1]
-
-    def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) padded to sizes that can be halved ``levels`` times."""
-        return pad_to_multiple(frames, 2**self.levels)
 
     def encode(self, frame: Tensor) -> list[Tensor]:
         """The encoder's maps of frames (N, C, H, W), finest first."""

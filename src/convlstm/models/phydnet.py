@@ -10,12 +10,11 @@ from convlstm.cells.group_norm import GroupNorm
 from convlstm.cells.phycell import PhyCell
 from convlstm.errors import OptionError, check_name
 from convlstm.layers import ConvLSTM, scan
-from convlstm.layers.frames import map_frames, pad_to_multiple
+from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.stacked import OUTPUTS, check_list
 from convlstm.validation import check_non_negative, check_number, check_positive
 
-_UNIT = 4  # the encoder halves the resolution twice
 _PUBLISHED_FRAMES = 19
 
 
@@ -51,6 +50,8 @@ class PhyDNet(AutoregressiveForecaster):
         >>> model(torch.rand(2, 4, 1, 18, 21), steps=3).shape
         torch.Size([2, 3, 1, 18, 21])
     """
+
+    size_multiple = 4  # the encoder halves the resolution twice
 
     def __init__(
         self,
@@ -105,10 +106,6 @@ class PhyDNet(AutoregressiveForecaster):
     def penalty(self, carry: Any) -> Tensor:
         """The moment loss of the PhyCell's filters times its weight."""
         return self.moment_weight * self.phycell.moment_loss()
-
-    def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) with bottom and right borders repeated to multiples of 4 pixels."""
-        return pad_to_multiple(frames, _UNIT)
 
     def _read(self, frames: Tensor, carry: Carry) -> tuple[tuple[Tensor, Tensor], Carry]:
         """Outputs of both branches for frames (B, T, C, H, W), and the carry after them."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convlstm.cells import CellFactory, ConvLSTMCell
 from convlstm.errors import OptionError, check_name
 from convlstm.layers import ConvLSTM
-from convlstm.layers.frames import map_frames, pad_to_multiple
+from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.validation import check_non_negative, check_positive, received
 
@@ -92,7 +92,7 @@ class StackForecaster(AutoregressiveForecaster):
         super().__init__()
         self.channels = check_positive(channels, "channels")
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
-        self.patch_size = check_positive(patch_size, "patch_size")
+        self.patch_size = self.size_multiple = check_positive(patch_size, "patch_size")
         self.output = check_name(output, OUTPUTS, "output")
         if not isinstance(hidden_dim, Sequence) or not hidden_dim:
             raise OptionError(
@@ -127,10 +127,6 @@ class StackForecaster(AutoregressiveForecaster):
     def observe(self, frame: Tensor, carry: Any) -> Any:
         """The layers' states after an observed frame (B, C, H, W)."""
         return self.layers.step(F.pixel_unshuffle(frame, self.patch_size), carry)[1]
-
-    def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) padded to whole patches."""
-        return pad_to_multiple(frames, self.patch_size)
 
     def patches(self, frames: Tensor) -> Tensor:
         """Frames (B, T, C, H, W) cut into patches, whose pixels become channels."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convlstm.cells.swin_lstm import SwinLSTMCell
 from convlstm.errors import OptionError, check_name
 from convlstm.layers import scan
-from convlstm.layers.frames import map_frames, pad_to_multiple
+from convlstm.layers.frames import map_frames
 from convlstm.layers.norm import ChannelNorm
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.stacked import OUTPUTS, check_list
@@ -75,7 +75,7 @@ class SwinLSTM(AutoregressiveForecaster):
             nn.Conv2d(channels + extra_channels, n, patch_size, patch_size), ChannelNorm(n)
         )
         merges = bool(depths_up)
-        self._unit = patch_size * 2 ** (levels if merges else 0)
+        self.size_multiple = patch_size * 2 ** (levels if merges else 0)
         widths = [n * 2**level if merges else n for level in range(levels + 1)]
         cell = partial(_cell, window=window)
         self.down = nn.ModuleList(map(cell, widths, depths, heads))
@@ -102,10 +102,6 @@ class SwinLSTM(AutoregressiveForecaster):
         """Forecast the frame (B, C, H, W) after the newest one."""
         features, carry = self._read(frame.unsqueeze(1), carry)
         return OUTPUTS[self.output](self.head(features[:, 0])), carry
-
-    def pad(self, frames: Tensor) -> Tensor:
-        """Frames (B, T, C, H, W) with bottom and right borders repeated to whole patches at every level."""
-        return pad_to_multiple(frames, self._unit)
 
     def _read(self, frames: Tensor, states: Sequence[Any]) -> tuple[Tensor, list[Any]]:
         """Features (B, T, hidden_dim, h, w) of frames (B, T, C, H, W), and the states after them."""
