@@ -5,7 +5,7 @@ from functools import partial
 
 from convlstm.cells import SpaceTimeAttentionCell
 from convlstm.models.encoder_forecaster import EncoderForecaster, remembering_lstm
-from convlstm.models.stacked import check_list
+from convlstm.models.options import check_list
 
 
 class ConvLSTMTransformer(EncoderForecaster):

@@ -12,7 +12,7 @@ from convlstm.cells import E3DLSTMCell
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.models.stacked import equal_widths
+from convlstm.models.options import equal_widths
 from convlstm.validation import check_non_negative, check_positive
 
 

@@ -16,7 +16,7 @@ from convlstm.layers import ScanOptions, scan
 from convlstm.layers.frames import map_frames
 from convlstm.layers.state import has_memory
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.models.stacked import OUTPUTS
+from convlstm.models.options import OUTPUTS, check_widths
 from convlstm.validation import check_bool, check_callable, check_non_negative, check_positive, is_integer
 
 _MOST_WEIGHTS = 2**31
@@ -149,10 +149,7 @@ class EncoderForecaster(AutoregressiveForecaster):
         self.zero_outside = _check_outside(zero_outside, advection)
         self.output = check_name(output, OUTPUTS, "output")
         self.engine, self.save = check_name(engine, ENGINES, "engine"), check_name(save, SAVES, "save")
-        if not isinstance(hidden_dim, Sequence) or not hidden_dim:
-            raise OptionError(
-                f"hidden_dim must hold the channels of each level; received {hidden_dim!r}: one level is [64]"
-            )
+        hidden_dim = check_widths(hidden_dim, "level")
         kernels = list(kernel_size) if isinstance(kernel_size, Sequence) else [kernel_size] * len(hidden_dim)
         if len(kernels) != len(hidden_dim):
             raise OptionError(

@@ -12,6 +12,7 @@ from convlstm.errors import OptionError
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
+from convlstm.models.options import check_widths
 from convlstm.validation import check_bool, check_integer, check_non_negative, check_positive
 
 
@@ -63,14 +64,8 @@ class MAU(AutoregressiveForecaster):
         self.levels = check_integer(levels, "levels", least=0, most=16)
         self.size_multiple = 2**self.levels
         self.recall = check_bool(recall, "recall")
-        if not isinstance(hidden_dim, Sequence) or not hidden_dim:
-            raise OptionError(
-                f"hidden_dim must hold the channels of each layer; received {hidden_dim!r}: one is [64]"
-            )
-        cell = partial(MAUCell, tau=tau)
-        self.layers = ConvLSTM(
-            hidden_dim[0], list(hidden_dim), kernel_size, batch_first=True, cell=cell, engine=engine
-        )
+        hidden, cell = check_widths(hidden_dim), partial(MAUCell, tau=tau)
+        self.layers = ConvLSTM(hidden[0], hidden, kernel_size, batch_first=True, cell=cell, engine=engine)
         first, last = self.layers.hidden_dim[0], self.layers.hidden_dim[-1]
         if self.recall and first != last:
             raise OptionError(

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from convlstm.cells import MIMCell, STLSTMCell
-from convlstm.models.stacked import StackForecaster, equal_widths
+from convlstm.models.options import equal_widths
+from convlstm.models.stacked import StackForecaster
 
 
 class MIM(StackForecaster):

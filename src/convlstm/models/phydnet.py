@@ -12,7 +12,7 @@ from convlstm.errors import OptionError, check_name
 from convlstm.layers import ConvLSTM, scan
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.models.stacked import OUTPUTS, check_list
+from convlstm.models.options import OUTPUTS, check_list
 from convlstm.validation import check_non_negative, check_number, check_positive
 
 _PUBLISHED_FRAMES = 19

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from convlstm.cells import CausalLSTMCell, GHUCell
-from convlstm.models.stacked import StackForecaster, equal_widths
+from convlstm.models.options import equal_widths
+from convlstm.models.stacked import StackForecaster
 
 
 class PredRNNPlusPlus(StackForecaster):

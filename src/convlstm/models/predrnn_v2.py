@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlstm.cells import STLSTMCell, register_state
-from convlstm.models.stacked import StackForecaster, equal_widths
+from convlstm.models.options import equal_widths
+from convlstm.models.stacked import StackForecaster
 from convlstm.validation import check_number
 
 

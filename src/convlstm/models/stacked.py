@@ -1,52 +1,18 @@
 """A forecaster of one stack of recurrent layers at one resolution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convlstm.cells import CellFactory, ConvLSTMCell
-from convlstm.errors import OptionError, check_name
+from convlstm.errors import check_name
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.validation import check_non_negative, check_positive, received
-
-#: Activations of the last convolution of a forecaster.
-OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda y: y,
-    "sigmoid": torch.sigmoid,
-    "relu": torch.relu,
-}
-
-
-def check_list(value: Any, name: str) -> Sequence[Any]:
-    """The value of an option that has an entry for each layer or level.
-
-    Raises:
-        OptionError: anything but a list or a tuple.
-    """
-    if not isinstance(value, (list, tuple)):
-        raise OptionError(
-            f"{name} must hold an entry for each layer or level; received {received(value)}: give a list"
-        )
-    return value
-
-
-def equal_widths(hidden_dim: Sequence[int]) -> list[int]:
-    """Channels of layers that share a spatiotemporal memory.
-
-    Raises:
-        OptionError: anything but a list of equal numbers.
-    """
-    if not isinstance(hidden_dim, Sequence) or len(set(hidden_dim)) != 1:
-        raise OptionError(
-            "hidden_dim must hold the same number for each layer, as all share the spatiotemporal memory; "
-            f"received {hidden_dim!r}: four layers are [64, 64, 64, 64]"
-        )
-    return list(hidden_dim)
+from convlstm.models.options import OUTPUTS, check_list, check_widths
+from convlstm.validation import check_non_negative, check_positive
 
 
 class StackForecaster(AutoregressiveForecaster):
@@ -94,19 +60,13 @@ class StackForecaster(AutoregressiveForecaster):
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.patch_size = self.size_multiple = check_positive(patch_size, "patch_size")
         self.output = check_name(output, OUTPUTS, "output")
-        if not isinstance(hidden_dim, Sequence) or not hidden_dim:
-            raise OptionError(
-                f"hidden_dim must hold the channels of each layer; received {hidden_dim!r}: one is [64]"
-            )
-        kernels = (
-            kernel_size
-            if isinstance(kernel_size, int)
-            else [(k, k) for k in check_list(kernel_size, "kernel_size")]
-        )
+        kernels: Any = kernel_size
+        if not isinstance(kernel_size, int):
+            kernels = [(k, k) for k in check_list(kernel_size, "kernel_size")]
         pixels = patch_size**2
         self.layers = ConvLSTM(
             (channels + extra_channels) * pixels,
-            list(hidden_dim),
+            check_widths(hidden_dim),
             kernels,
             batch_first=True,
             bias=bias,

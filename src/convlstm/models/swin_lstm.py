@@ -13,7 +13,7 @@ from convlstm.layers import scan
 from convlstm.layers.frames import map_frames
 from convlstm.layers.norm import ChannelNorm
 from convlstm.models.autoregressive import AutoregressiveForecaster
-from convlstm.models.stacked import OUTPUTS, check_list
+from convlstm.models.options import OUTPUTS, check_list
 from convlstm.validation import check_non_negative, check_positive
 
 
