@@ -203,6 +203,14 @@ def test_variance_ratio():
     np.testing.assert_allclose(by_lead, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("score", [VarianceRatio(), SmallScalePower()], ids=lambda score: score.name)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 16, 3), (2, 1, 2, 13, 7)])
+def test_ratios_to_a_constant_truth_of_64_bits_are_undefined(score, shape):
+    """The mean of 0.1, summed in 64 bits, is not 0.1."""
+    forecast = np.random.default_rng(0).random(shape)
+    assert math.isnan(both(score, forecast, np.full(shape, 0.1))[1])
+
+
 def test_power_is_that_of_the_waves():
     """A long and a short wave; the forecast has half the amplitude of the short one."""
     x = np.arange(128)

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from convlstm.scores import field_scores, standard_scores
+from convlstm.scores import Correlation, field_scores, standard_scores
 
 ALL = (*standard_scores(1.0), *field_scores("mm/h", (0.3, 0.6), (40, 40)))
 every_score = pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
@@ -75,3 +76,26 @@ def test_a_pixel_of_twice_the_area_counts_twice(score):
     torch.testing.assert_close(
         score.compute(state(score, forecast, truth, doubled)), score.compute(state(score, *again))
     )
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(288.0, 0.1), (54_000.0, 50.0), (-20.0, 0.01)])
+def test_correlation_of_values_far_from_zero_over_areas(mean, deviation):
+    """Kelvins, or geopotentials, on a grid of degrees: the variance is 1e-7 of the squares and less."""
+    draw = torch.Generator().manual_seed(0)
+    truth = mean + deviation * torch.randn(2, 1, 1, 90, 180, generator=draw)
+    forecast = truth + deviation * torch.randn(truth.shape, generator=draw)
+    area = torch.linspace(-1.56, 1.56, 90).cos().view(1, 1, 1, -1, 1)
+    weights = area.expand(truth.shape).double().flatten().numpy()
+    pairs = np.stack([forecast.flatten().numpy(), truth.flatten().numpy()])
+    covariance = np.cov(pairs, aweights=weights)
+    expected = covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])
+    assert Correlation().overall(state(Correlation(), forecast, truth, area)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_correlation_with_a_constant_over_areas_is_undefined():
+    forecast = torch.rand(1, 1, 1, 19, 14, generator=torch.Generator().manual_seed(0))
+    area = torch.linspace(-1.56, 1.56, 19).cos().view(1, 1, 1, -1, 1)
+    constant = torch.full_like(forecast, 5.5)
+    assert math.isnan(Correlation().overall(state(Correlation(), forecast, constant, area)))

@@ -117,7 +117,7 @@ class Correlation(Score):
         """Weighted sums of forecast, truth, their squares and product, and the weights."""
         (x, xx), (y, yy) = forecast.cached(_moments), truth.cached(_moments)
         xy = (truth.cached(_weighted) * forecast.values.double()).sum((2, 3, 4))
-        return torch.stack([x, y, xx, yy, xy, truth.cached(total_weight).double()])
+        return torch.stack([x, y, xx, yy, xy, truth.cached(_exact_weight)])
 
     def value(self, sums: Tensor) -> Tensor:
         """Correlation of the sums."""
@@ -131,6 +131,11 @@ class Correlation(Score):
 def _weighted(frames: Frames) -> Tensor:
     """Values times weights, in float64: variances are differences of large sums."""
     return frames.values.double() * frames.weight
+
+
+def _exact_weight(frames: Frames) -> Tensor:
+    """Sum of the weights of every frame, (B, L), in float64, as an error of it changes variances."""
+    return frames.weight.sum((2, 3, 4), dtype=torch.float64)
 
 
 def _moments(frames: Frames) -> tuple[Tensor, Tensor]:

@@ -236,8 +236,10 @@ def _bands(height: int, width: int, device: torch.device) -> tuple[Tensor, Tenso
 def _centred(frames: Frames) -> Tensor:
     """Deviations from the mean of the measured pixels of each channel, 0 elsewhere, float64."""
     x, seen = frames.values.double(), frames.valid
-    size = _pixels(seen)[..., None, None]
-    return (x - (x * seen).sum((-2, -1), keepdim=True) / size) * seen
+    mean = (x * seen).sum((-2, -1), keepdim=True) / _pixels(seen)[..., None, None]
+    deviation = (x - mean) * seen
+    # Below this, a deviation is rounding error of the mean.
+    return torch.where(deviation.abs() <= 1e-14 * mean.abs(), 0, deviation)
 
 
 def _variance(frames: Frames) -> Tensor:
