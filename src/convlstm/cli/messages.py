@@ -54,9 +54,7 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
     unknown = unknown or re.search(r"Option '([^']*)' is not accepted", error)
     if unknown:
         name = unknown[1] if option == "--" else f"{option[2:]}.{unknown[1]}"
-        near = nearest(name, [*known, *_inner(option, error)])
-        hint = f"did you mean --{near}?" if near else f"see {command} --help"
-        return f"{command} has no option --{name[:80]}; {hint}"
+        return no_option(name, command, [*known, *_inner(option, error)])
     if named := re.search(r"Expected a dot import path string: (\w+)$", error.strip()):
         part = option[2:].partition(".")[0]
         classes = {kind.__name__.lower(): kind.__name__ for kind in _subclasses(kind_of(part))}
@@ -70,6 +68,8 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         return f"{rule}; received {received!r}: derive it from {made[1]}"
     inner = re.sub(r"\. Got value: Namespace\(.*", "", error.rpartition("Parser key")[2])
     value = re.search(r"(?:Got value|Given value): ?(.*)", inner)
+    if value and (nested := re.match(r'"?NestedArg\(key=\'([^\']*)', value[1])):
+        return no_option(f"{option[2:]}.{nested[1]}", command, known)
     kinds = re.search(r"Subtypes: \[(.*)\]|Expected an? (.*)\. Got value", inner)
     names = re.findall(
         r"Literal\[[^]]*\]|\b(?:int|float|bool|str|list|tuple|Sequence|\w*Path\w*)\b",
@@ -80,6 +80,13 @@ def sentence(error: str, command: str, known: Sequence[str]) -> str:
         return f"{option} must be {' or '.join(dict.fromkeys(words))}; received {value[1]!r}"
     lines = [line.strip(" -") for line in error.splitlines()]
     return f"{option} cannot be used: {' '.join(lines[1:] or lines)}: see {command} --help"
+
+
+def no_option(name: str, command: str, known: Sequence[str]) -> str:
+    """The sentence of an option that a command does not have."""
+    near = nearest(name, known)
+    hint = f"did you mean --{near}?" if near else f"see {command} --help"
+    return f"{command} has no option --{name[:80]}; {hint}"
 
 
 def _subclasses(kind: type) -> set[type]:

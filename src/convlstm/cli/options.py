@@ -23,7 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_loader, s
 from jsonargparse.typing import register_type
 
 from convlstm.cli import commands
-from convlstm.cli.messages import HelpFormatter, sentence
+from convlstm.cli.messages import HelpFormatter, no_option, sentence
 from convlstm.errors import OptionError
 from convlstm.hyperparameters import path_of
 from convlstm.training.config import TrainingConfig
@@ -209,6 +209,8 @@ class Command:
         """Words for jsonargparse: each option with its value, a class before its arguments."""
         filled: Options = [*zip(self.arguments, arguments, strict=False), *options]
         for k, (n, v) in enumerate(filled):
+            if "." in n and n.partition(".")[0] not in PARTS:  # jsonargparse takes it for a value
+                raise OptionError(no_option(n, f"convlstm {self.name}", self.known(chosen)))
             if n == "callbacks" and v and v[0] not in "[{":  # one class: the first of a list
                 n = "callbacks+"
             part, _, argument = n.partition(".")
@@ -219,6 +221,11 @@ class Command:
             filled[k] = (n, "true" if v is None else v)
         filled.sort(key=lambda option: option[0].count(".") * (option[0][:9] != "callbacks"))
         return [f"--{n}={v}" for n, v in filled if n not in (*chosen, "config", "print_config")]
+
+    def known(self, chosen: Mapping[str, type]) -> list[str]:
+        """Names of all options, such as ``data.canvas``."""
+        known = [f"{part}.{key}" for part, kind in chosen.items() for key in signature(kind).parameters]
+        return known + [n for n in (*self.types, *self.settings) if n not in (*self.arguments, *chosen)]
 
     def parse(
         self, parser: ArgumentParser, words: list[str], resolved: Settings, chosen: Mapping[str, type]
@@ -234,9 +241,7 @@ class Command:
             start = Namespace(outlines)  # type: ignore[no-untyped-call]
             parsed = parser.parse_args(words, namespace=start, defaults=False, _skip_validation=True)
         except ArgumentError as error:
-            known = [f"{part}.{key}" for part, kind in chosen.items() for key in signature(kind).parameters]
-            known += [n for n in (*self.types, *self.settings) if n not in (*self.arguments, *chosen)]
-            raise OptionError(sentence(str(error), parser.prog, known)) from error
+            raise OptionError(sentence(str(error), parser.prog, self.known(chosen))) from error
         values: dict[str, Any] = parsed.as_dict()
         needed = [n for n, p in self.parameters.items() if p.default is p.empty and n not in chosen]
         needed += ["out"] if self.name in ("forecast", "inspect") else []
