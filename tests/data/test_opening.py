@@ -164,6 +164,20 @@ def test_variables_become_channels(tmp_path):
     assert open_frames(write_nc(tmp_path / "own.nc", data[["v", "land"]])).name == "v"
 
 
+@pytest.mark.parametrize("still", [0, 1])
+def test_a_variable_without_time_in_one_file_alone(tmp_path, still):
+    values = np.arange(72.0).reshape(6, 3, 4)
+    for k, part in enumerate([slice(0, 3), slice(3, 6)]):
+        data = dataset(TIMES[part], u=values[part], v=values[part])
+        if k == still:
+            data["v"] = data["v"][0].drop_vars("time")
+        write_nc(tmp_path / f"{k}.nc", data)
+    found = open_frames(tmp_path, variable="v")
+    expected = values.copy()
+    expected[3 * still : 3 * still + 3] = values[3 * still]
+    np.testing.assert_array_equal(found[:, 0], expected)
+
+
 def test_ancillary_variables_are_not_the_frames(tmp_path):
     data = dataset(sst=DBZ[:, :3], quality=DBZ[:, :3])
     data.sst.attrs["ancillary_variables"] = "quality other"

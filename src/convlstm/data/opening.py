@@ -260,11 +260,12 @@ def _values(parts: list[_Part], *, careful: bool) -> "Array":
     for k, name in enumerate(parts[0].variables):
         arrays = [part.arrays[k] for part in parts]
         dims = parts[0].dataset.variables[name].dims
-        if "time" not in dims:
-            arrays = [
-                broadcast_to(array, (len(part.times), *array.shape))  # type: ignore[no-untyped-call]
-                for array, part in zip(arrays, parts, strict=True)
-            ]
+        arrays = [
+            array
+            if "time" in part.dataset.variables[name].dims
+            else broadcast_to(array, (len(part.times), *array.shape))  # type: ignore[no-untyped-call]
+            for array, part in zip(arrays, parts, strict=True)
+        ]
         arrays = [_nan_where_damaged(array) for array in arrays] if careful else arrays
         values = concatenate(arrays)  # type: ignore[no-untyped-call]
         channels.append(values if "channel" in dims else values[:, None])

@@ -145,6 +145,10 @@ def test_unfit_arrays(tmp_path, array, message):
         (np.arange(7), "or ISO 8601 text, none missing; .* holds int64"),
         (np.array(["noon"] * 7), "ISO 8601 text such as .* holds 'noon'|holds np.str_"),
         (np.array(["NaT"] * 7, "datetime64[s]"), "none missing"),
+        (np.arange("2999", "3006", dtype="datetime64[Y]"), "between 1678 and 2262; received 2999 to 3005"),
+        (np.arange(7).astype("timedelta64[Y]") * 100, "times must span at most 292 years; received 0"),
+        (np.array([f"{year}-01-01" for year in range(1500, 1507)]), "1678 and 2262; received 1500-01-01"),
+        (np.array([f"{year}-01-01T00:00+01:00" for year in range(2999, 3006)]), "1678 and 2262; rec.* 2998"),
     ],
 )
 def test_unfit_times(tmp_path, times, message):

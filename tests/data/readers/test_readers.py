@@ -73,6 +73,7 @@ def test_frames_are_loaded_a_few_at_once():
         ("RW_20221018-0050", "2022-10-18T00:50"),
         ("frame_0012", None),
         ("99991399", None),
+        ("radar_202102300005", None),
     ],
 )
 def test_times_in_names(name, time):

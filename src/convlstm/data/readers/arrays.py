@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, not_numbers, time_in_name, utc_times
+from convlstm.data.readers.base import Reader, in_nanoseconds, not_numbers, time_in_name, utc_times
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError, reading
 
@@ -128,7 +128,7 @@ def _dates(times: NDArray[Any] | None, count: int, path: Path | str) -> NDArray[
             f"times must be datetime64, timedelta64 or ISO 8601 text, none missing; {path} holds "
             f"{times.dtype}: convert them with numpy.datetime64"
         )
-    times = times.astype(f"{times.dtype.kind}8[ns]")
+    times = in_nanoseconds(times)
     return times - times.min() if times.dtype.kind == "m" else times
 
 

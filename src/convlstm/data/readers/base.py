@@ -193,27 +193,42 @@ def utc_times(values: NDArray[Any], path: Path | str) -> NDArray[np.datetime64]:
     """Times, datetime64[ns] in UTC, of ISO 8601 text or datetimes; those without an offset are taken for UTC.
 
     Raises:
-        DataError: other text.
+        DataError: other text, or dates that nanoseconds cannot hold.
     """
     texts = values.astype(str) if values.dtype.kind in "SU" else None
     try:
         if texts is not None and not any(_OFFSET.search(text) for text in texts):
-            return np.char.rstrip(texts, "Z").astype("datetime64[ns]")
-        moments = values if texts is None else [datetime.fromisoformat(text) for text in texts]
-        naive = [m if m.tzinfo is None else m.astimezone(UTC).replace(tzinfo=None) for m in moments]
-        return np.array([np.datetime64(moment, "ns") for moment in naive])
+            dates = np.char.rstrip(texts, "Z").astype("datetime64")
+        else:
+            moments = values if texts is None else [datetime.fromisoformat(text) for text in texts]
+            naive = [m if m.tzinfo is None else m.astimezone(UTC).replace(tzinfo=None) for m in moments]
+            dates = np.array([np.datetime64(moment, "us") for moment in naive])
     except ValueError as error:
         raise DataError(
             "times must be dates or ISO 8601 text such as 2021-02-01T20:05 or 2021-02-01T21:05+01:00; "
             f"{path} holds {str(values[0])!r}: convert them with numpy.datetime64"
         ) from error
+    return in_nanoseconds(dates)
+
+
+def in_nanoseconds(times: NDArray[Any]) -> NDArray[Any]:
+    """Dates as datetime64[ns], times since a first frame as timedelta64[ns].
+
+    Raises:
+        DataError: times that nanoseconds of 64 bits cannot hold.
+    """
+    exact = times.astype(f"{times.dtype.kind}8[ns]")
+    if not ((exact.astype(times.dtype) == times) | np.isnat(times)).all():
+        limits = "lie between 1678 and 2262" if exact.dtype.kind == "M" else "span at most 292 years"
+        raise DataError(f"times must {limits}; received {times.min()} to {times.max()}: change them")
+    return exact
 
 
 def time_in_name(text: str) -> np.datetime64 | None:
     """The date, with hours, minutes and seconds where given, in a name such as ``radar_202102010005.h5``."""
     for found in _TIME.finditer(text):
-        parts = [int(part) for part in found.groups(default="0")]
-        if 1 <= parts[1] <= 12 and 1 <= parts[2] <= 31 and parts[3] < 24 and parts[4] < 60 and parts[5] < 60:
-            year, month, day, hour, minute, second = parts
-            return np.datetime64(f"{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", "ns")
+        try:
+            return np.datetime64(datetime(*map(int, found.groups(default="0"))), "ns")
+        except ValueError:  # other digits
+            continue
     return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import utc_times
+from convlstm.data.readers.base import in_nanoseconds, utc_times
 from convlstm.errors import DataError
 
 _UNDECODED = re.compile(r"unable to decode time units '([^']*)'")
@@ -79,11 +79,7 @@ def nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[A
             f"every frame must have a time; {absent.sum()} of {len(values)} have none: give them one or "
             "leave these frames out"
         )
-    exact = values.astype(f"{values.dtype.kind}8[ns]")
-    if not (exact.astype(values.dtype) == values).all():
-        raise DataError(
-            f"times must lie between 1678 and 2262; received {values.min()} to {values.max()}: change them"
-        )
+    exact = in_nanoseconds(values)
     return exact - exact.min() if exact.dtype.kind == "m" else exact
 
 
