@@ -86,7 +86,7 @@ def copy_containers(value: Any) -> Any:
 def describe(value: Any) -> Any:
     """Convert an argument to data that JSON holds; `resolve` is the inverse.
 
-    A class or function becomes ``{"class": path}``, a `functools.partial` has its ``arguments`` beside it, a
+    A class or function becomes ``{"class": path}``, a `functools.partial` has its ``arguments``, if any, too, a
     tuple becomes ``{"tuple": [...]}``; lists and dictionaries are converted item by item.
 
     Raises:
@@ -96,10 +96,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, partial):
         if value.args:
             raise RunError(f"a factory that is saved must be a partial with keywords only; received {value}")
-        return {
-            "class": path_of(value.func),
-            "arguments": {k: describe(v) for k, v in value.keywords.items()},
-        }
+        arguments = {k: describe(v) for k, v in value.keywords.items()}
+        return {"class": path_of(value.func)} | ({"arguments": arguments} if arguments else {})
     if isinstance(value, list | tuple):
         items = [describe(item) for item in value]
         return {"tuple": items} if isinstance(value, tuple) else items

@@ -207,6 +207,16 @@ class Seen(Callback):
         self.seen += trainer.optimizers
 
 
+@pytest.mark.parametrize("made", [lambda kind: kind, partial], ids=["class", "partial"])
+def test_a_run_goes_on_with_the_classes_that_it_was_given_again(tmp_path, monkeypatch, made):
+    monkeypatch.chdir(tmp_path)
+    given = {"optimizer": made(torch.optim.SGD), "scheduler": made(torch.optim.lr_scheduler.ConstantLR)}
+    settings = {"batch_size": 4, "accelerator": "cpu"}
+    convlstm.train(data=DATA, model=small(), config=TrainingConfig(epochs=1, **settings), out="run", **given)
+    again = convlstm.train(resume="run", config=TrainingConfig(epochs=2, **settings), **given)
+    assert len(again.metrics) == 2
+
+
 def test_the_command_line_injects_and_resumes(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [f"--data.{name}={value}" for name, value in DATA.hyperparameters.items() if type(value) is int]
