@@ -86,8 +86,8 @@ def copy_containers(value: Any) -> Any:
 def describe(value: Any) -> Any:
     """Convert an argument to data that JSON holds; `resolve` is the inverse.
 
-    A class or function becomes ``{"class": path}``, a `functools.partial` has its ``arguments``, if any, too, a
-    tuple becomes ``{"tuple": [...]}``; lists and dictionaries are converted item by item.
+    A class or function becomes ``{"class": path}``, a `functools.partial` has its ``arguments`` beside it, if
+    any, a tuple becomes ``{"tuple": [...]}``; lists and dictionaries are converted item by item.
 
     Raises:
         RunError: an object that cannot be imported by name, a module, or a dictionary with other keys than

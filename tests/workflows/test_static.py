@@ -83,3 +83,27 @@ def test_a_specification_of_an_older_version_is_read(trained):
     words = ["forecast", "model", "radar", "--steps=2", "--out=f.npy"]
     assert main(words) == 2
     assert main([*words, "--static=land.nc"]) == 0
+
+
+def test_fields_on_other_rows_or_columns_than_the_frames_are_refused(tmp_path):
+    """A mask from north to south beside frames from south to north would be upside down."""
+    rows, columns, times = np.linspace(50, 53, 4), np.linspace(0, 350, 8), np.arange(40).astype("M8[h]")
+    axes = {"lat": rows, "lon": columns}
+    frames = xr.DataArray(
+        np.random.default_rng(0).random((40, 4, 8)), {"time": times.astype("M8[ns]")} | axes
+    )
+    land = xr.Dataset({"land": (("lat", "lon"), np.arange(32.0).reshape(4, 8))}, axes)
+
+    def static(fields):
+        fields.to_netcdf(tmp_path / "land.nc", mode="w", engine="h5netcdf")
+        return Archive(frames, static=str(tmp_path / "land.nc"), past=2, steps=1).static[0]
+
+    expected = static(land)
+    np.testing.assert_array_equal(static(land.transpose("lon", "lat")), expected)
+    np.testing.assert_array_equal(static(land.assign_coords(lat=rows.astype(np.float32))), expected)
+    np.testing.assert_array_equal(static(land.drop_vars(("lat", "lon"))), expected)
+    with pytest.raises(DataError, match="y of .*land.nc goes from 53 to 50, that of the frames from 50"):
+        static(land.isel(lat=slice(None, None, -1)))
+    east = land.assign_coords(lon=(columns + 180) % 360 - 180).sortby("lon")
+    with pytest.raises(DataError, match="x of .*land.nc goes from -160 to 150, .* bring them to it"):
+        static(east)

@@ -340,7 +340,7 @@ class Archive(Source):
         height, width = self.store.shape[1:]
         if path is None:
             return np.empty((0, height, width), np.float32)
-        fields = static_fields(check_path(path, "static"))
+        fields = static_fields(check_path(path, "static"), self.frames)
         if fields.shape[1:] != (height, width):
             raise DataError(
                 f"static fields must have the grid of the frames, {height} x {width}; {path} has "

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convlstm.data.readers.gridded import axis_roles, grid_coordinates
 from convlstm.errors import DataError, reading
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Floats = NDArray[np.float32]
 #: Seconds of a mean year of the calendar.
@@ -45,24 +50,50 @@ def extra_inputs(
     return np.stack(channels, axis=1) if channels else np.empty((length, 0, height, width), np.float32)
 
 
-def static_fields(path: Path) -> Floats:
+def static_fields(path: Path, frames: "xr.DataArray | None" = None) -> Floats:
     """The variables (S, H, W) of a gridded file that have two axes, NaN where missing.
 
+    Args:
+        path: of the file.
+        frames: (time, channel, y, x), on whose rows and columns the fields must lie, where both state theirs.
+
     Raises:
-        DataError: unreadable, or without such a variable.
+        DataError: unreadable, without such a variable, or with other rows or columns.
     """
     import xarray as xr
 
     rule, remedy = "be a readable file of static fields", "give NetCDF or Zarr"
     with reading(path, rule, remedy), xr.open_dataset(path, decode_times=False) as opened:
+        roles = axis_roles(opened)
         fields = [variable.squeeze(drop=True) for variable in opened.data_vars.values()]
-        arrays = [field.values.astype(np.float32) for field in fields if field.ndim == 2]
+        fields = [field for field in fields if field.ndim == 2]
+        axes = [roles.get("y"), roles.get("x")]
+        fields = [field.transpose(*axes) if {*axes} == {*field.dims} else field for field in fields]
+        arrays = [field.values.astype(np.float32) for field in fields]
+        places = grid_coordinates(opened, roles)
     if not arrays or len({array.shape for array in arrays}) > 1:
         raise DataError(
             f"static fields must be variables of one shape (rows, columns); {path} has "
             f"{', '.join(str(array.shape) for array in arrays) or 'none of two axes'}: keep those of the grid"
         )
+    if frames is not None:
+        for axis in ("y", "x"):
+            _check_axis(axis, places.get(axis), frames[axis].variable, path)
     return np.stack(arrays)
+
+
+def _check_axis(axis: str, found: "xr.Variable | None", wanted: "xr.Variable", path: Path) -> None:
+    """Refuse other coordinates of the rows or columns than those of the frames, in the same unit."""
+    units = wanted.attrs.get("units", "1")
+    if found is None or found.size != wanted.size or units == "1" or found.attrs.get("units") != units:
+        return
+    (first, last), (start, end) = ((float(each[0]), float(each[-1])) for each in (found, wanted))
+    pixel = abs(end - start) / max(1, wanted.size - 1)
+    if not np.allclose(found.values, wanted.values, rtol=0, atol=0.1 * pixel):
+        raise DataError(
+            f"static fields must lie on the grid of the frames; {axis} of {path} goes from {first:g} to "
+            f"{last:g}, that of the frames from {start:g} to {end:g}: bring them to it"
+        )
 
 
 def standardised(fields: Floats, reference: Floats) -> Floats:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +10,10 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from convlstm.data.archive_windows import scaled
-from convlstm.data.extra_inputs import INPUTS, extra_inputs, static_fields
+from convlstm.data.extra_inputs import INPUTS, extra_inputs
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import Specification
-from convlstm.data.specify import check_fits, static_inputs
+from convlstm.data.specify import check_fits
 from convlstm.data.units import AMOUNTS, check_covered, conversion, time_text, unit_named
 from convlstm.errors import DataError
 
@@ -191,11 +190,6 @@ class Fields:
                 "received none: give an xarray.DataArray or files with times"
             )
         return self.step_s * np.arange(len(past.values) + steps, dtype=np.float64)
-
-
-def read_static(path: Path | None, specification: Specification, size: Sequence[int]) -> Floats | None:
-    """The static fields of a file, those of the training if None; as of `static_inputs`."""
-    return static_inputs(specification, None if path is None else static_fields(path), size)
 
 
 def labelled_forecast(values: NDArray[Any], frames: "xr.DataArray", step_s: float) -> "xr.DataArray":

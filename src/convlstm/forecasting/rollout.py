@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convlstm.data.discovery import as_dataset
+from convlstm.data.extra_inputs import static_fields
 from convlstm.data.files import check_finite
 from convlstm.data.opening import open_frames
 from convlstm.data.readers.gridded import axis_roles
 from convlstm.data.specification import Specification, plain_transform
-from convlstm.data.specify import grid_of
+from convlstm.data.specify import grid_of, static_inputs
 from convlstm.data.transforms import Linear
 from convlstm.errors import DataError, OptionError
 from convlstm.forecasting.fields import (
@@ -25,7 +26,6 @@ from convlstm.forecasting.fields import (
     as_dtype,
     labelled_forecast,
     last_frames,
-    read_static,
 )
 from convlstm.forecasting.tiles import forecast_frames
 from convlstm.models.base import Forecaster, evaluation_mode
@@ -159,7 +159,8 @@ def forecast_labelled(
     past = last_frames(frames, specification, masked=masks_gaps(model, masked), **remedy)
     if unscaled:
         check_finite(past.values, "the past", _ROLES)
-    ((values, scaled),) = _run(model, specification, [past], steps, static, tile)
+    given = None if static is None else static_fields(static, frames)
+    ((values, scaled),) = _run(model, specification, [past], steps, given, tile)
     return values, past, scaled
 
 
@@ -202,7 +203,8 @@ def _of_array(
     values[np.isin(array, specification.missing)] = np.nan
     cases = values.reshape(-1, *array.shape[-4:])[:, -specification.past :]
     pasts = [Past(case, units, None, specification.step_s) for case in cases]
-    made = np.stack([values for values, _ in _run(model, specification, pasts, steps, static, tile)])
+    given = None if static is None else static_fields(static)
+    made = np.stack([values for values, _ in _run(model, specification, pasts, steps, given, tile)])
     made = made.reshape(*array.shape[:-4], *made.shape[1:])
     return as_dtype(made, array.dtype, specification.missing)
 
@@ -248,17 +250,18 @@ def _run(
     specification: Specification,
     pasts: list[Past],
     steps: int,
-    static: Path | None,
+    static: Floats | None,
     tile: int | None,
 ) -> list[tuple[Floats, Tensor]]:
     """Forecasts of pasts of one unit and size, with these in the scale of the network.
 
+    Static fields (S, H, W) are in their units, those of the training if None.
     As many are read at once as are about four million pixels.
     """
     first = pasts[0]
     size = first.values.shape[-2:]
     fields = Fields(specification, first.units, first.step_s, first.period_s)
-    planes = read_static(static, specification, size)
+    planes = static_inputs(specification, static, size)
     most = max(1, _AT_ONCE // (size[0] * size[1]))
     found: list[tuple[Floats, Tensor]] = []
     with evaluating(model) as like:

@@ -227,8 +227,9 @@ def in_nanoseconds(times: NDArray[Any]) -> NDArray[Any]:
 def time_in_name(text: str) -> np.datetime64 | None:
     """The date, with hours, minutes and seconds where given, in a name such as ``radar_202102010005.h5``."""
     for found in _TIME.finditer(text):
+        year, month, day, hour, minute, second = map(int, found.groups(default="0"))
         try:
-            return np.datetime64(datetime(*map(int, found.groups(default="0"))), "ns")
+            return np.datetime64(datetime(year, month, day, hour, minute, second).isoformat(), "ns")
         except ValueError:  # other digits
             continue
     return None

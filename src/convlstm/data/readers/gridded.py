@@ -179,7 +179,7 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     if not any("time" in variable.dims for variable in frames.values()):  # one frame
         for name, frame in frames.items():
             frames[name] = frame.set_dims(("time", *frame.dims))  # type: ignore[no-untyped-call]
-    coordinates = {"time": time, **_coordinates(dataset, roles)}
+    coordinates = {"time": time, **grid_coordinates(dataset, roles)}
     mapping = _grid_mapping(dataset, frames)
     if mapping is not None:
         coordinates["crs"] = xr.Variable((), np.int32(0), mapping)
@@ -317,7 +317,7 @@ def _within(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.
     return np.where(inside, values, np.float32(np.nan))
 
 
-def _coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str, xr.Variable]":
+def grid_coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str, xr.Variable]":
     """Coordinates of the rows, columns and channels, and latitude and longitude of curvilinear grids."""
     import xarray as xr
 
