@@ -44,6 +44,11 @@ def test_a_model_forecasts_as_a_method_of_pysteps_does(folder, precip):
     np.testing.assert_array_equal(forecast(precip, None, [1, 3, 4], model=model), made[[0, 2, 3]])
     masked = np.ma.masked_invalid(precip)
     np.testing.assert_array_equal(forecast(masked, None, 5, model=model), made)
+    whole = np.ma.array(np.nan_to_num(precip).astype(np.int16), mask=masked.mask)
+    floats = whole.astype(np.float32).filled(np.nan)
+    np.testing.assert_array_equal(
+        forecast(whole, None, 5, model=model), forecast(floats, None, 5, model=model)
+    )
     amounts = forecast(precip / 12, None, 5, model=model, units="mm")
     np.testing.assert_allclose(12 * amounts, made, rtol=1e-4, atol=1e-5)
 

@@ -123,8 +123,10 @@ def _loaded(model: Model) -> Forecaster:
 
 
 def _fields(precip: ArrayLike) -> NDArray[Any]:
-    """Fields (T, m, n), masked values as NaN."""
-    fields = np.ma.filled(precip, np.nan) if isinstance(precip, np.ma.MaskedArray) else np.asarray(precip)
+    """Fields (T, m, n), masked values as NaN, of which integers have none."""
+    fields = np.asanyarray(precip)
+    if isinstance(fields, np.ma.MaskedArray):
+        fields = np.ma.filled(fields.astype(np.promote_types(fields.dtype, np.float32)), np.nan)
     fields = fields[None] if fields.ndim == 2 else fields
     if fields.ndim != 3:
         raise DataError(f"precip must be (T, m, n); received {fields.shape}: give the last fields")
