@@ -97,6 +97,28 @@ def test_forecasts_under_autocast_have_the_dtype_of_the_past(make):
         assert model(past, 2).dtype == torch.float32
 
 
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_forecasters_are_transformed_by_torch_func(make):
+    past, model = torch.rand(2, 3, 2, 16, 12, dtype=torch.float64), make(2).double().eval()
+    each = torch.func.vmap(lambda frames: model(frames[None], 2)[0])(past)
+    torch.testing.assert_close(each, model(past, 2), rtol=1e-9, atol=1e-9)
+    found = torch.func.grad(lambda frames: model(frames, 2).square().sum())(past)
+    past.requires_grad_()
+    forecast = model(past, 2)
+    if forecast.requires_grad:
+        (expected,) = torch.autograd.grad(forecast.square().sum(), past)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_forecasters_made_without_memory_take_weights_of_others(make):
+    model, past = make(2).eval(), torch.rand(1, 3, 2, 16, 12)
+    with torch.device("meta"):
+        empty = make(2).eval()
+    empty.load_state_dict(model.state_dict(), assign=True)
+    torch.testing.assert_close(empty(past, 2), model(past, 2), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("check", FORECASTER_CHECKS)
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_models(make, check):

@@ -126,18 +126,12 @@ class SwinBlock(Recordable):
         bias: True to give queries, keys and values a bias.
     """
 
-    position_index: Tensor
-
     def __init__(self, dim: int, window: int, heads: int, shift: int, reads_two: bool, bias: bool) -> None:
         super().__init__()
         self.window, self.heads, self.shift = window, heads, shift
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.red = nn.Linear(2 * dim, dim) if reads_two else None
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias), nn.Linear(dim, dim)
-        place = torch.arange(window)
-        offset = place[:, None] - place + window - 1
-        index = offset[:, None, :, None] * (2 * window - 1) + offset[None, :, None, :]
-        self.register_buffer("position_index", index.reshape(window**2, window**2), persistent=False)
         self.position_bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
         self.fc1, self.fc2 = nn.Linear(dim, _MLP_RATIO * dim), nn.Linear(_MLP_RATIO * dim, dim)
@@ -165,7 +159,17 @@ class SwinBlock(Recordable):
             size,
             heads=self.heads,
             shift=shift,
-            bias=self.position_bias[self.position_index].movedim(-1, 0),
+            bias=self._bias(),
             record=lambda weights: self.record_values(attention=(weights, maps)),
         )
         return from_windows(self.proj(found.flatten(0, 4)).view_as(windows), size, shift)
+
+    def _bias(self) -> Tensor:
+        """Bias of each query (row by row of the window) for each key, (heads, window^2, window^2).
+
+        That of a query at (i, j) for a key at (k, l) is row i - k, column j - l of the table.
+        """
+        side = self.window
+        table = self.position_bias.view(2 * side - 1, 2 * side - 1, -1)
+        bias_ijHkl = table.unfold(0, side, 1).unfold(1, side, 1).flip(-2, -1)
+        return bias_ijHkl.permute(2, 0, 1, 3, 4).reshape(-1, side**2, side**2)

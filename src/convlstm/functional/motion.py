@@ -195,6 +195,8 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
     at_B2NW = at_B2LHW.flatten(2, 3)
     if torch.compiler.is_compiling():
         y_BCNW = F.grid_sample(x.to(dtype), _normalised(at_B2NW, x), align_corners=False)
+    elif torch._C._are_functorch_transforms_active():
+        y_BCNW = _interpolated(x.to(dtype), at_B2NW)
     else:
         y_BCNW = _Interpolation.apply(x.to(dtype), at_B2NW)  # type: ignore[no-untyped-call]
     y: Tensor = torch.unflatten(y_BCNW, 2, (flow.shape[1], x.shape[2]))
