@@ -47,6 +47,17 @@ def test_colour(tmp_path, ending):
     assert dataset.channel.values.tolist() == ["red", "green", "blue"]
 
 
+@pytest.mark.parametrize("code", ["-9999", "-9999.0 ", "-3.4028234663852886e+38", "nan", "255", "none"])
+def test_what_a_geotiff_says_is_not_measured(tmp_path, code):
+    expected = RANDOM.integers(0, 255, (6, 8)).astype(np.float32)
+    stored = expected.copy()
+    if code != "none":
+        expected[2, 3], stored[2, 3] = np.nan, np.float32(code)
+    image = Image.fromarray(stored.astype(np.uint8) if code == "255" else stored)
+    image.save(tmp_path / "a.tif", tiffinfo={42113: code})
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").frames[0], expected)
+
+
 def test_sixteen_bits_floats_bits_and_transparency(tmp_path):
     for ending in ("png", "tif"):
         Image.fromarray(DEEP).save(tmp_path / f"a.{ending}")

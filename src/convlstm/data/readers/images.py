@@ -21,10 +21,13 @@ _STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"P2", b"P3
 _SEQUENCES = ("GIF", "TIFF", "PNG", "WEBP")  # others, such as MPO, hold views of one moment
 _GREY = {"1": np.uint8, "L": np.uint8, "LA": np.uint8, "F": np.float32, "I": np.int32}
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+_NO_DATA = 42113  # tag of a GeoTIFF, by GDAL: the value that stands for not measured, as text
 
 
 class Images(Reader):
     """Images and animations; 8 bits are 0 to 255, 16 bits 0 to 65535, colours are three channels.
+
+    What a GeoTIFF says is not measured (GDAL's no-data value) is NaN; its places are not read.
 
     A folder of images is an archive of files of one frame: their times stand in their names, else their
     order is that of the numbers in them.
@@ -46,7 +49,8 @@ class Images(Reader):
         with reading(path):
             found = _header(path)
         shape = (len(found.times), *((3,) if found.colour else ()), *found.size)
-        values = late(FileArray(path, shape, partial(_read, path)), (frames_at_once(shape), *shape[1:]))
+        read = partial(_read, path, found.code)
+        values = late(FileArray(path, shape, read), (frames_at_once(shape), *shape[1:]))
         attributes: dict[str, Any] = {"dtype": str(found.dtype)}
         if found.dtype.kind == "u":
             attributes["valid_range"] = (0, np.iinfo(found.dtype).max)
@@ -61,6 +65,7 @@ class _Header(NamedTuple):
     colour: bool
     dtype: np.dtype[Any]
     times: NDArray[Any]
+    code: np.float32 | None  # of pixels that were not measured
 
 
 def _header(path: Path) -> _Header:
@@ -71,13 +76,23 @@ def _header(path: Path) -> _Header:
         height, width = image.height, image.width
         if image.getexif().get(_ORIENTATION) in _TURNED:
             height, width = width, height
-        mode = image.mode
+        mode, code = image.mode, _code(image)
         times = _times(image, path)
     if mode == "P" or len(times) > 1:  # which a palette decides
         frames_TCHW = _decoded(path)
-        return _Header((height, width), frames_TCHW.shape[1] == 3, frames_TCHW.dtype, times)
+        return _Header((height, width), frames_TCHW.shape[1] == 3, frames_TCHW.dtype, times, code)
     dtype = np.uint16 if mode.startswith("I;16") else _GREY.get(mode, np.uint8)
-    return _Header((height, width), mode not in _GREY and dtype != np.uint16, np.dtype(dtype), times)
+    colour = mode not in _GREY and dtype != np.uint16
+    return _Header((height, width), colour, np.dtype(dtype), times, code)
+
+
+def _code(image: "Image") -> np.float32 | None:
+    """The value of pixels that were not measured; None if the file states none."""
+    stated = image.getexif().get(_NO_DATA)
+    try:
+        return None if stated is None else np.float32(str(stated).strip(" \0"))
+    except ValueError:
+        return None
 
 
 def _times(image: "Image", path: Path) -> NDArray[Any]:
@@ -103,7 +118,10 @@ def _decoded(path: Path) -> NDArray[Any]:
     return stack_pictures(arrays, [path] * len(arrays), path, palette=palettes or len(arrays) > 1)
 
 
-def _read(path: Path, key: Any) -> NDArray[Any]:
+def _read(path: Path, code: np.float32 | None, key: Any) -> NDArray[Any]:
     frames_TCHW = _decoded(path)
     part: NDArray[Any] = (frames_TCHW if frames_TCHW.shape[1] == 3 else frames_TCHW[:, 0])[key]
-    return part
+    if code is None:
+        return part
+    values = part.astype(np.float32)
+    return np.where(values == code, np.float32(np.nan), values)
