@@ -210,3 +210,21 @@ except Exception as error:
     assert "RunError" in ended.stdout
     assert "File too large" in ended.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "names", [("a b", "a_b"), ("é1", "è1"), ("u", "u_valid"), ("x", "y"), ("time", "forecast_period")]
+)
+@pytest.mark.parametrize("ending", ["nc", "zarr"])
+def test_no_channel_takes_the_name_of_another_or_of_a_coordinate(tmp_path, names, ending):
+    made = forecast(channels()).assign_coords(channel=list(names))
+    path = write_cf(tmp_path / f"a.{ending}", made)
+    options = {"engine": "zarr", "consolidated": False} if ending == "zarr" else {"engine": "h5netcdf"}
+    with xr.open_dataset(path, **options) as found:
+        values = {v.attrs["long_name"]: v for v in found.data_vars.values() if v.dtype.kind == "f"}
+        assert len(values) == 2
+        for k, name in enumerate(names):
+            variable = values[name]
+            np.testing.assert_array_equal(variable, made[:, k])
+            mask = found[variable.attrs["ancillary_variables"]]
+            np.testing.assert_array_equal(mask, np.isfinite(made[0, k]))

@@ -42,11 +42,15 @@ def cf_dataset(forecast: "xr.DataArray", *, source: str = "", history: str = "")
     names = [str(name) for name in forecast["channel"].values]
     units, methods = (each if len(each) == len(names) else each[:1] * len(names) for each in (units, methods))
     variables: dict[str, xr.DataArray] = {}
+    taken = {str(name) for name in (*forecast.dims, *forecast.coords)}
     for k, name in enumerate(names):
         values = forecast.isel(channel=k, drop=True).astype(np.float32)
         attributes = {key: str(forecast.attrs[key]) for key in _ATTRIBUTES if key in forecast.attrs}
         attributes = {"long_name": name} | attributes | {"units": units[k], "cell_methods": methods[k]}
         name = _named(name, k)
+        while {name, f"{name}_valid"} & taken:
+            name += f"_{k}"
+        taken |= {name, f"{name}_valid"}
         first = values.isel({axis: 0 for axis in values.dims if axis not in ("y", "x")}, drop=True)
         mask = first.notnull().astype(np.int8)
         mask.attrs = {
