@@ -220,6 +220,19 @@ def test_windows_across_a_gap_are_left_out_or_masked():
         assert missing.tolist() == [3000, 3300]
 
 
+def test_a_split_with_many_gaps_has_the_time_step_of_all_frames():
+    """Half of the frames of the test split are missing, so that most there lie two steps apart."""
+    frames = rain(100).isel(time=[k for k in range(100) if k < 70 or k % 2 or k > 91])
+    times = frames.time.values.astype("M8[s]").astype(str)
+    split = {"train": f"{times[0]}/{times[49]}", "validation": f"{times[50]}/{times[69]}"}
+    split["test"] = f"{times[70]}/{times[-1]}"
+    test = archive(frames, split=split).split("test")
+    assert len(test) == 3  # of the last nine frames in a row
+    assert all((window.times.diff() == 300).all() for window in test)
+    for window in archive(frames, split=split, gaps="mask").split("test"):
+        assert (window.times.diff() == 300).all()
+
+
 def test_gaps_are_masked_as_in_training_unless_said_otherwise():
     frames = with_gap()
     stored = archive(frames, gaps="mask").specification

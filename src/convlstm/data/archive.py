@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -276,10 +276,10 @@ class Archive(Source):
     def window_frames(self, name: Split) -> NDArray[np.int64]:
         """Indices (W, K + L) of the frames of every window of a split."""
         inside = np.flatnonzero(self._members[name])
-        length = self.past + self.steps
-        found = window_frames(self.times[inside], length, masked=self.masked, stride=self.stride)
+        length, of_split = self.past + self.steps, partial(window_frames, step=self.step_s)
+        found = of_split(self.times[inside], length, masked=self.masked, stride=self.stride)
         if not len(found):
-            masks = len(window_frames(self.times[inside], length, masked=True))
+            masks = len(of_split(self.times[inside], length, masked=True))
             raise DataError(
                 f"every split needs {length} consecutive frames, past + steps; {name} has {len(inside)} "
                 "frames, but not so many in a row: lower past or steps, or change split"

@@ -55,14 +55,21 @@ def time_step(times: Times) -> float:
     return step
 
 
-def gaps(times: Times) -> list[Gap]:
-    """The gaps between frames: differences of more than one and a half time steps."""
-    step = time_step(times)
+def gaps(times: Times, step: float | None = None) -> list[Gap]:
+    """The gaps between frames: differences of more than one and a half time steps.
+
+    Args:
+        times: (N,), increasing.
+        step: of the archive that the frames are a part of; that of these times if None.
+    """
+    step = time_step(times) if step is None else step
     missing = np.rint(np.diff(times) / step).astype(np.int64) - 1
     return [Gap(int(k), int(missing[k])) for k in np.flatnonzero(np.diff(times) > 1.5 * step)]
 
 
-def window_frames(times: Times, length: int, *, masked: bool = False, stride: int = 1) -> NDArray[np.int64]:
+def window_frames(
+    times: Times, length: int, *, masked: bool = False, stride: int = 1, step: float | None = None
+) -> NDArray[np.int64]:
     """The frames of every window of consecutive times.
 
     Args:
@@ -70,13 +77,14 @@ def window_frames(times: Times, length: int, *, masked: bool = False, stride: in
         length: frames of a window.
         masked: also windows with missing frames, but the first and the last frame of each is there.
         stride: frames from the start of a window to that of the next, from the first frame after a gap on.
+        step: as for `gaps`.
 
     Returns:
         (W, length), indices of frames, `MISSING` for those that are missing, in the order of time.
     """
     slots: list[NDArray[np.int64]] = []
     start = 0
-    for gap in gaps(times):
+    for gap in gaps(times, step):
         slots.append(np.arange(start, gap.after + 1))
         # A gap longer than a window cannot lie inside one.
         fill = MISSING if masked and gap.frames < length else _GAP

@@ -150,7 +150,7 @@ def _splits(
         return None
     for name in SPLITS:
         inside = times[members[name]]
-        windows = window_frames(inside, past + steps, masked=masked)
+        windows = window_frames(inside, past + steps, masked=masked, step=time_step(times))
         used = np.unique(windows[windows >= 0])
         if not len(windows):
             return None
