@@ -99,6 +99,16 @@ def test_what_is_there_is_not_made_again_and_only_the_same_is_gone_on_with(folde
     assert not (tmp_path / "b.zarr").exists()
 
 
+def test_frames_further_apart_than_those_of_training_are_no_past(folder, tmp_path, monkeypatch):
+    """Most frames are two steps apart; forecasts are made where there are enough in a row."""
+    monkeypatch.chdir(tmp_path)
+    rates([0, 1, 2, 3, 5, 7, 9, 11, 13]).to_netcdf("a.nc", engine="h5netcdf")
+    words = ["forecast", str(folder), "a.nc", "--steps", "2", "--every", "1", "--out", "a.zarr"]
+    assert main(words) == 0
+    found = starts("a.zarr")["forecast_reference_time"]
+    np.testing.assert_array_equal(found, START + STEP * np.array([2, 3]))
+
+
 def test_a_refusal_leaves_what_is_there_and_makes_nothing(folder, tmp_path):
     path = tmp_path / "a.zarr"
     convlstm.forecast(folder, rates(), 2, every=3, out=path)

@@ -62,9 +62,13 @@ def fill_archive(
         RunError: what is there are not forecasts by this model from these times.
     """
     times, past, masked = seconds(frames["time"]), past_of(model, frames), masks_gaps(model, masked)
-    windows = window_frames(times, past, masked=masked)
+    specification = specification_of(model)
+    known_s = None if specification is None else specification.known_step_s
+    windows = window_frames(times, past, masked=masked, step=known_s)
+    if not len(windows):  # frames of another time step are refused as such below
+        windows = window_frames(times, past, masked=masked)
     if not len(windows):
-        masks = specification_of(model) and len(window_frames(times, past, masked=True))
+        masks = specification and len(window_frames(times, past, masked=True, step=known_s))
         raise DataError(
             f"the past must hold the {past} frames that the model was trained with, none missing; received "
             f"{len(times)}, but not so many in a row: give more frames{', or --gaps mask' * bool(masks)}"
@@ -74,8 +78,6 @@ def fill_archive(
             f"forecasts from many initial times need frames with dates; received {len(times)} without: give "
             "them dates, or leave --every out"
         )
-    specification = specification_of(model)
-    known_s = None if specification is None else specification.known_step_s
     counts, late = steps_between(times, known_s or time_step(times))
     # Of each frame the time steps before it, and the frames that are early or late.
     places, uneven = (np.append(0, np.cumsum(each)) for each in (counts, late > 0))
