@@ -2,6 +2,7 @@
 
 import gzip
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -378,6 +379,17 @@ def test_a_file_that_cannot_be_opened(tmp_path, position, length):
     left = np.delete(np.arange(6), position)
     np.testing.assert_array_equal(frames.time, TIMES[left])
     np.testing.assert_array_equal(frames[:, 0], DBZ[left])
+
+
+def test_archives_of_arrays_damaged_anywhere_are_refused_in_a_sentence(tmp_path):
+    """Python's zipfile raises what zlib and the decoding of names raise, and NotImplementedError."""
+    np.savez_compressed(tmp_path / "whole.npz", frames=CODES)
+    whole, damaged = (tmp_path / "whole.npz").read_bytes(), tmp_path / "damaged.npz"
+    for place in range(len(whole)):
+        for byte in {0, 255, whole[place] ^ 16} - {whole[place]}:
+            damaged.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            with suppress(DataError):
+                open_frames(damaged).load()
 
 
 def test_a_file_whose_damage_shows_when_it_is_read(tmp_path):

@@ -11,7 +11,7 @@ from convlstm.data.files import by_number
 from convlstm.data.readers import READERS
 from convlstm.data.readers.base import Reader
 from convlstm.data.readers.gridded import labelled_dataset
-from convlstm.errors import DataError, OptionError, check_name, reading
+from convlstm.errors import ConvLSTMError, DataError, OptionError, check_name, reading
 from convlstm.trust import is_dotted
 from convlstm.validation import check_callable, check_path, received
 
@@ -92,7 +92,12 @@ def _recognises(reader: Reader, path: Path) -> bool:
         return False
     with reading(path), path.open("rb") as file:
         head = file.read(_HEAD)
-    return reader.recognises(path, head)
+    try:
+        return reader.recognises(path, head)
+    except (ConvLSTMError, ImportError):
+        raise
+    except Exception:  # damaged files make libraries raise almost anything
+        return False
 
 
 def _walk(path: Path) -> Iterator[Path]:
