@@ -12,17 +12,17 @@ NAME = "AQC151351545F_00005.801.gif"
 
 
 def test_values_and_time(tmp_path, write_mch):
-    """Rates worked out by hand: 71.5 would be 0 dBZ, 131.5 30 dBZ, and Z = 316 R^1.5."""
+    """Amounts worked out by hand: 71.5 would be 0 dB, 131.5 30 dB, and z = 316 r^1.5."""
     codes = np.array([[0, 1, 2], [71, 131, 250], [251, 254, 255]], np.uint8)
     dataset = MCH().read(write_mch(tmp_path / NAME, codes))
-    values = dataset["rainfall_rate"].values[0]
+    values = dataset["precipitation"].values[0]
     assert values[0].tolist()[:2] == values[2].tolist()[:2] == [0.0, 0.0]
     assert np.isnan(values).tolist() == (codes == 255).tolist()
     expected = (10 ** (np.array([-34.75, -0.25, 29.75, 89.25]) / 10) / 316) ** (2 / 3)
     np.testing.assert_array_equal(values[[0, 1, 1, 1], [2, 0, 1, 2]], expected.astype(np.float32))
     assert dataset.time.values == [np.datetime64("2015-05-15T15:45")]
-    assert dataset["rainfall_rate"].attrs["units"] == "mm/h"
-    assert dataset["rainfall_rate"].attrs["dry_value"] == 0
+    assert dataset["precipitation"].attrs["units"] == "mm"
+    assert dataset["precipitation"].attrs["dry_value"] == 0
 
 
 def test_time_from_the_name(tmp_path, write_mch):
@@ -32,6 +32,16 @@ def test_time_from_the_name(tmp_path, write_mch):
     assert MCH().read(path).time.values == [np.datetime64("2016-12-31T23:55")]
     with pytest.raises(DataError, match="neither the comment nor the name has a product and a time"):
         MCH().read(path.rename(tmp_path / "a.gif"))
+
+
+def test_the_time_that_an_amount_covers(tmp_path, write_mch):
+    """In minutes, in the comment of the real files, else in their names."""
+    codes = np.array([[0, 131]], np.uint8)
+    stated = write_mch(tmp_path / "a.gif", codes, comment="PRDT=AQC151351825 ACCUm=000005 DeltaT=000005")
+    named = write_mch(tmp_path / "CPC151351825F_00060.801.gif", codes, comment="none")
+    unknown = write_mch(tmp_path / "b.gif", codes, comment="PRDT=AQC151351825")
+    periods = [MCH().read(path)["precipitation"].attrs.get("period_s") for path in (stated, named, unknown)]
+    assert periods == [300, 3600, None]
 
 
 def test_products_of_another_table_are_refused(tmp_path, write_mch):
@@ -58,7 +68,8 @@ def test_real_files(real, day, first, last):
     datasets = [MCH().read(file) for file in real(f"radar/mch/{day}/*.gif")]
     times = np.concatenate([dataset.time.values for dataset in datasets])
     assert (len(times), times[0], times[-1]) == (40, np.datetime64(first), np.datetime64(last))
-    values = np.concatenate([dataset["rainfall_rate"].values for dataset in datasets])
+    values = np.concatenate([dataset["precipitation"].values for dataset in datasets])
+    assert {dataset["precipitation"].attrs["period_s"] for dataset in datasets} == {300.0}
     assert values.shape == (40, 640, 710)
     assert np.nanmax(values) == np.float32((10 ** ((151 - 71.5) / 20) / 316) ** (2 / 3))
     dataset = datasets[0]
