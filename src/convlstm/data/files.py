@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Endings of images in a folder of frames.
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_BITS, _SAMPLE_FORMAT = 258, 339  # tags of a TIFF
 _AXES = ("frame", "channel", "row", "column")
 
 
@@ -251,10 +252,54 @@ def pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
     from PIL import Image, ImageOps, ImageSequence
 
     with _whole(path), Image.open(path) as image:
+        check_depth(image, path)
         # Pillow reads an animation that was cut between two frames as a shorter one.
         if image.format == "GIF" and not path.read_bytes().rstrip(b"\0").endswith(b";"):
             raise EOFError("the end of the file is missing")
-        return [_pixels(ImageOps.exif_transpose(frame)) for frame in ImageSequence.Iterator(image)]
+        found = []
+        for frame in ImageSequence.Iterator(image):
+            dtype = other_dtype(frame)
+            array, palette = _pixels(ImageOps.exif_transpose(frame))
+            found.append((array if dtype is None else array.view(dtype), palette))
+    if {array.dtype.name for array, _ in found} == {"uint16", "int32"}:  # as some have no negative value
+        return [(array.astype(np.int32), palette) for array, palette in found]
+    return found
+
+
+def check_depth(image: "Image", path: Path) -> None:
+    """Refuse colours of more than 8 bits, of which Pillow reads the first 8.
+
+    Raises:
+        DataError: such an image.
+    """
+    code = greatest_code(image)
+    if len(image.getbands()) > 1 and (";16" in str(_decoder(image)) or (code is not None and code > 255)):
+        raise DataError(
+            f"images in colour must have 8 bits a channel; {path} has 16, of which half would be lost: save "
+            "its channels as grey images of 16 bits, or all as .npy"
+        )
+
+
+def greatest_code(image: "Image") -> int | None:
+    """Greatest code of a PPM or PGM, which Pillow scales to 255 or 65535; None for other images."""
+    arguments = _decoder(image)
+    scaled = image.format == "PPM" and isinstance(arguments, tuple) and len(arguments) == 2
+    return int(arguments[1]) if scaled else None
+
+
+def _decoder(image: "Image") -> Any:
+    """Arguments of Pillow's decoder of an image that was opened and is not read yet."""
+    tiles = getattr(image, "tile", None)
+    return tiles[0][3] if tiles else None
+
+
+def other_dtype(image: "Image") -> np.dtype[Any] | None:
+    """The dtype in a TIFF of integers whose sign Pillow takes otherwise; None for other images."""
+    tags = getattr(image, "tag_v2", {})
+    bits, kind = (np.ravel(tags.get(tag, 1))[0] for tag in (_BITS, _SAMPLE_FORMAT))
+    if (image.mode, bits, kind) == ("L", 8, 2):
+        return np.dtype(np.int8)
+    return np.dtype(np.uint32) if (image.mode, bits, kind) == ("I", 32, 1) else None
 
 
 def _pixels(image: "Image") -> tuple[NDArray[Any], bool]:

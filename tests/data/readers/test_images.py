@@ -1,12 +1,15 @@
 """Reader of images against the pixels that Pillow saved."""
 
 import io
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from convlstm.data.files import read_frames
 from convlstm.data.readers.images import Images
 from convlstm.errors import DataError, OptionError
 from convlstm.testing.layers import judge
@@ -75,6 +78,58 @@ def test_sixteen_bits_floats_bits_and_transparency(tmp_path):
     clear.putalpha(7)
     clear.save(tmp_path / "c.png")
     np.testing.assert_array_equal(read(tmp_path / "c.png").frames[0], COLOUR[0].transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("greatest", [1, 100, 254, 1023, 4095, 65535])
+@pytest.mark.parametrize("magic", ["P2", "P5"])
+def test_codes_of_a_pgm_are_not_scaled(tmp_path, greatest, magic):
+    """Pillow scales them to 255 or 65535."""
+    codes = np.linspace(0, greatest, 48).round().reshape(6, 8)
+    binary = codes.astype("u1" if greatest < 256 else ">u2").tobytes()
+    text = " ".join(map(str, codes.astype(int).ravel())).encode()
+    content = f"{magic}\n8 6\n{greatest}\n".encode() + (binary if magic == "P5" else text)
+    (tmp_path / "a.pgm").write_bytes(content)
+    frames = read(tmp_path / "a.pgm").frames
+    np.testing.assert_array_equal(frames[0], codes)
+    dtype = "uint8" if greatest < 256 else "uint16"
+    assert frames.attrs == {"dtype": dtype, "valid_range": (0, greatest)}
+
+
+def test_signs_of_integers_in_tiff(tmp_path):
+    """Of 8 and 32 bits by the sample format, 2 with a sign, and of pages of which one alone is negative."""
+    signed = RANDOM.integers(-128, 128, (6, 8)).astype(np.int8)
+    Image.fromarray(signed.view(np.uint8)).save(
+        tmp_path / "a.tif", tiffinfo={339: 2, 42113: str(signed[0, 0])}
+    )
+    frames = read(tmp_path / "a.tif").frames
+    np.testing.assert_array_equal(frames[0], np.where(signed == signed[0, 0], np.nan, signed))
+    assert frames.attrs == {"dtype": "int8"}
+    large = RANDOM.integers(0, 2**32, (6, 8), dtype=np.uint32)
+    Image.fromarray(large.view(np.int32)).save(tmp_path / "b.tif")
+    tag = struct.pack("<HHI", 339, 3, 1)
+    content = (tmp_path / "b.tif").read_bytes().replace(tag + b"\2", tag + b"\1")
+    (tmp_path / "b.tif").write_bytes(content)
+    np.testing.assert_array_equal(read(tmp_path / "b.tif").frames[0], large.astype(np.float32))
+    pages = [Image.fromarray(DEEP.astype(np.int32) - less) for less in (0, 40000)]
+    pages[0].save(tmp_path / "c.tif", save_all=True, append_images=pages[1:])
+    np.testing.assert_array_equal(read(tmp_path / "c.tif").frames, np.stack([DEEP, DEEP - 40000.0]))
+
+
+def test_colours_of_sixteen_bits_are_refused(tmp_path):
+    """Pillow reads the first 8 bits of each."""
+    (tmp_path / "a.ppm").write_bytes(b"P6\n2 1\n1023\n" + np.arange(6, dtype=">u2").tobytes())
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))]
+    parts += [(b"IDAT", zlib.compress(b"\0" + np.arange(6, dtype=">u2").tobytes())), (b"IEND", b"")]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    for name in ("a.ppm", "a.png"):
+        with pytest.raises(DataError, match=f"must have 8 bits a channel; .*{name} has 16, .*: save its"):
+            read(tmp_path / name)
+        with pytest.raises(DataError, match="must have 8 bits a channel"):
+            read_frames([tmp_path / name])
 
 
 def test_a_palette_of_greys_is_one_channel(tmp_path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.files import pictures, stack_pictures
+from convlstm.data.files import check_depth, greatest_code, other_dtype, pictures, stack_pictures
 from convlstm.data.readers.base import Reader, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import reading
@@ -49,11 +49,11 @@ class Images(Reader):
         with reading(path):
             found = _header(path)
         shape = (len(found.times), *((3,) if found.colour else ()), *found.size)
-        read = partial(_read, path, found.code)
+        read = partial(_read, path, found)
         values = late(FileArray(path, shape, read), (frames_at_once(shape), *shape[1:]))
         attributes: dict[str, Any] = {"dtype": str(found.dtype)}
-        if found.dtype.kind == "u":
-            attributes["valid_range"] = (0, np.iinfo(found.dtype).max)
+        if found.dtype in (np.uint8, np.uint16):
+            attributes["valid_range"] = (0, found.greatest or np.iinfo(found.dtype).max)
         dims = ("time", "channel", "y", "x") if found.colour else ("time", "y", "x")
         coordinates: dict[str, Any] = {"time": found.times}
         coordinates |= {"channel": ["red", "green", "blue"]} if found.colour else {}
@@ -66,6 +66,7 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
     times: NDArray[Any]
     code: np.float32 | None  # of pixels that were not measured
+    greatest: int | None = None  # code of a PGM, which Pillow scales to the greatest of the dtype
 
 
 def _header(path: Path) -> _Header:
@@ -73,17 +74,21 @@ def _header(path: Path) -> _Header:
     from PIL import Image
 
     with Image.open(path) as image:
+        check_depth(image, path)
+        greatest, other = greatest_code(image), other_dtype(image)
         height, width = image.height, image.width
         if image.getexif().get(_ORIENTATION) in _TURNED:
             height, width = width, height
-        mode, code = image.mode, _code(image)
+        mode, form, code = image.mode, image.format, _code(image)
         times = _times(image, path)
     if mode == "P" or len(times) > 1:  # which a palette decides
         frames_TCHW = _decoded(path)
         return _Header((height, width), frames_TCHW.shape[1] == 3, frames_TCHW.dtype, times, code)
-    dtype = np.uint16 if mode.startswith("I;16") else _GREY.get(mode, np.uint8)
+    dtype = (
+        np.uint16 if mode.startswith("I;16") or (mode, form) == ("I", "PPM") else _GREY.get(mode, np.uint8)
+    )
     colour = mode not in _GREY and dtype != np.uint16
-    return _Header((height, width), colour, np.dtype(dtype), times, code)
+    return _Header((height, width), colour, other or np.dtype(dtype), times, code, greatest)
 
 
 def _code(image: "Image") -> np.float32 | None:
@@ -118,10 +123,12 @@ def _decoded(path: Path) -> NDArray[Any]:
     return stack_pictures(arrays, [path] * len(arrays), path, palette=palettes or len(arrays) > 1)
 
 
-def _read(path: Path, code: np.float32 | None, key: Any) -> NDArray[Any]:
+def _read(path: Path, found: _Header, key: Any) -> NDArray[Any]:
     frames_TCHW = _decoded(path)
     part: NDArray[Any] = (frames_TCHW if frames_TCHW.shape[1] == 3 else frames_TCHW[:, 0])[key]
-    if code is None:
+    if found.greatest is not None:
+        return np.rint(part * (found.greatest / np.iinfo(found.dtype).max))
+    if found.code is None:
         return part
     values = part.astype(np.float32)
-    return np.where(values == code, np.float32(np.nan), values)
+    return np.where(values == found.code, np.float32(np.nan), values)
