@@ -529,3 +529,20 @@ def test_times_with_an_offset_are_those_of_utc():
     frames = xr.DataArray(VALUES, {"time": ["first", *text[1:]]}, ("time", "y", "x"), "t2m")
     with pytest.raises(DataError, match="must be dates or ISO 8601 text .*; memory holds 'first': convert"):
         labelled_dataset(frames.to_dataset(), "memory")
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "i2", "i4"])
+def test_what_was_not_written_is_not_measured(tmp_path, engine, dtype):
+    """It has the fill value of the NetCDF library where the file states none; a stated one alone counts."""
+    fill = 9.969209968386869e36 if "f" in dtype else {"i2": -32767, "i4": -2147483647}[dtype]
+    stored = np.arange(60).reshape(5, 3, 4).astype(dtype)
+    stored[1, 2] = fill
+    for stated in (None, stored.dtype.type(7)):
+        written = xr.Dataset({"t2m": (("time", "lat", "lon"), stored)}, {"time": TIMES})
+        written.t2m.encoding["_FillValue"] = stated
+        path = tmp_path / f"{stated}.nc"
+        written.to_netcdf(path, engine=engine)
+        missing = stored == (fill if stated is None else 7)
+        expected = np.where(missing, np.nan, stored.astype(np.float32))
+        np.testing.assert_array_equal(Gridded().read(path).t2m, expected)

@@ -19,6 +19,9 @@ def read(path, name):
     return dataset, dataset[name].values[0]
 
 
+OPERA = "+proj=laea +lat_0=55 +lon_0=10 +x_0=1950000 +y_0=-2100000"
+
+
 def test_rates_undetected_and_no_data(tmp_path, write_odim):
     path = write_odim(tmp_path / "a.hdf", {"dataset1/data1": (RATE, {}), "dataset1": (None, RATE_WHAT)})
     dataset, values = read(path, "rainfall_rate")
@@ -88,6 +91,27 @@ def test_places_from_either_corner(tmp_path, write_odim):
     assert dataset.y.values.tolist() == [50.375, 50.125]
     assert dataset.y.attrs == {"standard_name": "latitude", "units": "degrees_north"}
     assert dataset.crs.attrs["grid_mapping_name"] == "latitude_longitude"
+
+
+def test_codes_of_values_are_not_those_of_their_quality(tmp_path, write_odim):
+    """Codes 0 and 255, undetected and no data of the values, are the least and the greatest quality."""
+    codes = np.array([[0, 1, 2], [3, 254, 255]], np.uint8)
+    fields = {"dataset1/data1": (codes, {**DBZ_WHAT, "nodata": 255.0, "undetect": 0.0})}
+    fields |= {"dataset1/data1/quality1": (codes, {"gain": 1 / 255, "offset": 0.0})}
+    dataset = ODIM().read(write_odim(tmp_path / "a.h5", fields))
+    assert np.isnan(dataset["reflectivity"].values).sum() == 1
+    np.testing.assert_array_equal(dataset["quality"][0], (codes / 255).astype(np.float32))
+
+
+def test_places_in_kilometres(tmp_path, write_odim):
+    """Pixels are in the unit of the projection."""
+    where = {"projdef": f"{OPERA} +units=km +ellps=WGS84", "xscale": 2.0, "yscale": 2.0}
+    where |= {"UL_lon": -39.5357864125034, "UL_lat": 67.02283275830867}
+    dataset = ODIM().read(write_odim(tmp_path / "a.h5", {"dataset1/data1": (DBZ, DBZ_WHAT)}, where))
+    assert dataset.x.values.tolist() == [1000.0, 3000.0, 5000.0]
+    assert dataset.y.values.tolist() == [-1000.0, -3000.0]
+    assert dataset.x.attrs["units"] == "m"
+    assert {axis.unit_name for axis in CRS.from_cf(dataset.crs.attrs).axis_info} == {"metre"}
 
 
 def test_polar_volumes_are_refused(tmp_path, write_odim):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _ENGINES = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy", b"GRIB": "cfgrib"}
+#: Limits that leave out what was not written, 9.97e36, -32767 and -2147483647 by the NetCDF library.
+_GREATEST = np.nextafter(np.float32(9.969209968386869e36), np.float32(0))
+_LEAST = {"i2": np.int16(-32766), "i4": np.int32(-2147483392)}  # the next number of float32
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 _USUAL = {
     "time": ("time", "valid_time", "t", "date", "dates", "datetime", "times", "timestamp"),
@@ -69,8 +72,23 @@ class Gridded(Reader):
                 options["consolidated"] = False  # the metadata of each array are the newer ones
             with decoding(path):
                 dataset = xr.open_dataset(path, engine=engine, **options)
+            if engine in ("h5netcdf", "scipy"):
+                _limit_to_written(dataset)
             with dataset:  # opened again when it is read
                 return labelled_dataset(dataset, path)
+
+
+def _limit_to_written(dataset: "xr.Dataset") -> None:
+    """Limits of valid values of variables without a fill value: what was not written has that of NetCDF."""
+    for variable in dataset.data_vars.values():
+        dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
+        stated = {"_FillValue", "missing_value"} & variable.encoding.keys()
+        if stated or "missing_value" in variable.attrs:
+            continue
+        if dtype.kind == "f" and dtype.itemsize > 2:
+            variable.attrs.setdefault("valid_max", _GREATEST)
+        elif dtype.str[1:] in _LEAST:
+            variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
 
 
 def _engine(path: Path, head: bytes) -> str | None:

@@ -123,6 +123,9 @@ def _period(file: "h5py.File", place: str) -> dict[str, float]:
 
 def _codes(file: "h5py.File", place: str) -> dict[str, float]:
     defaults = {"gain": 1.0, "offset": 0.0, "nodata": np.nan, "undetect": np.nan}
+    if "/quality" in place:  # the codes of the values that it judges are not its own
+        own = file[place]["what"].attrs if "what" in file[place] else {}
+        return {name: float(np.ravel(own.get(name, value))[0]) for name, value in defaults.items()}
     return {name: float(_nearest(file, place, "what", name, default)) for name, default in defaults.items()}
 
 
@@ -135,6 +138,9 @@ def _grid(file: "h5py.File", place: str, shape: tuple[int, int]) -> dict[str, An
         return _nearest(file, place, "where", name, default)
 
     proj4, width, height = where("projdef"), float(where("xscale")), float(where("yscale"))
+    if re.search(r"\+units=km\b", proj4):  # pixels are in the unit of the projection
+        proj4 = re.sub(r"\+units=km\b", "+units=m", proj4)
+        width, height = 1000 * width, 1000 * height
     corner = "UL" if np.isfinite(float(where("UL_lon", np.nan))) else "LL"
     place_of = Proj(proj4)
     x, y = place_of(float(where(f"{corner}_lon")), float(where(f"{corner}_lat")))
