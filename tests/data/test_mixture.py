@@ -1,5 +1,6 @@
 """Several archives as one source."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -8,7 +9,11 @@ import torch
 import xarray as xr
 
 from convlstm.data.mixture import Mixture
+from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError
+from convlstm.forecasting.rollout import forecast
+from convlstm.models.baselines import Persistence
+from convlstm.workflows.forecast import forecast as run
 
 
 def saved(path, value, frames=40, size=(18, 22), minutes=5, units="mm/h"):
@@ -90,3 +95,45 @@ def test_what_does_not_mix_is_refused(two, tmp_path):
     slow = saved(tmp_path / "slow.nc", 1, minutes=10)
     with pytest.raises(DataError, match="must have one step_s; .*slow.nc has 600.0, .*a.nc 300.0"):
         Mixture([two[0], slow], COMMON).split("train")
+
+
+def test_codes_and_gaps_are_those_of_each_archive_when_a_run_goes_on(tmp_path):
+    """A code of one archive is a value of another; frames missing in the middle are masked in one alone."""
+    draw = np.random.default_rng(0)
+    archives, options = [], {"missing": 3, "gaps": "mask"}
+    for name, size in (("a", (18, 22)), ("b", (30, 14))):
+        values = draw.integers(1, 9, (60, *size)).astype(np.float32)
+        values[:, :3] = 3
+        times = np.datetime64("2021-02-01", "ns") + np.arange(60) * np.timedelta64(5, "m")
+        attributes = {"units": "mm/h", "long_name": "rain rate"}
+        frames = xr.DataArray(values, {"time": times}, ("time", "y", "x"), "rain", attributes)
+        frames.isel(time=[k for k in range(60) if k != 20]).to_netcdf(
+            tmp_path / f"{name}.nc", engine="h5netcdf"
+        )
+        archives.append({"path": str(tmp_path / f"{name}.nc")} | (options if name == "b" else {}))
+    mixture = Mixture(archives, COMMON)
+    stored = json.loads(json.dumps(mixture.specification.to_dict()))
+    again = mixture.with_specification(Specification.from_dict(stored), own=True)
+    for before, after in zip(mixture.archives, again.archives, strict=True):
+        np.testing.assert_array_equal(before.window_frames("train"), after.window_frames("train"))
+        np.testing.assert_array_equal(before.store.read([30])[0], after.store.read([30])[0])
+    assert np.isnan(again.archives[1].store.read([30])[0]).any()
+    assert not np.isnan(again.archives[0].store.read([30])[0]).any()
+    model = Persistence()
+    model._convlstm_notes = {"specification": stored}
+    for one, missing in zip(archives, (False, True), strict=True):
+        with xr.open_dataset(one["path"], engine="h5netcdf") as dataset:
+            assert np.isnan(forecast(model, dataset.rain, 2)).any() == missing
+        assert np.isnan(run(model, one["path"], 2).frames).any() == missing
+
+
+def test_amounts_of_different_times_do_not_mix(tmp_path):
+    archives = []
+    for seconds in (300.0, 3600.0):
+        archives.append(saved(tmp_path / f"{seconds:g}.nc", 2, units="mm"))
+        with xr.load_dataset(archives[-1]["path"], engine="h5netcdf") as dataset:
+            dataset.rain.attrs["period_s"] = seconds
+            dataset.to_netcdf(archives[-1]["path"], engine="h5netcdf")
+    assert Mixture(archives, COMMON).specification.units == "mm/h"
+    with pytest.raises(DataError, match=r"one time that amounts cover, in seconds; .*3600\.nc has 3600\.0"):
+        _ = Mixture(archives, COMMON | {"units": "mm", "transform": "none"}).specification

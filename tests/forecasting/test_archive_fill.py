@@ -13,6 +13,7 @@ import convlstm
 from convlstm import EncoderForecaster
 from convlstm.cli.main import main
 from convlstm.data.archive import Archive
+from convlstm.data.opening import open_frames
 from convlstm.errors import DataError, RunError
 from convlstm.forecasting import archive as archive_of_forecasts
 from convlstm.models import Persistence
@@ -168,3 +169,10 @@ def test_processes_share_the_work(folder, tmp_path):
     for k in range(12):
         expected = convlstm.forecast(folder, rates(range(k, k + PAST)), 2)
         np.testing.assert_allclose(archive["rain"][k], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_archive_without_a_named_source_goes_on(folder, tmp_path):
+    model = EncoderForecaster.from_pretrained(folder)
+    for _ in range(2):
+        archive_of_forecasts.fill_archive(tmp_path / "a.zarr", model, open_frames(rates()), 2, 6)
+    assert starts(tmp_path / "a.zarr").sizes["forecast_reference_time"] == 2

@@ -15,7 +15,7 @@ from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError
 from convlstm.validation import check_instance, check_positive, check_seed
 
-_ALIKE = ("units", "transform", "dry_value", "step_s", "inputs")
+_ALIKE = ("units", "transform", "dry_value", "step_s", "inputs", "covered_s")
 
 
 class Mixture(Source):
@@ -68,8 +68,9 @@ class Mixture(Source):
         for archive, other in zip(self.archives[1:], others, strict=True):
             for name in _ALIKE:
                 if (here := getattr(other, name)) != (there := getattr(first, name)):
+                    what = "time that amounts cover, in seconds" if name == "covered_s" else name
                     raise DataError(
-                        f"archives of a mixture must have one {name}; {archive.name} has {here}, "
+                        f"archives of a mixture must have one {what}; {archive.name} has {here}, "
                         f"{self.archives[0].name} {there}: give units and transform that suit all"
                     )
         every = [first, *others]
@@ -83,7 +84,7 @@ class Mixture(Source):
         widest = max(one.data_range for one in every)
         decided = replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits)
         gaps = "mask" if "mask" in {one.gaps for one in every} else "refuse"
-        names = ("grid", "dated", "splits", "static")
+        names = ("grid", "dated", "splits", "static", "missing", "gaps")
         parts = tuple({name: getattr(one, name) for name in names} for one in every)
         return replace(decided, data_range=widest, static=None, parts=parts, gaps=gaps)
 

@@ -55,7 +55,8 @@ class Specification:
         zr: a, b and dry_dbz of the Z-R relation, where one was used.
         cell_methods: of the variables, such as ``time: sum``.
         period_s: seconds that an amount covers, where the files state it.
-        parts: of a mixture, ``grid``, ``dated``, ``splits`` and ``static`` of each archive.
+        parts: of a mixture, ``grid``, ``dated``, ``splits``, ``static``, ``missing`` and ``gaps`` of each
+            archive.
         gaps: ``refuse`` if the training left out windows with missing frames, ``mask`` if it took these as
             not measured.
         splits: frames, windows, first and last time of each split.

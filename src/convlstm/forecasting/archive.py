@@ -61,6 +61,7 @@ def fill_archive(
         DataError: frames without dates, or too few in a row.
         RunError: what is there are not forecasts by this model from these times.
     """
+    source = source or "convlstm"  # as files without one say
     times, past, masked = seconds(frames["time"]), past_of(model, frames), masks_gaps(model, masked)
     specification = specification_of(model)
     known_s = None if specification is None else specification.known_step_s

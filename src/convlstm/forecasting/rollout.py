@@ -13,7 +13,7 @@ from torch import Tensor
 from convlstm.data.discovery import as_dataset
 from convlstm.data.extra_inputs import static_fields
 from convlstm.data.files import check_finite
-from convlstm.data.opening import open_frames
+from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.readers.gridded import axis_roles
 from convlstm.data.specification import Specification, plain_transform
 from convlstm.data.specify import grid_of, static_inputs
@@ -85,11 +85,16 @@ def forecast(
 def _of_labelled(
     model: Forecaster, given: "xr.DataArray", steps: int, units: str | None, **options: Any
 ) -> "xr.DataArray":
-    specification = specification_of(model)
-    missing = () if specification is None else specification.missing
-    frames = open_frames(given, missing=missing, units=units)
+    frames = open_frames(given, units=units)
+    missing = codes_of(specification_of(model), frames)
+    frames = without_codes(frames, missing)
     values, past, _ = forecast_labelled(model, frames, steps, **options)
     return relabelled(labelled_forecast(as_dtype(values, given.dtype, missing), frames, past.step_s), given)
+
+
+def codes_of(specification: Specification | None, frames: "xr.DataArray") -> tuple[float, ...]:
+    """Codes that stood for not measured in the training on the grid of some frames."""
+    return () if specification is None else tuple(specification.on(grid_of(frames))[0].missing)
 
 
 def relabelled(forecast: "xr.DataArray", frames: "xr.DataArray") -> "xr.DataArray":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from convlstm.data.files import IMAGES, ScaledFrames, check_finite, from_unit, read_frames, to_unit
 from convlstm.data.frame_store import seconds
-from convlstm.data.opening import open_frames
+from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.specification import GAPS, Specification
 from convlstm.data.windows import time_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
@@ -26,6 +26,7 @@ from convlstm.forecasting.archive import fill_archive
 from convlstm.forecasting.fields import as_dtype, labelled_forecast
 from convlstm.forecasting.files import LABELLED, check_output, write_forecast, write_frames
 from convlstm.forecasting.rollout import (
+    codes_of,
     evaluating,
     forecast_labelled,
     masks_gaps,
@@ -262,8 +263,7 @@ def _of_labelled(
     values, past, scaled = forecast_labelled(model, frames, steps, **options)
     for line in _far_outside(scaled, "the past, in the scale of the network,", notes.get("value_range")):
         _log.warning(line)
-    specification = specification_of(model)
-    missing = () if specification is None else specification.missing
+    missing = codes_of(specification_of(model), frames)
     codes = frames.attrs["reader"] in _CODES and "dtype" in frames.attrs
     typed = as_dtype(values, frames.attrs["dtype"] if codes else np.float32, missing)
     return Forecast(
@@ -282,7 +282,6 @@ def opened(
     is_path = isinstance(past, str | os.PathLike) or bool(_paths(past))
     given = past if _is_labelled(past) or is_path else _array(past)
     options: dict[str, Any] = {"reader": reader, "units": units}
-    options |= {} if specification is None else {"missing": specification.missing}
     names = variable.split(",") if isinstance(variable, str) else variable
     try:
         trained = None if specification is None else list(specification.variables)
@@ -291,6 +290,7 @@ def opened(
         if names:
             raise
         frames = open_frames(given, **options)  # the only variable, under another name
+    frames = without_codes(frames, codes_of(specification, frames))
     if _is_labelled(past):
         frames.attrs["dtype"] = str(past.dtype)
     if specification is not None and "units" not in frames.attrs and specification.units not in ("", "1"):
