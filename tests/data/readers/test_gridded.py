@@ -546,3 +546,18 @@ def test_what_was_not_written_is_not_measured(tmp_path, engine, dtype):
         missing = stored == (fill if stated is None else 7)
         expected = np.where(missing, np.nan, stored.astype(np.float32))
         np.testing.assert_array_equal(Gridded().read(path).t2m, expected)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("dtype", ["i2", "f4"])
+def test_undecoded_frames_in_memory_are_decoded(tmp_path, dtype, lazy):
+    """As rioxarray gives them, and xarray with mask_and_scale=False; floats that state a scale have it."""
+    stored = np.arange(60).reshape(5, 3, 4).astype(dtype)
+    attributes = {"units": "K", "_FillValue": stored.dtype.type(7), "scale_factor": 0.5, "add_offset": 10.0}
+    attributes |= {"valid_min": np.int16(3)} if dtype == "i2" else {}
+    frames = xr.DataArray(stored, {"time": TIMES}, ("time", "y", "x"), "t", attributes)
+    found = open_frames(frames.chunk(time=1) if lazy else frames)
+    expected = stored * 0.5 + 10 if dtype == "i2" else stored
+    missing = (stored == 7) | ((stored < 3) & (dtype == "i2"))
+    np.testing.assert_array_equal(found[:, 0], np.where(missing, np.nan, expected))
+    assert found.attrs["dtype"] == np.dtype(dtype).name

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
 from convlstm.data.readers.base import Reader, not_numbers, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
+from convlstm.data.readers.packing import limit_to_written, unpacked, valid_limits, within
 from convlstm.data.readers.times import decoding, nanoseconds
 from convlstm.errors import DataError, reading
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _ENGINES = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy", b"GRIB": "cfgrib"}
-#: Limits that leave out what was not written, 9.97e36, -32767 and -2147483647 by the NetCDF library.
-_GREATEST = np.nextafter(np.float32(9.969209968386869e36), np.float32(0))
-_LEAST = {"i2": np.int16(-32766), "i4": np.int32(-2147483392)}  # the next number of float32
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata")
 _USUAL = {
     "time": ("time", "valid_time", "t", "date", "dates", "datetime", "times", "timestamp"),
@@ -73,22 +70,9 @@ class Gridded(Reader):
             with decoding(path):
                 dataset = xr.open_dataset(path, engine=engine, **options)
             if engine in ("h5netcdf", "scipy"):
-                _limit_to_written(dataset)
+                limit_to_written(dataset)
             with dataset:  # opened again when it is read
                 return labelled_dataset(dataset, path)
-
-
-def _limit_to_written(dataset: "xr.Dataset") -> None:
-    """Limits of valid values of variables without a fill value: what was not written has that of NetCDF."""
-    for variable in dataset.data_vars.values():
-        dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
-        stated = {"_FillValue", "missing_value"} & variable.encoding.keys()
-        if stated or "missing_value" in variable.attrs:
-            continue
-        if dtype.kind == "f" and dtype.itemsize > 2:
-            variable.attrs.setdefault("valid_max", _GREATEST)
-        elif dtype.str[1:] in _LEAST:
-            variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
 
 
 def _engine(path: Path, head: bytes) -> str | None:
@@ -186,7 +170,9 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
                 "entry of each with xarray's isel and pass the result, or save it in a file"
             )
             continue
-        frame = frames[name] = _frames(variable.isel(dict.fromkeys(others, 0)).variable, roles, path)
+        frame = frames[name] = _frames(
+            unpacked(variable.isel(dict.fromkeys(others, 0)).variable), roles, path
+        )
         frame.attrs |= covered_by_bounds(dataset, frame, named)
     if not frames and not refused:
         found = ", ".join(f"{name} {variable.dims}" for name, variable in dataset.data_vars.items())
@@ -291,48 +277,12 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
         )
     else:
         values = variable.data.astype(np.float32)
-    low, high = _valid_limits(variable)
+    low, high = valid_limits(variable)
     if (low, high) != (-np.inf, np.inf):
-        values = values.map_blocks(_within, low, high, dtype=np.float32)  # type: ignore[arg-type]
+        values = values.map_blocks(within, low, high, dtype=np.float32)  # type: ignore[arg-type]
     names = {axis: role for role, axis in roles.items()}
     late_variable = xr.Variable([names[axis] for axis in variable.dims], values, attributes)
     return late_variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
-
-
-def _valid_limits(variable: "xr.Variable") -> tuple[float, float]:
-    """Limits of valid values by ``valid_min``, ``valid_max`` and ``valid_range``; infinite where not stated.
-
-    Those of packed values are in their units, by the NetCDF user guide, unless they are floats where the file
-    packs into integers. What lies outside is not measured.
-    """
-    attributes, packing = variable.attrs, variable.encoding
-    ends = (attributes.get("valid_min", -np.inf), attributes.get("valid_max", np.inf))
-    whole = np.asarray(attributes.get("valid_range", ()))
-    limits: list[float] = []
-    kinds = set()
-    for end, none in zip(whole if whole.size == 2 else ends, (-np.inf, np.inf), strict=True):
-        limit = np.asarray(end).ravel()
-        if limit.size != 1 or limit.dtype.kind not in "iuf" or np.isnan(limit[0]):
-            limit = np.array([none])
-        if limit.dtype.kind == "i" and str(packing.get("_Unsigned", "")).lower() == "true":
-            limit = limit.view(f"u{limit.dtype.itemsize}")
-        kinds |= {limit.dtype.kind} if np.isfinite(limit[0]) else set()
-        limits.append(float(limit[0]))
-    scale, offset = packing.get("scale_factor"), packing.get("add_offset")
-    floats = np.dtype(packing.get("dtype", "i2")).kind == "f"
-    if (scale, offset) != (None, None) and (floats or "f" not in kinds):
-        # Half a step further, as decoded values may be rounded otherwise.
-        limits = sorted(
-            (limit + half) * float(1 if scale is None else scale) + float(offset or 0)
-            for limit, half in zip(limits, (-0.5, 0.5), strict=True)
-        )
-    return limits[0], limits[1]
-
-
-def _within(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
-    """Values within limits, others NaN."""
-    inside = (values >= np.float32(low)) & (values <= np.float32(high))
-    return np.where(inside, values, np.float32(np.nan))
 
 
 def grid_coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict[str, xr.Variable]":

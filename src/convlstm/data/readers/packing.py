@@ -1,0 +1,78 @@
+"""Packed and valid values of gridded data, by the CF conventions and the NetCDF user guide."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+#: Limits that leave out what was not written, 9.97e36, -32767 and -2147483647 by the NetCDF library.
+_GREATEST = np.nextafter(np.float32(9.969209968386869e36), np.float32(0))
+_LEAST = {"i2": np.int16(-32766), "i4": np.int32(-2147483392)}  # the next number of float32
+_PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
+
+
+def limit_to_written(dataset: "xr.Dataset") -> None:
+    """Limits of valid values of variables without a fill value: what was not written has that of NetCDF."""
+    for variable in dataset.data_vars.values():
+        dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
+        stated = {"_FillValue", "missing_value"} & variable.encoding.keys()
+        if stated or "missing_value" in variable.attrs:
+            continue
+        if dtype.kind == "f" and dtype.itemsize > 2:
+            variable.attrs.setdefault("valid_max", _GREATEST)
+        elif dtype.str[1:] in _LEAST:
+            variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
+
+
+def unpacked(variable: "xr.Variable") -> "xr.Variable":
+    """A variable decoded, if it was opened undecoded; floats have their scale already, whatever is stated."""
+    import xarray as xr
+
+    packing = {k: v for k, v in variable.attrs.items() if k in _PACKING}
+    if variable.dtype.kind == "f":
+        packing = {k: v for k, v in packing.items() if k in _PACKING[:2]}
+    if not packing:
+        return variable
+    attributes = {k: v for k, v in variable.attrs.items() if k in packing or k not in _PACKING}
+    stored = variable.copy(deep=False)
+    stored.attrs, stored.encoding = attributes, {}
+    return xr.conventions.decode_cf_variable("frames", stored, decode_times=False, decode_timedelta=False)
+
+
+def valid_limits(variable: "xr.Variable") -> tuple[float, float]:
+    """Limits of valid values by ``valid_min``, ``valid_max`` and ``valid_range``; infinite where not stated.
+
+    Those of packed values are in their units, by the NetCDF user guide, unless they are floats where the file
+    packs into integers. What lies outside is not measured.
+    """
+    attributes, packing = variable.attrs, variable.encoding
+    ends = (attributes.get("valid_min", -np.inf), attributes.get("valid_max", np.inf))
+    whole = np.asarray(attributes.get("valid_range", ()))
+    limits: list[float] = []
+    kinds = set()
+    for end, none in zip(whole if whole.size == 2 else ends, (-np.inf, np.inf), strict=True):
+        limit = np.asarray(end).ravel()
+        if limit.size != 1 or limit.dtype.kind not in "iuf" or np.isnan(limit[0]):
+            limit = np.array([none])
+        if limit.dtype.kind == "i" and str(packing.get("_Unsigned", "")).lower() == "true":
+            limit = limit.view(f"u{limit.dtype.itemsize}")
+        kinds |= {limit.dtype.kind} if np.isfinite(limit[0]) else set()
+        limits.append(float(limit[0]))
+    scale, offset = packing.get("scale_factor"), packing.get("add_offset")
+    floats = np.dtype(packing.get("dtype", "i2")).kind == "f"
+    if (scale, offset) != (None, None) and (floats or "f" not in kinds):
+        # Half a step further, as decoded values may be rounded otherwise.
+        limits = sorted(
+            (limit + half) * float(1 if scale is None else scale) + float(offset or 0)
+            for limit, half in zip(limits, (-0.5, 0.5), strict=True)
+        )
+    return limits[0], limits[1]
+
+
+def within(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+    """Values within limits, others NaN."""
+    inside = (values >= np.float32(low)) & (values <= np.float32(high))
+    return np.where(inside, values, np.float32(np.nan))
