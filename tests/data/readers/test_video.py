@@ -73,6 +73,26 @@ def test_grey(tmp_path, pixels, top):
     assert dataset.frames.max() > 0.8 * top
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "mpeg4"), ("a.mkv", "ffv1")])
+def test_frames_that_time_stamps_skip_are_missing(tmp_path, name, codec):
+    """Seven of them, and later one; a rate that varies is none of whole frames."""
+    regular, varying = [*range(10), *range(17, 30), *range(31, 40)], [0, 10, 23, 29, 41, 57]
+    for stamps, whole in ((regular, True), (varying, False)):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream(codec, rate=Fraction(30000, 1001))
+            stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+            for stamp in stamps:
+                frame = av.VideoFrame.from_ndarray(MOVING[stamp], format="rgb24")
+                frame.pts = stamp
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        times = Video().read(tmp_path / name).time.values / np.timedelta64(1, "s")
+        steps = np.diff(times) / np.diff(times).min()
+        np.testing.assert_allclose(steps, np.diff(stamps) if whole else 1)
+        if whole:
+            assert times[-1] == pytest.approx(39 * 1001 / 30000, abs=2e-3)
+
+
 def test_only_a_few_frames_are_decoded_at_once(tmp_path):
     path = write(tmp_path / "a.mp4", "libx264", g="12")
     frames = Video().read(path).frames

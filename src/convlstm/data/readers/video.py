@@ -27,6 +27,8 @@ _FRAMES = 32
 class Video(Reader):
     """Frames of a video, grey or red, green and blue; times since the first by the frame rate.
 
+    Frames that time stamps skip are missing.
+
     Values are 0 to 255, those of grey videos of more than 8 bits 0 to 65535.
     """
 
@@ -47,7 +49,7 @@ class Video(Reader):
             stream = container.streams.video[0]
             pixels = str(stream.codec_context.pix_fmt)
             size = stream.codec_context.height, stream.codec_context.width
-            rate = stream.average_rate or stream.guessed_rate
+            rate, base = stream.average_rate or stream.guessed_rate, float(stream.time_base or 0)
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
             positions = sorted(packet.pts for packet in packets if packet.pts is not None)
             if not positions or not rate:
@@ -58,7 +60,7 @@ class Video(Reader):
         step = max(1, min(_FRAMES, _VALUES // int(np.prod(shape[1:]))))
         bounds = [*range(0, len(positions), step), len(positions)]
         loads = [(partial(_decode, path, tuple(positions[a:b]), form), b - a) for a, b in pairwise(bounds)]
-        times = np.arange(len(positions)) * np.timedelta64(round(10**9 / rate), "ns")
+        times = _times(np.array(positions) * base, 1 / float(rate))
         dtype = np.uint16 if form == "gray16le" else np.uint8
         attributes = {"dtype": np.dtype(dtype).name, "valid_range": (0, np.iinfo(dtype).max)}
         values = delayed_frames(loads, shape[1:])
@@ -66,6 +68,18 @@ class Video(Reader):
             return xr.Dataset({"frames": (("time", "y", "x"), values, attributes)}, {"time": times})
         coordinates = {"time": times, "channel": ["red", "green", "blue"]}
         return xr.Dataset({"frames": (("time", "channel", "y", "x"), values, attributes)}, coordinates)
+
+
+def _times(stamps: NDArray[np.float64], step_s: float) -> NDArray[np.timedelta64]:
+    """Times by the frame rate; where time stamps (T,), in seconds, skip whole frames, these are missing."""
+    apart = np.diff(stamps)
+    steps = np.rint(apart / np.median(apart)) if len(apart) and (apart > 0).all() else np.ones(len(apart))
+    own_s = apart.sum() / max(1, steps.sum())
+    if (steps > 1).any() and (np.abs(apart - steps * own_s) < 0.25 * own_s).all():
+        step_s = own_s
+    else:  # of a rate that varies, too
+        steps = np.ones(len(apart))
+    return np.append(0, steps.cumsum()).astype(np.int64) * np.timedelta64(round(1e9 * step_s), "ns")
 
 
 @contextmanager
