@@ -106,6 +106,11 @@ def test_given_periods():
         split_frames(times, periods | {"test": "2001-01-06/2001-01-08"}, 2, guard=0)
     with pytest.raises(OptionError, match="a period must be start/end"):
         split_frames(times, periods | {"test": "yesterday"}, 2, guard=0)
+    for open_end in ("2001-01-07/", "/2001-01-07", "/", "", "2001-01-08/2001-01-07"):
+        with pytest.raises(OptionError, match=f"a period must be start/end, .*received '{open_end}'"):
+            split_frames(times, periods | {"test": open_end}, 2, guard=0)
+    late = split_frames(times + 86399.5, periods, 2, guard=0)  # in the last second of each day
+    assert all((late[name] == frames).all() for name, frames in found.items())
     with pytest.raises(DataError, match="every split needs frames; test has none of the 10"):
         split_frames(times, periods | {"test": "2005"}, 2, guard=0)
     dates = {"train": date(2001, 1, 1), "validation": [date(2001, 1, 2)]}  # as YAML reads them

@@ -230,8 +230,8 @@ def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.
         periods = split.get(name, ())
         inside = np.zeros(len(times), bool)
         for period in periods if isinstance(periods, list | tuple) else [periods]:
-            first, last = _period(period)
-            inside |= (times >= first) & (times <= last)
+            first, after = _period(period)
+            inside |= (times >= first) & (times < after)
         found[name] = inside
     overlap = np.sum([found[name] for name in SPLITS], axis=0) > 1
     if overlap.any():
@@ -242,12 +242,14 @@ def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.
 
 
 def _period(text: object) -> tuple[int, int]:
-    """First and last second of ``start/end``."""
+    """First second of ``start/end``, and the first after it."""
+    start, slash, end = str(text).partition("/")
     try:
-        start, _, end = str(text).partition("/")
-        last = np.datetime64(end or start)
+        last = np.datetime64(end if slash else start)
         first, after = np.datetime64(start, "s"), (last + 1).astype("datetime64[s]")
-        return int(first.astype(np.int64)), int(after.astype(np.int64)) - 1
+        if not first < after:  # nor where one is left out
+            raise ValueError("it ends before it begins")
+        return int(first.astype(np.int64)), int(after.astype(np.int64))
     except ValueError:
         raise OptionError(
             f"a period must be start/end, such as 2009-01-01/2010-12-31; received {text!r}"

@@ -561,3 +561,13 @@ def test_undecoded_frames_in_memory_are_decoded(tmp_path, dtype, lazy):
     missing = (stored == 7) | ((stored < 3) & (dtype == "i2"))
     np.testing.assert_array_equal(found[:, 0], np.where(missing, np.nan, expected))
     assert found.attrs["dtype"] == np.dtype(dtype).name
+
+
+def test_days_as_numbers_without_a_unit_are_no_seconds(tmp_path):
+    days = [20210130, 20210131, 20210201, 20210202, 20210203]
+    frames = xr.DataArray(VALUES, {"time": days}, ("time", "y", "x"), "t", {"units": "K"})
+    frames.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match=r"times must be dates, .*a\.nc has them in '%Y%m%d': give dates, or"):
+        Gridded().read(tmp_path / "a.nc")
+    seconds = frames.assign_coords(time=np.array(days) - 20210000)  # some of which would be no days
+    assert open_frames(seconds).time.dtype.kind == "m"

@@ -73,6 +73,8 @@ def nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[A
         seconds = _SECONDS.get(str(units).strip().lower())
         if seconds is None:
             raise _no_times(units, path)
+        if not units and _are_days(values):
+            raise _no_times("%Y%m%d", path)
         values = np.rint((values - values[0]) * (seconds * 1e9)).astype("timedelta64[ns]")
     if (absent := np.isnat(values)).any():
         raise DataError(
@@ -81,6 +83,13 @@ def nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[A
         )
     exact = in_nanoseconds(values)
     return exact - exact.min() if exact.dtype.kind == "m" else exact
+
+
+def _are_days(values: NDArray[Any]) -> bool:
+    """True for dates such as 20210131, which are no seconds."""
+    years, months, days = values // 10000, values // 100 % 100, values % 100
+    inside = (years >= 1800) & (years < 2300) & (months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)
+    return bool(inside.all() and (values == np.rint(values)).all())
 
 
 def _no_times(units: str, path: Path | str) -> DataError:
