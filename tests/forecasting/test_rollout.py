@@ -5,6 +5,7 @@ import pytest
 import torch
 import xarray as xr
 
+import convlstm
 from convlstm import EncoderForecaster
 from convlstm.data.specification import Specification, plain_transform
 from convlstm.data.transforms import Floored, Linear, Logarithm
@@ -187,6 +188,20 @@ def test_integers_keep_their_dtype_and_codes(trained):
     absent = np.isnan(values)
     assert absent[:, 3, 3].all()
     np.testing.assert_array_equal(forecasts.values[~absent], np.rint(values[~absent]).clip(0, 254))
+
+
+@pytest.mark.parametrize("run", [forecast, convlstm.forecast])
+def test_undecoded_frames_come_back_decoded(run):
+    """Packed integers as xarray opens them with mask_and_scale=False, and floats with a fill value."""
+    codes = np.round(rates() * 10).astype(np.int16)
+    codes[:, 3, 3] = -1
+    codes.attrs = rates().attrs | {"scale_factor": 0.1, "_FillValue": np.int16(-1)}
+    decoded = codes.where(codes >= 0).astype(np.float64) * 0.1
+    for frames in (codes, decoded.fillna(-9).assign_attrs(rates().attrs | {"_FillValue": -9.0})):
+        made = run(Repeat(specification()), frames, STEPS)
+        np.testing.assert_allclose(made, decoded[[-1] * STEPS], rtol=1e-4)
+        assert made.dtype == (np.float32 if frames is codes else np.float64)
+        assert not {"scale_factor", "_FillValue"} & made.attrs.keys()
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3)])

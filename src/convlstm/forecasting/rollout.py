@@ -15,6 +15,7 @@ from convlstm.data.extra_inputs import static_fields
 from convlstm.data.files import check_finite
 from convlstm.data.opening import open_frames, without_codes
 from convlstm.data.readers.gridded import axis_roles
+from convlstm.data.readers.packing import decoded_dtype, without_packing
 from convlstm.data.specification import Specification, plain_transform
 from convlstm.data.specify import grid_of, static_inputs
 from convlstm.data.transforms import Linear
@@ -89,7 +90,8 @@ def _of_labelled(
     missing = codes_of(specification_of(model), frames)
     frames = without_codes(frames, missing)
     values, past, _ = forecast_labelled(model, frames, steps, **options)
-    return relabelled(labelled_forecast(as_dtype(values, given.dtype, missing), frames, past.step_s), given)
+    typed = as_dtype(values, decoded_dtype(given), missing)
+    return relabelled(labelled_forecast(typed, frames, past.step_s), given)
 
 
 def codes_of(specification: Specification | None, frames: "xr.DataArray") -> tuple[float, ...]:
@@ -117,7 +119,8 @@ def relabelled(forecast: "xr.DataArray", frames: "xr.DataArray") -> "xr.DataArra
             [names[str(axis)] for axis in variable.dims], variable
         )
     coordinates[time].attrs = frames[time].attrs if time in frames.coords else {}
-    made = xr.Variable([names[str(role)] for role in forecast.dims], forecast.values, frames.attrs)
+    attributes = without_packing(frames.attrs)
+    made = xr.Variable([names[str(role)] for role in forecast.dims], forecast.values, attributes)
     absent = [names[role] for role in ("channel",) if names[role] not in frames.dims]
     order = [*([] if time in frames.dims else [time]), *frames.dims]
     made = made.isel(dict.fromkeys(absent, 0)).transpose(*order)

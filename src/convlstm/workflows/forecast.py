@@ -19,6 +19,7 @@ from torch import Tensor
 from convlstm.data.files import IMAGES, ScaledFrames, check_finite, from_unit, read_frames, to_unit
 from convlstm.data.frame_store import seconds
 from convlstm.data.opening import open_frames, without_codes
+from convlstm.data.readers.packing import decoded_dtype
 from convlstm.data.specification import GAPS, Specification
 from convlstm.data.windows import time_step
 from convlstm.errors import DataError, OptionError, RunError, check_name
@@ -292,7 +293,7 @@ def opened(
         frames = open_frames(given, **options)  # the only variable, under another name
     frames = without_codes(frames, codes_of(specification, frames))
     if _is_labelled(past):
-        frames.attrs["dtype"] = str(past.dtype)
+        frames.attrs["dtype"] = str(decoded_dtype(past))
     if specification is not None and "units" not in frames.attrs and specification.units not in ("", "1"):
         frames.attrs["units"] = specification.units
         _log.warning(

@@ -1,6 +1,7 @@
 """Packed and valid values of gridded data, by the CF conventions and the NetCDF user guide."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,18 +28,32 @@ def limit_to_written(dataset: "xr.Dataset") -> None:
             variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
 
 
+def packing_of(variable: "xr.Variable | xr.DataArray") -> set[str]:
+    """Names of the attributes by which an undecoded variable is packed; floats have their scale already."""
+    return variable.attrs.keys() & {*(_PACKING[:2] if variable.dtype.kind == "f" else _PACKING)}
+
+
+def decoded_dtype(variable: "xr.DataArray") -> np.dtype[Any]:
+    """The dtype of decoded values: of packed integers float32, else that of the variable."""
+    packed = variable.dtype.kind != "f" and packing_of(variable)
+    return np.dtype(np.float32) if packed else np.dtype(variable.dtype)
+
+
+def without_packing(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of values that are decoded."""
+    return {name: value for name, value in attributes.items() if name not in _PACKING}
+
+
 def unpacked(variable: "xr.Variable") -> "xr.Variable":
-    """A variable decoded, if it was opened undecoded; floats have their scale already, whatever is stated."""
+    """A variable decoded, if it was opened undecoded."""
     import xarray as xr
 
-    packing = {k: v for k, v in variable.attrs.items() if k in _PACKING}
-    if variable.dtype.kind == "f":
-        packing = {k: v for k, v in packing.items() if k in _PACKING[:2]}
+    packing = packing_of(variable)
     if not packing:
         return variable
-    attributes = {k: v for k, v in variable.attrs.items() if k in packing or k not in _PACKING}
     stored = variable.copy(deep=False)
-    stored.attrs, stored.encoding = attributes, {}
+    stored.attrs = without_packing(variable.attrs) | {name: variable.attrs[name] for name in packing}
+    stored.encoding = {}
     return xr.conventions.decode_cf_variable("frames", stored, decode_times=False, decode_timedelta=False)
 
 
