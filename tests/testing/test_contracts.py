@@ -181,10 +181,69 @@ class Claims(MinimalCell):
     reads_output = False
 
 
-@pytest.mark.parametrize("broken", [Forgetful, Peeking, Fixed, Idle, Deaf, Claims])
+class Doubled(torch.autograd.Function):
+    """A product with a number, whose gradient is twice what it should be."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x, factor):
+        return x * factor
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, factor = ctx.saved_tensors
+        return gradient * factor, 2 * (gradient * x).sum()
+
+
+class WrongGradient(MinimalCell):
+    """Has a parameter whose gradient is wrong; those of the frames are right."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.factor = nn.Parameter(torch.tensor(1.1))
+
+    def project(self, x):
+        return Doubled.apply(super().project(x), self.factor)
+
+
+class KeepsWeights(MinimalCell):
+    """Keeps a copy of its weight for calls without gradients, which loading does not change."""
+
+    kept = None
+
+    def project(self, x):
+        if torch.is_grad_enabled():
+            return super().project(x)
+        self.kept = self.weight.clone() if self.kept is None else self.kept
+        return same_conv(x, self.kept.to(x))
+
+
+@pytest.mark.parametrize(
+    "broken", [Forgetful, Peeking, Fixed, Idle, Deaf, Claims, WrongGradient, KeepsWeights]
+)
 def test_broken_cells_are_caught(broken):
     with pytest.raises(AssertionError, match=r"^\w+: "):
         check_cell(broken)
+
+
+class PartlyFrozen(MinimalCell):
+    """Has a parameter that is not trained."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.factor = nn.Parameter(torch.tensor(0.7), requires_grad=False)
+
+    def project(self, x):
+        return self.factor * super().project(x)
+
+
+def test_a_frozen_parameter_keeps_the_contract():
+    check_cell(PartlyFrozen)
 
 
 class CountedState(NamedTuple):

@@ -125,6 +125,25 @@ def test_models(make, check):
     check(make)
 
 
+class PartlyFrozen(NextFrame):
+    """A part is not trained."""
+
+    def __init__(self, channels=1):
+        super().__init__(channels)
+        self.head.requires_grad_(False)
+
+
+class Padded(NextFrame):
+    """Frames are padded, and what is forecast in the padding differs from what is padded there."""
+
+    size_multiple = 8
+
+
+@pytest.mark.parametrize("model", [PartlyFrozen, Padded])
+def test_a_model_that_is_right_is_not_refused(model):
+    check_forecaster(model)
+
+
 class OneSize(NextFrame):
     def step(self, frame, carry):
         frame, carry = super().step(frame, carry)
@@ -160,6 +179,19 @@ class KeepsItsCarry(NextFrame):
     def step(self, frame, carry):
         frame, carry = super().step(frame, carry)
         self.kept = carry
+        return frame, carry
+
+
+class KeepsItsCarryInTraining(NextFrame):
+    """In training mode the state of one batch is added to that of the next."""
+
+    kept = 0.0
+
+    def step(self, frame, carry):
+        frame, carry = super().step(frame, carry)
+        if self.training:
+            frame = frame + self.kept
+            self.kept = frame.detach().mean()
         return frame, carry
 
 
@@ -243,6 +275,7 @@ BROKEN = [
     (CountsSteps, "more_steps_continue_fewer"),
     (MixesTheBatch, "sequences_are_independent"),
     (KeepsItsCarry, "calls_are_independent"),
+    (KeepsItsCarryInTraining, "calls_are_independent: in training mode"),
     (ForgetsTheOrder, "every_frame_of_the_past_is_in_its_place"),
     (Unused, "every_parameter_has_a_gradient: more.weight gets no gradient"),
     (ReadsAhead, "no_frame_is_read_before_its_time: forecast 0 depends on the true frame 0"),
