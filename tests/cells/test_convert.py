@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell
-from convlstm.cells import gru_weights
+from convlstm.cells import gru_weights, lstm_weights
 from convlstm.errors import OptionError, ShapeError
 
 INPUT, HIDDEN, KERNEL = 2, 3, (3, 5)
@@ -168,3 +168,31 @@ def test_unfit_kernels_are_named(kernels, options, error, message):
         gru_weights(
             [np.zeros(k) for k in kernels], [np.zeros(9)], **{"gates": "rzn", "update": "old"} | options
         )
+
+
+@pytest.mark.parametrize("kernel", [lambda w: w[::-1], lambda w: w.astype(">f8"), np.asfortranarray])
+def test_arrays_of_any_layout_and_byte_order_are_taken(kernel):
+    given = kernel(np.random.default_rng(0).normal(size=(8, 5, 3, 3)))
+    found = lstm_weights(given[:, :3], given[:, 3:], gates="ifog")["conv.weight"]
+    assert_close(found, torch.tensor(given.astype(float).tolist()).double())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ones: lstm_weights(ones(4, 2, 3, 3).int(), ones(4, 1, 3, 3), gates="ifog"), "floating-point"),
+        (lambda ones: gru_weights([], gates="rzn", update="new"), r"their rows alone; received \[\]"),
+        (lambda ones: gru_weights([ones(9)], gates="rzn", update="new"), r"kernels must have 3 hidden rows"),
+        (
+            lambda ones: gru_weights([ones(2, 2, 3, 3), ones(1, 2, 5, 5)], gates="rzn", update="new"),
+            r"must differ in their rows alone; received \[\(2, 2, 3, 3\), \(1, 2, 5, 5\)\]: pass",
+        ),
+        (
+            lambda ones: gru_weights([ones(3, 2, 3, 3)], np.ones(3), gates="rzn", update="new"),
+            "kernels and biases must be lists; received an ndarray: one per convolution",
+        ),
+    ],
+)
+def test_weights_of_no_cell_are_refused_in_a_sentence(call, message):
+    with pytest.raises(ShapeError, match=message):
+        call(torch.ones)

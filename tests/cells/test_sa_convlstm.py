@@ -84,3 +84,8 @@ def test_other_weights_are_refused():
         sa_convlstm_weights({"conv.weight": torch.zeros(1)})
     with pytest.raises(OptionError, match="received 2 of them"):
         sa_convlstm_weights(public_weights("a.") | public_weights("b."))
+    with pytest.raises(OptionError, match="weights must be a state dict; received None: pass one"):
+        sa_convlstm_weights(None)
+    part = {"convlstm_cell.conv.weight": torch.zeros(12, 5, 3, 3)}
+    with pytest.raises(OptionError, match="must be those of a whole cell .* received 1, .* 'conv.bias'"):
+        sa_convlstm_weights(part)

@@ -187,6 +187,26 @@ def with_weight(kind, name, shape=(1,)):
             OptionError,
             r"weights must be of PredRNN\+\+, PredRNN, ConvLSTM, .*; received stlstm_layer",
         ),
+        (
+            lambda: public_weights("predrnn") | {"ema." + n: w for n, w in public_weights("predrnn").items()},
+            OptionError,
+            r"of one model; received PredRNN 2 times, with cell_list\S+ and ema\.cell_list\S+: give",
+        ),
+        (
+            partial(with_weight, "predrnn", "cell_list.0.conv_x.0.weight", ()),
+            OptionError,
+            "weights of PredRNN must have the shapes that its code gives them, .* gave '.*': give",
+        ),
+        (
+            lambda: {name: w.to("meta") for name, w in public_weights("predrnn").items()},
+            OptionError,
+            "weights of PredRNN must have .* values; converting gave 'Error.*': give the state dict",
+        ),
+        (
+            lambda: {name: w.long() for name, w in public_weights("predrnn").items()},
+            OptionError,
+            "weights must be real floating-point numbers; received head.weight of torch.int64: give",
+        ),
         (dict, OptionError, "received no tensors: there is no converter"),
         (lambda: [torch.ones(3)], OptionError, "weights must be a state dict or a file; received"),
         (
@@ -209,6 +229,13 @@ def with_weight(kind, name, shape=(1,)):
 def test_other_weights_are_refused_in_a_sentence(weights, error, message):
     with pytest.raises(error, match=message):
         from_published(weights(), PATCH)
+
+
+def test_one_weight_of_16_bits_does_not_round_the_others():
+    weights = public_weights("predrnn")
+    model = from_published(weights | {"conv_last.weight": weights["conv_last.weight"].half()}, PATCH)
+    name = "cell_list.1.conv_h.0.weight"
+    assert torch.equal(model.layers.cell_list[1].conv_h.weight, weights[name])
 
 
 def test_weights_that_are_missing_are_named():

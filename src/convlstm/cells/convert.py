@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from convlstm.errors import OptionError, ShapeError, check_name
+from convlstm.errors import OptionError, ShapeError, check_name, first_line
 from convlstm.validation import check_bool, check_number, received
 
 
@@ -140,6 +141,9 @@ def gru_weights(
     check_name(update, ("old", "new"), "update")
     reset_after = check_bool(reset_after, "reset_after")
     hidden_first = check_bool(hidden_first, "hidden_first")
+    kernels, biases, hidden_kernels, hidden_biases = (
+        _as_list(given) for given in (kernels, biases, hidden_kernels, hidden_biases)
+    )
     order = [gates.index(gate) for gate in "rzn"]
     weight = _joint(kernels, hidden_kernels, hidden_first)
     hidden = weight.shape[0] // 3
@@ -176,7 +180,7 @@ def _joint(kernels: Sequence[Any], hidden_kernels: Sequence[Any], hidden_first: 
     if hidden_kernels:
         over_hidden = _rows(hidden_kernels)
         fits = fits and over_hidden.shape == (3 * hidden, hidden, *weight.shape[2:])
-    if not fits or (not hidden_kernels and weight.shape[1] <= hidden):
+    if weight.ndim < 3 or not fits or (not hidden_kernels and weight.shape[1] <= hidden):
         received = [tuple(torch.as_tensor(kernel).shape) for kernel in (*kernels, *hidden_kernels)]
         raise ShapeError(
             "kernels must have 3 hidden rows in all, over input + hidden channels, or over input and hidden "
@@ -187,13 +191,24 @@ def _joint(kernels: Sequence[Any], hidden_kernels: Sequence[Any], hidden_first: 
     return weight.roll(-hidden, dims=1) if hidden_first else weight
 
 
-def _rows(tensors: Sequence[Any]) -> Tensor:
-    """Kernels or biases of several convolutions, concatenated by rows."""
-    if not isinstance(tensors, Sequence) or isinstance(tensors, (str, bytes)):
+def _as_list(tensors: Any) -> list[Any]:
+    """Kernels or biases of several convolutions; none for None."""
+    if tensors is not None and (not isinstance(tensors, Sequence) or isinstance(tensors, (str, bytes))):
         raise ShapeError(
             f"kernels and biases must be lists; received {received(tensors)}: one per convolution"
         )
-    return torch.cat([_as_tensor(tensor, "a kernel or bias", axes=1).detach() for tensor in tensors])
+    return list(tensors or ())
+
+
+def _rows(tensors: Sequence[Any]) -> Tensor:
+    """Kernels or biases of several convolutions, concatenated by rows."""
+    rows = [_as_tensor(tensor, "a kernel or bias", axes=1).detach() for tensor in tensors]
+    if len({row.shape[1:] for row in rows}) != 1:
+        raise ShapeError(
+            "kernels, and biases, must differ in their rows alone; received "
+            f"{[tuple(row.shape) for row in rows]}: pass those of one cell"
+        )
+    return torch.cat(rows)
 
 
 def _check_gates(gates: Any, letters: str) -> None:
@@ -205,14 +220,16 @@ def _check_gates(gates: Any, letters: str) -> None:
 
 def _as_tensor(value: Any, name: str, axes: int) -> Tensor:
     """A weight of another library, an array or a tensor, as a tensor of at least so many axes."""
+    if isinstance(value, np.ndarray):  # torch takes no other byte order and no negative strides
+        value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         tensor = torch.empty(())
-    if tensor.ndim < axes:
+    if tensor.ndim < axes or not tensor.is_floating_point():
         raise ShapeError(
-            f"{name} must be an array or a tensor with at least {axes} axes; received {received(value)}: "
-            "pass the weights"
+            f"{name} must be an array or a tensor of floating-point numbers with at least {axes} axes; "
+            f"received {received(value)}: pass the weights"
         )
     return tensor
 
@@ -239,6 +256,9 @@ def sa_convlstm_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         OptionError: weights of another model, or of several cells.
     """
     mark = "convlstm_cell.conv.weight"
+    if not isinstance(weights, Mapping):
+        raise OptionError(f"weights must be a state dict; received {received(weights)}: pass one")
+    weights = {str(name): w for name, w in weights.items()}
     found = [name for name in weights if name.removesuffix(mark)[-1:] in (".", "") and name.endswith(mark)]
     if len(found) != 1:
         raise OptionError(
@@ -246,7 +266,22 @@ def sa_convlstm_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"{len(found)} of them: pass those whose names begin with one sam_convlstm_cell"
         )
     prefix = found[0].removesuffix(mark)
-    own = {name.removeprefix(prefix): w.detach() for name, w in weights.items() if name.startswith(prefix)}
+    own = {
+        name.removeprefix(prefix): _as_tensor(w, name, axes=0).detach()
+        for name, w in weights.items()
+        if name.startswith(prefix)
+    }
+    try:
+        return _sa_convlstm(own)
+    except (KeyError, RuntimeError) as error:
+        raise OptionError(
+            f"weights must be those of a whole cell of SA-ConvLSTM-Pytorch; received {len(own)}, which gave "
+            f"{first_line(error)}: pass all whose names begin with one sam_convlstm_cell"
+        ) from error
+
+
+def _sa_convlstm(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a cell, from its weights by the names that they have within it."""
     lstm = {name.removeprefix("convlstm_cell."): w for name, w in own.items() if "convlstm_cell." in name}
     memory = {name.removeprefix("attention_memory."): w for name, w in own.items() if "attention" in name}
     hidden = lstm["conv.weight"].shape[0] // 4

@@ -4,6 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from convlstm.cells import ConvLSTMCell, LSTMState, lstm_weights
-from convlstm.errors import OptionError, RunError, ShapeError, reading
+from convlstm.errors import OptionError, RunError, ShapeError, first_line, reading
 from convlstm.models.base import Forecaster
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
@@ -61,7 +62,7 @@ def from_published(
             these versions (see `CausalLSTMCell`); None for the equations.
 
     Returns:
-        The model, with the dtype of the weights.
+        The model, with the dtype of the weights, the widest of several.
 
     Raises:
         OptionError: weights of another model or variant; a bug that the model does not have.
@@ -74,9 +75,14 @@ def from_published(
     check_positive(patch_size, "patch_size")
     given = _state_dict(weights)
     for family in FAMILIES:
-        marked = next((name for name in given if f".{name}".endswith(f".{family.mark}")), None)
-        if marked is not None:
-            prefix = marked.removesuffix(family.mark)
+        marked = [name for name in given if f".{name}".endswith(f".{family.mark}")]
+        if marked:
+            prefix = marked[0].removesuffix(family.mark)
+            if len(marked) > 1:
+                raise OptionError(
+                    f"weights must be of one model; received {family.name} {len(marked)} times, with "
+                    f"{marked[0]} and {marked[1]}: give those of one, without the others"
+                )
             own = {name.removeprefix(prefix): w for name, w in given.items() if name.startswith(prefix)}
             if published_bug is not None and published_bug != family.bug:
                 remedy = (
@@ -87,13 +93,17 @@ def from_published(
                 )
             _refuse_variants(family.name, own)
             try:
-                built = family.build(own, patch_size, published_bug)
+                return _loaded(family, *family.build(own, patch_size, published_bug))
             except (KeyError, IndexError) as error:
                 raise OptionError(
                     f"weights of {family.name} must be whole; received {len(own)}, without {error}: give the "
                     "state dict of the whole model"
                 ) from error
-            return _loaded(family, *built)
+            except RuntimeError as error:
+                raise OptionError(
+                    f"weights of {family.name} must have the shapes that its code gives them, and values; "
+                    f"converting gave '{first_line(error)}': give the state dict of the whole model"
+                ) from error
     known = ", ".join(family.name for family in FAMILIES)
     names = ", ".join(list(given)[:3]) + (", ..." if len(given) > 3 else "")
     ours = any(
@@ -274,7 +284,12 @@ def _loaded(family: Family, model: Forecaster, state: Weights) -> Forecaster:
                 f"weights of {family.name} must have {name} {tuple(expected.get(name, ())) or 'left out'}; "
                 f"received {found}: {remedy if name in state else 'give the state dict of the whole model'}"
             )
-    model.to(next(iter(state.values())).dtype).load_state_dict(state)
+        if not state[name].is_floating_point():
+            raise OptionError(
+                f"weights must be real floating-point numbers; received {name} of {state[name].dtype}: give "
+                "the weights as they were trained"
+            )
+    model.to(reduce(torch.promote_types, (w.dtype for w in state.values()))).load_state_dict(state)
     return model
 
 
