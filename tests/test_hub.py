@@ -485,6 +485,24 @@ def test_shared_weights_are_saved_once_for_each_name(tmp_path):
         assert torch.equal(again.state_dict()[name], weight)
 
 
+def test_parts_of_several_dtypes_come_back(tmp_path):
+    model = EncoderForecaster(1, [3, 4])
+    model.head.double()
+    again = EncoderForecaster.from_pretrained(model.save_pretrained(tmp_path)).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert again[name].dtype == tensor.dtype
+        assert torch.equal(again[name], tensor)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_in_a_folder_is_not_waited_for(layer, name, tmp_path):
+    layer.save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RunError, match=rf"{name} must be a file; it is a folder, a pipe or a device: copy"):
+        ConvLSTM.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_dtype_comes_back(layer, dtype, tmp_path):
     layer.to(dtype)

@@ -23,6 +23,7 @@ from convlstm.model_folder import (
     RUN_MODEL,
     SCHEMA,
     WEIGHTS,
+    check_file,
     check_plain,
     load_config,
     separate,
@@ -241,6 +242,7 @@ class Pretrained(StoresHyperparameters, nn.Module):
             raise RunError(
                 f"{folder} must hold a {cls.__name__}; it holds a {config['class']}: read it with that class"
             )
+        check_file(folder / WEIGHTS)
         with reading(folder / WEIGHTS, "be a whole safetensors file", "copy it again", RunError):
             weights = load_file(folder / WEIGHTS)
         try:
@@ -258,6 +260,9 @@ class Pretrained(StoresHyperparameters, nn.Module):
         kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
         if len(kinds) == 1:
             model.to(kinds.pop())
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name in weights and weights[name].is_floating_point() and tensor.is_floating_point():
+                tensor.data = tensor.data.to(weights[name].dtype)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:

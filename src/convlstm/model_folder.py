@@ -33,6 +33,7 @@ def load_config(folder: Path) -> dict[str, Any]:
             f"a model folder must hold {CONFIG} and {WEIGHTS}; {folder} has no {CONFIG}: "
             "give the folder of a run or of a model"
         )
+    check_file(path)
     with reading(path, "be readable JSON", "copy the folder again", RunError):
         config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict) or not config.keys() >= RESERVED:
@@ -51,6 +52,16 @@ def load_config(folder: Path) -> dict[str, Any]:
             "folder again"
         )
     return config
+
+
+def check_file(path: Path) -> None:
+    """Check that what is there is a file: reading a pipe or a device need not end.
+
+    Raises:
+        RunError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise RunError(f"{path} must be a file; it is a folder, a pipe or a device: copy the folder again")
 
 
 @contextmanager
