@@ -187,6 +187,12 @@ def test_saliency_is_the_gradient():
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[5, 3]]
 
 
+def test_pixels_of_the_first_row_and_column_are_marked():
+    past = np.random.default_rng(0).random((3, 1, 6, 8))
+    figure = plots.saliency_maps(past, past, (0, 7))
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[7, 0]]
+
+
 def test_saliency_needs_floats():
     with pytest.raises(ShapeError, match=r"past must hold floats, .* received torch.uint8: pass past.float"):
         plots.saliency(Linear(), torch.zeros(4, 1, 6, 8, dtype=torch.uint8), 2, (3, 5))
@@ -346,6 +352,10 @@ def test_videos(tmp_path):
             "must compute with gradients",
         ),
         (lambda tape: plots.saliency_maps(FRAMES, FRAMES[1:]), "must have one shape"),
+        (
+            lambda tape: plots.saliency_maps(FRAMES, FRAMES, (0, FRAMES.shape[3])),
+            "the column of pixel must be at most",
+        ),
         (lambda tape: plots.differences(FRAMES, FRAMES[1:]), "must have one shape"),
         (lambda tape: plots.events(FRAMES, FRAMES, 1, channel=1), "channel must be from 0 to 0"),
         (lambda tape: plots.film_strip({}), "rows must name every row"),

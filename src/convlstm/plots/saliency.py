@@ -14,7 +14,7 @@ from convlstm.models.base import evaluation_mode
 from convlstm.pictures.colours import channel_scales, check_frames, error_scale, paint
 from convlstm.pictures.frames import past_label
 from convlstm.plots.figures import FigureRow, draw_grid, picked, value_colours
-from convlstm.validation import check_callable, check_integer, check_integers, check_positive, check_tensor
+from convlstm.validation import check_callable, check_integer, check_positive, check_tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
@@ -101,6 +101,7 @@ def saliency_maps(
 
     Raises:
         ShapeError: not (K, C, H, W), or of different shapes.
+        OptionError: a pixel beyond the frames.
     """
     values, slopes = check_frames(past, "past"), check_frames(gradient, "gradient").astype(np.float64)
     if values.shape != slopes.shape:
@@ -123,7 +124,7 @@ def saliency_maps(
     colours = value_colours(error_scale([slopes]), "gradient", signed=True)
     figure, axes = draw_grid([above, FigureRow("gradient", slopes[shown], labels, colours, shares)], figure)
     if pixel is not None:
-        row, column = check_integers(pixel, 2, "pixel")
+        row, column = _pixel(pixel, values.shape[2:])
         for place in axes.flat:
             place.plot(column, row, "o", markersize=9, markerfacecolor="none", markeredgecolor="#35d06f")
     return figure
@@ -134,12 +135,17 @@ def _place(forecast: Any, pixel: Sequence[int], channel: int) -> tuple[int, int,
     if not isinstance(forecast, Tensor) or forecast.ndim != 5:
         found = tuple(forecast.shape) if isinstance(forecast, Tensor) else f"a {type(forecast).__name__}"
         raise ShapeError(f"a forecast must be (B, L, C, H, W); received {found}: pass a forecaster")
-    place = [channel, *pixel] if isinstance(pixel, (tuple, list)) and len(pixel) == 2 else None
-    if place is None:
+    checked = check_integer(channel, "channel", least=0, most=forecast.shape[2] - 1)
+    return checked, *_pixel(pixel, forecast.shape[3:])
+
+
+def _pixel(pixel: Any, size: Sequence[int]) -> tuple[int, int]:
+    """Row and column of a pixel in frames of a size."""
+    if not isinstance(pixel, (tuple, list)) or len(pixel) != 2:
         raise OptionError(f"pixel must be a row and a column; received {pixel!r}: pass (12, 30)")
-    names, sizes = ("channel", "the row of pixel", "the column of pixel"), forecast.shape[2:]
-    checked = [
-        check_integer(value, name, least=0, most=size - 1)
-        for name, value, size in zip(names, place, sizes, strict=True)
-    ]
-    return checked[0], checked[1], checked[2]
+    names = ("the row of pixel", "the column of pixel")
+    row, column = (
+        check_integer(value, name, least=0, most=length - 1)
+        for name, value, length in zip(names, pixel, size, strict=True)
+    )
+    return row, column
