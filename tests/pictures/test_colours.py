@@ -99,6 +99,19 @@ def test_every_channel_has_a_scale_and_only_three_within_the_unit_range_are_colo
         paint(draw.random((2, 5, 8, 8)), [UNIT, UNIT])
 
 
+@pytest.mark.parametrize(
+    ("scale", "ends"),
+    [
+        (Scale(101320.2, 101354.9), "black 101320, white 101355"),
+        (Scale(273.15012, 273.15987), "black 273.1501, white 273.1599"),
+        (Scale(-3.21987, 1201.2), "black -3.22, white 1201"),
+        (Scale(-1.00004e7, -1e7), "black -1.00004e7, white -1e7"),
+    ],
+)
+def test_the_ends_of_a_narrow_scale_are_told_apart(scale, ends):
+    assert legend([scale]) == [f"values: {ends}"]
+
+
 def test_the_legend_says_what_is_not_obvious():
     assert legend([UNIT]) == legend([BYTES]) == []
     assert legend([Scale(0, 12.3456, root=True)], [Scale(-3, 3)]) == [

@@ -193,6 +193,13 @@ def test_pixels_of_the_first_row_and_column_are_marked():
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[7, 0]]
 
 
+def test_ticks_of_a_narrow_scale_are_told_apart():
+    pressure = 100000 + np.random.default_rng(0).random((3, 1, 6, 8))
+    figure = plots.film_strip({"forecast": pressure})
+    ticks = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
+    assert ticks == ["100000.2", "100000.4", "100000.6", "100000.8"]
+
+
 def test_saliency_needs_floats():
     with pytest.raises(ShapeError, match=r"past must hold floats, .* received torch.uint8: pass past.float"):
         plots.saliency(Linear(), torch.zeros(4, 1, 6, 8, dtype=torch.uint8), 2, (3, 5))

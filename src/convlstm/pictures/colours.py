@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convlstm.errors import ShapeError
-from convlstm.scores.digits import short
+from convlstm.scores.digits import short, short_ends
 
 Pixels = NDArray[np.uint8]
 Stops = tuple[tuple[float, tuple[int, int, int]], ...]
@@ -182,8 +182,7 @@ def channel_names(name: str, count: int) -> list[str]:
 def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
     """Lines that explain the colours; none for values from 0 to 1 or 255, the usual range of images."""
     lines = [
-        f"{name}: black {_end(scale.low, scale)}, white {_end(scale.high, scale)}"
-        + ", square-root scale" * scale.root
+        "{}: black {}, white {}".format(name, *_ends(scale)) + ", square-root scale" * scale.root
         for name, scale in zip(channel_names("values", len(values)), values, strict=True)
         if scale not in (UNIT, BYTES)
     ]
@@ -194,9 +193,10 @@ def legend(values: Sequence[Scale], errors: Sequence[Scale] = ()) -> list[str]:
     return [line.replace("−", "-") for line in lines]  # Pillow's font has no minus sign
 
 
-def _end(value: float, scale: Scale) -> str:
-    """An end of a scale; what rounding leaves of 0 is 0."""
-    return short(0 if abs(value) < 1e-6 * (scale.high - scale.low) else value)
+def _ends(scale: Scale) -> tuple[str, str]:
+    """The ends of a scale; what rounding leaves of 0 is 0."""
+    low, high = (0.0 if abs(end) < 1e-6 * (scale.high - scale.low) else end for end in scale[:2])
+    return short_ends(low, high)
 
 
 def check_frames(frames: ArrayLike, name: str) -> NDArray[Any]:

@@ -234,11 +234,19 @@ def _draw_bar(figure: "FigureBase", image: Any, place: "Axes", colours: Colours)
     bar = figure.colorbar(image, cax=place, ticks=colours.ticks)
     bar.outline.set_edgecolor(_EDGE)
     if colours.ticks is not None:
-        bar.ax.set_yticklabels([f"{tick:g}" for tick in colours.ticks])
+        bar.ax.set_yticklabels(_tick_texts(colours.ticks))
     else:
         bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10]))
     bar.ax.tick_params(labelsize=8, length=2, color=_MUTED)
     bar.set_label(colours.label)
+
+
+def _tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Round numbers as text, with as many digits as tell neighbours apart."""
+    apart = min(np.diff(ticks), default=0)
+    size = max(map(abs, ticks)) / apart if apart > 0 else 1.0
+    count = min(max(6, 2 + math.ceil(math.log10(max(size, 1.0)))), 15)
+    return [f"{tick:.{count}g}" for tick in ticks]
 
 
 def picked(length: int, wanted: Sequence[int] | None, name: str) -> list[int]:

@@ -25,7 +25,7 @@ from convlstm.pictures.frames import past_label
 from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES
 from convlstm.plots.packing import Maps, Packed, Precision, encode, pack, quantise, reduce
 from convlstm.plots.pages import template
-from convlstm.scores.digits import short
+from convlstm.scores.digits import short_ends
 from convlstm.scores.lead_times import lead_text
 
 Floats = NDArray[np.floating[Any]]
@@ -237,8 +237,8 @@ class _Frames:
         return [
             {
                 "name": f"{name} ({unit})" if unit else name,
-                "low": short(scale.low),
-                "high": short(scale.high),
+                "low": short_ends(*scale[:2])[0],
+                "high": short_ends(*scale[:2])[1],
                 "colours": stops[table],
                 "note": "square-root scale" if scale.root else "",
             }

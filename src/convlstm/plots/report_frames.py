@@ -26,7 +26,7 @@ from convlstm.pictures.radar import DRY, NOT_MEASURED, TABLES, paint_radar
 from convlstm.pictures.sizes import enlarge, resize
 from convlstm.plots.curves import display_name
 from convlstm.plots.run_record import RunRecord
-from convlstm.scores.digits import in_text, short
+from convlstm.scores.digits import in_text, short_ends
 from convlstm.verification.cases import Case
 
 _MARGIN = 2
@@ -181,8 +181,8 @@ class _FilmStrips:
             for name, scale in zip(channel_names(kind, len(ends)), ends, strict=True):
                 yield {
                     "name": f"{name} ({self.unit})" if self.unit not in ("", "1") else name,
-                    "low": short(scale.low),
-                    "high": short(scale.high),
+                    "low": short_ends(*scale[:2])[0],
+                    "high": short_ends(*scale[:2])[1],
                     "colours": ", ".join(f"rgb{colour}" for _, colour in stops),
                     "note": "square-root scale" if scale.root else "",
                 }

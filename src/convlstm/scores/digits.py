@@ -12,14 +12,18 @@ def four_digits(value: float, undefined: str = "-") -> str:
         value: plain from 0.0001 to below a million, in powers of ten elsewhere.
         undefined: text for a value that is not finite.
     """
-    if not math.isfinite(value):
-        return undefined
+    return _with_digits(value, 4) if math.isfinite(value) else undefined
+
+
+def _with_digits(value: float, count: int) -> str:
+    """Finite number with so many significant digits."""
     if value == 0:
         return "0"
-    mantissa, exponent = f"{value:.3e}".split("e")
+    rounded = f"{value:.{count - 1}e}"
+    mantissa, exponent = rounded.split("e")
     power = int(exponent)
     if -4 <= power < 6:
-        return f"{float(f'{value:.3e}'):.{max(3 - power, 0)}f}"
+        return f"{float(rounded):.{max(count - 1 - power, 0)}f}"
     return f"{mantissa}e{power}"
 
 
@@ -30,7 +34,20 @@ def in_text(value: float) -> str:
 
 def short(value: float) -> str:
     """Number of an axis or a legend: `in_text` without trailing zeros."""
-    mantissa, e, exponent = in_text(value).partition("e")
+    return _without_zeros(in_text(value))
+
+
+def short_ends(low: float, high: float) -> tuple[str, str]:
+    """The ends of a scale, as `short`, with more digits where four are coarser than a hundredth of it."""
+    size = max(abs(low), abs(high)) / (high - low) if high > low else 1.0
+    count = min(max(4, 3 + math.floor(math.log10(max(size, 1.0)))), 15)
+    first, last = (_without_zeros(_with_digits(end, count)).replace("-", "−") for end in (low, high))
+    return first, last
+
+
+def _without_zeros(text: str) -> str:
+    """A number without the zeros at the end of its decimals."""
+    mantissa, e, exponent = text.partition("e")
     return (mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa) + e + exponent
 
 
