@@ -472,6 +472,18 @@ def test_a_broken_layer_is_caught_and_named():
         check_layer(lambda n: Acausal(n, 3, 3, 1, True, True, True))
 
 
+def test_a_layer_that_changes_the_state_given_is_caught():
+    class Overwrites(ConvLSTM):
+        def forward(self, x, state=None, **options):
+            result = super().forward(x, state, **options)
+            for layer in state or ():
+                layer.h.data.zero_()  # unseen by autograd
+            return result
+
+    with pytest.raises(AssertionError, match="a_state_resumes_the_sequence: a call must leave the state"):
+        check_layer(lambda n: Overwrites(n, 3, 3, 1, True, True, True))
+
+
 def test_a_state_type_of_ones_own_is_kept():
     state = ConvLSTMCell(1, 2, 3)(torch.zeros(1, 1, 3, 3), LSTMState(*torch.zeros(2, 1, 2, 3, 3)))
     assert isinstance(state, LSTMState)

@@ -77,12 +77,17 @@ def samples_do_not_touch_each_other(make: LayerFactory) -> None:
 
 
 def a_state_resumes_the_sequence(make: LayerFactory) -> None:
-    """T calls of one frame, each with the state of the one before, are one call of T frames."""
+    """T calls of one frame, each with the state of the one before, are one call of T frames.
+
+    The state that is given stays as it is.
+    """
     layer, x = built(make, CHANNELS), _frames()
     whole, end = layer(x)
     state, pieces = None, []
     for t in range(x.shape[1]):
-        outputs, state = layer(x[:, t : t + 1], state)
+        given, before = state, [tensor.clone() for tensor in tensors(state)]
+        outputs, state = layer(x[:, t : t + 1], given)
+        assert all(map(torch.equal, tensors(given), before)), "a call must leave the state given as it is"
         pieces.append(outputs[-1])
     assert_close(torch.cat(pieces, dim=1), whole[-1])
     assert_close(tensors(state), tensors(end))
