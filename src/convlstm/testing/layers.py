@@ -85,9 +85,10 @@ def a_state_resumes_the_sequence(make: LayerFactory) -> None:
     whole, end = layer(x)
     state, pieces = None, []
     for t in range(x.shape[1]):
-        given, before = state, [tensor.clone() for tensor in tensors(state)]
-        outputs, state = layer(x[:, t : t + 1], given)
-        assert all(map(torch.equal, tensors(given), before)), "a call must leave the state given as it is"
+        given = tensors(state)
+        before = [tensor.clone() for tensor in given]
+        outputs, state = layer(x[:, t : t + 1], state)
+        assert all(map(torch.equal, given, before)), "a call must leave the state given as it is"
         pieces.append(outputs[-1])
     assert_close(torch.cat(pieces, dim=1), whole[-1])
     assert_close(tensors(state), tensors(end))
