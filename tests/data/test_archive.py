@@ -126,6 +126,17 @@ def test_everything_decided_comes_from_training_alone():
     assert one.specification.fingerprint != archive(frames[1:]).specification.fingerprint
 
 
+@pytest.mark.parametrize("unit", [2.0**70, 2.0**-80])
+def test_the_standard_scale_holds_for_very_large_and_small_units(unit):
+    values = np.random.default_rng(0).random((60, 2, 8, 9), dtype=np.float32)
+    scales = []
+    for factor in (1.0, unit):
+        source = archive(values * np.float32([factor, 1]).reshape(2, 1, 1), transform="standard")
+        scales.append(source.specification.transform["arguments"])
+    for name in ("offset", "scale"):
+        assert scales[1][name] == [scales[0][name][0] * unit, scales[0][name][1]]
+
+
 def test_a_specification_survives_a_file():
     specification = archive(inputs=["mask"], missing=[-9]).specification
     assert Specification.from_dict(specification.to_dict()) == specification

@@ -254,7 +254,10 @@ def _transform(
         scale, top = convert(np.array([_SCALE_MMH, _TOP_MMH], np.float32)).tolist()
         return Logarithm(scale, top) if name == "log" else SquareRoot(top)
     axes = (0, 2, 3)
-    mean, deviation = np.nanmean(values, axes), np.nanstd(values, axes)
+    # By a power of two, which rounds nothing: 32 bits do not hold the squares of 1e20 and 1e-25.
+    _, power = np.frexp(np.nan_to_num(np.nanmax(np.abs(values), axes)))
+    values = np.ldexp(values, -power[:, None, None])
+    mean, deviation = (np.ldexp(found(values, axes), power) for found in (np.nanmean, np.nanstd))
     return Linear(mean.tolist(), np.where(deviation > 0, deviation, 1).tolist())
 
 
