@@ -127,6 +127,7 @@ def test_limits_other_than_0_and_1_are_written_below():
             r"one size H, W; received a \(8, 8\), b \(9, 8\)",
         ),
         ({"a": frames(1)}, {"scale": 0}, OptionError, "scale must be at least 1; received 0"),
+        ({"a": frames(1)}, {"scale": 10**6}, OptionError, "scale must be at most 2048; received 1000000"),
         (
             {"a": frames(1)},
             {"scale": 1.5},
@@ -189,6 +190,11 @@ def test_an_animation_says_when_and_borders_what_follows_the_past(tmp_path: Path
             assert (pixels[11, 20:500] > 190).all() == (k < 2)
             ink = [(image[12 + 512 + 4 :] < 160).sum() for image in (pixels, written)]
             assert ink[1] > 1.3 * ink[0]
+
+
+def test_an_animation_has_a_moment_for_each_frame(tmp_path: Path):
+    with pytest.raises(OptionError, match="moments must name the time of each of the 4 frames; received 3"):
+        animation({"forecast": frames(2)}, tmp_path / "a.gif", past=frames(2), moments=["20:05"] * 3)
 
 
 def test_lead_times_are_minutes_where_the_time_step_is_known(tmp_path: Path, monkeypatch):

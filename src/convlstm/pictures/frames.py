@@ -26,7 +26,7 @@ from convlstm.pictures.colours import (
 )
 from convlstm.pictures.legend import MUTED, Line, Mark, draw_line, line_width, text_font
 from convlstm.pictures.radar import NOT_MEASURED, RadarTable, paint_radar
-from convlstm.pictures.sizes import MIN_SIDE, enlarge, resize
+from convlstm.pictures.sizes import MAX_SIDE, MIN_SIDE, enlarge, resize
 from convlstm.pictures.video import LAST, mp4
 from convlstm.scores.lead_times import lead_text
 from convlstm.validation import check_instance, check_number, check_path, check_positive, received
@@ -134,6 +134,10 @@ def animation(
     lengths = {name: len(row) for name, row in frames.items() if name}
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"all panels must have the same number of frames; received {lengths}")
+    if moments and len(moments) != (played := len(frames.get("", ())) + max(lengths.values())):
+        raise OptionError(
+            f"moments must name the time of each of the {played} frames; received {len(moments)}: name all"
+        )
     side = max(2 * MIN_SIDE, math.ceil(_FILM / len(lengths)))
     frames, times = resize(frames, scale, side, decibels=_in_decibels(frames, signed, limits))
     painted, lines = _paint_rows(frames, signed, limits)
@@ -224,13 +228,13 @@ def check_rows(
     if not rows or "" in rows:
         names = "an empty name" if rows else "none"
         raise OptionError(f"rows must name every row of frames; received {names}: pass {{'truth': frames}}")
-    if scale is not None:
-        check_positive(scale, "scale")
     frames = {} if past is None else {"": check_frames(past, "past")}
     frames |= {name: check_frames(row, f"row {name!r}") for name, row in rows.items()}
     if len({row.shape[2:] for row in frames.values()}) > 1:
         sizes = ", ".join(f"{name or 'past'} {row.shape[2:]}" for name, row in frames.items())
         raise ShapeError(f"all rows must hold frames of one size H, W; received {sizes}")
+    if scale is not None:
+        check_positive(scale, "scale", most=max(1, MAX_SIDE // max(frames[next(iter(rows))].shape[2:])))
     check_installed("PIL", "pictures need Pillow")
     return frames
 

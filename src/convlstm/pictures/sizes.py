@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from convlstm.pictures.colours import Pixels
 
+MAX_SIDE = 2**14  # pixels that a frame may be enlarged to
 MIN_SIDE = 64
 """Pixels of the longer side of a frame; frames of more than three times as many are averaged."""
 
