@@ -108,7 +108,15 @@ def test_the_decoupling_loss_is_that_of_the_public_code():
     torch.testing.assert_close(penalty.item(), 0.1 * DECOUPLING, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("wrap", [dict, lambda w: {"state_dict": w, "epoch": 3}, lambda w: {"net_param": w}])
+WRAPPERS = {
+    "none": dict,
+    "state_dict": lambda w: {"state_dict": w, "epoch": 3},
+    "net_param": lambda w: {"net_param": w},
+    "model": lambda w: {"epoch": 3, "model": w, "optimizer": {"state": {0: {"step": torch.ones(())}}}},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 @pytest.mark.parametrize("prefix", ["", "model.", "method.module."])
 @pytest.mark.parametrize("kind", KINDS)
 def test_prefixes_and_wrappers_of_checkpoints_are_taken_off(kind, prefix, wrap):
@@ -116,6 +124,12 @@ def test_prefixes_and_wrappers_of_checkpoints_are_taken_off(kind, prefix, wrap):
     model = from_published(wrap({prefix + name: w for name, w in weights.items()}), PATCH)
     expected = from_published(weights, PATCH).state_dict()
     torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
+
+
+def test_of_several_state_dicts_of_a_checkpoint_one_must_be_given():
+    weights = public_weights("predrnn")
+    with pytest.raises(OptionError, match=r"must be one state dict; .* several, model, ema: pass one of"):
+        from_published({"model": weights, "ema": weights, "epoch": 3}, PATCH)
 
 
 @pytest.mark.parametrize(

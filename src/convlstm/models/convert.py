@@ -315,7 +315,20 @@ def _state_dict(weights: Any) -> Weights:
     for name in ("state_dict", "net_param"):
         if isinstance(weights.get(name), Mapping):
             weights = weights[name]
+    if not _holds_tensors(weights):
+        inside = {str(name): part for name, part in weights.items() if _holds_tensors(part)}
+        if len(inside) > 1:
+            raise OptionError(
+                f"weights must be one state dict; received a checkpoint of several, {', '.join(inside)}: "
+                "pass one of them"
+            )
+        weights = next(iter(inside.values()), weights)
     return {str(name): w.detach() for name, w in weights.items() if isinstance(w, Tensor)}
+
+
+def _holds_tensors(part: Any) -> bool:
+    """True for a mapping with tensors among its values."""
+    return isinstance(part, Mapping) and any(isinstance(value, Tensor) for value in part.values())
 
 
 def _read(path: Path) -> Any:
