@@ -1,4 +1,4 @@
-"""What changes a module from outside: hooks, and methods that are replaced."""
+"""Hooks of a module, and methods of it that are replaced from outside."""
 
 from collections.abc import Mapping
 from typing import Any
