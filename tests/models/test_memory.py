@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell, EncoderForecaster, Forecaster, MinConvGRUCell, PredRNN
+from convlstm import (
+    ConvGRU,
+    ConvLSTM,
+    ConvLSTMCell,
+    EncoderForecaster,
+    Forecaster,
+    MinConvGRUCell,
+    MinConvLSTMCell,
+    PredRNN,
+)
 from convlstm.engines.dry_run import DryRun, DryTensor, active
 from convlstm.errors import OptionError, ShapeError
 from convlstm.models.memory import CallSizes, inference_bytes, multiply_adds, parameters, training_bytes
@@ -176,3 +185,11 @@ def test_a_size_that_the_model_does_not_take_is_refused_by_the_model():
     fixed = EncoderForecaster(hidden_dim=[4], cell=cell)
     with pytest.raises(ShapeError, match=r"peephole=pixel fixes the size of frames to \(16, 16\); received"):
         training_bytes(fixed, CallSizes((48, 48), 2, 1))
+
+
+@pytest.mark.parametrize("cell", [MinConvGRUCell, MinConvLSTMCell])
+def test_clips_of_a_thousand_frames_of_a_linear_cell_take_little_and_in_proportion(cell):
+    layers = ConvLSTM(1, [16, 16], 3, batch_first=True, cell=cell)
+    half, whole = (training_bytes(layers, CallSizes((32, 32), steps, 0, 4)).most for steps in (500, 1000))
+    assert whole < 4 * 2**30
+    assert whole == pytest.approx(2 * half, rel=0.01)

@@ -90,6 +90,27 @@ MODELS = {
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_two_models_of_a_process_share_nothing(make):
+    """Nor does what a model does depend on what another one did before, in training mode too."""
+    torch.manual_seed(0)
+    one, other, past = make(2), make(2), torch.rand(1, 3, 2, 16, 12)
+    places = [{tensor.data_ptr() for tensor in model.state_dict().values()} for model in (one, other)]
+    assert not places[0] & places[1]
+    held = {name: tensor.clone() for name, tensor in one.state_dict().items()}
+    found = []
+    for model in (one, other, one):
+        if model is one:
+            model.load_state_dict(held)
+        forecast = model.train()(past, 3)
+        if model is one:
+            found.append(forecast.detach().clone())
+        elif forecast.requires_grad:
+            forecast.sum().backward()
+    assert torch.equal(*found)
+    assert all(parameter.grad is None for parameter in one.parameters())
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_forecasts_under_autocast_have_the_dtype_of_the_past(make):
     past = torch.rand(1, 3, 2, 16, 12)
     model = make(2).eval()
