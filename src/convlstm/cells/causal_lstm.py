@@ -106,17 +106,18 @@ class CausalLSTMCell(Cell):
         """The new state and spatiotemporal memory, (B, hidden_dim, *S)."""
         check_memory_width(self, memory)
         h, c = state
-        i, f, g, i_x, f_x, g_x, o = p.chunk(7, dim=1)
-        i_h, f_h, g_h, o_h = self.conv_h(h).chunk(4, dim=1)
-        i_c, f_c, g_c = self.conv_c(memory if self.published_bug == "memory" else c).chunk(3, dim=1)
-        f = torch.sigmoid(f + f_h + f_c + self.forget_bias)
-        i, g = torch.sigmoid(i + i_h + i_c), torch.tanh(g + g_h + g_c)
-        c = f * c + i * g
+        n = self.hidden_dim
+        of_c, i_x, f_x, g_x, o = p.split_with_sizes((3 * n, n, n, n, n), dim=1)
+        of_h, o_h = self.conv_h(h).split_with_sizes((3 * n, n), dim=1)
+        of_old = self.conv_c(memory if self.published_bug == "memory" else c)
+        i, f, g = (of_c + of_h + of_old).chunk(3, dim=1)
+        i, f, g = torch.sigmoid(i), torch.sigmoid(f + self.forget_bias), torch.tanh(g)
+        c = torch.addcmul(f * c, i, g)
         i_m, f_m, m_m = self.conv_m(memory).chunk(3, dim=1)
         i_2, g_2, f_2, o_2 = self.conv_c2m(c).chunk(4, dim=1)
         f_m = torch.sigmoid(f_x + f_m + f_2 + self.forget_bias)
         i_m, g_m = torch.sigmoid(i_x + i_m + i_2), torch.tanh(g_x + g_2)
-        memory = f_m * torch.tanh(m_m) + i_m * g_m
+        memory = torch.addcmul(f_m * torch.tanh(m_m), i_m, g_m)
         o = torch.tanh(o + o_h + o_2 + self.conv_om(memory))
         self.record_values(i=i, f=f, o=o, g=g, i_m=i_m, f_m=f_m, g_m=g_m)
         h = o * torch.tanh(self.conv_last(torch.cat([c, memory], dim=1)))
@@ -172,4 +173,4 @@ class GHUCell(Cell):
         candidate, update = (p + self.conv_h(state.h)).chunk(2, dim=1)
         p, u = torch.tanh(candidate), torch.sigmoid(update)
         self.record_values(p=p, u=u)
-        return GHUState(u * p + (1 - u) * state.h)
+        return GHUState(torch.addcmul(state.h, u, p - state.h))

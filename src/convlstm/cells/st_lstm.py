@@ -98,17 +98,17 @@ class STLSTMCell(Cell):
         """A step, with what it adds to the two memories, which the decoupling loss of PredRNN-V2 compares."""
         check_memory_width(self, memory)
         h, c = state
-        i, f, g, i_m, f_m, g_m, o = p.chunk(7, dim=1)
-        i_h, f_h, g_h, o_h = self.conv_h(h).chunk(4, dim=1)
-        i, g = torch.sigmoid(i + i_h), torch.tanh(g + g_h)
-        f = torch.sigmoid(f + f_h + self.forget_bias)
+        n = self.hidden_dim
+        of_c, of_m, o = p.split_with_sizes((3 * n, 3 * n, n), dim=1)
+        of_h, o_h = self.conv_h(h).split_with_sizes((3 * n, n), dim=1)
+        i, f, g = (of_c + of_h).chunk(3, dim=1)
+        i, f, g = torch.sigmoid(i), torch.sigmoid(f + self.forget_bias), torch.tanh(g)
         add_c = i * g
-        c = f * c + add_c
-        i_mm, f_mm, g_mm = self.conv_m(memory).chunk(3, dim=1)
-        i_m, g_m = torch.sigmoid(i_m + i_mm), torch.tanh(g_m + g_mm)
-        f_m = torch.sigmoid(f_m + f_mm + self.forget_bias)
+        c = torch.addcmul(add_c, f, c)
+        i_m, f_m, g_m = (of_m + self.conv_m(memory)).chunk(3, dim=1)
+        i_m, f_m, g_m = torch.sigmoid(i_m), torch.sigmoid(f_m + self.forget_bias), torch.tanh(g_m)
         add_m = i_m * g_m
-        memory = f_m * memory + add_m
+        memory = torch.addcmul(add_m, f_m, memory)
         both = torch.cat([c, memory], dim=1)
         o = torch.sigmoid(o + o_h + self.conv_o(both))
         self.record_values(i=i, f=f, o=o, g=g, i_m=i_m, f_m=f_m, g_m=g_m)

@@ -157,6 +157,8 @@ def supported(engine: str, call: Call) -> str:
     if check_name(engine, ENGINES, "engine") == "reference" or recorders_of(call.cell):
         return "reference"
     parameters = _parameters(call)
+    if parameters is None and engine == "auto":
+        return "reference"
     reasons = not_supported_reasons(engine, call, parameters)
     if reasons and engine != "auto":
         raise OptionError(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import convlstm.engines as engines
-from convlstm.cells.base import check_step_with_memory, map_state
+from convlstm.cells.base import Cell, check_step, check_step_with_memory, map_state, run_step
 from convlstm.cells.recordable import recorders_of
+from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError
 from convlstm.layers.frames import dropout_mask, fill_forward, map_frames, where_samples
 from convlstm.layers.norm import has_batch_statistics
@@ -91,7 +92,8 @@ class LayerRun:
         self.dropped: list[Tensor | None] = [None] * len(states)
         if training and options.dropout:
             self.dropped[1:] = [dropout_mask(x, n, options.dropout) for n in options.inputs[1:]]
-        #: Layers with a spatiotemporal memory whose step was seen to return what it must.
+        #: By layer, what `_is_plain` found, and the plain ones whose step was seen to return what it must.
+        self.plain: dict[int, bool] = {}
         self.checked: set[int] = set()
         #: Last outputs of norms and connections, (B, 1, C, *S), repeated at missing frames.
         self.previous: dict[tuple[str, int], Tensor] = {}
@@ -137,6 +139,8 @@ class LayerRun:
     def _recurrence(self, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs of one layer's cells, both directions merged."""
         layers, options, cell, state = self.layers, self.options, self.layers.cells[layer], self.states[layer]
+        if self.by_frame and self._is_plain(layer, flags):
+            return self._plain_step(layer, x)
         if has_memory(cell):
             return self._recurrence_with_memory(layer, x, flags)
         last = layer + 1 == len(layers.cells)
@@ -171,24 +175,44 @@ class LayerRun:
                 initial = initial_state(cell, x[:, 0])
                 state = map_state(where_samples(flags.reset[:, 0]), initial, of_kind(initial, state))
             flags = SequenceFlags(flags.mask)
-        whole = flags.mask is None and flags.reset is None and not self.scan_options.zoneout
-        first = state is None or self.memory is None
-        if not whole or (first and recorders_of(cell)):
-            before, engine = MemoryState(state, self.memory), self.options.engine
-            y, after = scan(cell, x, before, flags, options=self.scan_options, engine=engine)
-            self.states[layer], self.memory = after
-            return y
-        frame, changed = x.squeeze(1), engines.has_own_forward(cell) or engines.has_hooks(cell)
-        run: Any = cell if changed else partial(_step, cell)
-        if first:
-            state = initial_state(cell, frame) if state is None else state
-            self.memory = initial_memory(cell, frame) if self.memory is None else self.memory
-        result = run(frame, state, self.memory)
-        if layer not in self.checked:  # once a call, as the loop does
-            result = check_step_with_memory(cell, result, state)
-            self.checked.add(layer)
-        self.states[layer], self.memory = result
-        return output_of(self.states[layer]).unsqueeze(1)
+        before, engine = MemoryState(state, self.memory), self.options.engine
+        y, after = scan(cell, x, before, flags, options=self.scan_options, engine=engine)
+        self.states[layer], self.memory = after
+        return y
+
+    def _is_plain(self, layer: int, flags: SequenceFlags) -> bool:
+        """True if a frame of a layer is a step of its cell and nothing else; the same for all of a call."""
+        if layer not in self.plain:
+            cell: Any = self.layers.cells[layer]
+            self.plain[layer] = (
+                isinstance(cell, Cell)
+                and flags.mask is None
+                and flags.reset is None
+                and not self.scan_options.zoneout
+                and recurrence_of(cell) is None
+                and not (engines.has_own_forward(cell) or engines.has_hooks(cell) or recorders_of(cell))
+            )
+        return self.plain[layer]
+
+    def _plain_step(self, layer: int, x: Tensor) -> Tensor:
+        """Output of one frame, as `scan` gives it at a tenth of the overhead, which small frames feel."""
+        cell: Any = self.layers.cells[layer]
+        frame, state = x.squeeze(1), self.states[layer]
+        if state is None:
+            state = initial_state(cell, frame)
+        if cell.spatiotemporal_memory:
+            memory = initial_memory(cell, frame) if self.memory is None else self.memory
+            result = cell.step(cell.project(frame), state, memory)
+            if layer not in self.checked:
+                result = check_step_with_memory(cell, result, state)
+            new, self.memory = result
+        else:
+            new = run_step(cell, cell.project(frame), state)
+            if layer not in self.checked:
+                new = check_step(cell, new, state)
+        self.checked.add(layer)
+        self.states[layer] = new
+        return output_of(new).unsqueeze(1)
 
     def _normalised(self, layer: int, y: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs (B, T, C, *S) normalised frame by frame.
@@ -210,8 +234,3 @@ class LayerRun:
         x = fill_forward(x, mask, flags.reset, self.previous.get((name, layer)))
         self.previous[name, layer] = x[:, -1:]
         return x
-
-
-def _step(cell: Any, frame: Tensor, state: Any, memory: Tensor) -> Any:
-    """A step of a cell with a spatiotemporal memory, without the checks of a call."""
-    return cell.step(cell.project(frame), state, memory)
