@@ -18,6 +18,8 @@ from benchmarks.layers import REPETITIONS, WARM_UPS
 from convlstm import CausalLSTMCell, Cell, ConvLSTM, GHUCell, STLSTMCell, TrajGRUCell
 
 CASE = Case(batch=2, steps=10, inputs=16, hidden=[64, 64, 64, 64], kernel=5, size=16)
+#: Calls of operations and modules take a good part of its time.
+SMALL = Case(batch=1, steps=10, inputs=1, hidden=[8, 8, 8, 8], kernel=3, size=8)
 LINKS = 13
 
 
@@ -160,19 +162,24 @@ class PublicLayers(nn.Module):
 
 
 #: Our cells, and a network of the public equations of as many; with its inputs, n and kernel.
-NETWORKS: dict[str, tuple[Case, list[Callable[..., Cell]], Callable[[int, int, int], nn.Module]]] = {
-    "PredRNN": (CASE, [STLSTMCell] * 4, partial(PublicStack, [PublicSTLSTM] * 4)),
-    "PredRNN++": (
-        CASE,
-        [CausalLSTMCell, GHUCell, *[CausalLSTMCell] * 3],
-        partial(PublicStack, [PublicCausalLSTM, PublicGHU, *[PublicCausalLSTM] * 3]),
-    ),
-    "TrajGRU": (
+Network = tuple[list[Callable[..., Cell]], Callable[[int, int, int], nn.Module]]
+PREDRNN: Network = [STLSTMCell] * 4, partial(PublicStack, [PublicSTLSTM] * 4)
+PREDRNN_PLUS_PLUS: Network = (
+    [CausalLSTMCell, GHUCell, *[CausalLSTMCell] * 3],
+    partial(PublicStack, [PublicCausalLSTM, PublicGHU, *[PublicCausalLSTM] * 3]),
+)
+NETWORKS: list[tuple[str, Case, *Network]] = [
+    ("PredRNN", CASE, *PREDRNN),
+    ("PredRNN++", CASE, *PREDRNN_PLUS_PLUS),
+    (
+        "TrajGRU",
         CASE._replace(hidden=[64, 64], kernel=3, size=32),
         [partial(TrajGRUCell, links=LINKS)] * 2,
         partial(PublicLayers, PublicTrajGRU, count=2),
     ),
-}
+    ("PredRNN", SMALL, *PREDRNN),
+    ("PredRNN++", SMALL, *PREDRNN_PLUS_PLUS),
+]
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -192,7 +199,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 def run() -> Iterator[Table]:
     """Forward and backward pass of each stack."""
     torch.manual_seed(0)
-    for name, (case, cells, public) in NETWORKS.items():
+    for name, case, cells, public in NETWORKS:
         n = case.hidden[0]
         x = torch.randn(case.batch, case.steps, case.inputs, *case.space, device=DEVICE)
         theirs = public(case.inputs, n, case.kernel).to(DEVICE)
