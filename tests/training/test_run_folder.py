@@ -154,7 +154,7 @@ def test_a_resumption_that_is_refused_changes_nothing(run, capsys):
         (["--epochs", "1"], "epochs must be at least those that a run was trained for, 2; received 1"),
         (
             ["--seed", "3"],
-            "--resume takes every option but --epochs from the run itself; received another seed",
+            "takes every option but --epochs and --patience from the run itself; received another seed",
         ),
         (["--data.count", "2"], "received another data: leave it out"),
         (["--model.hidden_dim", "[5]"], "received another model: leave it out"),
@@ -195,6 +195,21 @@ def test_a_finished_run_is_trained_further_along_the_schedule_over_all_epochs(ru
     config.write_text(config.read_text().replace("epochs: 6\n", "epochs: 7\n"))
     assert main(["train", "--resume", str(run)]) == 0
     assert len(read_metrics(run / "metrics.csv")) == 7
+
+
+def test_a_run_that_stopped_early_goes_on_with_more_patience_alone(tmp_path):
+    run = tmp_path / "run"
+    never_better = ["--epochs=9", "--patience=2", "--schedule=constant", "--learning_rate=1e-12"]
+    assert main(["train", *TYPED, *never_better, f"--out={run}"]) == 0
+    first = read_metrics(run / "metrics.csv")
+    assert len(first) < 9
+    kept = {name: (run / name).read_bytes() for name in ("metrics.csv", "checkpoints/last.ckpt")}
+    for words in ([], ["--epochs=10"]):
+        assert main(["train", "--resume", str(run), *words]) == 0
+        assert {name: (run / name).read_bytes() for name in kept} == kept
+    assert main(["train", "--resume", str(run), "--patience=3"]) == 0
+    assert "patience: 3\n" in (run / "config.yaml").read_text()
+    assert len(read_metrics(run / "metrics.csv")) == len(first) + 1
 
 
 def test_python_resumes_with_the_objects_of_the_run_and_more_epochs(run):

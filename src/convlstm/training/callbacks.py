@@ -1,11 +1,10 @@
-"""Callbacks and logger of every run: checkpoints, the table of losses, sample pictures, progress."""
+"""Callbacks and logger of every run: checkpoints, the table of losses, sample pictures, an early end."""
 
 import csv
 import io
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,10 +18,8 @@ import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich import progress
-from rich.console import Console
 
 from convlstm.atomic_write import write_atomically
 from convlstm.data.base import LabelledWindow
@@ -116,6 +113,32 @@ class RunCheckpoint(ModelCheckpoint):
             state[name] = moved(state[name])
         state["best_k_models"] = {moved(path): score for path, score in state["best_k_models"].items()}
         super().load_state_dict(state)
+
+
+class Patience(EarlyStopping):
+    """Stops training after so many epochs without a better validation loss.
+
+    A run that it has stopped is not trained further when it is resumed, unless with more patience.
+
+    Args:
+        epochs: their number.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("val_loss", patience=epochs, check_on_train_epoch_end=True)
+
+    @property
+    def state_key(self) -> str:
+        """The key of Lightning's own class, which earlier versions used."""
+        return super().state_key.replace(type(self).__qualname__, EarlyStopping.__qualname__, 1)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, but for the patience that was configured before."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no epoch of a run that was stopped."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 class TimedCheckpoint(Checkpoint):
@@ -322,75 +345,3 @@ class Samples(Callback):
         rows = {"truth": self.window.future[0].numpy(), "forecast": forecast[0].numpy()}
         picture = np.asarray(film_strip(rows, past=self.window.past[0].numpy()))
         trainer.logger.experiment.add_image("forecast", picture, trainer.global_step, dataformats="HWC")
-
-
-class Progress(Callback):
-    """A bar over the run with steps, losses and the time left; one line per epoch where there is no terminal.
-
-    During an epoch the bar shows the loss of the batch, at its end the training and validation loss of it.
-    """
-
-    def __init__(self) -> None:
-        self._bar: progress.Progress | None = None
-        self._task = progress.TaskID(0)
-        self._start = 0.0
-        self._first_step = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
-        self._start, self._first_step = time.monotonic(), trainer.global_step
-        console = Console(stderr=True)
-        if not (trainer.is_global_zero and console.is_terminal):
-            return
-        self._bar = progress.Progress(
-            progress.TextColumn("epoch {task.fields[epoch]}"),
-            progress.BarColumn(bar_width=None),  # as wide as the rest leaves it
-            progress.TextColumn("{task.completed}/{task.total}"),
-            progress.TextColumn("{task.fields[losses]}"),
-            progress.TimeRemainingColumn(compact=True),
-            console=console,
-        )
-        self._task = self._bar.add_task(
-            "training",
-            total=int(trainer.estimated_stepping_batches),
-            completed=trainer.global_step,
-            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-            losses="",
-        )
-        self._bar.start()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Update the bar."""
-        if self._bar is not None:
-            losses = f"batch {float(outputs['loss']):.4g}"
-            epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self._bar.update(self._task, completed=trainer.global_step, losses=losses, epoch=epoch)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the losses of the epoch: on the bar, or in a line where there is none."""
-        if not trainer.is_global_zero:
-            return
-        train, validation = (float(trainer.callback_metrics[name]) for name in ("train_loss", "val_loss"))
-        if self._bar is not None:
-            self._bar.update(self._task, losses=f"train {train:.4g}  val {validation:.4g}", refresh=True)
-            return
-        spent = time.monotonic() - self._start
-        done = trainer.global_step - self._first_step
-        left = spent / max(done, 1) * (int(trainer.estimated_stepping_batches) - trainer.global_step)
-        sys.stderr.write(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train {train:.4g}  "
-            f"validation {validation:.4g}  {spent:.0f} s, {max(left, 0):.0f} s left\n"
-        )
-        sys.stderr.flush()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the progress bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop the progress bar before a message is printed."""
-        self.on_train_end(trainer, pl_module)

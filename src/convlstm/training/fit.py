@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset
@@ -18,7 +18,7 @@ from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import (
     AtomicCheckpoints,
     History,
-    Progress,
+    Patience,
     RunCheckpoint,
     RunLogger,
     Samples,
@@ -33,6 +33,7 @@ from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.losses import loss_named
 from convlstm.training.memory import too_large_message
 from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory, check_rollout
+from convlstm.training.progress import Progress
 from convlstm.training.run_folder import RunFolder
 from convlstm.validation import check_instance, received
 
@@ -278,7 +279,7 @@ def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Cal
     if config.checkpoint_minutes:
         callbacks.append(TimedCheckpoint(run.last, config.checkpoint_minutes))
     if config.patience:
-        callbacks.append(EarlyStopping("val_loss", patience=config.patience, check_on_train_epoch_end=True))
+        callbacks.append(Patience(config.patience))
     return callbacks
 
 

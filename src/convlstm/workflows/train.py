@@ -45,6 +45,7 @@ from convlstm.workflows.parts import PARTS, build, check_parts, of_run, unbuilt
 
 # Set for the processes that Lightning starts for further devices: the run folder.
 _RUN = "CONVLSTM_RUN"
+_END = ("epochs", "patience")  # the settings that a resumed run may have others of
 _TIMEOUT_S = 600
 _log = logging.getLogger("convlstm")
 
@@ -112,8 +113,9 @@ def train(
         callbacks: callbacks of Lightning: classes, or in Python objects and partials of classes.
         out: the run folder, which must hold no file of a run's names yet; runs/train, runs/train-2 ... unless
             given.
-        resume: a run folder to go on with, by its own configuration; only --epochs may be another, also to
-            train a finished run further: its learning rate then goes on along the schedule over all epochs.
+        resume: a run folder to go on with, by its own configuration; only --epochs and --patience may be
+            others, also to train a finished run further: its learning rate then goes on along the schedule
+            over all epochs.
         trust: names of your own packages, separated by commas, whose classes a run given by --resume or
             --config may load beside convlstm's.
 
@@ -180,16 +182,16 @@ def _new(folder: Path | None, given: Settings, worker: bool) -> tuple[RunFolder,
 
 
 def _resumed(run: RunFolder, given: Settings, trust: Sequence[str], worker: bool) -> Parts:
-    """Parts of a run to go on with; what is given must be as in its configuration, but for the epochs."""
+    """Parts of a run to go on with; what is given must be as in its configuration, but for its end."""
     if not worker:
         run.reopen()
     resolved = of_run(run, trust)
     # Objects that a script gives may have weights of their own, which a run without a checkpoint starts from.
     parts = Parts(**build(resolved, {*PARTS, "config"} - given.keys()) | given)
     asked, stored = plain_settings(parts), plain_settings(unbuilt(resolved))
-    if other := [name for name in asked if name != "epochs" and asked[name] != stored.get(name)]:
+    if other := [name for name in asked if name not in _END and asked[name] != stored.get(name)]:
         raise OptionError(
-            "--resume takes every option but --epochs from the run itself; received another "
+            "--resume takes every option but --epochs and --patience from the run itself; received another "
             f"{', '.join(other)}: leave it out"
         )
     return dataclasses.replace(parts, data=as_before(parts.data, run))
@@ -208,7 +210,8 @@ def _train(run: RunFolder, parts: Parts, resume: bool) -> TrainedRun:
         elif checkpoint == run.best:
             _log.info("%s is missing: training goes on from %s", run.last, run.best)
             run.changes.write(run.last, run.best.read_bytes())
-        if not resume or read_settings(run.config).get("epochs") != parts.config.epochs:
+        stored = read_settings(run.config) if resume else {}
+        if any(stored.get(name) != getattr(parts.config, name) for name in _END):
             run.write(run.config, text)  # first, so that a run that is killed can be resumed
         if specification is not None and not run.data.exists():
             run.write(run.data, json.dumps(specification.to_dict(), indent=2) + "\n")
