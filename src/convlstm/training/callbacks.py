@@ -5,12 +5,12 @@ import io
 import math
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,7 @@ class Terminable(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handler and Python's."""
-        if threading.current_thread() is threading.main_thread():
+        if current_thread() is main_thread():
             first = trainer.is_global_zero
             signal.signal(signal.SIGTERM, self._stop if first else signal.SIG_DFL)
             if first and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

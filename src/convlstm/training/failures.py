@@ -2,12 +2,11 @@
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from subprocess import Popen
-from threading import Event, Thread, current_thread, main_thread
+from threading import Event, Thread
 from typing import Any
 
 from convlstm.errors import ConvLSTMError, DataError, RunError, is_out_of_memory
@@ -60,19 +59,6 @@ def in_one_sentence_again(
 ) -> AbstractContextManager[None]:
     """`in_one_sentence` around itself: torch may raise a worker's death between the lines of the first."""
     return in_one_sentence(run, ranks, too_large) if ranks == 1 else nullcontext()
-
-
-@contextmanager
-def ignoring_ended_workers() -> Iterator[None]:
-    """Ignore the signal of a worker that ends, for which torch raises an error at whatever line runs."""
-    if not hasattr(signal, "SIGCHLD") or current_thread() is not main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGCHLD, lambda *_: None)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # None: not set in Python
 
 
 def _translated(error: BaseException, run: RunFolder, ranks: int) -> ConvLSTMError | None:

@@ -27,14 +27,15 @@ from convlstm.training.callbacks import (
     ValueRange,
 )
 from convlstm.training.config import PRECISIONS, TrainingConfig
-from convlstm.training.failures import ignoring_ended_workers, in_one_sentence, in_one_sentence_again
-from convlstm.training.lightning_logging import interruptible, quiet
+from convlstm.training.failures import in_one_sentence, in_one_sentence_again
+from convlstm.training.lightning_logging import quiet
 from convlstm.training.loaders import evaluation_loader, training_loader
 from convlstm.training.losses import loss_named
 from convlstm.training.memory import too_large_message
 from convlstm.training.module import ForecastModule, OptimizerFactory, SchedulerFactory, check_rollout
 from convlstm.training.progress import Progress
 from convlstm.training.run_folder import RunFolder
+from convlstm.training.signals import ignoring_ended_workers, interruptible
 from convlstm.validation import check_instance, received
 
 _AGAIN = "copy it again, or move it out of the run to go on from the other one there"

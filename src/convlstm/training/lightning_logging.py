@@ -1,7 +1,6 @@
-"""Lightning's messages and its handlers of signals, switched off."""
+"""Lightning's messages, switched off."""
 
 import logging
-import signal
 import threading
 import warnings
 from collections.abc import Iterator
@@ -31,21 +30,3 @@ def quiet() -> Iterator[None]:
             threading.excepthook = hook
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C mean what it means in Python, and put back the handlers of signals.
-
-    Lightning ends the process when it is interrupted, and ignores the signal from then on; see `Terminable`.
-    """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        # No other thread may set handlers, nor does Lightning there; None is one that Python did not set.
-        for number, handler in handlers.items():
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler)

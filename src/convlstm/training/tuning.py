@@ -21,10 +21,11 @@ from convlstm.models.memory import allocator_share, gibibytes
 from convlstm.system_memory import free_memory
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import new_trainer
-from convlstm.training.lightning_logging import interruptible, quiet
+from convlstm.training.lightning_logging import quiet
 from convlstm.training.loaders import training_loader
 from convlstm.training.memory import step_bytes
 from convlstm.training.module import ForecastModule, check_rollout
+from convlstm.training.signals import interruptible
 
 _LARGEST = 1024
 _HEADROOM = 0.8

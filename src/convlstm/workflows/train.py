@@ -22,7 +22,6 @@ from convlstm.hyperparameters import describe, path_of
 from convlstm.models import EncoderForecaster
 from convlstm.models.base import Forecaster
 from convlstm.training.config import TrainingConfig
-from convlstm.training.failures import ignoring_ended_workers
 from convlstm.training.run_folder import (
     RunFolder,
     command_line,
@@ -30,6 +29,7 @@ from convlstm.training.run_folder import (
     import_path,
     read_metrics,
 )
+from convlstm.training.signals import ignoring_ended_workers
 from convlstm.trust import packages, packages_in
 from convlstm.validation import check_callable, check_instance, check_path
 from convlstm.workflows.configuration import (
