@@ -188,6 +188,11 @@ def test_integers_keep_their_dtype_and_codes(trained):
     absent = np.isnan(values)
     assert absent[:, 3, 3].all()
     np.testing.assert_array_equal(forecasts.values[~absent], np.rint(values[~absent]).clip(0, 254))
+    for kind in (np.uint8, np.int16):  # tensors are rounded, clipped and masked as arrays are
+        array = forecast(model, codes.values[:, None].astype(kind), STEPS)
+        tensor = forecast(model, torch.from_numpy(codes.values[:, None].astype(kind)), STEPS)
+        assert tensor.numpy().dtype == array.dtype
+        np.testing.assert_array_equal(tensor.numpy(), array)
 
 
 @pytest.mark.parametrize("run", [forecast, convlstm.forecast])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convlstm.scores import Correlation, field_scores, standard_scores
+from convlstm.scores import ETS, HSS, Correlation, field_scores, standard_scores
 
 ALL = (*standard_scores(1.0), *field_scores("mm/h", (0.3, 0.6), (40, 40)))
 every_score = pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
@@ -99,3 +99,16 @@ def test_correlation_with_a_constant_over_areas_is_undefined():
     area = torch.linspace(-1.56, 1.56, 19).cos().view(1, 1, 1, -1, 1)
     constant = torch.full_like(forecast, 5.5)
     assert math.isnan(Correlation().overall(state(Correlation(), forecast, constant, area)))
+
+
+@pytest.mark.parametrize("kind", [ETS, HSS])
+def test_skill_over_chance_is_undefined_where_all_is_an_event(kind):
+    """On grids of latitudes rounding left a part of a pixel without events, and the score was 1."""
+    values, score = torch.ones(3, 2, 1, 37, 53), kind(1.0)
+    area = torch.cos(torch.linspace(-1.2, 1.2, 37))[:, None]
+    for weight in (None, area / area.mean()):
+        found = score.update(score.init(2), values, values, weight)
+        assert score.compute(found).isnan().all()
+        assert math.isnan(score.overall(found))
+    counts = torch.tensor([[94906267.0, 123456789.0], [0, 0], [0, 0], [0, 0]], dtype=torch.float64)
+    assert score.value(counts).isnan().all()  # more pixels than a square of which float64 holds

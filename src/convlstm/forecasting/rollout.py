@@ -78,9 +78,12 @@ def forecast(
     check_positive(steps, "steps")
     if isinstance(frames, xr.DataArray):
         return _of_labelled(model, frames, steps, units, static=static, masked=masked, tile=tile)
-    array = frames.detach().float().cpu().numpy() if isinstance(frames, Tensor) else frames
-    made = _of_array(model, array, steps, units or "", static, tile)
-    return torch.from_numpy(made).to(frames) if isinstance(frames, Tensor) else made
+    if not isinstance(frames, Tensor):
+        return _of_array(model, frames, steps, units or "", static, tile)
+    given = frames.detach().cpu()
+    array = (given.float() if given.is_floating_point() else given).numpy()
+    made = torch.from_numpy(_of_array(model, array, steps, units or "", static, tile))
+    return made.to(frames) if frames.is_floating_point() else made.to(frames.device)
 
 
 def _of_labelled(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convlstm.scores.base import Score
-from convlstm.scores.frames import Frames, events, total_weight
+from convlstm.scores.frames import Frames, events
 from convlstm.validation import check_number
 
 
@@ -42,7 +42,7 @@ class CategoricalScore(Score):
         both = forecast.cached(events, *self._event) & truth.cached(events, *self._event)
         hits = _weight_where(both, truth.weight)
         predicted, observed = (frames.cached(_event_weight, *self._event) for frames in (forecast, truth))
-        nothing = truth.cached(total_weight).double() - predicted - observed + hits
+        nothing = truth.cached(_measured_weight) - predicted - observed + hits
         return torch.stack([hits, predicted - hits, observed - hits, nothing]).clamp(min=0)
 
     def samples(self, sums: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class CSI(CategoricalScore):
 
 
 class ETS(CategoricalScore):
-    """Equitable threat score, CSI without the hits expected by chance."""
+    """Equitable threat score, CSI without the hits expected by chance, ``(a + b) (a + c) / n``."""
 
     stem, words = "ets", "Equitable threat score"
     ratio = "(hits - chance) / (hits + false alarms + misses - chance)"
@@ -101,11 +101,11 @@ class ETS(CategoricalScore):
     higher_is_better = True
 
     def value(self, sums: Tensor) -> Tensor:
-        """CSI without the hits by chance, ``(a + b) (a + c) / n``."""
+        """CSI without the hits by chance, numerator and denominator times n: 0 / 0 where all is an event."""
         a, b, c, d = sums
-        chance = (a + b) * (a + c) / (a + b + c + d)
-        events = a + b + c
-        return torch.where(events > 0, (a - chance) / (events - chance), torch.nan)
+        beyond_chance = a * d - b * c
+        found: Tensor = beyond_chance / (beyond_chance + (b + c) * (a + b + c + d))
+        return found
 
 
 class FrequencyBias(CategoricalScore):
@@ -171,6 +171,11 @@ class MeanCSI(Score):
     def samples(self, sums: Tensor) -> Tensor:
         """Number of pixels."""
         return self.scores[0].samples(sums.chunk(len(self.scores))[0])
+
+
+def _measured_weight(frames: Frames) -> Tensor:
+    """Weight of every frame, (B, L), summed in the order of the weight of its events, so that none is left."""
+    return _weight_where(frames.valid, frames.weight)
 
 
 def _event_weight(frames: Frames, threshold: float, rounding: float) -> Tensor:
