@@ -4,15 +4,18 @@ import gc
 import mmap
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from convlstm import ConvLSTM, EncoderForecaster, Forecaster
+from convlstm.cells import ConvLSTMCell
 from convlstm.errors import OptionError, RunError
 from convlstm.forecasting import tiles
 from convlstm.forecasting.tiles import forecast_frames, influence_radius
+from convlstm.models import Blank
 from convlstm.models.base import run_forecaster
 from convlstm.system_memory import process_bytes
 
@@ -71,6 +74,27 @@ def test_tiles_give_the_forecast_of_whole_frames(size, options):
         tiled = forecast_frames(net, past, 3, inputs, tile=40)
     assert whole.std() > 0.1
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dilation", [(6, 1), (1, 6)])
+def test_tiles_are_as_wide_as_the_model_sees_along_either_axis(dilation):
+    net = network(patch_size=1, cell=partial(ConvLSTMCell, dilation=dilation))
+    past = frames(230, 48) if dilation[0] > 1 else frames(48, 230)
+    with torch.inference_mode():
+        whole, tiled = run_forecaster(net, past, 2), forecast_frames(net, past, 2, tile=32)
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [("circular", "zeros"), ("zeros", "circular")])
+def test_a_model_for_which_one_side_continues_the_other_is_refused(mode):
+    net = network(cell=partial(ConvLSTMCell, padding_mode=mode))
+    with pytest.raises(OptionError, match="tiles need a model that sees a part of the frame"):
+        forecast_frames(net, frames(96, 96), 1, tile=32)
+
+
+def test_a_forecast_without_gradients_is_refused():
+    with pytest.raises(OptionError, match="tiles need a model whose forecast has gradients"):
+        forecast_frames(Blank().eval(), frames(96, 96), 1, tile=32)
 
 
 def test_a_narrower_overlap_would_show():

@@ -150,7 +150,7 @@ def influence_radius(model: Forecaster, past: Tensor, steps: int, inputs: Tensor
     """Pixels around a tile that its forecast depends on.
 
     Measured: the gradients, in float64 at random frames, of aligned pixels in the middle of a strip are zero
-    beyond the radius. Height and width are taken to be treated alike.
+    beyond the radius, along the columns and along the rows.
 
     Args:
         model: the forecaster, in evaluation mode.
@@ -185,26 +185,47 @@ def influence_radius(model: Forecaster, past: Tensor, steps: int, inputs: Tensor
 def _radius(
     reference: Forecaster, sizes: tuple[int, int, int], steps: int, unit: int, width: int
 ) -> int | None:
-    """Radius of influence on a strip of a width; None if it reaches the ends."""
+    """Radius of influence on a strip of a width, and on one of that height; None if it reaches the ends."""
+    found = [_radius_along(axis, reference, sizes, steps, unit, width) for axis in (-1, -2)]
+    return None if None in found else max(radius for radius in found if radius is not None)
+
+
+def _radius_along(
+    axis: int, reference: Forecaster, sizes: tuple[int, int, int], steps: int, unit: int, width: int
+) -> int | None:
+    """Radius of influence on a strip that is ``width`` pixels long along an axis, -1 or -2."""
     (length, channels, extra), draw = sizes, torch.Generator().manual_seed(0)
+    size = (unit, width) if axis == -1 else (width, unit)
 
     def drawn(*shape: int) -> Tensor:
         return torch.rand(shape, generator=draw, dtype=torch.float64, requires_grad=True)
 
     with torch.inference_mode(False), torch.enable_grad():
-        frames = drawn(1, length, channels, unit, width)
-        inputs = drawn(1, length + steps, extra, unit, width) if extra else None
-        middle = slice(width // 2, width // 2 + unit)
-        last = run_forecaster(reference, frames, steps, inputs)[0, -1, ..., middle]
-        torch.autograd.backward(last.sum(), inputs=[frames] if inputs is None else [frames, inputs])
-    read = [each.grad for each in (frames, inputs) if each is not None and each.grad is not None]
-    touched = torch.cat([(grad != 0).flatten(0, -2).any(0).nonzero()[:, 0] for grad in read])
-    if not len(touched):
+        frames = drawn(1, length, channels, *size)
+        inputs = drawn(1, length + steps, extra, *size) if extra else None
+        given = [frames] if inputs is None else [frames, inputs]
+        last = run_forecaster(reference, frames, steps, inputs)[0, -1].movedim(axis, -1)
+        if not last.requires_grad:
+            raise OptionError(
+                "tiles need a model whose forecast has gradients, by which the pixels that matter around a "
+                f"tile are found; that of a {type(reference).__name__} has none: forecast whole frames"
+            )
+
+        def touched(start: int) -> Tensor:  # pixels that a forecast of aligned ones depends on
+            block = last[..., start : start + unit].sum()
+            grads = torch.autograd.grad(block, given, retain_graph=True, allow_unused=True)
+            read = [(grad != 0).movedim(axis, 0).flatten(1).any(1) for grad in grads if grad is not None]
+            return torch.stack([torch.zeros(width, dtype=torch.bool), *read]).any(0).nonzero()[:, 0]
+
+        at_end, middle = touched(0), width // 2
+        around = touched(middle)
+    if not len(around):
         return 0
-    left, right = int(touched.min()), int(touched.max())
-    if left == 0 or right == width - 1:
+    first, final = int(around.min()), int(around.max())
+    # Of a frame whose one side continues the other, as with circular padding, a tile sees one side alone.
+    if first == 0 or final == width - 1 or width - 1 in at_end:
         return None
-    return max(middle.start - left, right + 1 - middle.stop, 0)
+    return max(middle - first, final + 1 - middle - unit, 0)
 
 
 def bytes_per_pixel(model: Forecaster, past: Tensor, steps: int, inputs: Tensor | None = None) -> float:
