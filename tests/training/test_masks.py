@@ -4,8 +4,10 @@ import pytest
 import torch
 from specifications import specified
 
+import convlstm
 from convlstm import EncoderForecaster
-from convlstm.data import LabelledWindow
+from convlstm.data import LabelledWindow, Source, WindowDataset, base
+from convlstm.errors import DataError
 from convlstm.training.config import LOSS_NAMES, TrainingConfig
 from convlstm.training.losses import loss_named
 from convlstm.training.module import ForecastModule, loss_weight
@@ -120,3 +122,59 @@ class _Alone:
     """The trainer of one process at its first step."""
 
     world_size, global_step, global_rank = 1, 0, 0
+
+
+class Labels(WindowDataset):
+    """Windows of noise with the labels that are named, and None for all others."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        base.check_index(index, 6)
+        draw = torch.Generator().manual_seed(index)
+        frames = torch.rand(4, 1, 12, 12, generator=draw)
+        found = {
+            "future_valid": torch.rand(2, 1, 12, 12, generator=draw) > 0.5,
+            "inputs": torch.rand(4, 2, 12, 12, generator=draw),
+            "times": torch.arange(4, dtype=torch.float64) + 10 * index,
+        }
+        return LabelledWindow(frames[:2], frames[2:], **{name: found[name] for name in self.names})
+
+
+class Labelled(Source):
+    """Source of one's own, whose windows have some labels."""
+
+    past, steps, channels = 2, 2, 1
+
+    def __init__(self, names):
+        self.names, self.extra_channels = names, 2 if "inputs" in names else 0
+
+    def split(self, name):
+        return Labels(self.names)
+
+    def describe(self):
+        return "noise"
+
+
+@pytest.mark.parametrize("names", [("future_valid",), ("inputs", "times")])
+def test_windows_of_ones_own_may_have_some_labels_alone(tmp_path, names):
+    """They were refused with a traceback of torch's collating."""
+    source = Labelled(names)
+    model = EncoderForecaster(1, [3], extra_channels=source.extra_channels)
+    config = TrainingConfig(epochs=1, batch_size=3, accelerator="cpu")
+    run = convlstm.train(data=source, model=model, config=config, out=tmp_path / "run")
+    found = convlstm.evaluate(run.model, data=source, out=tmp_path / "scores")
+    assert run.metrics[0]["val_mse"] == pytest.approx(found.scores["mse"].overall["encoder_forecaster"])
+    masks = [Labels(names)[k].future_valid for k in range(6)]
+    measured = sum(2 * 144 if mask is None else int(mask.sum()) for mask in masks)
+    assert sum(found.scores["mse"].samples) == measured
+
+
+def test_windows_of_a_batch_have_the_same_labels():
+    windows = [Labels(("times",))[0], Labels(())[1]]
+    with pytest.raises(DataError, match="must have the same labels; received times for some and None"):
+        base.batch_of(windows)

@@ -1,14 +1,16 @@
 """Base classes of data sources: windows of past and future frames, in three splits."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from convlstm.data.specification import Specification
+from convlstm.errors import DataError
 from convlstm.hyperparameters import StoresHyperparameters
 
 Split = Literal["train", "validation", "test"]
@@ -55,6 +57,27 @@ def on_device(window: Window | LabelledWindow, device: torch.device) -> Labelled
     """The window, or batch of windows, on a device."""
     fields = (None if field is None else field.to(device) for field in window)
     return LabelledWindow(*fields)  # type: ignore[arg-type]
+
+
+def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWindow:
+    """A batch of windows, with a leading axis B; what no window says is None in the batch.
+
+    Raises:
+        DataError: something that some windows say and others do not.
+    """
+    if not isinstance(windows[0], LabelledWindow):
+        made: Window = default_collate(windows)
+        return made
+    fields = []
+    for name, values in zip(LabelledWindow._fields, zip(*windows, strict=False), strict=True):
+        said = [value is not None for value in values]
+        if any(said) and not all(said):
+            raise DataError(
+                f"all windows of a batch must have the same labels; received {name} for some and None for "
+                "others: give it for all, or for none"
+            )
+        fields.append(default_collate(values) if all(said) else None)
+    return LabelledWindow(*fields)
 
 
 def check_index(index: int, size: int | None) -> None:

@@ -174,7 +174,7 @@ class MeanCSI(Score):
 
 
 def _measured_weight(frames: Frames) -> Tensor:
-    """Weight of every frame, (B, L), summed in the order of the weight of its events, so that none is left."""
+    """Weight of every frame, (B, L), summed in the order of the weight of its events: none is left."""
     return _weight_where(frames.valid, frames.weight)
 
 

@@ -270,7 +270,7 @@ def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Cal
     window = data.split("validation")[0]
     callbacks: list[Callback] = [
         History(run),
-        Samples(LabelledWindow(*(field[None] for field in window if field is not None))),
+        Samples(LabelledWindow(*(None if field is None else field[None] for field in window))),
         Progress(),
         RunCheckpoint(run.best, monitor="val_loss"),
         RunCheckpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from convlstm.data.base import LabelledWindow, Window, WindowDataset
+from convlstm.data.base import LabelledWindow, Window, WindowDataset, batch_of
 
 
 class EpochSampler(Sampler[int]):
@@ -70,6 +70,7 @@ def training_loader(
         sampler=sampler,
         num_workers=workers,
         drop_last=True,
+        collate_fn=batch_of,
         generator=torch.Generator().manual_seed(seed),
     )
     epoch, batches = divmod(steps_done, max(1, len(loader)))
@@ -81,4 +82,5 @@ def evaluation_loader(
     dataset: WindowDataset, batch_size: int, *, rank: int = 0, ranks: int = 1, workers: int = 0
 ) -> DataLoader[Window | LabelledWindow]:
     """All windows in their order, each once; process ``rank`` takes every ``ranks``-th."""
-    return DataLoader(dataset, batch_size, sampler=range(rank, len(dataset), ranks), num_workers=workers)
+    order = range(rank, len(dataset), ranks)
+    return DataLoader(dataset, batch_size, sampler=order, num_workers=workers, collate_fn=batch_of)

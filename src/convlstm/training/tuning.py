@@ -11,9 +11,8 @@ from contextlib import redirect_stderr
 
 import torch
 from lightning.pytorch.tuner.tuning import Tuner
-from torch.utils.data import default_collate
 
-from convlstm.data.base import LabelledWindow, WindowDataset, on_device
+from convlstm.data.base import LabelledWindow, WindowDataset, batch_of, on_device
 from convlstm.data.specification import Specification
 from convlstm.errors import OptionError
 from convlstm.models.base import Forecaster
@@ -139,7 +138,7 @@ def fastest_learning_rate(
 
 
 def _batch(dataset: WindowDataset, size: int) -> LabelledWindow:
-    return LabelledWindow(*default_collate([dataset[index] for index in range(size)]))
+    return LabelledWindow(*batch_of([dataset[index] for index in range(size)]))
 
 
 def _bytes_held(module: ForecastModule, batch: LabelledWindow, device: torch.device) -> int:

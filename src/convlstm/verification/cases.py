@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import default_collate
 
-from convlstm.data.base import LabelledWindow, Window, WindowDataset
+from convlstm.data.base import WindowDataset, batch_of
 from convlstm.errors import DataError, RunError, reading
 from convlstm.models.base import Forecaster, evaluation_mode
 from convlstm.models.baselines import BASELINES
@@ -128,8 +127,7 @@ def cases_file(
         baselines: as in `verify`.
         to_units: as in `verify`.
     """
-    windows = [dataset[index] for index in cases.index]
-    batch: Window | LabelledWindow = default_collate(windows)
+    batch = batch_of([dataset[index] for index in cases.index])
     arrays: dict[str, Any] = {key: np.array(values) for key, values in asdict(cases).items()}
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     with evaluation_mode(model), torch.no_grad():
