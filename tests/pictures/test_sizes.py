@@ -41,3 +41,13 @@ def test_pictures_of_reflectivity_keep_its_showers(tmp_path, ending):
     wet = [(np.abs(colours - np.array(each)).sum(1) < 9).sum() for each in TABLES["dBZ"].colours]
     assert (np.abs(colours - np.array(DRY)).sum(1) < 9).sum() > 5000
     assert sum(wet[3:]) > 5000  # from 23 dBZ on
+
+
+@pytest.mark.parametrize("colour", [(60, 60, 60), (60, 120, 180)])
+def test_images_of_bytes_that_are_made_smaller_keep_their_colours(colour):
+    """As numbers of another type they were stretched, and red, green and blue were three grey rows."""
+    channels = 1 if len(set(colour)) == 1 else 3
+    frames = np.zeros((1, channels, 400, 400), np.uint8)
+    frames[:, :, :, :200] = np.array(colour[:channels], np.uint8).reshape(1, -1, 1, 1)
+    pixels = np.asarray(film_strip({"truth": frames})).reshape(-1, 3)
+    assert (pixels == colour).all(1).sum() >= 134 * 66

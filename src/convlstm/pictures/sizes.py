@@ -41,12 +41,17 @@ def enlarge(pixels: Pixels, times: int) -> Pixels:
     return pixels.repeat(times, axis=1).repeat(times, axis=2)
 
 
-def _reduce(frames: NDArray[Any], factor: int, *, power: bool) -> NDArray[np.float32]:
-    """Mean of squares of ``factor`` pixels, which may be partial at the edges; of decibels by power."""
+def _reduce(frames: NDArray[Any], factor: int, *, power: bool) -> NDArray[Any]:
+    """Mean of squares of ``factor`` pixels, which may be partial at the edges; of decibels by power.
+
+    Float32, but bytes stay bytes, which have colours of their own.
+    """
     from PIL import Image
 
     values = np.power(10, frames / 10) if power else frames
     means = np.array(
         [[Image.fromarray(x_HW.astype(np.float32)).reduce(factor) for x_HW in x_CHW] for x_CHW in values]
     )
-    return 10 * np.log10(means) if power else means
+    if power:
+        return np.asarray(10 * np.log10(means))
+    return np.rint(means).astype(np.uint8) if frames.dtype == np.uint8 else means
