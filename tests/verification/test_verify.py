@@ -21,7 +21,7 @@ from convlstm.models.baselines import BASELINES, Blank, Persistence
 from convlstm.scores import MAE, MSE, field_scores, standard_scores
 from convlstm.verification import batches
 from convlstm.verification.batches import in_units
-from convlstm.verification.cases import CaseSelector, cases_file
+from convlstm.verification.cases import CaseSelector, cases_file, read_cases
 from convlstm.verification.results import ScoreRow
 from convlstm.verification.verify import read_scores, scores_files, verify
 
@@ -326,6 +326,22 @@ def test_files(tmp_path):
             np.testing.assert_array_equal(arrays["truth"][place], dataset[index].future)
         error = (arrays["forecast_mine"] - arrays["truth"]) ** 2
         np.testing.assert_allclose(error.mean((1, 2, 3, 4)), cases.mse, rtol=1e-5)
+        assert all(case.area is None for case in read_cases(tmp_path / "cases.npz"))
+
+
+def test_errors_of_cases_weigh_pixels_by_their_area(tmp_path):
+    """A report showed the error of the model by areas beside those of the baselines without."""
+    dataset, model, path = Drift([0.1, 0.3, 0.2]), Scaled(0.5), tmp_path / "cases.npz"
+    area, same = torch.ones(12).index_fill(0, torch.arange(6), 0.1), {"same": lambda: Scaled(0.5)}
+    _, cases = verify(model, batched(dataset), name="mine", area=area, baselines=same)
+    path.write_bytes(cases_file(cases, dataset, model, name="mine", area=area, baselines=same))
+    for case in read_cases(path):
+        assert case.mse_of("same") == case.mse_of("mine") == pytest.approx(case.mse, rel=1e-5)
+        assert np.square(case.forecasts["mine"] - case.truth).mean() != pytest.approx(case.mse, rel=1e-3)
+    arrays = dict(np.load(path))
+    np.savez(path, **arrays | {"area": arrays["area"][1:]})
+    with pytest.raises(RunError, match="must hold numbers as past"):
+        read_cases(path)
 
 
 def test_bad_folders(tmp_path):

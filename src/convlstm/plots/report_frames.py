@@ -201,9 +201,8 @@ class _FilmStrips:
 
 
 def _baseline(case: Case, name: str) -> _Strip:
-    mse = float(np.nanmean((case.forecasts[name].astype(np.float64) - case.truth) ** 2))
     frames = _scored(case.forecasts[name], case.truth)
-    return _Strip(display_name(name), f"Forecast of {name}", frames, f"MSE {in_text(mse)}")
+    return _Strip(display_name(name), f"Forecast of {name}", frames, f"MSE {in_text(case.mse_of(name))}")
 
 
 def _scored(forecast: NDArray[Any], truth: NDArray[Any]) -> NDArray[Any]:

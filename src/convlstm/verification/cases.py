@@ -51,6 +51,7 @@ class Case:
         past: (K, C, H, W).
         truth: (L, C, H, W).
         forecasts: (L, C, H, W) by forecaster.
+        area: (H,), weight of a pixel of each row in every score; None if it is the same for all.
     """
 
     label: str
@@ -59,6 +60,16 @@ class Case:
     past: NDArray[Any]
     truth: NDArray[Any]
     forecasts: dict[str, NDArray[Any]]
+    area: NDArray[Any] | None = None
+
+    def mse_of(self, forecaster: str) -> float:
+        """Mean squared error of a forecaster over what was measured, as ``mse`` is that of the model."""
+        error = (self.forecasts[forecaster].astype(np.float64) - self.truth) ** 2
+        area_H1 = np.float64(1) if self.area is None else self.area.astype(np.float64)[:, None]
+        weight = np.where(np.isnan(error), 0, area_H1)
+        return (
+            float((np.nan_to_num(error, nan=0) * weight).sum() / weight.sum()) if weight.any() else math.nan
+        )
 
 
 class CaseSelector:
@@ -113,11 +124,13 @@ def cases_file(
     name: str = "model",
     baselines: Baselines = BASELINES,
     to_units: ToUnits | None = None,
+    area: Tensor | None = None,
 ) -> bytes:
     """Forecast the selected cases again and return the content of ``cases.npz``.
 
     It holds, of N cases, ``label``, ``index`` and ``mse`` (N,), ``past`` (N, K, C, H, W), ``truth``
-    (N, L, C, H, W) and, for every forecaster, ``forecast_<name>`` (N, L, C, H, W).
+    (N, L, C, H, W) and, for every forecaster, ``forecast_<name>`` (N, L, C, H, W); on grids whose pixels
+    differ in area ``area`` (H,).
 
     Args:
         cases: from `verify`.
@@ -126,9 +139,11 @@ def cases_file(
         name: as in `verify`.
         baselines: as in `verify`.
         to_units: as in `verify`.
+        area: as in `verify`.
     """
     batch = batch_of([dataset[index] for index in cases.index])
     arrays: dict[str, Any] = {key: np.array(values) for key, values in asdict(cases).items()}
+    arrays |= {} if area is None else {"area": _array(area)}
     forecasters = {name: model} | {key: make() for key, make in baselines.items()}
     with evaluation_mode(model), torch.no_grad():
         for window in batches_on_device([batch], model):
@@ -160,13 +175,15 @@ def read_cases(path: str | Path) -> list[Case]:
             f"{', '.join(sorted(missing)) or 'forecast_*'}: {again}"
         )
     truth, past = arrays["truth"].shape, arrays["past"].shape
+    numbers = ["index", "mse", "past", "truth", *forecasts, *(["area"] if "area" in arrays else [])]
     fits = (
         len(truth) == len(past) == 5
         and 0 not in truth + past
         and (past[0], past[2:]) == (truth[0], truth[2:])
         and all(arrays[name].shape == truth[:1] for name in ("label", "index", "mse"))
         and all(arrays[name].shape == truth for name in forecasts)
-        and all(arrays[name].dtype.kind in "fiu" for name in ("index", "mse", "past", "truth", *forecasts))
+        and arrays.get("area", np.ones(truth[3])).shape == truth[3:4]
+        and all(arrays[name].dtype.kind in "fiu" for name in numbers)
     )
     if not fits:
         shapes = ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
@@ -182,6 +199,7 @@ def read_cases(path: str | Path) -> list[Case]:
             past=arrays["past"][k],
             truth=arrays["truth"][k],
             forecasts={name.removeprefix("forecast_"): arrays[name][k] for name in forecasts},
+            area=arrays.get("area"),
         )
         for k in range(truth[0])
     ]

@@ -126,7 +126,7 @@ def evaluate(
         if folder is not None:
             files = RunFolder(folder)
             scores, table = scores_files(verification)
-            content = cases_file(cases, dataset, forecaster, **both)
+            content = cases_file(cases, dataset, forecaster, **both, area=options.get("area"))
             write_together({files.cases: content, files.scores: scores, files.scores_table: table})
     except BaseException:
         changes.undo()
