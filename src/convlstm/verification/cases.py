@@ -67,9 +67,8 @@ class Case:
         error = (self.forecasts[forecaster].astype(np.float64) - self.truth) ** 2
         area_H1 = np.float64(1) if self.area is None else self.area.astype(np.float64)[:, None]
         weight = np.where(np.isnan(error), 0, area_H1)
-        return (
-            float((np.nan_to_num(error, nan=0) * weight).sum() / weight.sum()) if weight.any() else math.nan
-        )
+        total = (np.where(np.isnan(error), 0, error) * weight).sum()
+        return float(total / weight.sum()) if weight.any() else math.nan
 
 
 class CaseSelector:
