@@ -53,7 +53,10 @@ def test_a_model_forecasts_as_a_method_of_pysteps_does(folder, precip):
     np.testing.assert_allclose(12 * amounts, made, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [0, [], [0, 1], [2, 1], [1, 1], [1.5], "3", None, True])
+NO_NUMBERS = [[1, np.nan], [1, np.inf], [1, "a"], [None], np.array(3), np.array([[1, 2]])]
+
+
+@pytest.mark.parametrize("steps", [0, [], [0, 1], [2, 1], [1, 1], [1.5], "3", None, True, *NO_NUMBERS])
 def test_steps_are_ascending_whole_numbers(folder, precip, steps):
     with pytest.raises(OptionError, match="timesteps must be"):
         forecast(precip, None, steps, model=folder)

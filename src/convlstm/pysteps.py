@@ -137,8 +137,10 @@ def _steps(timesteps: object) -> list[int]:
     """The steps that are wanted."""
     if isinstance(timesteps, int | np.integer) and not isinstance(timesteps, bool):
         return list(range(1, int(check_positive(timesteps, "timesteps")) + 1))
-    wanted = list(timesteps) if isinstance(timesteps, Sequence | np.ndarray) else []
-    whole = wanted and all(int(k) == k for k in wanted)
+    listed = isinstance(timesteps, Sequence) or (isinstance(timesteps, np.ndarray) and timesteps.ndim > 0)
+    wanted: list[Any] = list(timesteps) if listed else []  # type: ignore[call-overload]
+    numbers = all(isinstance(k, int | float | np.integer | np.floating) for k in wanted)
+    whole = wanted and numbers and all(float(k).is_integer() for k in wanted)
     if not whole or wanted[0] < 1 or sorted(set(wanted)) != wanted:
         raise OptionError(
             f"timesteps must be ascending whole numbers from 1 up; received {received(timesteps)}: give 12, "
