@@ -277,7 +277,8 @@ def test_hits_misses_and_false_alarms():
 
 
 def test_the_critical_success_index_is_that_of_the_scores():
-    forecast, truth = FRAMES[:1], FRAMES[1:2]
+    forecast, truth = FRAMES[:1].copy(), FRAMES[1:2].copy()
+    forecast[0, 0, 0], truth[0, 0, 0] = np.nextafter(np.float32(0.6), np.float32(0)), 0.6  # rounded
     figure = plots.events(forecast, truth, 0.6)
     score = CSI(0.6)
     weight = torch.ones(1, 1, 1, 6, 8)

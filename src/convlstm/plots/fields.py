@@ -11,6 +11,7 @@ from convlstm.pictures.colours import channel_names, check_frames, paint
 from convlstm.pictures.frames import Limits, check_rows, past_label, row_scales
 from convlstm.pictures.radar import RadarTable
 from convlstm.plots.figures import Colours, FigureRow, draw_grid, picked, rgb, value_colours
+from convlstm.scores.frames import least_event
 from convlstm.scores.lead_times import lead_text
 from convlstm.validation import check_number, is_integer, received
 
@@ -145,7 +146,7 @@ def events(
     predicted, observed = predicted[:, channel : channel + 1], observed[:, channel : channel + 1]
     rows = _rows({"truth": observed, "forecast": predicted}, None, (), limits, unit, frames, step_s)
     shown = picked(len(predicted), frames, "frames")
-    a, b = predicted[shown, 0] >= threshold, observed[shown, 0] >= threshold
+    a, b = (each[shown, 0] >= least_event(threshold) for each in (predicted, observed))
     kinds = np.select([a & b, b, a], [0, 1, 2], 3)
     kinds[np.isnan(predicted[shown, 0]) | np.isnan(observed[shown, 0])] = 4
     totals = [int((kind < 3).sum()) for kind in kinds]

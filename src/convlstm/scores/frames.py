@@ -83,4 +83,9 @@ def events(frames: Frames, threshold: float, rounding: float = 0.0) -> Tensor:
         threshold: least value of an event.
         rounding: by which values may be off; at least two millionths of the threshold are allowed for.
     """
-    return (frames.values >= threshold - max(_ROUNDING * abs(threshold), rounding)) & frames.valid
+    return (frames.values >= least_event(threshold, rounding)) & frames.valid
+
+
+def least_event(threshold: float, rounding: float = 0.0) -> float:
+    """Least value that counts as an event of a threshold, see `events`."""
+    return threshold - max(_ROUNDING * abs(threshold), rounding)
