@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from convlstm.scores import ETS, HSS, Correlation, field_scores, standard_scores
+from convlstm.errors import ShapeError
+from convlstm.scores import ETS, HSS, MSE, Correlation, field_scores, standard_scores
 
 ALL = (*standard_scores(1.0), *field_scores("mm/h", (0.3, 0.6), (40, 40)))
 every_score = pytest.mark.parametrize("score", ALL, ids=lambda score: score.name)
@@ -112,3 +113,10 @@ def test_skill_over_chance_is_undefined_where_all_is_an_event(kind):
         assert math.isnan(score.overall(found))
     counts = torch.tensor([[94906267.0, 123456789.0], [0, 0], [0, 0], [0, 0]], dtype=torch.float64)
     assert score.value(counts).isnan().all()  # more pixels than a square of which float64 holds
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (6, 3, 2, 1, 40, 40), (3, 2, 40, 40)])
+def test_weights_of_another_shape_are_refused(shape):
+    values = torch.zeros(3, 2, 1, 40, 40)
+    with pytest.raises(ShapeError, match=r"weight must expand to the truth's shape \(3, 2, 1, 40, 40\)"):
+        MSE().update(MSE().init(2), values, values, torch.ones(shape))

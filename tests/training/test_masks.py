@@ -7,10 +7,11 @@ from specifications import specified
 import convlstm
 from convlstm import EncoderForecaster
 from convlstm.data import LabelledWindow, Source, WindowDataset, base
-from convlstm.errors import DataError
+from convlstm.errors import DataError, ShapeError
 from convlstm.training.config import LOSS_NAMES, TrainingConfig
 from convlstm.training.losses import loss_named
 from convlstm.training.module import ForecastModule, loss_weight
+from convlstm.verification.verify import verify
 
 SHAPE = (3, 2, 1, 20, 24)
 
@@ -172,6 +173,26 @@ def test_windows_of_ones_own_may_have_some_labels_alone(tmp_path, names):
     masks = [Labels(names)[k].future_valid for k in range(6)]
     measured = sum(2 * 144 if mask is None else int(mask.sum()) for mask in masks)
     assert sum(found.scores["mse"].samples) == measured
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("future_valid", torch.ones(2, 12, 12, dtype=torch.bool)),
+        ("past_valid", torch.ones(2, 1, 12, 12)),
+        ("inputs", torch.zeros(2, 2, 12, 12)),
+        ("times", torch.zeros(2)),
+        ("weight", torch.ones(1)),
+    ],
+)
+def test_labels_of_another_shape_are_refused(name, label):
+    """A mask without channels was broadcast where there are as many windows in a batch as steps."""
+    window = Labels(("times",))[0]._replace(**{name: label})
+    batch = base.batch_of([window, window])
+    with pytest.raises(ShapeError, match=f"^{name} of a window must be .*: give it as LabelledWindow says"):
+        base.check_labels(window)
+    with pytest.raises(ShapeError, match=f"^{name} of a window must be"):
+        verify(EncoderForecaster(1, [3]), [batch])
 
 
 def test_windows_of_a_batch_have_the_same_labels():

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from convlstm.data.specification import Specification
-from convlstm.errors import DataError
+from convlstm.errors import DataError, ShapeError
 from convlstm.hyperparameters import StoresHyperparameters
 
 Split = Literal["train", "validation", "test"]
@@ -78,6 +78,35 @@ def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWin
             )
         fields.append(default_collate(values) if all(said) else None)
     return LabelledWindow(*fields)
+
+
+def check_labels(window: LabelledWindow, *, batched: bool = False) -> None:
+    """Check the labels of a window, or of a batch of windows; labels of another shape may broadcast unseen.
+
+    Raises:
+        ShapeError: labels that are not those of the frames.
+    """
+    lead = tuple(window.past.shape[:1]) if batched else ()
+    axis = len(lead)
+    length, space = window.past.shape[axis] + window.future.shape[axis], window.past.shape[axis + 2 :]
+    channels = 0 if window.inputs is None or window.inputs.ndim <= axis + 1 else window.inputs.shape[axis + 1]
+    expected = {
+        "past_valid": window.past.shape,
+        "future_valid": window.future.shape,
+        "inputs": (*lead, length, channels, *space),
+        "times": (*lead, length),
+        "weight": lead,
+    }
+    for name, shape in expected.items():
+        label = getattr(window, name)
+        if label is None:
+            continue
+        masks = name.endswith("valid")
+        if tuple(label.shape) != tuple(shape) or (masks and label.dtype != torch.bool):
+            raise ShapeError(
+                f"{name} of a window must be {'bool ' * masks}{tuple(shape)}; received {label.dtype} "
+                f"{tuple(label.shape)}: give it as LabelledWindow says, or None"
+            )
 
 
 def check_index(index: int, size: int | None) -> None:

@@ -102,7 +102,7 @@ class Score(ABC):
             weight: at least 0, of a shape that expands to that of ``truth``; 1 everywhere if None.
 
         Raises:
-            ShapeError: shapes differ from each other or from L.
+            ShapeError: shapes differ from each other or from L, or weights do not expand to them.
             DataError: a value is not finite, or too large for the score to be.
         """
         check_instance(state, ScoreState, "state", "start with init(steps)")

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from convlstm.errors import ShapeError
+
 T = TypeVar("T")
 _ROUNDING = 2e-6  # of a value, by single precision in and out of a scale
 
@@ -51,8 +53,19 @@ def paired(forecast: Tensor, truth: Tensor, weight: Tensor | None = None) -> tup
 
 
 def weights_of(truth: Tensor, weight: Tensor | None) -> Tensor:
-    """Weights of all true values, of the shape of these, float32 or better."""
+    """Weights of all true values, of the shape of these, float32 or better.
+
+    Raises:
+        ShapeError: weights that do not expand to the shape of the truth.
+    """
     weight = torch.ones((), device=truth.device) if weight is None else weight
+    sizes = tuple(weight.shape)
+    fits = all(size in (1, of) for size, of in zip(reversed(sizes), reversed(truth.shape), strict=False))
+    if len(sizes) > truth.ndim or not fits:
+        raise ShapeError(
+            f"weight must expand to the truth's shape {tuple(truth.shape)}; received {sizes}: give a weight "
+            "for every value, or 1 along an axis"
+        )
     dtype = torch.promote_types(torch.promote_types(truth.dtype, weight.dtype), torch.float32)
     return weight.to(dtype).expand(truth.shape)
 

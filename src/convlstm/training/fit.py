@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
-from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset
+from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset, check_labels
 from convlstm.errors import DataError, OptionError, RunError, reading
 from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import (
@@ -216,6 +216,7 @@ def check(config: TrainingConfig, data: Source) -> None:
             than what there is for each process, a loss with thresholds for data without a unit.
         DataError: a split without windows, windows of another length or dtype than the source says, or a loss
             that does not fit their unit.
+        ShapeError: labels of windows that are not those of their frames.
     """
     _check_machine(config)
     loss_named(config.loss, data.specification)
@@ -233,6 +234,7 @@ def check(config: TrainingConfig, data: Source) -> None:
         check_instance(
             window, (Window, LabelledWindow), f"a window of {split}", "return Window(past, future)"
         )
+        check_labels(LabelledWindow(*window))
         if (received := (len(window.past), len(window.future), window.past.dtype)) != source_says:
             raise DataError(
                 f"a window must hold float32 frames, {data.past} in the past and {data.steps} in the future, "

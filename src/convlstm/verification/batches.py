@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor, nn
 
-from convlstm.data.base import LabelledWindow, Window, on_device
+from convlstm.data.base import LabelledWindow, Window, check_labels, on_device
 from convlstm.errors import OptionError, ShapeError
 from convlstm.models.base import Forecaster, run_forecaster
 from convlstm.validation import check_tensor, received
@@ -38,8 +38,10 @@ def batches_on_device(
                 "a batch must be past (B, K, C, H, W) and future (B, L, C, H, W); received "
                 f"{tuple(past.shape)} and {tuple(future.shape)}: batch windows with a DataLoader"
             )
+        labelled = LabelledWindow(*window)
+        check_labels(labelled, batched=True)
         device = past.device if parameter is None else parameter.device
-        yield on_device(LabelledWindow(*window), device)
+        yield on_device(labelled, device)
 
 
 def in_parts(windows: Iterable[LabelledWindow]) -> Iterator[LabelledWindow]:
