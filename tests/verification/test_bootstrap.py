@@ -88,7 +88,7 @@ def test_a_score_that_is_undefined_in_many_draws_has_no_interval():
     cells = torch.zeros(4, 20, 1, dtype=torch.float64)
     cells[3], cells[0, 7] = 10, 5
     for name in NAMES:
-        blocks.add(name, "contingency_1", block_B, cells)
+        blocks.add(name, CSI(1).terms_key, block_B, cells)
     table = score_tables([CSI(1)], blocks, NAMES)["csi_1"]
     assert table.overall["model"] == 1
     assert all(map(math.isnan, table.intervals.overall["model"]))
@@ -99,7 +99,7 @@ def test_ratios_are_pooled_and_the_mean_of_leads_is_another_value():
     blocks = BlockSums()
     cells = torch.tensor([[3.0, 1], [1, 1], [2, 8], [4, 0]], dtype=torch.float64)[:, None]
     for name in NAMES:
-        blocks.add(name, "contingency_1", blocks.assign(1, None) * 0, cells)
+        blocks.add(name, CSI(1).terms_key, blocks.assign(1, None) * 0, cells)
     table = score_tables([CSI(1)], blocks, NAMES)["csi_1"]
     assert table.by_lead["model"] == [3 / 6, 1 / 10]
     assert table.overall["model"] == 4 / 16
@@ -108,7 +108,7 @@ def test_ratios_are_pooled_and_the_mean_of_leads_is_another_value():
     cells[:3, 0, 1] = 0
     blocks = filled(np.ones((1, 2, 2)))
     for name in NAMES:
-        blocks.add(name, "contingency_1", torch.zeros(1, dtype=torch.long), cells)
+        blocks.add(name, CSI(1).terms_key, torch.zeros(1, dtype=torch.long), cells)
     undefined = score_tables([CSI(1)], blocks, NAMES)["csi_1"]
     assert math.isnan(undefined.mean_of_leads["model"])
     assert score_tables([MAE()], blocks, NAMES)["mae"].mean_of_leads is None

@@ -18,7 +18,7 @@ from convlstm.data.base import LabelledWindow, Window, WindowDataset
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
 from convlstm.models.base import Forecaster
 from convlstm.models.baselines import BASELINES, Blank, Persistence
-from convlstm.scores import MAE, MSE, field_scores, standard_scores
+from convlstm.scores import CSI, MAE, MSE, POD, field_scores, standard_scores
 from convlstm.verification import batches
 from convlstm.verification.batches import in_units
 from convlstm.verification.cases import CaseSelector, cases_file, read_cases
@@ -327,6 +327,14 @@ def test_files(tmp_path):
         error = (arrays["forecast_mine"] - arrays["truth"]) ** 2
         np.testing.assert_allclose(error.mean((1, 2, 3, 4)), cases.mse, rtol=1e-5)
         assert all(case.area is None for case in read_cases(tmp_path / "cases.npz"))
+
+
+def test_scores_of_another_rounding_do_not_share_a_table():
+    data, scores = batched(Drift([0.3])), [CSI(0.5, rounding=0.3), POD(0.5)]
+    together = verify(Scaled(), data, scores=[MSE(), *scores])[0].scores
+    for score in scores:
+        alone = verify(Scaled(), data, scores=[MSE(), score])[0].scores[score.name]
+        assert together[score.name].overall == alone.overall
 
 
 def test_errors_of_cases_weigh_pixels_by_their_area(tmp_path):

@@ -35,7 +35,7 @@ class CategoricalScore(Score):
         self.name = f"{self.stem}_{self.threshold:g}"
         self.title = f"{self.words} at {self.threshold:g} {unit}".rstrip()
         self.formula = f"{self.ratio}, counts of pixels over all frames"
-        self.terms_key = f"contingency_{self.threshold:g}"
+        self.terms_key = "contingency_{}_{}".format(*self._event)
 
     def terms(self, forecast: Frames, truth: Frames) -> Tensor:
         """Hits, false alarms, misses and correct negatives, weighted."""
