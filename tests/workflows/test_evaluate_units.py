@@ -16,6 +16,7 @@ from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError
 from convlstm.models import EncoderForecaster
 from convlstm.models.baselines import Persistence
+from convlstm.workflows.evaluate import row_areas
 
 RAIN = {"canvas": 24, "past": 3, "steps": 2, "test_size": 6}
 SIZES = {"past": 3, "steps": 2}
@@ -126,6 +127,21 @@ def test_pixels_count_by_the_cosine_of_their_latitude():
     np.testing.assert_allclose(found["csi_283"].by_lead["persistence"], csi, rtol=1e-6)
     plain = independent.continuous.rmse(x, y, preserve_dims="lead")
     assert np.abs(plain - expected).min() > 1e-3
+
+
+def test_rows_that_are_not_evenly_apart_weigh_as_their_area():
+    """In the projection of Mercator rows are closer to each other at 70 degrees than at the equator."""
+    height = np.arctanh(np.sin(np.deg2rad(70)))
+    latitude = np.rad2deg(np.arcsin(np.tanh(np.linspace(0, height, 24))))
+    values = 280 + 5 * np.random.default_rng(0).random((60, 24, 10), np.float32)
+    source = Archive(labelled(values, "K", "t2m", latitude, minutes=60), **SIZES)
+    area = row_areas(source.specification.grid)
+    exact = np.cos(np.deg2rad(latitude)) ** 2  # of squares on the map
+    np.testing.assert_allclose(area, exact / exact.mean(), rtol=0.04)
+    x, _ = np.polynomial.legendre.leggauss(32)  # a Gaussian grid, from pole to pole
+    every = row_areas({"latitude": np.rad2deg(np.arcsin(x)).tolist(), "shape": [32, 64]})
+    even = row_areas({"latitude": np.rad2deg(np.arcsin(x[[0, -1]])).tolist(), "shape": [32, 64]})
+    np.testing.assert_allclose(every[1:-1], even[1:-1], rtol=0.02)
 
 
 def test_frames_of_years_have_a_climatology_and_damped_persistence():

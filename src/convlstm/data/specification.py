@@ -45,7 +45,7 @@ class Specification:
         step_s: seconds between frames.
         dated: True if frames have dates, False if times count from the first frame.
         grid: ``spacing`` [rows, columns], ``units`` and ``crs`` where known, ``shape`` [H, W], and on a
-            geographic grid ``latitude`` [first row, last row].
+            geographic grid ``latitude`` [first row, last row], or of every row where these are uneven.
         missing: codes that were taken for not measured.
         data_range: largest minus smallest value of the data, for PSNR and SSIM.
         past: K, frames of the past of a window.

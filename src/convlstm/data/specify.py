@@ -145,7 +145,9 @@ def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
         grid["units"] = str(axes[0].attrs["units"])
         grid["ascending"] = [bool(axis[-1] > axis[0]) for axis in axes]
         if grid["units"].lower().replace("_", "").startswith(("degreen", "degreesn")):
-            grid["latitude"] = [float(axes[0][0]), float(axes[0][-1])]
+            rows = np.asarray(axes[0].values, np.float64)
+            even = np.abs(rows - np.linspace(rows[0], rows[-1], len(rows))).max() < 0.01 * grid["spacing"][0]
+            grid["latitude"] = rows[[0, -1]].tolist() if even else rows.tolist()
     if "crs" in frames.coords:
         grid["crs"] = {name: _plain(value) for name, value in frames.coords["crs"].attrs.items()}
     return grid

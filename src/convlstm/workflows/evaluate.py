@@ -166,9 +166,15 @@ def row_areas(grid: Mapping[str, Any]) -> Tensor | None:
     """Area of pixels of each row of a geographic grid relative to the mean, (H,); None for other grids."""
     if "latitude" not in grid:
         return None
-    first, last = grid["latitude"]
-    latitude = torch.linspace(first, last, grid["shape"][0], dtype=torch.float64)
-    area = torch.cos(torch.deg2rad(latitude)).clamp(min=0)  # a row at a pole is a point
+    latitude = torch.tensor(grid["latitude"], dtype=torch.float64)
+    if len(latitude) > 2:  # rows that are not evenly apart: between the middles to their neighbours
+        middles = (latitude[1:] + latitude[:-1]) / 2
+        ends = 1.5 * latitude[[0, -1]] - 0.5 * latitude[[1, -2]]
+        edges = torch.cat([ends[:1], middles, ends[1:]]).clamp(-90, 90)
+        area = torch.sin(torch.deg2rad(edges)).diff().abs()
+    else:
+        latitude = torch.linspace(*grid["latitude"], grid["shape"][0], dtype=torch.float64)
+        area = torch.cos(torch.deg2rad(latitude)).clamp(min=0)  # a row at a pole is a point
     return area / area.mean()
 
 
