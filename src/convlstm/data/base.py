@@ -66,7 +66,7 @@ def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWin
         DataError: something that some windows say and others do not.
     """
     if not isinstance(windows[0], LabelledWindow):
-        made: Window = default_collate(windows)
+        made: Window = default_collate(list(windows))
         return made
     fields = []
     for name, values in zip(LabelledWindow._fields, zip(*windows, strict=False), strict=True):
@@ -76,8 +76,8 @@ def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWin
                 f"all windows of a batch must have the same labels; received {name} for some and None for "
                 "others: give it for all, or for none"
             )
-        fields.append(default_collate(values) if all(said) else None)
-    return LabelledWindow(*fields)
+        fields.append(default_collate(list(values)) if all(said) else None)
+    return LabelledWindow(*fields)  # type: ignore[arg-type]
 
 
 def check_labels(window: LabelledWindow, *, batched: bool = False) -> None:

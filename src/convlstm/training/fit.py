@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
-from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset, check_labels
+from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset, batch_of, check_labels
 from convlstm.errors import DataError, OptionError, RunError, reading
 from convlstm.models.base import Forecaster
 from convlstm.training.callbacks import (
@@ -269,10 +269,10 @@ def _cores() -> int:
 
 def _callbacks(config: TrainingConfig, run: RunFolder, data: Source) -> list[Callback]:
     """The callbacks of every run."""
-    window = data.split("validation")[0]
+    window = LabelledWindow(*batch_of([data.split("validation")[0]]))
     callbacks: list[Callback] = [
         History(run),
-        Samples(LabelledWindow(*(None if field is None else field[None] for field in window))),
+        Samples(window),
         Progress(),
         RunCheckpoint(run.best, monitor="val_loss"),
         RunCheckpoint(run.last),  # apart, as Lightning's `save_last` only follows an improvement

@@ -173,7 +173,8 @@ def row_areas(grid: Mapping[str, Any]) -> Tensor | None:
         edges = torch.cat([ends[:1], middles, ends[1:]]).clamp(-90, 90)
         area = torch.sin(torch.deg2rad(edges)).diff().abs()
     else:
-        latitude = torch.linspace(*grid["latitude"], grid["shape"][0], dtype=torch.float64)
+        first, last = grid["latitude"]
+        latitude = torch.linspace(first, last, grid["shape"][0], dtype=torch.float64)
         area = torch.cos(torch.deg2rad(latitude)).clamp(min=0)  # a row at a pole is a point
     return area / area.mean()
 
