@@ -120,3 +120,10 @@ def test_weights_of_another_shape_are_refused(shape):
     values = torch.zeros(3, 2, 1, 40, 40)
     with pytest.raises(ShapeError, match=r"weight must expand to the truth's shape \(3, 2, 1, 40, 40\)"):
         MSE().update(MSE().init(2), values, values, torch.ones(shape))
+
+
+@pytest.mark.parametrize("other", [MSE().init(1), MSE().init(3), ETS(1).init(2)])
+def test_states_of_other_lead_times_or_scores_are_not_merged(other):
+    """One of a single lead time was added to all of another's."""
+    with pytest.raises(ShapeError, match="states of mse must have 2 terms of the same lead times"):
+        MSE().merge(MSE().init(2), other)

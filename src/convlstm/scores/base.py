@@ -135,9 +135,18 @@ class Score(ABC):
         return terms_NBL
 
     def merge(self, a: ScoreState, b: ScoreState) -> ScoreState:
-        """State of the cases of both."""
+        """State of the cases of both.
+
+        Raises:
+            ShapeError: states of another score, or of different lead times.
+        """
         for state in (a, b):
             check_instance(state, ScoreState, "a state", "pass what init or update returned")
+        if a.sums.shape != b.sums.shape or len(a.sums) != self.count:
+            raise ShapeError(
+                f"states of {self.name} must have {self.count} terms of the same lead times; received "
+                f"{tuple(a.sums.shape)} and {tuple(b.sums.shape)}: merge those of one score and length"
+            )
         return ScoreState(a.cases + b.cases, a.sums + b.sums)
 
     def compute(self, state: ScoreState) -> Tensor:
