@@ -195,6 +195,18 @@ def test_labels_of_another_shape_are_refused(name, label):
         verify(EncoderForecaster(1, [3]), [batch])
 
 
+def test_validation_without_a_measured_pixel_is_refused(tmp_path, monkeypatch):
+    """The model of the first epoch was taken for the best, without a word."""
+    whole = Labels.__getitem__
+    masked = {"future_valid": torch.zeros(2, 1, 12, 12, dtype=torch.bool)}
+    monkeypatch.setattr(Labels, "__getitem__", lambda self, index: whole(self, index)._replace(**masked))
+    config = TrainingConfig(epochs=1, batch_size=3, accelerator="cpu")
+    model = EncoderForecaster(1, [3])
+    with pytest.raises(DataError, match="validation windows must have measured pixels"):
+        convlstm.train(data=Labelled(()), model=model, config=config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_windows_of_a_batch_have_the_same_labels():
     windows = [Labels(("times",))[0], Labels(())[1]]
     with pytest.raises(DataError, match="must have the same labels; received times for some and None"):

@@ -140,6 +140,7 @@ class ForecastModule(LightningModule):
         self.loss = loss_named(config.loss, specification)
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_penalty = MeanMetric(nan_strategy="disable")
+        self.validated = 0  # measured values of the validation windows so far, of this process
         self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -252,11 +253,17 @@ class ForecastModule(LightningModule):
         return self.loss(forecast, first.future, loss_weight(first, mean)), penalty
 
     def on_train_epoch_end(self) -> None:
-        """Check that loss and penalty are finite.
+        """Check that loss and penalty are finite, and that there is a validation loss.
 
         Raises:
-            RunError: one is not.
+            RunError: one is not finite.
+            DataError: nothing was measured in the validation windows.
         """
+        if not self.validated and math.isnan(float(self.trainer.callback_metrics.get("val_mse", 0.0))):
+            raise DataError(
+                "validation windows must have measured pixels, by which the best model is chosen; received "
+                "none: choose another split"
+            )
         for name in ("loss", "penalty"):
             value = float(self.trainer.callback_metrics.get(f"train_{name}", 0.0))
             if not math.isfinite(value):
@@ -264,6 +271,10 @@ class ForecastModule(LightningModule):
                     f"the training {name} must stay finite; it is {value} after step {self.global_step}: "
                     "lower learning_rate or gradient_clip, or use precision 32"
                 )
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count the measured values."""
+        self.validated = 0
 
     def validation_step(self, batch: LabelledWindow, batch_idx: int) -> None:
         """Loss and MSE of one batch, in free running."""
@@ -273,6 +284,7 @@ class ForecastModule(LightningModule):
         forecast = run_forecaster(self.model, past, future.shape[1], **labels)
         # Each batch counts by its measured pixels.
         size = future.numel() if batch.future_valid is None else int(batch.future_valid.sum())
+        self.validated += size
         options: dict[str, Any] = {"on_epoch": True, "batch_size": size, "sync_dist": True}
         loss = self.loss(forecast, future, weight)
         _check_finite(loss, batch, batch_idx, "validation")
