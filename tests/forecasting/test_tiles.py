@@ -92,9 +92,19 @@ def test_a_model_for_which_one_side_continues_the_other_is_refused(mode):
         forecast_frames(net, frames(96, 96), 1, tile=32)
 
 
-def test_a_forecast_without_gradients_is_refused():
+class Shut(Forecaster):
+    """A mean of neighbours behind a ReLU that opens only above 1: for brighter frames than random ones."""
+
+    def forward(self, past, steps):
+        mean = torch.nn.functional.avg_pool2d(past[:, -1], 9, 1, 4)
+        return torch.relu(mean - 1)[:, None].expand(-1, steps, -1, -1, -1)
+
+
+@pytest.mark.parametrize("model", [Shut(), Blank()])
+def test_a_forecast_without_gradients_is_refused(model):
+    """Its tiles were put together without any overlap."""
     with pytest.raises(OptionError, match="tiles need a model whose forecast has gradients"):
-        forecast_frames(Blank().eval(), frames(96, 96), 1, tile=32)
+        forecast_frames(model.eval(), 3 * frames(96, 96), 1, tile=32)
 
 
 def test_a_narrower_overlap_would_show():

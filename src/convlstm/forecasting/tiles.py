@@ -205,22 +205,22 @@ def _radius_along(
         inputs = drawn(1, length + steps, extra, *size) if extra else None
         given = [frames] if inputs is None else [frames, inputs]
         last = run_forecaster(reference, frames, steps, inputs)[0, -1].movedim(axis, -1)
-        if not last.requires_grad:
-            raise OptionError(
-                "tiles need a model whose forecast has gradients, by which the pixels that matter around a "
-                f"tile are found; that of a {type(reference).__name__} has none: forecast whole frames"
-            )
 
         def touched(start: int) -> Tensor:  # pixels that a forecast of aligned ones depends on
             block = last[..., start : start + unit].sum()
+            if not block.requires_grad:
+                return torch.empty(0)
             grads = torch.autograd.grad(block, given, retain_graph=True, allow_unused=True)
             read = [(grad != 0).movedim(axis, 0).flatten(1).any(1) for grad in grads if grad is not None]
             return torch.stack([torch.zeros(width, dtype=torch.bool), *read]).any(0).nonzero()[:, 0]
 
         at_end, middle = touched(0), width // 2
         around = touched(middle)
-    if not len(around):
-        return 0
+    if not len(around):  # a ReLU that is shut for random frames need not be so for others
+        raise OptionError(
+            "tiles need a model whose forecast has gradients, by which the pixels that matter around a tile "
+            f"are found; that of a {type(reference).__name__} has none: forecast whole frames"
+        )
     first, final = int(around.min()), int(around.max())
     # Of a frame whose one side continues the other, as with circular padding, a tile sees one side alone.
     if first == 0 or final == width - 1 or width - 1 in at_end:
