@@ -12,6 +12,7 @@ import convlstm
 import scores as independent
 from convlstm.cli.main import main
 from convlstm.data import Archive, Rain
+from convlstm.data.specification import same_grid
 from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError
 from convlstm.models import EncoderForecaster
@@ -138,6 +139,8 @@ def test_rows_that_are_not_evenly_apart_weigh_as_their_area():
     area = row_areas(source.specification.grid)
     exact = np.cos(np.deg2rad(latitude)) ** 2  # of squares on the map
     np.testing.assert_allclose(area, exact / exact.mean(), rtol=0.04)
+    stored = {**source.specification.grid, "latitude": latitude[[0, -1]].tolist()}  # as earlier versions did
+    assert same_grid(stored, source.specification.grid)
     x, _ = np.polynomial.legendre.leggauss(32)  # a Gaussian grid, from pole to pole
     every = row_areas({"latitude": np.rad2deg(np.arcsin(x)).tolist(), "shape": [32, 64]})
     even = row_areas({"latitude": np.rad2deg(np.arcsin(x[[0, -1]])).tolist(), "shape": [32, 64]})

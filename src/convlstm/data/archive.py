@@ -20,7 +20,7 @@ from convlstm.data.extra_inputs import INPUTS, standardised, static_fields
 from convlstm.data.frame_store import FrameStore, seconds
 from convlstm.data.opening import missing_codes, open_frames, without_codes
 from convlstm.data.sampling import CropSampler, cells_of, interest_of_crops
-from convlstm.data.specification import GAPS, Specification, interval_text, known_step, unit_text
+from convlstm.data.specification import GAPS, Specification, interval_text, known_step, same_grid, unit_text
 from convlstm.data.specify import TRANSFORMS, check_fits, grid_of, specify, static_inputs, variables
 from convlstm.data.units import AMOUNTS, ZR, check_covered, conversion, unit_named
 from convlstm.data.windows import split_frames, stored_splits, time_step, window_frames
@@ -230,9 +230,9 @@ class Archive(Source):
 
     def _splits_of(self, specification: Specification) -> dict[Split, NDArray[np.bool_]]:
         """The frames of each split as in training, where these are the frames of the training."""
-        splits, same_grid = specification.splits, grid_of(self.frames) == specification.grid
+        splits, alike = specification.splits, same_grid(grid_of(self.frames), specification.grid)
         by_time = isinstance(self.split_by, str) and "event" not in self.frames.coords
-        if not (by_time and same_grid and splits.keys() == {*SPLITS}):
+        if not (by_time and alike and splits.keys() == {*SPLITS}):
             return self._members
         members = stored_splits(self.times, splits)
         if not members["train"].any():

@@ -129,7 +129,7 @@ class Specification:
 
     def on(self, grid: Mapping[str, Any]) -> list[Self]:
         """Specifications of the archives of a mixture on a grid; this one where there are none."""
-        found = [replace(self, **part, parts=()) for part in self.parts if part["grid"] == grid]
+        found = [replace(self, **part, parts=()) for part in self.parts if same_grid(part["grid"], grid)]
         return found or [self]
 
     def static_fields(self) -> NDArray[np.float32] | None:
@@ -219,6 +219,15 @@ def plain_transform(transform: Transform) -> dict[str, Any]:
 def known_step(step_s: float, *, dated: bool) -> float | None:
     """The time step; None for frames without times, which are counted as one a second."""
     return step_s if dated or step_s != 1 else None
+
+
+def same_grid(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True for equal grids; of rows of latitude the ends count, which alone earlier versions stored."""
+    grids = [dict(one), dict(other)]
+    for grid in grids:
+        if "latitude" in grid:
+            grid["latitude"] = [grid["latitude"][0], grid["latitude"][-1]]
+    return grids[0] == grids[1]
 
 
 def grid_text(grid: Mapping[str, Any]) -> str:
