@@ -6,7 +6,7 @@ from specifications import specified
 
 import convlstm
 from convlstm import EncoderForecaster
-from convlstm.data import LabelledWindow, Source, WindowDataset, base
+from convlstm.data import LabelledWindow, Source, Window, WindowDataset, base
 from convlstm.errors import DataError, ShapeError
 from convlstm.training.config import LOSS_NAMES, TrainingConfig
 from convlstm.training.losses import loss_named
@@ -208,6 +208,12 @@ def test_validation_without_a_measured_pixel_is_refused(tmp_path, monkeypatch):
 
 
 def test_windows_of_a_batch_have_the_same_labels():
+    """They ended in tracebacks."""
     windows = [Labels(("times",))[0], Labels(())[1]]
+    wider = [Window(*Labels(())[0][:2]), Window(torch.zeros(2, 1, 12, 13), torch.zeros(2, 1, 12, 13))]
+    with pytest.raises(ShapeError, match=r"one size; past has \(2, 1, 12, 12\) and \(2, 1, 12, 13\): cut"):
+        base.batch_of(wider)
+    with pytest.raises(DataError, match="must be of one class"):
+        base.batch_of([windows[0], wider[0]])
     with pytest.raises(DataError, match="must have the same labels; received times for some and None"):
         base.batch_of(windows)

@@ -64,20 +64,37 @@ def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWin
 
     Raises:
         DataError: something that some windows say and others do not.
+        ShapeError: windows of several sizes.
     """
-    if not isinstance(windows[0], LabelledWindow):
+    kind = type(windows[0])
+    if not issubclass(kind, Window | LabelledWindow):  # a tuple of one's own
         made: Window = default_collate(list(windows))
         return made
-    fields = []
-    for name, values in zip(LabelledWindow._fields, zip(*windows, strict=False), strict=True):
-        said = [value is not None for value in values]
-        if any(said) and not all(said):
-            raise DataError(
-                f"all windows of a batch must have the same labels; received {name} for some and None for "
-                "others: give it for all, or for none"
-            )
-        fields.append(default_collate(list(values)) if all(said) else None)
-    return LabelledWindow(*fields)  # type: ignore[arg-type]
+    if any(type(window) is not kind for window in windows):
+        raise DataError(
+            "all windows of a batch must be of one class; received Window and LabelledWindow: return one"
+        )
+    fields = [_stacked(*of_all) for of_all in zip(kind._fields, zip(*windows, strict=True), strict=True)]
+    return kind(*fields)  # type: ignore[arg-type]
+
+
+def _stacked(name: str, values: Sequence[Tensor | None]) -> Tensor | None:
+    """One field of the windows of a batch, (B, ...)."""
+    said = [value for value in values if value is not None]
+    if not said:
+        return None
+    if len(said) < len(values):
+        raise DataError(
+            f"all windows of a batch must have the same labels; received {name} for some and None for "
+            "others: give it for all, or for none"
+        )
+    if len(shapes := {tuple(value.shape) for value in said}) > 1:
+        raise ShapeError(
+            f"all windows of a batch must have one size; {name} has {' and '.join(map(str, sorted(shapes)))}:"
+            " cut them to one, or use batch_size=1"
+        )
+    made: Tensor = default_collate(said)
+    return made
 
 
 def check_labels(window: LabelledWindow, *, batched: bool = False) -> None:
