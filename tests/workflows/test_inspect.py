@@ -83,6 +83,15 @@ def test_bytes_are_shown_as_bytes(folder):
     np.testing.assert_allclose(inside.forecast, wanted, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_images_are_shown_in_colour(kind):
+    """Those of 8 bits were three grey pictures."""
+    given = np.random.default_rng(0).random((K, 3, 16, 24))
+    given = (255 * given).astype(kind) if kind is np.uint8 else given.astype(kind)
+    inside = convlstm.inspect(convlstm.EncoderForecaster(3, [4]), given, steps=L).inside
+    assert "red, green and blue" in inspector_page(inside)
+
+
 @pytest.fixture
 def labelled():
     """Wind and temperature by the hour, and a model that reads them."""

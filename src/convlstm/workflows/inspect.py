@@ -222,7 +222,9 @@ def _of_plain(model: Forecaster, past: Any, truth: Any, steps: int, tape_of: _Re
 
     made = tape_of(forecast)[0].float().cpu()
     arrays = {"past": values, "forecast": made} | ({} if follow is None else {"truth": follow})
-    return {key: tensor.numpy() * scale for key, tensor in arrays.items()}
+    # Of pure numbers three channels from 0 to 255 are colours.
+    units = "1" if frames.dtype == np.uint8 else ""
+    return {key: tensor.numpy() * scale for key, tensor in arrays.items()} | {"units": units}
 
 
 def _of_labelled(
