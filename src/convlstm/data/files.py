@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 #: Endings of images in a folder of frames.
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_BITS, _SAMPLE_FORMAT = 258, 339  # tags of a TIFF
+_BITS, _SAMPLE_FORMAT, _SUBFILE = 258, 339, 254  # tags of a TIFF
+_NO_FRAME = 0b101  # bits of the kind of a page: reduced, mask
+_FEW_BITS = {"L;2": 3, "L;4": 15}  # greatest code by Pillow's raw mode
 _AXES = ("frame", "channel", "row", "column")
 
 
@@ -258,9 +260,11 @@ def pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
             raise EOFError("the end of the file is missing")
         found = []
         for frame in ImageSequence.Iterator(image):
+            if is_smaller_copy(frame):
+                continue
             dtype = other_dtype(frame)
             array, palette = _pixels(ImageOps.exif_transpose(frame))
-            found.append((array if dtype is None else array.view(dtype), palette))
+            found.append((array if dtype is None else array.astype(dtype), palette))
     if {array.dtype.name for array, _ in found} == {"uint16", "int32"}:  # as some have no negative value
         return [(array.astype(np.int32), palette) for array, palette in found]
     return found
@@ -280,9 +284,17 @@ def check_depth(image: "Image", path: Path) -> None:
         )
 
 
+def is_smaller_copy(image: "Image") -> bool:
+    """True for a page of a TIFF that is no frame: a smaller copy of another (an overview), or its mask."""
+    return bool(getattr(image, "tag_v2", {}).get(_SUBFILE, 0) & _NO_FRAME)
+
+
 def greatest_code(image: "Image") -> int | None:
-    """Greatest code of a PPM or PGM, which Pillow scales to 255 or 65535; None for other images."""
+    """Greatest code of a PPM, or of greys of 2 or 4 bits, which Pillow scales to 255 or 65535; else None."""
     arguments = _decoder(image)
+    mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if mode in _FEW_BITS:
+        return _FEW_BITS[mode]
     scaled = image.format == "PPM" and isinstance(arguments, tuple) and len(arguments) == 2
     return int(arguments[1]) if scaled else None
 

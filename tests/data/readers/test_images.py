@@ -27,6 +27,14 @@ def read(path):
     return Images().read(path)
 
 
+def png(*parts):
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp", "pgm", "webp"])
 def test_grey(tmp_path, ending):
     if ending == "webp":  # which has colours only
@@ -113,6 +121,38 @@ def test_signs_of_integers_in_tiff(tmp_path):
     pages = [Image.fromarray(DEEP.astype(np.int32) - less) for less in (0, 40000)]
     pages[0].save(tmp_path / "c.tif", save_all=True, append_images=pages[1:])
     np.testing.assert_array_equal(read(tmp_path / "c.tif").frames, np.stack([DEEP, DEEP - 40000.0]))
+    pages = [Image.fromarray(DEEP.astype(np.int32) + more) for more in (0, 1)]  # 32 bits that 16 would hold
+    pages[0].save(tmp_path / "d.tif", save_all=True, append_images=pages[1:])
+    content = (tmp_path / "d.tif").read_bytes().replace(tag + b"\2", tag + b"\1")
+    (tmp_path / "d.tif").write_bytes(content)
+    np.testing.assert_array_equal(read(tmp_path / "d.tif").frames, np.stack([DEEP, DEEP + 1.0]))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_codes_of_few_bits_are_not_scaled(tmp_path, bits):
+    codes = RANDOM.integers(0, 2**bits, (6, 8)).astype(np.uint8)
+    codes[0, 0] = greatest = 2**bits - 1
+    rows = np.packbits(np.unpackbits(codes[..., None], axis=2)[..., 8 - bits :].reshape(6, -1), axis=1)
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 8, 6, bits, 0, 0, 0, 0)), (b"IDAT", zlib.compress(pixels))]
+    (tmp_path / "a.png").write_bytes(png(*parts, (b"IEND", b"")))
+    frames = read(tmp_path / "a.png").frames
+    np.testing.assert_array_equal(frames[0], codes)
+    assert frames.attrs == {"dtype": "uint8", "valid_range": (0, greatest)}
+
+
+def test_smaller_copies_in_a_tiff_are_no_frames(tmp_path):
+    """Overviews of a cloud-optimised GeoTIFF: pages that the tag 254 says are reduced."""
+    pages = [Image.fromarray(DEEP), Image.fromarray(DEEP[::2, ::2])]
+    name = tmp_path / "radar_202102012005.tif"
+    pages[0].save(name, save_all=True, append_images=pages[1:], tiffinfo={254: 0})
+    tag = struct.pack("<HHI", 254, 4, 1)
+    first, second, third = name.read_bytes().split(tag)
+    name.write_bytes(tag.join([first, second, b"\1" + third[1:]]))
+    dataset = read(name)
+    np.testing.assert_array_equal(dataset.frames, DEEP[None])
+    assert dataset.time.values[0] == np.datetime64("2021-02-01T20:05")
+    assert read_frames([name]).values.shape == (1, 1, 6, 8)
 
 
 def test_colours_of_sixteen_bits_are_refused(tmp_path):
@@ -120,11 +160,7 @@ def test_colours_of_sixteen_bits_are_refused(tmp_path):
     (tmp_path / "a.ppm").write_bytes(b"P6\n2 1\n1023\n" + np.arange(6, dtype=">u2").tobytes())
     parts = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))]
     parts += [(b"IDAT", zlib.compress(b"\0" + np.arange(6, dtype=">u2").tobytes())), (b"IEND", b"")]
-    chunks = [
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in parts
-    ]
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    (tmp_path / "a.png").write_bytes(png(*parts))
     for name in ("a.ppm", "a.png"):
         with pytest.raises(DataError, match=f"must have 8 bits a channel; .*{name} has 16, .*: save its"):
             read(tmp_path / name)

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.files import check_depth, greatest_code, other_dtype, pictures, stack_pictures
+from convlstm.data.files import (
+    check_depth,
+    greatest_code,
+    is_smaller_copy,
+    other_dtype,
+    pictures,
+    stack_pictures,
+)
 from convlstm.data.readers.base import Reader, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import reading
@@ -25,7 +32,7 @@ _NO_DATA = 42113  # tag of a GeoTIFF, by GDAL: the value that stands for not mea
 
 
 class Images(Reader):
-    """Images and animations; 8 bits are 0 to 255, 16 bits 0 to 65535, colours are three channels.
+    """Images and animations; greys are the codes of the file (of 1 bit 0 and 255), colours three channels.
 
     What a GeoTIFF says is not measured (GDAL's no-data value) is NaN; its places are not read.
 
@@ -66,7 +73,7 @@ class _Header(NamedTuple):
     dtype: np.dtype[Any]
     times: NDArray[Any]
     code: np.float32 | None  # of pixels that were not measured
-    greatest: int | None = None  # code of a PGM, which Pillow scales to the greatest of the dtype
+    greatest: int | None = None  # code of what Pillow scales to the greatest of the dtype
 
 
 def _header(path: Path) -> _Header:
@@ -83,7 +90,8 @@ def _header(path: Path) -> _Header:
         times = _times(image, path)
     if mode == "P" or len(times) > 1:  # which a palette decides
         frames_TCHW = _decoded(path)
-        return _Header((height, width), frames_TCHW.shape[1] == 3, frames_TCHW.dtype, times, code)
+        colour = frames_TCHW.shape[1] == 3
+        return _Header((height, width), colour, frames_TCHW.dtype, times, code, None if colour else greatest)
     dtype = (
         np.uint16 if mode.startswith("I;16") or (mode, form) == ("I", "PPM") else _GREY.get(mode, np.uint8)
     )
@@ -104,16 +112,23 @@ def _times(image: "Image", path: Path) -> NDArray[Any]:
     """Times of the frames: from the name for one, by their durations for an animation."""
     count = getattr(image, "n_frames", 1) if image.format in _SEQUENCES else 1
     if count == 1:
-        dated = time_in_name(path.name)
-        return numbered(1) if dated is None else np.array([dated])
+        return _times_of_one(path)
     durations = []
     for k in range(count):
         image.seek(k)
-        durations.append(image.info.get("duration", 0))
+        if not is_smaller_copy(image):
+            durations.append(image.info.get("duration", 0))
+    if len(durations) == 1:
+        return _times_of_one(path)
     if not all(durations):
-        return numbered(count)
+        return numbered(len(durations))
     milliseconds = np.cumsum([0, *durations[:-1]])
     return np.rint(milliseconds * 1e6).astype("timedelta64[ns]")
+
+
+def _times_of_one(path: Path) -> NDArray[Any]:
+    dated = time_in_name(path.name)
+    return numbered(1) if dated is None else np.array([dated])
 
 
 def _decoded(path: Path) -> NDArray[Any]:
@@ -127,7 +142,7 @@ def _read(path: Path, found: _Header, key: Any) -> NDArray[Any]:
     frames_TCHW = _decoded(path)
     part: NDArray[Any] = (frames_TCHW if frames_TCHW.shape[1] == 3 else frames_TCHW[:, 0])[key]
     if found.greatest is not None:
-        return np.rint(part * (found.greatest / np.iinfo(found.dtype).max))
+        part = np.rint(part * (found.greatest / np.iinfo(found.dtype).max))
     if found.code is None:
         return part
     values = part.astype(np.float32)
