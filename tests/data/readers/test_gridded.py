@@ -313,6 +313,21 @@ def test_times_without_dates_count_from_the_first(tmp_path, units, step):
 
 
 @pytest.mark.parametrize(
+    ("times", "units"),
+    [
+        (np.arange(5, dtype=np.uint16)[::-1], "hours"),
+        (np.array([-120, -60, 0, 60, 120], np.int8), "min"),
+        (np.float32([1001, 1002, 1003, 1004, 1006]), "hours"),
+    ],
+)
+def test_times_in_small_numbers_are_exact(tmp_path, times, units):
+    data = dataset().assign_coords(time=("time", times, {"units": units}))
+    found = Gridded().read(write(tmp_path / "a.nc", data)).time
+    since = times.astype(np.int64) - int(times.min())
+    np.testing.assert_array_equal(found, (since * {"hours": 3600, "min": 60}[units]).astype("timedelta64[s]"))
+
+
+@pytest.mark.parametrize(
     "units", ["months", "months since 2010-01-01", "days since start", "day as %Y%m%d.%f"]
 )
 def test_times_of_unknown_units_are_refused(tmp_path, units):
@@ -461,6 +476,37 @@ def test_a_valid_range_is_kept_unless_it_is_that_of_packed_values(tmp_path):
         frames.to_netcdf(path, engine="h5netcdf", encoding={"t": packing})
         found = Gridded().read(path)["t"].attrs.get("valid_range")
         assert (found if found is None else list(found)) == kept
+
+
+def test_the_valid_range_of_unsigned_values_in_signed_bytes():
+    codes = np.arange(-12, 12, dtype=np.int8).reshape(2, 3, 4)
+    attributes = {"_Unsigned": "true", "valid_range": np.int8([0, -2])}  # 254
+    frames = labelled_dataset(xr.Dataset({"t": (("time", "y", "x"), codes, attributes)}), "a").t
+    assert frames.attrs["valid_range"] == (0, 254)
+    np.testing.assert_array_equal(frames, np.where(codes == -1, np.nan, codes.view(np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "kept"),
+    [
+        ({"units": 1}, {"units": "1"}),
+        ({"units": np.float32(1)}, {"units": "1"}),
+        ({"units": ["mm/h", "mm"]}, {"units": "mm/h mm"}),
+        ({"units": np.bytes_("mm/h")}, {"units": "mm/h"}),
+        ({"ancillary_variables": 3, "long_name": 2.5}, {"ancillary_variables": "3", "long_name": "2.5"}),
+        ({"valid_range": "0 to 3"}, {}),
+        ({"valid_range": [0.0, 1.0, 2.0]}, {}),
+        ({"valid_range": [5.0]}, {}),
+        ({"valid_range": [0.0, np.nan]}, {}),
+        ({"valid_range": [0.0, np.inf]}, {}),
+        ({"dry_value": "zero", "period_s": "300 s"}, {}),
+        ({"dry_value": [0], "period_s": np.int32(300)}, {"dry_value": 0.0, "period_s": 300.0}),
+    ],
+)
+def test_attributes_of_other_kinds_than_usual(attributes, kept):
+    frames = xr.DataArray(VALUES, dims=("time", "y", "x"), name="t", attrs=attributes)
+    found = labelled_dataset(frames.to_dataset(), "a").t.attrs
+    assert {name: found[name] for name in found if name != "dtype"} == kept
 
 
 TENTHS = {"scale_factor": 0.1, "add_offset": 2.0}

@@ -10,7 +10,7 @@ import numpy as np
 from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
 from convlstm.data.readers.base import Reader, not_numbers, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.data.readers.packing import limit_to_written, unpacked, valid_limits, within
+from convlstm.data.readers.packing import limit_to_written, stated, unpacked, valid_limits, within
 from convlstm.data.readers.times import decoding, nanoseconds
 from convlstm.errors import DataError, reading
 
@@ -30,10 +30,6 @@ _GEOGRAPHIC = {
     "longitude": ("lon", "longitude", "xlong", "nav_lon", "glamt"),
 }
 _ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
-_KEPT = (
-    *("units", "long_name", "standard_name", "cell_methods"),
-    *("ancillary_variables", "dry_value", "valid_range", "period_s", "periods_s"),
-)
 
 
 class Gridded(Reader):
@@ -256,14 +252,16 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
     """Values as ([time, [channel,]] y, x), float32, read late."""
     import xarray as xr
 
-    attributes = {k: v for k, v in variable.attrs.items() if k in _KEPT and str(v) != "unknown"}
-    if {"scale_factor", "add_offset"} & variable.encoding.keys():
-        attributes.pop("valid_range", None)  # of the packed values, by the CF conventions
+    attributes = stated(variable.attrs)
+    low, high = valid_limits(variable)
+    scaled = {"scale_factor", "add_offset"} & variable.encoding.keys()  # its range is of packed values
+    if "valid_range" in variable.attrs and not scaled and np.isfinite((low, high)).all():
+        attributes["valid_range"] = (low, high)
     if "cell_methods" in attributes:  # which name the axis as it is called in the file
         named = re.escape(str(roles.get("time", "time")))
-        attributes["cell_methods"] = re.sub(rf"\b{named}:", "time:", str(attributes["cell_methods"]))
+        attributes["cell_methods"] = re.sub(rf"\b{named}:", "time:", attributes["cell_methods"])
     mapping = variable.attrs.get("grid_mapping", variable.encoding.get("grid_mapping"))
-    attributes |= {"grid_mapping": mapping} if mapping else {}
+    attributes |= {"grid_mapping": str(mapping)} if mapping else {}
     attributes["dtype"] = str(variable.attrs.get("dtype", variable.encoding.get("dtype", variable.dtype)))
     stored = variable.encoding.get("preferred_chunks", {})
     if variable.chunks is None:
@@ -277,7 +275,6 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
         )
     else:
         values = variable.data.astype(np.float32)
-    low, high = valid_limits(variable)
     if (low, high) != (-np.inf, np.inf):
         values = values.map_blocks(within, low, high, dtype=np.float32)  # type: ignore[arg-type]
     names = {axis: role for role, axis in roles.items()}

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 #: Limits that leave out what was not written, 9.97e36, -32767 and -2147483647 by the NetCDF library.
 _GREATEST = np.nextafter(np.float32(9.969209968386869e36), np.float32(0))
 _LEAST = {"i2": np.int16(-32766), "i4": np.int32(-2147483392)}  # the next number of float32
+_TEXTS = ("units", "long_name", "standard_name", "cell_methods", "ancillary_variables")
+_NUMBERS = {"dry_value": 1, "period_s": 1, "periods_s": 2}
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 
 
@@ -26,6 +28,24 @@ def limit_to_written(dataset: "xr.Dataset") -> None:
             variable.attrs.setdefault("valid_max", _GREATEST)
         elif dtype.str[1:] in _LEAST:
             variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
+
+
+def stated(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes of a variable that are kept: texts, also where a file has a number; numbers if they are."""
+    found: dict[str, Any] = {}
+    for name in _TEXTS:
+        values = np.ravel(attributes.get(name, ())).tolist()
+        text = " ".join(v.decode("latin-1") if isinstance(v, bytes) else _plain(v) for v in values)
+        found |= {name: text} if values and text != "unknown" else {}
+    for name, count in _NUMBERS.items():
+        numbers = np.ravel(attributes.get(name, ()))
+        if numbers.size == count and numbers.dtype.kind in "iuf" and np.isfinite(numbers).all():
+            found[name] = float(numbers[0]) if count == 1 else tuple(map(float, numbers))
+    return found
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def packing_of(variable: "xr.Variable | xr.DataArray") -> set[str]:

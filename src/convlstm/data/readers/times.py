@@ -75,6 +75,7 @@ def nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[A
             raise _no_times(units, path)
         if not units and _are_days(values):
             raise _no_times("%Y%m%d", path)
+        values = values.astype(np.float64)  # small integers do not hold their differences
         values = np.rint((values - values[0]) * (seconds * 1e9)).astype("timedelta64[ns]")
     if (absent := np.isnat(values)).any():
         raise DataError(
