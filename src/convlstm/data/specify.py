@@ -141,9 +141,10 @@ def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
     if len(axes) == 2 and all(
         axis.ndim == 1 and axis.size > 1 and axis.attrs.get("units", "1") != "1" for axis in axes
     ):
-        grid["spacing"] = [float(abs(axis[-1] - axis[0])) / (axis.size - 1) for axis in axes]
+        lengths = [_length(axis) for axis in axes]
+        grid["spacing"] = [abs(length) / (axis.size - 1) for length, axis in zip(lengths, axes, strict=True)]
         grid["units"] = str(axes[0].attrs["units"])
-        grid["ascending"] = [bool(axis[-1] > axis[0]) for axis in axes]
+        grid["ascending"] = [length > 0 for length in lengths]
         if grid["units"].lower().replace("_", "").startswith(("degreen", "degreesn")):
             rows = np.asarray(axes[0].values, np.float64)
             even = np.abs(rows - np.linspace(rows[0], rows[-1], len(rows))).max() < 0.01 * grid["spacing"][0]
@@ -151,6 +152,14 @@ def grid_of(frames: "xr.DataArray") -> dict[str, Any]:
     if "crs" in frames.coords:
         grid["crs"] = {name: _plain(value) for name, value in frames.coords["crs"].attrs.items()}
     return grid
+
+
+def _length(axis: "xr.DataArray") -> float:
+    """From the first to the last coordinate; longitudes may wrap round, from 359 to 0 or from 179 to -180."""
+    values = np.asarray(axis.values, np.float64)
+    if str(axis.attrs["units"]).lower().startswith("degree"):
+        values = np.unwrap(values, period=360)
+    return float(values[-1] - values[0])
 
 
 def check_fits(frames: "xr.DataArray", step_s: float, specification: Specification) -> None:

@@ -32,7 +32,7 @@ def dataset(names=("time", "lat", "lon"), **variables):
     return xr.Dataset(variables, coordinates)
 
 
-def write_grib(path, levels=(0,), kind="surface", name="2t"):
+def write_grib(path, levels=(0,), kind="surface", name="2t", **others):
     """Messages of one field for each day and level, by ECMWF's library itself."""
     eccodes = importlib.import_module("eccodes")  # after pyproj, as in the reader
 
@@ -50,7 +50,7 @@ def write_grib(path, levels=(0,), kind="surface", name="2t"):
                 keys |= {"latitudeOfLastGridPointInDegrees": 50, "longitudeOfLastGridPointInDegrees": 5}
                 keys |= {"dataDate": int(str(day)[:10].replace("-", "")), "dataTime": 600}
                 keys |= {"typeOfLevel": kind, "level": level, "shortName": name, "bitsPerValue": 24}
-                for key, value in keys.items():
+                for key, value in (keys | others).items():
                     eccodes.codes_set(message, key, value)
                 eccodes.codes_set_values(message, frame.astype(float).ravel() + level)
                 eccodes.codes_write(message, file)
@@ -158,6 +158,22 @@ def test_grib(tmp_path):
     np.testing.assert_array_equal(frames.y, LATITUDE)
     assert frames.t2m.attrs == {"units": "K", "long_name": "2 metre temperature", "dtype": "float32"}
     assert [file.name for file in tmp_path.iterdir()] == ["a.grib"]  # no index beside it
+
+
+def test_fields_of_grib_that_are_there_twice_are_refused(tmp_path):
+    write_grib(tmp_path / "a.grib", levels=(0, 0))
+    with pytest.raises(
+        DataError, match=r"fields of a GRIB file must differ .*a.grib holds 2t of 20200227 0600"
+    ):
+        Gridded().read(tmp_path / "a.grib")
+
+
+def test_grib_from_east_to_west(tmp_path):
+    ends = {"longitudeOfFirstGridPointInDegrees": 5, "longitudeOfLastGridPointInDegrees": 2}
+    write_grib(tmp_path / "a.grib", iScansNegatively=1, **ends)
+    frames = Gridded().read(tmp_path / "a.grib")
+    np.testing.assert_allclose(frames.t2m, VALUES, atol=1e-3)
+    np.testing.assert_array_equal(frames.x, [5, 4, 3, 2])
 
 
 def test_grib_of_several_kinds_of_level(tmp_path):
@@ -294,6 +310,17 @@ def test_one_frame_with_its_time_in_the_name_or_as_a_scalar(tmp_path):
     named = Gridded().read(write(tmp_path / "radar_202102012005.nc", data.drop_vars("time")))
     assert named.time.values.astype(str).tolist() == ["2021-02-01T20:05:00.000000000"]
     assert named.t2m.dims == ("time", "y", "x")
+
+
+@pytest.mark.parametrize("names", [["Times", "XTIME"], ["XTIME"], ["moment"], ["Times"]])
+def test_dates_under_other_names(tmp_path, names):
+    """Those of WRF, in text or as numbers, and the only dates along the axis."""
+    dates = {"Times": [str(time)[:19].replace("T", "_").encode() for time in TIMES]}
+    times = {name: ("Time", dates.get(name, TIMES)) for name in names}
+    data = xr.Dataset({"T2": (("Time", "south_north", "west_east"), VALUES)}).assign(times)
+    np.testing.assert_array_equal(Gridded().read(write(tmp_path / "a.nc", data)).time, TIMES)
+    two = data.assign(a=("Time", TIMES), b=("Time", TIMES)).drop_vars(names)  # of which none is told
+    assert Gridded().read(write(tmp_path / "b.nc", two)).time.dtype.kind == "m"
 
 
 def test_calendars(tmp_path):

@@ -29,6 +29,11 @@ _GEOGRAPHIC = {
     "latitude": ("lat", "latitude", "xlat", "nav_lat", "gphit"),
     "longitude": ("lon", "longitude", "xlong", "nav_lon", "glamt"),
 }
+#: Keys by which cfgrib tells the messages of a GRIB file apart.
+_FIELD = (
+    *("paramId", "typeOfLevel", "level", "dataDate", "dataTime", "validityDate", "validityTime", "number"),
+    *("stepType", "dataType", "gridType", "numberOfPoints", "directionNumber", "frequencyNumber"),
+)
 _ANONYMOUS = re.compile(r"(phony_)?dim_\d+")
 
 
@@ -83,6 +88,7 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
     from cfgrib.xarray_store import open_variable_datasets
 
     own = {"indexpath": "", "errors": "raise"}
+    _check_messages(path)
     parts: list[xr.Dataset] = open_variable_datasets(str(path), backend_kwargs=own, decode_timedelta=False)
     taken: set[Hashable] = set()
     steps: dict[tuple[str, str], dict[str, Any]] = {}
@@ -92,10 +98,35 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
                 steps = steps or covered_by_steps(path)
                 key = variable.attrs["GRIB_cfVarName"], variable.attrs["GRIB_typeOfLevel"]
                 variable.attrs |= {"cell_methods": "time: sum"} | steps.get(key, {})
-            if name in taken:  # the same quantity at another kind of level
-                parts[k] = part.rename({name: f"{name}_{variable.attrs.get('GRIB_typeOfLevel', k)}"})
+            if name in taken:  # the same quantity at another kind of level, or of another kind
+                other = f"{name}_{variable.attrs.get('GRIB_typeOfLevel', k)}"
+                parts[k] = part.rename({name: f"{name}_{k}" if other in taken else other})
+            if (
+                variable.attrs.get("GRIB_iScansNegatively") and part["longitude"].ndim == 1
+            ):  # cfgrib sorts them
+                parts[k] = parts[k].assign_coords(longitude=np.sort(part["longitude"])[::-1])
         taken |= set(parts[k].data_vars)
     return parts
+
+
+def _check_messages(path: Path) -> None:
+    """Refuse messages of one field, of which cfgrib takes the first.
+
+    Raises:
+        DataError: with the first that is there twice.
+    """
+    from cfgrib.messages import FileStream
+
+    found = set()
+    for _, message in FileStream(str(path)).items():  # noqa: PERF102 - it has no values()
+        field = tuple(message.get(key) for key in _FIELD)
+        if field in found:
+            raise DataError(
+                f"fields of a GRIB file must differ in quantity, level, time or member; {path} holds "
+                f"{message['shortName']} of {message['validityDate']} {message['validityTime']:04} twice: "
+                "leave one of them out, as grib_copy -w does"
+            )
+        found.add(field)
 
 
 def _merged(parts: "list[xr.Dataset]", path: Path) -> "xr.Dataset":
@@ -222,7 +253,13 @@ def _time_name(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> Hashable | 
     axis = roles.get("time")
     named = [*dataset.cf.coordinates.get("time", ()), *dataset.cf.axes.get("T", ()), axis, *_USUAL["time"]]
     found = [name for name in named if name in dataset.variables and dataset[name].dims in ((axis,), ())]
-    return found[0] if found else None
+    if found:
+        return found[0]
+    # Names in capitals, such as those of WRF; else the only dates along the axis.
+    along = [name for name, variable in dataset.variables.items() if variable.dims == (axis,)]
+    usual = [name for name in along if str(name).lower() in _USUAL["time"]]
+    dates = [name for name in along if dataset[name].dtype.kind == "M"]
+    return usual[0] if usual else dates[0] if len(dates) == 1 else None
 
 
 def _times(
