@@ -73,6 +73,20 @@ def test_processes_fill_an_archive_together(tmp_path):
         assert "crs" in archive.coords
 
 
+def test_initial_times_with_parts_of_seconds(tmp_path):
+    times = TIMES + np.arange(len(TIMES)) * np.timedelta64(123, "ms")
+    made = [forecast(k) for k in range(2)]
+    late = times[1] - TIMES[1]
+    made[1] = made[1].assign_coords(
+        {name: made[1][name] + late for name in ("time", "forecast_reference_time")}
+    )
+    path = create_archive(tmp_path / "a.zarr", made[0], times)
+    write_to_archive(path, made[1])
+    with opened(path) as archive:
+        np.testing.assert_array_equal(archive["forecast_reference_time"], times)
+        np.testing.assert_array_equal(archive["rain"][1], made[1][:, 0].values)
+
+
 def test_members_are_an_axis_of_the_archive(tmp_path):
     members = [xr.concat([forecast(k), 2 * forecast(k)], "realization") for k in range(2)]
     path = create_archive(tmp_path / "a.zarr", members[0], TIMES)

@@ -228,3 +228,45 @@ def test_no_channel_takes_the_name_of_another_or_of_a_coordinate(tmp_path, names
             np.testing.assert_array_equal(variable, made[:, k])
             mask = found[variable.attrs["ancillary_variables"]]
             np.testing.assert_array_equal(mask, np.isfinite(made[0, k]))
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+def test_attributes_that_files_cannot_hold(tmp_path, ending):
+    """Those of a Zarr store may be flags, mappings and null, those in memory anything."""
+    own = {"flag": True, "none": None, "nested": {"a": 1}, "date": np.datetime64("2021-01-01"), "": 1, 3: 2}
+    frames = geographic().assign_coords(crs=((), 0, {"grid_mapping_name": "latitude_longitude"} | own))
+    frames["y"].attrs |= own | {"bytes": b"text", "numbers": np.arange(3), "texts": ["a", "b"]}
+    write_cf(tmp_path / f"a{ending}", forecast(frames))
+    options = {"consolidated": False} if ending == ".zarr" else {}
+    with xr.open_dataset(tmp_path / f"a{ending}", decode_timedelta=False, **options) as found:
+        kept = {"flag", "bytes", "numbers", "texts"}
+        assert found["y"].attrs.keys() & {*own, *kept} == kept
+        assert (found["y"].attrs["flag"], found["y"].attrs["bytes"]) == (1, "text")
+        assert list(found["y"].attrs["numbers"]) == [0, 1, 2]
+        assert found["y"].attrs["units"] == "degrees_north"
+
+
+def test_cell_methods_with_a_comma_in_a_comment(tmp_path):
+    methods = ["time: mean (comment: a, b)", "time: sum"]
+    frames = geographic()
+    both = xr.Dataset(
+        {
+            name: frames[:, 0].drop_vars("channel").assign_attrs(cell_methods=m)
+            for name, m in zip("ab", methods, strict=True)
+        }
+    )
+    write_cf(tmp_path / "a.nc", forecast(open_frames(both, variable=["a", "b"])))
+    write_cf(tmp_path / "b.nc", forecast(open_frames(both, variable="a")))
+    with xr.open_dataset(tmp_path / "a.nc", decode_timedelta=False) as found:
+        assert [found[name].attrs["cell_methods"] for name in "ab"] == methods
+    with xr.open_dataset(tmp_path / "b.nc", decode_timedelta=False) as found:
+        assert found["a"].attrs["cell_methods"] == methods[0]
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+def test_times_with_parts_of_seconds_are_exact(tmp_path, ending):
+    frames = geographic()
+    frames = frames.assign_coords(time=frames["time"] + np.timedelta64(123, "ms"))
+    written = forecast(frames)
+    write_cf(tmp_path / f"a{ending}", written)
+    np.testing.assert_array_equal(open_frames(tmp_path / f"a{ending}").time, written.time)

@@ -28,9 +28,9 @@ def as_dataset(frames: "xr.DataArray | xr.Dataset") -> "xr.Dataset":
     """A data set of one variable, or the data set that is given."""
     import xarray as xr
 
-    if isinstance(frames, xr.Dataset):
-        return frames
-    return frames.to_dataset(name=frames.name if frames.name is not None else "frames")
+    if not isinstance(frames, xr.Dataset):
+        frames = frames.to_dataset(name=frames.name if frames.name is not None else "frames")
+    return frames.rename({name: str(name) for name in frames.data_vars if not isinstance(name, str)})
 
 
 def discover(

@@ -13,7 +13,7 @@ from convlstm.atomic_write import replacing, writing
 from convlstm.data.frame_store import seconds
 from convlstm.data.windows import time_step, window_frames
 from convlstm.errors import DataError, RunError, reading
-from convlstm.forecasting.cf import cf_dataset, check_replaceable
+from convlstm.forecasting.cf import cf_dataset, check_replaceable, time_encoding
 from convlstm.forecasting.fields import labelled_forecast, steps_between
 from convlstm.forecasting.rollout import forecast_labelled, masks_gaps, past_of, specification_of
 from convlstm.models.base import Forecaster
@@ -235,7 +235,7 @@ def _of_starts(forecast: "xr.Dataset", starts: NDArray[np.datetime64]) -> "xr.Da
     kept = {name: axis.variable for name, axis in forecast.coords.items() if name not in replaced}
     periods = (forecast["time"].values - forecast[_START].values)[None]
     times = starts[:, None] + periods
-    encoding, valid = forecast[_START].encoding, {"standard_name": "time", "long_name": "valid time"}
+    encoding, valid = time_encoding(times), {"standard_name": "time", "long_name": "valid time"}
     coordinates = kept | {
         _START: xr.Variable(_START, starts, forecast[_START].attrs, encoding),
         _LEAD: xr.Variable(_LEAD, forecast[_LEAD].values, forecast[_LEAD].attrs, {"_FillValue": None}),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convlstm.atomic_write import replacing, write_atomically
 from convlstm.errors import RunError
@@ -20,7 +21,7 @@ CONVENTIONS = "CF-1.11"
 _ATTRIBUTES = ("long_name", "standard_name", "cell_methods", "grid_mapping")
 _VALUES = ("period_s", "dry_value")  # for which the conventions have no attribute; readers know them
 _STORES = ("zarr.json", ".zgroup")  # what a Zarr store of version 3 or 2 begins with
-_EPOCH = "seconds since 1970-01-01 00:00:00"
+_EPOCH = "since 1970-01-01 00:00:00"
 
 
 def cf_dataset(forecast: "xr.DataArray", *, source: str = "", history: str = "") -> "xr.Dataset":
@@ -37,10 +38,9 @@ def cf_dataset(forecast: "xr.DataArray", *, source: str = "", history: str = "")
     """
     import xarray as xr
 
-    units = str(forecast.attrs.get("units", "1")).split(", ")
-    methods = str(forecast.attrs.get("cell_methods", "time: point")).split(", ")
     names = [str(name) for name in forecast["channel"].values]
-    units, methods = (each if len(each) == len(names) else each[:1] * len(names) for each in (units, methods))
+    units = _of_each(str(forecast.attrs.get("units", "1")), len(names))
+    methods = _of_each(str(forecast.attrs.get("cell_methods", "time: point")), len(names))
     variables: dict[str, xr.DataArray] = {}
     taken = {str(name) for name in (*forecast.dims, *forecast.coords)}
     for k, name in enumerate(names):
@@ -126,6 +126,23 @@ def check_replaceable(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def _of_each(text: str, channels: int) -> list[str]:
+    """An attribute of each channel, of those joined by ", " where they differ; comments may hold one too."""
+    parts = re.split(r", (?![^(]*\))", text)
+    return parts if len(parts) == channels else [text] * channels
+
+
+def _storable(attributes: Mapping[Any, Any]) -> dict[str, Any]:
+    """The attributes that a file can hold: texts and numbers, flags as these."""
+    kept: dict[str, Any] = {}
+    for name, value in attributes.items():
+        array = np.asarray(value.decode("latin-1") if isinstance(value, bytes) else value)
+        array = array.astype(np.int8) if array.dtype.kind == "b" else array
+        if isinstance(name, str) and name and array.dtype.kind in "iufU" and array.size:
+            kept[name] = array.tolist() if array.dtype.kind == "U" else array[()]
+    return kept
+
+
 def _named(name: str, index: int) -> str:
     """Name of a variable in letters, digits and underscores."""
     plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
@@ -161,6 +178,8 @@ def _with_coordinates(dataset: "xr.Dataset") -> "xr.Dataset":
     for name, letter in axes.items():
         if name in dataset.coords:
             dataset[name].attrs["axis"] = letter
+    for axis in dataset.coords.values():
+        axis.attrs = _storable(axis.attrs)
     return dataset
 
 
@@ -171,14 +190,21 @@ def _whole(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return ({"latitude_of_projection_origin": pole} if polar else {}) | dict(mapping)
 
 
+def time_encoding(times: NDArray[Any]) -> dict[str, Any]:
+    """Encoding of dates: in seconds, or in microseconds as integers, as floats hold no parts of seconds."""
+    whole = (times == times.astype("datetime64[s]")).all()
+    unit, dtype = ("seconds", "f8") if whole else ("microseconds", "i8")
+    # Coordinates are never missing.
+    return {"units": f"{unit} {_EPOCH}", "calendar": "standard", "dtype": dtype, "_FillValue": None}
+
+
 def _encoded(dataset: "xr.Dataset") -> "xr.Dataset":
-    """Set the encoding of the values: floats compressed, a frame a chunk, times in seconds."""
+    """Set the encoding of the values: floats compressed, a frame a chunk, times in whole units."""
     for variable in dataset.variables.values():
         variable.encoding = {}
     for name in ("time", "forecast_reference_time"):
         if dataset[name].dtype.kind == "M":
-            dataset[name].encoding = {"units": _EPOCH, "calendar": "standard", "dtype": "f8"}
-            dataset[name].encoding["_FillValue"] = None  # coordinates are never missing
+            dataset[name].encoding = time_encoding(dataset[name].values)
     for key, variable in dataset.variables.items():
         if key in dataset.data_vars and variable.dtype.kind == "f":
             frame = (1,) * (variable.ndim - 2) + variable.shape[-2:]
