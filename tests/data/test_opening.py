@@ -488,3 +488,9 @@ def test_links_in_circles_and_pipes_have_an_end(tmp_path):
     assert open_frames(tmp_path).sizes["time"] == 6
     with pytest.raises(DataError, match=r"a.pipe is not: convert it"):
         open_frames(tmp_path / "r" / "a.pipe")
+
+
+def test_numbers_behind_the_last_point_of_names_count(tmp_path):
+    for k in (1, 2, 10):
+        write_nc(tmp_path / f"out.{k}", xr.Dataset({"v": (("y", "x"), np.full((3, 3), k, np.float32))}))
+    np.testing.assert_array_equal(open_frames(tmp_path)[:, 0, 0, 0], [1, 2, 10])

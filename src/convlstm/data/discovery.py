@@ -118,7 +118,9 @@ def _in_order(files: Iterable[Path]) -> list[Path]:
         folders.setdefault(file.parent, []).append(file)
     ordered: list[Path] = []
     for folder in sorted(folders):
-        keys = by_number([file.stem for file in folders[folder]])
+        # The numbers of out.1 and out.10 are no endings.
+        stems = [file.name if file.suffix[1:].isdigit() else file.stem for file in folders[folder]]
+        keys = by_number(stems)
         ordered += [file for _, file in sorted(zip(keys, folders[folder], strict=True))]
     return ordered
 

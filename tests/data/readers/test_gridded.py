@@ -284,6 +284,40 @@ def test_curvilinear_grids(tmp_path):
     np.testing.assert_array_equal(Gridded().read(write(tmp_path / "b.nc", renamed)).rain, VALUES)
 
 
+@pytest.mark.parametrize("names", [("lat", "lon"), ("latitude", "longitude")])
+@pytest.mark.parametrize("frames", [5, 1])
+def test_places_that_a_file_does_not_name_as_coordinates(tmp_path, names, frames):
+    grid = np.meshgrid(LATITUDE, LONGITUDE, indexing="ij")
+    places = {name: (("y", "x"), values) for name, values in zip(names, grid, strict=True)}
+    data = dataset(("time", "y", "x")).drop_vars(["y", "x"]).assign(places)
+    found = open_frames(write(tmp_path / "a.nc", data if frames > 1 else data.isel(time=2)))
+    np.testing.assert_array_equal(found[:, 0], VALUES if frames > 1 else VALUES[2:3])
+    np.testing.assert_array_equal(found["lat"], grid[0])
+    np.testing.assert_array_equal(found["lon"], grid[1])
+
+
+@pytest.mark.parametrize("name", ["x", "y", "time", "crs", 5])
+def test_variables_with_names_of_coordinates_or_numbers(tmp_path, name):
+    frames = xr.DataArray(VALUES, dims=("t", "rows", "columns"), name=name)
+    np.testing.assert_array_equal(open_frames(frames)[:, 0], VALUES)
+    assert open_frames(frames).name == ("5" if name == 5 else f"{name}_frames")
+    np.savez(tmp_path / "a.npz", x=VALUES, y=2 * VALUES)
+    np.testing.assert_array_equal(open_frames(tmp_path / "a.npz", variable="y_frames")[:, 0], 2 * VALUES)
+
+
+@pytest.mark.parametrize("kind", [str, "date", "classic"])
+def test_times_as_text_or_days(tmp_path, kind):
+    texts = np.array([str(time)[:10] for time in TIMES])
+    times = [time.astype("datetime64[D]").item() for time in TIMES] if kind == "date" else list(texts)
+    data = dataset().assign_coords(time=np.array(times, object))
+    if kind == "classic":
+        data = dataset().assign_coords(time=texts)
+        found = Gridded().read(write(tmp_path / "classic.nc", data))
+    else:
+        found = labelled_dataset(data, "a")
+    np.testing.assert_array_equal(found.time, TIMES)
+
+
 def test_grid_mapping_and_attributes(tmp_path):
     data = dataset(("time", "y", "x"))
     data["stereo"] = (), 0, {"grid_mapping_name": "polar_stereographic", "false_easting": 0.0}

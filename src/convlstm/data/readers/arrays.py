@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from convlstm.data.readers.base import Reader, in_nanoseconds, not_numbers, time_in_name, utc_times
+from convlstm.data.readers.base import (
+    Reader,
+    frames_name,
+    in_nanoseconds,
+    not_numbers,
+    time_in_name,
+    utc_times,
+)
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.errors import DataError, reading
 
@@ -85,7 +92,8 @@ def array_dataset(
             raise DataError(not_numbers(name, path, dtype))
         chunks = (frames_at_once(array.shape), *array.shape[1:])
         variable = xr.Variable(dims, late(array, chunks), {"dtype": str(dtype)})
-        variables[name] = variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
+        variable = variable.transpose("time", "channel", "y", "x", missing_dims="ignore")
+        variables[frames_name(name)] = variable
     sizes = {tuple(v.sizes[axis] for axis in _FRAMES): name for name, v in variables.items()}
     if len(sizes) != 1:
         found = ", ".join(f"{name} {size}" for size, name in sizes.items())

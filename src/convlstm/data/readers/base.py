@@ -23,6 +23,7 @@ _DATE = r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)"
 _TIME = re.compile(_DATE + r"(?:[-_.T ]?(\d\d)[-_.:]?(\d\d)(?:[-_.:]?(\d\d))?)?")
 
 _OFFSET = re.compile(r"[+-]\d\d:?\d\d$")  # from UTC
+_COORDINATES = ("time", "channel", "y", "x", "crs", "lat", "lon", "event")
 _AT_ONCE = 8  # frames that are read together
 
 RADAR: dict[str, dict[str, Any]] = {
@@ -180,6 +181,11 @@ def _grid_mapping(projection: str) -> tuple[dict[str, Any], bool]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what CF has no parameter for: crs_wkt has it
         return crs.to_cf(), crs.is_geographic
+
+
+def frames_name(name: Any) -> str:
+    """Name of a variable of frames, another one where it would be that of a coordinate."""
+    return f"{name}_frames" if name in _COORDINATES else str(name)
 
 
 def not_numbers(name: str, path: Path | str, dtype: np.dtype[Any]) -> str:

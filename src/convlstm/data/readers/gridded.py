@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
-from convlstm.data.readers.base import Reader, not_numbers, time_in_name
+from convlstm.data.readers.base import Reader, frames_name, not_numbers, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
 from convlstm.data.readers.packing import limit_to_written, stated, unpacked, valid_limits, within
 from convlstm.data.readers.times import decoding, nanoseconds
@@ -183,8 +183,10 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
         dataset = dataset.isel({roles["time"]: slice(time.size)})
     frames: dict[Hashable, xr.Variable] = {}
     refused: dict[str, str] = {}
+    places = [_geographic(dataset, name) for name in _GEOGRAPHIC]  # also where the file names no coordinates
+    placing = {grid.name for grid in places if grid is not None}
     for name, variable in dataset.data_vars.items():
-        if not {roles.get("y"), roles.get("x")} <= set(variable.dims):
+        if name in placing or not {roles.get("y"), roles.get("x")} <= set(variable.dims):
             continue
         if variable.dtype.kind not in "biuf":
             refused[str(name)] = not_numbers(str(name), path, variable.dtype)
@@ -197,7 +199,7 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
                 "entry of each with xarray's isel and pass the result, or save it in a file"
             )
             continue
-        frame = frames[name] = _frames(
+        frame = frames[frames_name(name)] = _frames(
             unpacked(variable.isel(dict.fromkeys(others, 0)).variable), roles, path
         )
         frame.attrs |= covered_by_bounds(dataset, frame, named)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,13 @@ def nanoseconds(values: NDArray[Any], units: str, path: Path | str) -> NDArray[A
     """
     import xarray as xr
 
-    if values.dtype.kind in "SU" or isinstance(next(iter(values), None), datetime):
+    first = next(iter(values), None)
+    if values.dtype.kind == "O" and isinstance(first, str):  # as NetCDF of version 3 has it
+        values = values.astype(str)
+    if values.dtype.kind in "SU" or isinstance(first, datetime):
         values = utc_times(values, path)
+    elif isinstance(first, date):
+        values = values.astype("datetime64[D]")
     if values.dtype.kind == "O":  # a calendar of climate models
         calendar = getattr(values[0], "calendar", "unknown")
         try:
