@@ -12,6 +12,7 @@ import xarray as xr
 from PIL import Image
 
 from convlstm.data import open_frames
+from convlstm.data.files import read_frames
 from convlstm.errors import DataError, OptionError
 
 REAL = Path(os.environ.get("CONVLSTM_DATA", "absent"))
@@ -494,3 +495,17 @@ def test_numbers_behind_the_last_point_of_names_count(tmp_path):
     for k in (1, 2, 10):
         write_nc(tmp_path / f"out.{k}", xr.Dataset({"v": (("y", "x"), np.full((3, 3), k, np.float32))}))
     np.testing.assert_array_equal(open_frames(tmp_path)[:, 0, 0, 0], [1, 2, 10])
+
+
+def test_images_whose_names_differ_in_their_ending_alone(tmp_path):
+    """One frame each, stored twice; of a pattern or a list the ones that it names."""
+    for k in range(3):
+        for ending in ("png", "tif"):
+            Image.fromarray(CODES[k]).save(tmp_path / f"a{k}.{ending}")
+    for opened in (open_frames, read_frames):
+        with pytest.raises(
+            DataError, match=r"a0.png and a0.tif differ in their ending alone: give a pattern"
+        ):
+            opened(tmp_path)
+    assert len(open_frames(str(tmp_path / "*.tif"))) == 3
+    assert len(open_frames([tmp_path / "a0.png", tmp_path / "a0.tif"])) == 2

@@ -7,7 +7,7 @@ from inspect import isroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from convlstm.data.files import by_number
+from convlstm.data.files import by_number, check_endings
 from convlstm.data.readers import READERS
 from convlstm.data.readers.base import Reader
 from convlstm.data.readers.gridded import labelled_dataset
@@ -71,6 +71,8 @@ def discover(
         for each in readers:
             if _recognises(each, file):
                 inside = [f for f in files if files[f] or _belongs(f, file, each)]
+                if each.name == "images":
+                    check_endings([f for f in inside if not files[f]])
                 return _in_order(inside), each.name, each.read
     kind = f"that the reader {reader} recognises" if reader else f"that one of {', '.join(_NAMES)} recognises"
     raise DataError(

@@ -69,6 +69,8 @@ def read_frames(path: str | Path | Sequence[str | Path]) -> ScaledFrames:
         )
     if given or path.is_dir():
         files = _images_of(path, given or [*path.iterdir()])
+        if not given:
+            check_endings(files)
         notes.append(f"{path} holds {len(files)} images, taken from {files[0].name} to {files[-1].name}")
         frames_TCHW = _read_folder(path, files)
     elif not path.exists():
@@ -233,6 +235,21 @@ def _images_of(folder: Path, found: Sequence[Path]) -> list[Path]:
         raise DataError(f"a folder of frames must hold images ({', '.join(IMAGES)}); {folder} holds none")
     keys = by_number([file.stem for file in files])
     return [files[k] for k in sorted(range(len(files)), key=keys.__getitem__)]
+
+
+def check_endings(files: Sequence[Path]) -> None:
+    """Refuse images of a folder whose names differ in their ending alone: they show one frame.
+
+    Raises:
+        DataError: two such images.
+    """
+    found: dict[Path, Path] = {}
+    for file in files:
+        if (other := found.setdefault(file.with_suffix(""), file)) != file and file.suffix.lower() in IMAGES:
+            raise DataError(
+                f"images of a folder must have names of their own; {other} and {file.name} differ in their "
+                f"ending alone: give a pattern, {file.parent}/*{file.suffix}, or list the files"
+            )
 
 
 def _read_folder(folder: Path, files: list[Path]) -> NDArray[Any]:

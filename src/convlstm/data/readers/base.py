@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _DATE = r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)"
-_TIME = re.compile(_DATE + r"(?:[-_.T ]?(\d\d)[-_.:]?(\d\d)(?:[-_.:]?(\d\d))?)?")
+_CLOCK = r"[-_.T ]?(\d\d)[-_.:]?(\d\d)(?:[-_.:]?(\d\d)(\d{3})?)?"  # and milliseconds, without a point
+_TIME = re.compile(rf"{_DATE}(?:{_CLOCK}|T?(\d\d))?(?!\d)")
 
 _OFFSET = re.compile(r"[+-]\d\d:?\d\d$")  # from UTC
 _COORDINATES = ("time", "channel", "y", "x", "crs", "lat", "lon", "event")
@@ -233,11 +234,16 @@ def in_nanoseconds(times: NDArray[Any]) -> NDArray[Any]:
 
 
 def time_in_name(text: str) -> np.datetime64 | None:
-    """The date, with hours, minutes and seconds where given, in a name such as ``radar_202102010005.h5``."""
+    """The date, with hours, minutes and seconds where given, in a name such as ``radar_202102010005.h5``.
+
+    Digits that follow and are no such time belong to something else, as another date does.
+    """
     for found in _TIME.finditer(text):
-        year, month, day, hour, minute, second = map(int, found.groups(default="0"))
+        *numbers, part, hours = found.groups(default="0")
+        year, month, day, hour, minute, second = map(int, numbers)
         try:
-            return np.datetime64(datetime(year, month, day, hour, minute, second).isoformat(), "ns")
+            time = datetime(year, month, day, hour or int(hours), minute, second, 1000 * int(part))
+            return np.datetime64(time.isoformat(), "ns")
         except ValueError:  # other digits
             continue
     return None
