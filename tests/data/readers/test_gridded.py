@@ -655,6 +655,26 @@ def test_what_was_not_written_is_not_measured(tmp_path, engine, dtype):
         np.testing.assert_array_equal(Gridded().read(path).t2m, expected)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "fill"),
+    [("u2", 2**16 - 1), ("u4", 2**32 - 1), ("u8", 2**64 - 2), ("i8", 2 - 2**63)],
+)
+@pytest.mark.parametrize("stated", [True, False])
+def test_integers_that_were_not_written(tmp_path, dtype, fill, stated):
+    """They may well be measured, so that they count where the file says that they stand for it."""
+    stored = np.arange(60).reshape(5, 3, 4).astype(dtype)
+    stored[1, 2] = fill
+    with h5py.File(tmp_path / "a.nc", "w") as file:
+        file.create_dataset("t2m", data=stored, fillvalue=fill if stated else None)
+        for k, (name, size) in enumerate(zip(("time", "lat", "lon"), stored.shape, strict=True)):
+            file[name] = np.arange(size)
+            file[name].make_scale(name)
+            file["t2m"].dims[k].attach_scale(file[name])
+    values = stored.astype(np.float32)
+    expected = np.where(stored == fill, np.nan, values) if stated else values
+    np.testing.assert_array_equal(Gridded().read(tmp_path / "a.nc").t2m, expected)
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("dtype", ["i2", "f4"])
 def test_undecoded_frames_in_memory_are_decoded(tmp_path, dtype, lazy):

@@ -71,7 +71,7 @@ class Gridded(Reader):
             with decoding(path):
                 dataset = xr.open_dataset(path, engine=engine, **options)
             if engine in ("h5netcdf", "scipy"):
-                limit_to_written(dataset)
+                limit_to_written(dataset, path if engine == "h5netcdf" else None)
             with dataset:  # opened again when it is read
                 return labelled_dataset(dataset, path)
 

@@ -35,3 +35,11 @@ def attribute(group: "h5py.Group", name: str) -> Any:
         raise KeyError(f"no attribute {name} in {group.name}")
     value = np.ravel(group.attrs[name]).tolist()[0]
     return value.decode("latin-1").strip("\0 ") if isinstance(value, bytes) else value
+
+
+def fill_of(path: Path, name: str) -> Any:
+    """The value that stands for those of a variable that were not written."""
+    import h5py
+
+    with h5py.File(path) as file:
+        return file[name].fillvalue

@@ -1,10 +1,13 @@
 """Packed and valid values of gridded data, by the CF conventions and the NetCDF user guide."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convlstm.data.readers.hdf5 import fill_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -12,14 +15,26 @@ if TYPE_CHECKING:
 #: Limits that leave out what was not written, 9.97e36, -32767 and -2147483647 by the NetCDF library.
 _GREATEST = np.nextafter(np.float32(9.969209968386869e36), np.float32(0))
 _LEAST = {"i2": np.int16(-32766), "i4": np.int32(-2147483392)}  # the next number of float32
+#: Of dtypes whose values may well be these: what was not written, where the file says so, and the limit.
+_STORED = {
+    "u2": (65535, "valid_max", np.uint16(65534)),
+    "u4": (4294967295, "valid_max", np.uint32(4294967040)),
+    "u8": (18446744073709551614, "valid_max", np.uint64(18446742974197923840)),
+    "i8": (-9223372036854775806, "valid_min", np.int64(-9223371487098961920)),
+}
 _TEXTS = ("units", "long_name", "standard_name", "cell_methods", "ancillary_variables")
 _NUMBERS = {"dry_value": 1, "period_s": 1, "periods_s": 2}
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 
 
-def limit_to_written(dataset: "xr.Dataset") -> None:
-    """Limits of valid values of variables without a fill value: what was not written has that of NetCDF."""
-    for variable in dataset.data_vars.values():
+def limit_to_written(dataset: "xr.Dataset", path: Path | None = None) -> None:
+    """Limits of valid values of variables without a fill value: what was not written has that of NetCDF.
+
+    Args:
+        dataset: as it was opened.
+        path: of the file, if it is HDF5, which states what stands for values that were not written.
+    """
+    for name, variable in dataset.data_vars.items():
         dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
         stated = {"_FillValue", "missing_value"} & variable.encoding.keys()
         if stated or "missing_value" in variable.attrs:
@@ -28,6 +43,10 @@ def limit_to_written(dataset: "xr.Dataset") -> None:
             variable.attrs.setdefault("valid_max", _GREATEST)
         elif dtype.str[1:] in _LEAST:
             variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
+        elif dtype.str[1:] in _STORED and path is not None:
+            fill, end, limit = _STORED[dtype.str[1:]]
+            if fill_of(path, str(name)) == fill:
+                variable.attrs.setdefault(end, limit)
 
 
 def stated(attributes: Mapping[str, Any]) -> dict[str, Any]:
