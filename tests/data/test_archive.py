@@ -539,3 +539,23 @@ def test_stored_splits_are_those_of_the_training(times):
     again = source.with_specification(source.specification, own=True)
     for name in ("train", "validation", "test"):
         assert np.array_equal(again.window_frames(name), source.window_frames(name))
+
+
+@pytest.mark.parametrize(("units", "size"), [("kg m-2 s-1", -2e-5), ("m", -1e-4)])
+def test_what_is_negative_in_units_of_small_numbers_is_no_rain(units, size):
+    """Evaporation, say, which became dry; differences of packed sums are a little below 0."""
+    frames = rain(units=units)
+    with pytest.raises(DataError, match="rain must not be negative; received -"):
+        archive(frames * 0 + size).split("train")
+    assert archive(frames.where(frames != 0, size / 100)).split("train")[0].past.min() == 0
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("transform", ["standard", "range"])
+def test_what_is_infinite_has_no_part_in_the_scale(value, transform):
+    frames = rain(units="K", long_name="temperature").rename("t2m").fillna(1)
+    other = frames.copy()
+    other[:, 0, 0], frames[:, 0, 0] = value, np.nan
+    one, two = (archive(each, transform=transform) for each in (frames, other))
+    assert one.specification.transform == two.specification.transform
+    assert torch.equal(one.split("train")[0].past_valid, two.split("train")[0].past_valid)

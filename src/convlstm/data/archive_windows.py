@@ -10,7 +10,8 @@ from convlstm.data.extra_inputs import INPUTS, extra_inputs
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.sampling import Crop, CropSampler
 from convlstm.data.specification import Specification
-from convlstm.data.transforms import LEAST_RAIN, Transform
+from convlstm.data.transforms import Transform
+from convlstm.data.units import least_rain
 from convlstm.errors import DataError
 
 
@@ -83,7 +84,7 @@ class ArchiveWindows(WindowDataset):
         static: NDArray[np.float32],
     ) -> LabelledWindow:
         past = self.specification.past
-        frames, valid = scaled(values, times, self.transform)
+        frames, valid = scaled(values, times, self.transform, self.specification.units)
         names = [name for name in self.specification.inputs if name in INPUTS]
         extra = extra_inputs(names, times, valid.numpy(), past, static)
         return LabelledWindow(
@@ -98,7 +99,7 @@ class ArchiveWindows(WindowDataset):
 
 
 def scaled(
-    values: NDArray[np.float32], times: NDArray[np.float64], transform: Transform
+    values: NDArray[np.float32], times: NDArray[np.float64], transform: Transform, units: str
 ) -> tuple[Tensor, Tensor]:
     """Frames (T, C, H, W) in the scale of a network, 0 where not measured, and the mask of the measured.
 
@@ -106,7 +107,7 @@ def scaled(
         DataError: negative values in a scale whose zero is dry, which a code not declared would become.
     """
     measured = np.isfinite(values)
-    if transform.dry == 0 and (low := values.min(initial=0, where=measured)) < LEAST_RAIN:
+    if transform.dry == 0 and (low := values.min(initial=0, where=measured)) < least_rain(units):
         raise DataError(
             f"rain must not be negative; received {low:g}: make it NaN if it stands for not measured, or "
             "declare the code by --data.missing in training"

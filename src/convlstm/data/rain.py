@@ -126,7 +126,7 @@ class _RainWindows(WindowDataset):
         # More than a day apart: every sequence is an event of its own.
         start = 1e9 + index * (len(values) * _STEP_S + 86400)
         times: NDArray[Any] = start + np.arange(len(values)) * _STEP_S
-        frames, valid = scaled(values, times, Logarithm(_FLOOR, _TOP))
+        frames, valid = scaled(values, times, Logarithm(_FLOOR, _TOP), "mm/h")
         return LabelledWindow(
             frames[:past],
             frames[past:],

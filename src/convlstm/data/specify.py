@@ -12,8 +12,8 @@ from convlstm.data.climatology import fit_anomaly
 from convlstm.data.extra_inputs import standardised
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.specification import Specification, grid_text, plain_transform
-from convlstm.data.transforms import LEAST_RAIN, Floored, Linear, Logarithm, SquareRoot, Transform
-from convlstm.data.units import AMOUNTS, ZR, conversion, time_text, unit_named
+from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
+from convlstm.data.units import AMOUNTS, ZR, conversion, least_rain, time_text, unit_named
 from convlstm.data.windows import fingerprint
 from convlstm.errors import DataError, OptionError
 
@@ -63,6 +63,7 @@ def specify(
     """
     sampled, values = _sample(store, windows["train"], whole=transform == "anomaly")
     valid = np.isfinite(values)
+    values = np.where(valid, values, np.float32(np.nan))  # nor is what is infinite in the windows
     for name, found in windows.items():
         if not (valid.any() if name == "train" else _any_measured(store, found)):
             raise DataError(
@@ -72,7 +73,7 @@ def specify(
     low, high = float(values[valid].min()), float(values[valid].max())
     rain = is_rain(frames, units)
     dry = frames.attrs.get("dry_value", 0.0 if rain else None)
-    if rain and low < LEAST_RAIN:
+    if rain and low < least_rain(units):
         raise DataError(
             f"rain must not be negative; received {low:g} {units}: declare such a code by --data.missing"
         )

@@ -15,8 +15,6 @@ from convlstm.hyperparameters import StoresHyperparameters
 from convlstm.validation import check_number
 
 Channels = float | Sequence[float]
-#: Amounts below this are no rounding errors of dry, as packed files have, but codes.
-LEAST_RAIN = -1e-3
 
 # Half of the 0.5 dB in which radars store reflectivity: a forecast that is less above the floor is nearer to
 # the floor than to the smallest value that is told apart from it.

@@ -33,6 +33,9 @@ _SPELLINGS: dict[str, tuple[str, ...]] = {
 AMOUNTS = ("mm", "m")
 _RATES = {"mm/h": 1.0, "kg m-2 s-1": 3600.0}
 _LENGTHS = {"mm": 1.0, "m": 1000.0}
+#: Values below this are no rounding errors of dry, as packed files and differences of packed sums have, but
+#: codes, or something else than rain, such as evaporation.
+_LEAST_RAIN = {"mm/h": -1e-3, "mm": -1e-3, "m": -1e-5, "kg m-2 s-1": -1e-3 / 3600}
 #: Freezing point of water, and degrees of one kelvin.
 _TEMPERATURES = {"K": (273.15, 1.0), "degC": (0.0, 1.0), "degF": (32.0, 1.8)}
 _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
@@ -74,6 +77,11 @@ class ZR:
 def unit_named(text: str) -> str:
     """The name used here of a unit in any usual spelling; the text itself if it is no unit known here."""
     return _NAMES.get(re.sub(r"\s", "", text).lower(), text.strip())
+
+
+def least_rain(units: str) -> float:
+    """Value of rain in a unit below which it is no rounding error of dry."""
+    return _LEAST_RAIN.get(units, -1e-3)
 
 
 def check_unit(text: str) -> str:

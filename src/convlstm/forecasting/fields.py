@@ -153,7 +153,8 @@ class Fields:
             (K + L, E, H, W), None without any; and the mask (K, C, H, W) of the measured pixels.
         """
         times = self.times(past, steps)
-        frames, valid = scaled(self._to_own(past.values), times[:-steps], self._transform)
+        values = self._to_own(past.values)
+        frames, valid = scaled(values, times[:-steps], self._transform, self.specification.units)
         if not self.specification.inputs:
             return frames, None, valid.numpy()
         names = [name for name in self.specification.inputs if name in INPUTS]
