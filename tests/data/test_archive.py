@@ -559,3 +559,16 @@ def test_what_is_infinite_has_no_part_in_the_scale(value, transform):
     one, two = (archive(each, transform=transform) for each in (frames, other))
     assert one.specification.transform == two.specification.transform
     assert torch.equal(one.split("train")[0].past_valid, two.split("train")[0].past_valid)
+
+
+@pytest.mark.parametrize("unit", ["degrees_north", "degree_north", "degrees_N", "degreeN"])
+def test_static_fields_upside_down_are_refused_in_any_spelling_of_degrees(tmp_path, unit):
+    latitude = ("y", np.arange(20.0), {"units": "degrees_north", "standard_name": "latitude"})
+    frames = rain().assign_coords(y=latitude)
+    places = {"lat": ("lat", np.arange(20.0)[::-1], {"units": unit})}
+    field = xr.DataArray(np.ones((20, 24)), places, ("lat", "x"), "height")
+    field.to_netcdf(tmp_path / "height.nc")
+    with pytest.raises(DataError, match="static fields must lie on the grid of the frames; y of .*height.nc"):
+        archive(frames, static=str(tmp_path / "height.nc"))
+    other = frames.assign_coords(y=latitude[:2] + ({"units": unit, "standard_name": "latitude"},))
+    archive(other).with_specification(archive(frames).specification)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.gridded import axis_roles, grid_coordinates
+from convlstm.data.units import same_axis_unit
 from convlstm.errors import DataError, reading
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def static_fields(path: Path, frames: "xr.DataArray | None" = None) -> Floats:
 def _check_axis(axis: str, found: "xr.Variable | None", wanted: "xr.Variable", path: Path) -> None:
     """Refuse other coordinates of the rows or columns than those of the frames, in the same unit."""
     units = wanted.attrs.get("units", "1")
-    if found is None or found.size != wanted.size or units == "1" or found.attrs.get("units") != units:
+    if found is None or found.size != wanted.size or units == "1":
+        return
+    if not same_axis_unit(found.attrs.get("units"), units):
         return
     (first, last), (start, end) = ((float(each[0]), float(each[-1])) for each in (found, wanted))
     pixel = abs(end - start) / max(1, wanted.size - 1)

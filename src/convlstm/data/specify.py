@@ -13,7 +13,7 @@ from convlstm.data.extra_inputs import standardised
 from convlstm.data.frame_store import FrameStore
 from convlstm.data.specification import Specification, grid_text, plain_transform
 from convlstm.data.transforms import Floored, Linear, Logarithm, SquareRoot, Transform
-from convlstm.data.units import AMOUNTS, ZR, conversion, least_rain, time_text, unit_named
+from convlstm.data.units import AMOUNTS, ZR, conversion, least_rain, same_axis_unit, time_text, unit_named
 from convlstm.data.windows import fingerprint
 from convlstm.errors import DataError, OptionError
 
@@ -190,7 +190,7 @@ def check_fits(frames: "xr.DataArray", step_s: float, specification: Specificati
     grid, trained = grid_of(frames), specification.grid
     if "spacing" in grid and "spacing" in trained:
         apart = [abs(a - b) > 0.01 * b for a, b in zip(grid["spacing"], trained["spacing"], strict=True)]
-        if any(apart) or grid.get("units") != trained.get("units"):
+        if any(apart) or not same_axis_unit(grid.get("units"), trained.get("units")):
             raise DataError(
                 f"pixels must be {grid_text(trained)}, as in training; received {grid_text(grid)}: bring the "
                 "frames to that grid"

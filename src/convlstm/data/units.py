@@ -79,6 +79,15 @@ def unit_named(text: str) -> str:
     return _NAMES.get(re.sub(r"\s", "", text).lower(), text.strip())
 
 
+def same_axis_unit(one: object, other: object) -> bool:
+    """True for one unit of coordinates, also where degree_north is called degrees_north or degrees_N."""
+    first, second = (
+        re.sub(r"^degrees?_?([ne]?)(orth|ast)?$", r"degrees_\1", str(each).strip().lower())
+        for each in (one, other)
+    )
+    return first == second
+
+
 def least_rain(units: str) -> float:
     """Value of rain in a unit below which it is no rounding error of dry."""
     return _LEAST_RAIN.get(units, -1e-3)
