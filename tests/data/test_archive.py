@@ -570,5 +570,5 @@ def test_static_fields_upside_down_are_refused_in_any_spelling_of_degrees(tmp_pa
     field.to_netcdf(tmp_path / "height.nc")
     with pytest.raises(DataError, match="static fields must lie on the grid of the frames; y of .*height.nc"):
         archive(frames, static=str(tmp_path / "height.nc"))
-    other = frames.assign_coords(y=latitude[:2] + ({"units": unit, "standard_name": "latitude"},))
+    other = frames.assign_coords(y=(*latitude[:2], {"units": unit, "standard_name": "latitude"}))
     archive(other).with_specification(archive(frames).specification)

@@ -509,3 +509,17 @@ def test_images_whose_names_differ_in_their_ending_alone(tmp_path):
             opened(tmp_path)
     assert len(open_frames(str(tmp_path / "*.tif"))) == 3
     assert len(open_frames([tmp_path / "a0.png", tmp_path / "a0.tif"])) == 2
+
+
+def test_files_of_other_places_are_refused(tmp_path):
+    """Also where these are of each pixel."""
+    for k, west in enumerate((0.0, 20.0)):
+        lat, lon = np.meshgrid([50.0, 49.0, 48.0], west + np.arange(4.0), indexing="ij")
+        lat[0, 0] = lon[0, 0] = np.nan  # beside the disk of a satellite
+        places = {"lat": (("y", "x"), lat), "lon": (("y", "x"), lon)}
+        values = (("time", "y", "x"), np.zeros((1, 3, 4), np.float32))
+        write_nc(tmp_path / f"{k}.nc", xr.Dataset({"v": values}, places | {"time": TIMES[k : k + 1]}))
+    with pytest.raises(DataError, match="must have one grid; .*0.nc has lon from 0 to 3, .* from 20 to 23"):
+        open_frames(tmp_path)
+    write_nc(tmp_path / "1.nc", xr.open_dataset(tmp_path / "0.nc").load().assign_coords(time=TIMES[1:2]))
+    assert len(open_frames(tmp_path)) == 2

@@ -237,6 +237,14 @@ def _check_alike(first: _Part, part: _Part) -> None:
                 differs(
                     "grid", f"{axis} from {here[0]} to {here[-1]}", f"{axis} from {there[0]} to {there[-1]}"
                 )
+    for axis in ("lat", "lon"):  # of each pixel
+        if axis in first.dataset.coords and axis in part.dataset.coords:
+            here, there = (each.dataset.variables[axis].values for each in (first, part))
+            low, high = np.nanmin(here), np.nanmax(here)  # NaN beside the disk of a satellite
+            tolerance = 1e-3 * (high - low) / max(here.shape)
+            if not np.allclose(here, there, rtol=0, atol=tolerance, equal_nan=True):
+                other = f"{np.nanmin(there):g} to {np.nanmax(there):g}"
+                differs("grid", f"{axis} from {low:g} to {high:g}", f"{axis} from {other}")
     mappings = [each.dataset.variables["crs"].attrs for each in (first, part) if "crs" in each.dataset.coords]
     if len(mappings) == 2 and mappings[0] != mappings[1]:
         differs("grid mapping", *(each.get("grid_mapping_name", "another") for each in mappings))

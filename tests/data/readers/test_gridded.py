@@ -655,6 +655,19 @@ def test_what_was_not_written_is_not_measured(tmp_path, engine, dtype):
         np.testing.assert_array_equal(Gridded().read(path).t2m, expected)
 
 
+@pytest.mark.parametrize(("dtype", "kept"), [("f4", False), ("i2", True)])
+def test_what_was_not_written_beside_a_missing_value(tmp_path, dtype, kept):
+    """That is no fill value; integers of 16 bits are packed into all their range, though."""
+    stored = np.arange(60).reshape(5, 3, 4).astype(dtype)
+    stored[1, 2, 0], stored[0, 0, 0] = 9.969209968386869e36 if dtype == "f4" else -32767, -99
+    written = xr.Dataset({"t2m": (("time", "lat", "lon"), stored, {"missing_value": stored.dtype.type(-99)})})
+    written.t2m.encoding["_FillValue"] = None
+    written.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+    found = Gridded().read(tmp_path / "a.nc").t2m.values
+    assert np.isnan(found[0, 0, 0])
+    assert np.isfinite(found[1, 2, 0]) == kept
+
+
 @pytest.mark.parametrize(
     ("dtype", "fill"),
     [("u2", 2**16 - 1), ("u4", 2**32 - 1), ("u8", 2**64 - 2), ("i8", 2 - 2**63)],

@@ -36,11 +36,12 @@ def limit_to_written(dataset: "xr.Dataset", path: Path | None = None) -> None:
     """
     for name, variable in dataset.data_vars.items():
         dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
-        stated = {"_FillValue", "missing_value"} & variable.encoding.keys()
-        if stated or "missing_value" in variable.attrs:
+        if "_FillValue" in variable.encoding:
             continue
         if dtype.kind == "f" and dtype.itemsize > 2:
             variable.attrs.setdefault("valid_max", _GREATEST)
+        elif "missing_value" in variable.encoding.keys() | variable.attrs.keys():
+            continue  # another integer, so that this one may be measured
         elif dtype.str[1:] in _LEAST:
             variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
         elif dtype.str[1:] in _STORED and path is not None:
