@@ -329,6 +329,30 @@ def test_grid_mapping_and_attributes(tmp_path):
     assert frames.crs.attrs["grid_mapping_name"] == "polar_stereographic"
 
 
+def test_variables_on_other_rows_or_columns_are_refused_by_name(tmp_path):
+    wider = np.zeros((5, 3, 5), np.float32)
+    data = dataset().assign(u=(("time", "lat", "lon_u"), wider))
+    path = write(tmp_path / "a.nc", data)
+    np.testing.assert_array_equal(open_frames(path)[:, 0], VALUES)
+    with pytest.raises(
+        DataError, match="must have one grid; u of .* has the axes time, lat, lon_u, others lat"
+    ):
+        open_frames(path, variable="u")
+
+
+@pytest.mark.parametrize("levels", [True, False])
+def test_what_does_not_change_is_no_frame_of_many_times(tmp_path, levels):
+    data = dataset().isel(time=0, drop=True).assign_coords(time=TIMES)
+    sentence = "t2m of .* has no time, of which there are 5: name another variable"
+    if levels:
+        data = data.assign(u=(("time", "level", "lat", "lon"), np.zeros((5, 2, 3, 4))))[["u", "t2m"]]
+        sentence = r"frames must have the axes time, y and x; u of .* has level \(2\) too"
+    with pytest.raises(DataError, match=sentence):
+        Gridded().read(write(tmp_path / "a.nc", data))
+    with pytest.raises(DataError, match=sentence):
+        open_frames(data)
+
+
 def test_variables_without_time_beside_others(tmp_path):
     data = dataset()
     data["mask"] = ("lat", "lon"), VALUES[0] > 280

@@ -186,7 +186,15 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
     places = [_geographic(dataset, name) for name in _GEOGRAPHIC]  # also where the file names no coordinates
     placing = {grid.name for grid in places if grid is not None}
     for name, variable in dataset.data_vars.items():
-        if name in placing or not {roles.get("y"), roles.get("x")} <= set(variable.dims):
+        if name in placing:
+            continue
+        if not {roles.get("y"), roles.get("x")} <= set(variable.dims):
+            if {"y", "x"} <= roles.keys() and roles.get("time") in variable.dims and variable.ndim > 2:
+                refused[str(name)] = (
+                    f"variables of one file must have one grid; {name} of {path} has the axes "
+                    f"{', '.join(map(str, variable.dims))}, others {roles['y']} and {roles['x']}: save "
+                    "it in a file of its own"
+                )
             continue
         if variable.dtype.kind not in "biuf":
             refused[str(name)] = not_numbers(str(name), path, variable.dtype)
@@ -209,9 +217,8 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
             f"a file of frames must hold a variable with rows and columns; {path} holds "
             f"{found or 'none'}: name its dimensions time, y, x or time, lat, lon"
         )
-    if not any("time" in variable.dims for variable in frames.values()):  # one frame
-        for name, frame in frames.items():
-            frames[name] = frame.set_dims(("time", *frame.dims))  # type: ignore[no-untyped-call]
+    if not any("time" in variable.dims for variable in frames.values()):
+        frames = _one_frame(frames, time.size, refused, path)
     coordinates = {"time": time, **grid_coordinates(dataset, roles)}
     mapping = _grid_mapping(dataset, frames)
     if mapping is not None:
@@ -219,6 +226,20 @@ def _labelled(dataset: "xr.Dataset", path: Path | str) -> "xr.Dataset":
         for frame in frames.values():
             frame.attrs["grid_mapping"] = "crs"
     return xr.Dataset(frames, coordinates, {"refused": refused})
+
+
+def _one_frame(
+    frames: "dict[Hashable, xr.Variable]", times: int, refused: dict[str, str], path: Path | str
+) -> "dict[Hashable, xr.Variable]":
+    """Variables without time as frames of the one time; none, and why, where there are several."""
+    if times == 1:
+        return {name: each.set_dims(("time", *each.dims)) for name, each in frames.items()}  # type: ignore[no-untyped-call]
+    for name in frames:
+        refused[str(name)] = (
+            f"frames must have the axes time, y and x; {name} of {path} has no time, of which there are "
+            f"{times}: name another variable, or give it as static fields"
+        )
+    return {}
 
 
 def axis_roles(dataset: "xr.Dataset") -> dict[str, Hashable]:
