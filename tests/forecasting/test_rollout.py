@@ -412,3 +412,13 @@ def test_every_part_of_the_model_keeps_its_mode(trained):
     forecast(model, rates(), STEPS)
     assert model.training
     assert not model.head.training
+
+
+@pytest.mark.parametrize("code", [1e20, -9999.9])
+def test_codes_that_floats_of_32_bits_round_are_found(code):
+    frames = rates().values[:, None]
+    frames[:, 0, 3, 4] = code
+    for dtype in (np.float32, np.float64):
+        made = forecast(Repeat(specification(missing=(code,))), frames.astype(dtype), STEPS)
+        assert np.isnan(made[:, 0, 3, 4]).all()
+        assert np.isnan(made).sum() == STEPS

@@ -563,6 +563,13 @@ def test_a_valid_range_is_kept_unless_it_is_that_of_packed_values(tmp_path):
         assert (found if found is None else list(found)) == kept
 
 
+def test_units_of_coordinates_that_are_numbers():
+    frames = dataset().drop_vars("time")
+    frames["lat"].attrs["units"], frames["lon"].attrs["units"] = 1, ["degrees_east"]
+    found = labelled_dataset(frames, "a")
+    assert (found["y"].attrs["units"], found["x"].attrs["units"]) == ("1", "degrees_east")
+
+
 def test_the_valid_range_of_unsigned_values_in_signed_bytes():
     codes = np.arange(-12, 12, dtype=np.int8).reshape(2, 3, 4)
     attributes = {"_Unsigned": "true", "valid_range": np.int8([0, -2])}  # 254

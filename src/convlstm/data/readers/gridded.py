@@ -351,6 +351,7 @@ def grid_coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict
         axis = roles.get(role)
         if axis in dataset.coords and dataset[axis].ndim == 1:
             attributes = {k: v for k, v in dataset[axis].attrs.items() if k != "bounds"}
+            attributes |= stated({"units": attributes["units"]}) if "units" in attributes else {}
             for name, usual in _GEOGRAPHIC.items():
                 if str(axis).lower() in usual and role != "channel":
                     attributes = {"standard_name": name, "units": f"degrees_{_direction(name)}"} | attributes
