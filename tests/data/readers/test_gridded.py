@@ -15,6 +15,7 @@ from pyproj import CRS
 
 from convlstm.data.opening import open_frames
 from convlstm.data.readers.gridded import Gridded, labelled_dataset
+from convlstm.data.specify import grid_of
 from convlstm.errors import DataError
 from convlstm.testing.layers import judge
 from convlstm.testing.readers import READER_CHECKS
@@ -568,6 +569,15 @@ def test_units_of_coordinates_that_are_numbers():
     frames["lat"].attrs["units"], frames["lon"].attrs["units"] = 1, ["degrees_east"]
     found = labelled_dataset(frames, "a")
     assert (found["y"].attrs["units"], found["x"].attrs["units"]) == ("1", "degrees_east")
+
+
+@pytest.mark.parametrize("rows", [["a", "b", "c"], np.arange(3).astype("datetime64[D]"), [True, False, True]])
+def test_coordinates_that_are_no_numbers(rows):
+    frames = dataset().assign_coords(lat=rows)
+    frames["lat"].attrs["units"] = "degrees_north"
+    found = open_frames(frames)
+    np.testing.assert_array_equal(found["y"], [0, 1, 2])
+    assert grid_of(found) == {"shape": [3, 4]}
 
 
 def test_the_valid_range_of_unsigned_values_in_signed_bytes():

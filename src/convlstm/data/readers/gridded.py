@@ -349,7 +349,9 @@ def grid_coordinates(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> "dict
     found = {}
     for role in ("y", "x", "channel"):
         axis = roles.get(role)
-        if axis in dataset.coords and dataset[axis].ndim == 1:
+        if axis not in dataset.coords or dataset[axis].ndim != 1:
+            continue
+        if role == "channel" or dataset[axis].dtype.kind in "iuf":  # rows and columns may have names
             attributes = {k: v for k, v in dataset[axis].attrs.items() if k != "bounds"}
             attributes |= stated({"units": attributes["units"]}) if "units" in attributes else {}
             for name, usual in _GEOGRAPHIC.items():
