@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from convlstm.data import Archive, LabelledWindow, Source
+from convlstm.data.extra_inputs import static_fields
 from convlstm.data.specification import Specification
 from convlstm.data.units import ZR
 from convlstm.errors import DataError, OptionError, RunError
@@ -572,3 +573,23 @@ def test_static_fields_upside_down_are_refused_in_any_spelling_of_degrees(tmp_pa
         archive(frames, static=str(tmp_path / "height.nc"))
     other = frames.assign_coords(y=(*latitude[:2], {"units": unit, "standard_name": "latitude"}))
     archive(other).with_specification(archive(frames).specification)
+
+
+def test_static_fields_are_read_as_frames_are(tmp_path):
+    """Limits of what is valid, values that were not written, and bounds beside the fields."""
+    height = np.arange(480, dtype=np.float32).reshape(20, 24)
+    stored = height.copy()
+    stored[0, 0], stored[1, 1] = 9.969209968386869e36, -5
+    fields = {
+        "height": (("lat", "lon"), stored),
+        "area": (("lat", "lon"), stored, {"valid_min": np.float32(0)}),
+    }
+    axes = {"lat": np.arange(20.0), "lon": np.arange(24.0)}
+    data = xr.Dataset(fields | {"lat_bnds": (("lat", "nv"), np.zeros((20, 2)))}, axes)
+    data.to_netcdf(
+        tmp_path / "a.nc", engine="h5netcdf", encoding={name: {"_FillValue": None} for name in fields}
+    )
+    found = static_fields(tmp_path / "a.nc")
+    stored[0, 0] = np.nan
+    np.testing.assert_array_equal(found[0], stored)
+    np.testing.assert_array_equal(found[1], np.where(stored < 0, np.nan, stored))

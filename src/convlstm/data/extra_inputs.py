@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.gridded import axis_roles, grid_coordinates
+from convlstm.data.readers.packing import limit_to_written, valid_limits, within
 from convlstm.data.units import same_axis_unit
 from convlstm.errors import DataError, reading
 
@@ -66,11 +67,16 @@ def static_fields(path: Path, frames: "xr.DataArray | None" = None) -> Floats:
     rule, remedy = "be a readable file of static fields", "give NetCDF or Zarr"
     with reading(path, rule, remedy), xr.open_dataset(path, decode_times=False) as opened:
         roles = axis_roles(opened)
+        if not path.is_dir():
+            limit_to_written(opened)
         fields = [variable.squeeze(drop=True) for variable in opened.data_vars.values()]
         fields = [field for field in fields if field.ndim == 2]
         axes = [roles.get("y"), roles.get("x")]
-        fields = [field.transpose(*axes) if {*axes} == {*field.dims} else field for field in fields]
+        on_grid = [field.transpose(*axes) for field in fields if {*axes} == {*field.dims}]  # no bounds
+        fields = on_grid or fields
+        limits = [valid_limits(field.variable) for field in fields]
         arrays = [field.values.astype(np.float32) for field in fields]
+        arrays = [within(array, *ends) for array, ends in zip(arrays, limits, strict=True)]
         places = grid_coordinates(opened, roles)
     if not arrays or len({array.shape for array in arrays}) > 1:
         raise DataError(
