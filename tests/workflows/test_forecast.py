@@ -340,3 +340,24 @@ def test_no_forecast_of_rain_is_negative(tmp_path, transform):
 def test_no_scale_of_rain_gives_less_than_dry(transform):
     specification = Archive(rates(), past=PAST, steps=2, transform=transform).specification
     assert specification.to_units(torch.linspace(-9, 0.3, 50).view(-1, 1, 1, 1)).min() == 0
+
+
+@pytest.mark.parametrize("ending", ["nc", "zarr", "npz", "npy"])
+def test_codes_of_not_measured_are_missing_in_files_with_labels(tmp_path, ending):
+    """Arrays have the dtype and the codes of the past."""
+    codes = np.random.default_rng(0).integers(0, 200, (40, *SIZE)).astype(np.uint8)
+    codes[:, 2, 3] = 255
+    np.save(tmp_path / "past.npy", codes)
+    source = Archive(codes, past=PAST, steps=2, missing=255, transform="range")
+    model = EncoderForecaster(1, [4], patch_size=2)
+    notes = {"past": PAST, "specification": source.specification.to_dict()}
+    folder = model.save_pretrained(tmp_path / "model", **notes)
+    path = tmp_path / f"next.{ending}"
+    made = convlstm.forecast(folder, tmp_path / "past.npy", 2, out=path).frames
+    assert made.dtype == np.uint8
+    assert (made[:, 0, 2, 3] == 255).all()
+    expected = made if ending[0] == "n" and ending != "nc" else np.where(made == 255, np.nan, made)
+    np.testing.assert_array_equal(open_frames(path), expected)
+    if ending == "nc":
+        with xr.open_dataset(path, decode_timedelta=False) as file:
+            assert np.argwhere(file["frames_valid"].values == 0).tolist() == [[2, 3]]

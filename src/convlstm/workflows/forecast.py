@@ -158,7 +158,8 @@ def forecast(
         made = _of_labelled(loaded, frames, steps, notes, static=planes, masked=masked, tile=tile)
     if path is not None:
         history, known = _history(model, past, steps, path), made.past.numpy()
-        write_forecast(path, made.labelled, known, source=source, history=history, overwrite=overwrite)
+        written = _without_codes(path, made.labelled, codes_of(specification_of(loaded), frames))
+        write_forecast(path, written, known, source=source, history=history, overwrite=overwrite)
     made = replace(made, path=path)
     return relabelled(made.labelled, past) if _is_labelled(past) else made
 
@@ -270,6 +271,15 @@ def _of_labelled(
     return Forecast(
         typed, torch.from_numpy(past.values), labelled=labelled_forecast(typed, frames, past.step_s)
     )
+
+
+def _without_codes(path: Path, forecast: "xr.DataArray", missing: Sequence[float]) -> "xr.DataArray":
+    """Integers as floats that are NaN where not measured, but in arrays, which have the dtype of the past."""
+    if path.suffix.lower() in (".npy", ".npz") or forecast.dtype.kind == "f":
+        return forecast
+    values = forecast.values.astype(np.float32)
+    values[np.isin(values, np.float32(missing))] = np.nan
+    return forecast.copy(data=values)
 
 
 def opened(
