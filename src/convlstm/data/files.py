@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Endings of images in a folder of frames.
 IMAGES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_BITS, _SAMPLE_FORMAT, _SUBFILE = 258, 339, 254  # tags of a TIFF
+_BITS, _SAMPLE_FORMAT, _SUBFILE, _SAMPLES, _EXTRA_SAMPLES = 258, 339, 254, 277, 338  # tags of a TIFF
 _NO_FRAME = 0b101  # bits of the kind of a page: reduced, mask
 _FEW_BITS = {"L;2": 3, "L;4": 15}  # greatest code by Pillow's raw mode
 _AXES = ("frame", "channel", "row", "column")
@@ -288,11 +288,17 @@ def pictures(path: Path) -> list[tuple[NDArray[Any], bool]]:
 
 
 def check_depth(image: "Image", path: Path) -> None:
-    """Refuse colours of more than 8 bits, of which Pillow reads the first 8.
+    """Refuse colours of more than 8 bits, of which Pillow reads the first 8, and bands that it leaves out.
 
     Raises:
         DataError: such an image.
     """
+    tags = getattr(image, "tag_v2", {})
+    if 0 in np.ravel(tags.get(_EXTRA_SAMPLES, ())):  # neither colour nor transparency
+        raise DataError(
+            f"an image must have one band, or red, green and blue; {path} has {tags.get(_SAMPLES)} bands, of "
+            "which some would be lost: save its bands as images of their own, or all as .npy"
+        )
     code = greatest_code(image)
     if len(image.getbands()) > 1 and (";16" in str(_decoder(image)) or (code is not None and code > 255)):
         raise DataError(

@@ -141,6 +141,36 @@ def test_codes_of_few_bits_are_not_scaled(tmp_path, bits):
     assert frames.attrs == {"dtype": "uint8", "valid_range": (0, greatest)}
 
 
+def test_bands_that_are_no_colours_are_refused(tmp_path):
+    """Pillow leaves out those of a TIFF that are neither red, green and blue nor transparency."""
+    grey = Image.merge("LA", [Image.fromarray(GREY[0]), Image.fromarray(GREY[1])])
+    four = Image.merge("RGBA", [Image.fromarray(GREY[k]) for k in range(4)])
+    for image, bands in ((grey, 2), (four, 4)):
+        image.save(tmp_path / "a.tif")
+        read(tmp_path / "a.tif")
+        tag = struct.pack("<HHI", 338, 3, 1)
+        content = (tmp_path / "a.tif").read_bytes()
+        assert tag + b"\2" in content
+        (tmp_path / "a.tif").write_bytes(content.replace(tag + b"\2", tag + b"\0"))
+        for opened in (read, lambda path: read_frames([path])):
+            with pytest.raises(
+                DataError, match=f"one band, or red, green and blue; .*a.tif has {bands} bands"
+            ):
+                opened(tmp_path / "a.tif")
+
+
+def test_a_tiff_that_pillow_does_not_know_is_refused_with_a_remedy(tmp_path):
+    Image.fromarray(GREY[0].astype(np.float32)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    bits = struct.pack("<HHI", 258, 3, 1)
+    assert bits + b"\x20" in content
+    (tmp_path / "a.tif").write_bytes(content.replace(bits + b"\x20", bits + b"\x40"))  # 64
+    with pytest.raises(
+        DataError, match="in 32 bits at most; .*a.tif cannot be read as one: convert it, as by"
+    ):
+        read(tmp_path / "a.tif")
+
+
 def test_smaller_copies_in_a_tiff_are_no_frames(tmp_path):
     """Overviews of a cloud-optimised GeoTIFF: pages that the tag 254 says are reduced."""
     pages = [Image.fromarray(DEEP), Image.fromarray(DEEP[::2, ::2])]

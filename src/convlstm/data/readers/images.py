@@ -17,7 +17,7 @@ from convlstm.data.files import (
 )
 from convlstm.data.readers.base import Reader, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.errors import reading
+from convlstm.errors import DataError, reading
 from convlstm.extras import check_installed
 
 if TYPE_CHECKING:
@@ -78,9 +78,18 @@ class _Header(NamedTuple):
 
 def _header(path: Path) -> _Header:
     check_installed("PIL", f"{path} needs Pillow")
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    with Image.open(path) as image:
+    try:
+        opened = Image.open(path)
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            raise
+        raise DataError(
+            f"a TIFF must be whole and hold one band or colours, in 32 bits at most; {path} cannot be read as "
+            "one: convert it, as by gdal_translate -b 1 -ot Float32, or copy it again"
+        ) from error
+    with opened as image:
         check_depth(image, path)
         greatest, other = greatest_code(image), other_dtype(image)
         height, width = image.height, image.width
