@@ -14,6 +14,7 @@ import xarray as xr
 from pyproj import CRS
 
 from convlstm.data.opening import open_frames
+from convlstm.data.readers.base import in_nanoseconds
 from convlstm.data.readers.gridded import Gridded, labelled_dataset
 from convlstm.data.specify import grid_of
 from convlstm.errors import DataError
@@ -396,6 +397,14 @@ def test_times_without_dates_count_from_the_first(tmp_path, units, step):
     data = dataset().assign_coords(time=("time", np.array([3, 4, 5, 7, 9]), {"units": units}))
     found = Gridded().read(write(tmp_path / "a.nc", data)).time
     np.testing.assert_array_equal(found, (np.array([0, 1, 2, 4, 6]) * step).astype("timedelta64[s]"))
+
+
+def test_days_in_floats_are_whole_microseconds(tmp_path):
+    times = ("time", 18000 + np.arange(1, 6) / 288, {"units": "days since 1970-01-01"})
+    found = Gridded().read(write(tmp_path / "a.nc", dataset().assign_coords(time=times))).time
+    minutes = np.arange(1, 6) * np.timedelta64(5, "m")
+    np.testing.assert_array_equal(found, np.datetime64("2019-04-14T00:00") + minutes)
+    assert np.isnat(in_nanoseconds(np.array(["NaT", "2021"], "datetime64[s]"))).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,9 @@ def utc_times(values: NDArray[Any], path: Path | str) -> NDArray[np.datetime64]:
 
 
 def in_nanoseconds(times: NDArray[Any]) -> NDArray[Any]:
-    """Dates as datetime64[ns], times since a first frame as timedelta64[ns].
+    """Dates as datetime64[ns], times since a first frame as timedelta64[ns], in whole microseconds.
+
+    Days and hours in floats are off by less.
 
     Raises:
         DataError: times that nanoseconds of 64 bits cannot hold.
@@ -230,7 +232,8 @@ def in_nanoseconds(times: NDArray[Any]) -> NDArray[Any]:
     if not ((exact.astype(times.dtype) == times) | np.isnat(times)).all():
         limits = "lie between 1678 and 2262" if exact.dtype.kind == "M" else "span at most 292 years"
         raise DataError(f"times must {limits}; received {times.min()} to {times.max()}: change them")
-    return exact
+    whole = ((exact.astype(np.int64) + 500) // 1000 * 1000).astype(exact.dtype)
+    return np.where(np.isnat(exact), exact, whole)
 
 
 def time_in_name(text: str) -> np.datetime64 | None:

@@ -86,8 +86,8 @@ def _header(path: Path) -> _Header:
         if path.suffix.lower() not in (".tif", ".tiff"):
             raise
         raise DataError(
-            f"a TIFF must be whole and hold one band or colours, in 32 bits at most; {path} cannot be read as "
-            "one: convert it, as by gdal_translate -b 1 -ot Float32, or copy it again"
+            f"a TIFF must be whole and hold one band or colours, in 32 bits at most; {path} cannot be read "
+            "as one: convert it, as by gdal_translate -b 1 -ot Float32, or copy it again"
         ) from error
     with opened as image:
         check_depth(image, path)
