@@ -523,3 +523,11 @@ def test_files_of_other_places_are_refused(tmp_path):
         open_frames(tmp_path)
     write_nc(tmp_path / "1.nc", xr.open_dataset(tmp_path / "0.nc").load().assign_coords(time=TIMES[1:2]))
     assert len(open_frames(tmp_path)) == 2
+
+
+def test_folders_are_taken_in_the_order_of_their_numbers(tmp_path):
+    for k in (1, 2, 10):
+        (tmp_path / f"walk-{k}").mkdir()
+        np.save(tmp_path / f"walk-{k}" / "frames.npy", np.full((2, 3, 3), k, np.float32))
+    assert open_frames(tmp_path)[:, 0, 0, 0].values.tolist() == [1, 1, 2, 2, 10, 10]
+    assert open_frames(str(tmp_path / "*" / "*.npy"))[:, 0, 0, 0].values.tolist() == [1, 1, 2, 2, 10, 10]

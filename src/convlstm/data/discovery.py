@@ -114,12 +114,13 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def _in_order(files: Iterable[Path]) -> list[Path]:
-    """Files by their folders, and in a folder by the numbers in their names."""
+    """Files by the numbers in the names of their folders, and in a folder by those in their own."""
     folders: dict[Path, list[Path]] = {}
     for file in files:
         folders.setdefault(file.parent, []).append(file)
     ordered: list[Path] = []
-    for folder in sorted(folders):
+    numbers = by_number([str(folder) for folder in folders])
+    for _, folder in sorted(zip(numbers, folders, strict=True)):
         # The numbers of out.1 and out.10 are no endings.
         stems = [file.name if file.suffix[1:].isdigit() else file.stem for file in folders[folder]]
         keys = by_number(stems)
