@@ -16,6 +16,7 @@ from convlstm.data.discovery import as_dataset, discover
 from convlstm.data.readers.arrays import array_dataset
 from convlstm.data.readers.gridded import labelled_dataset
 from convlstm.data.readers.lazy import FileArray
+from convlstm.data.readers.packing import without
 from convlstm.data.units import check_unit, time_text
 from convlstm.errors import DataError, OptionError
 from convlstm.extras import check_installed
@@ -116,7 +117,7 @@ def without_codes(frames: "xr.DataArray", codes: Sequence[float] | NDArray[np.fl
     if not len(codes):
         return frames
     found = np.asarray(codes, np.float32)
-    return frames.copy(data=frames.data.map_blocks(_without, found, dtype=np.float32))
+    return frames.copy(data=frames.data.map_blocks(without, found, dtype=np.float32))
 
 
 def missing_codes(missing: Any) -> tuple[float, ...]:
@@ -383,7 +384,3 @@ def _in_one_layer(values: "Array") -> "Array":
     from dask.array import Array
 
     return Array(dict(values.dask), values.name, values.chunks, meta=values._meta)  # type: ignore[no-untyped-call]
-
-
-def _without(block: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.where(np.isin(block, codes), np.float32(np.nan), block)

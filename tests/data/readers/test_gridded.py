@@ -718,6 +718,28 @@ def test_what_was_not_written_beside_a_missing_value(tmp_path, dtype, kept):
     assert np.isfinite(found[1, 2, 0]) == kept
 
 
+@pytest.mark.parametrize("code", [1e20, -9999.9, -999.0])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("opened", [True, False], ids=["file", "memory"])
+def test_missing_values_that_32_bits_round(tmp_path, code, dtype, opened):
+    stored = VALUES.astype(dtype)
+    stored[1, 2, 3] = code
+    data = dataset(t2m=stored)
+    data.t2m.attrs["missing_value"], data.t2m.encoding["_FillValue"] = np.float64(code), None
+    found = Gridded().read(write(tmp_path / "a.nc", data)) if opened else labelled_dataset(data, "a")
+    expected = VALUES.copy()
+    expected[1, 2, 3] = np.nan
+    np.testing.assert_array_equal(found.t2m, expected)
+
+
+def test_unsigned_integers_of_16_bits_without_a_fill_value(tmp_path):
+    """No limit of signed ones is theirs."""
+    stored = (np.arange(60) * 1000 % 65536).astype(np.uint16).reshape(5, 3, 4)
+    data = dataset(t2m=stored.view(np.int16))
+    data.t2m.attrs["_Unsigned"], data.t2m.encoding["_FillValue"] = "true", None
+    np.testing.assert_array_equal(Gridded().read(write(tmp_path / "a.nc", data)).t2m, stored)
+
+
 @pytest.mark.parametrize(
     ("dtype", "fill"),
     [("u2", 2**16 - 1), ("u4", 2**32 - 1), ("u8", 2**64 - 2), ("i8", 2 - 2**63)],

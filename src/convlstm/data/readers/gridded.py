@@ -10,7 +10,7 @@ import numpy as np
 from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
 from convlstm.data.readers.base import Reader, frames_name, not_numbers, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.data.readers.packing import limit_to_written, stated, unpacked, valid_limits, within
+from convlstm.data.readers.packing import limit_to_written, stated, unpacked, valid_limits, valid_values
 from convlstm.data.readers.times import decoding, nanoseconds
 from convlstm.errors import DataError, reading
 
@@ -335,8 +335,7 @@ def _frames(variable: "xr.Variable", roles: dict[str, Hashable], path: Path | st
         )
     else:
         values = variable.data.astype(np.float32)
-    if (low, high) != (-np.inf, np.inf):
-        values = values.map_blocks(within, low, high, dtype=np.float32)  # type: ignore[arg-type]
+    values = valid_values(values, variable, (low, high))
     names = {axis: role for role, axis in roles.items()}
     late_variable = xr.Variable([names[axis] for axis in variable.dims], values, attributes)
     return late_variable.transpose("time", "channel", "y", "x", missing_dims="ignore")

@@ -11,6 +11,7 @@ from convlstm.data.readers.hdf5 import fill_of
 
 if TYPE_CHECKING:
     import xarray as xr
+    from dask.array import Array
 
 #: Limits that leave out what was not written, 9.97e36, -32767 and -2147483647 by the NetCDF library.
 _GREATEST = np.nextafter(np.float32(9.969209968386869e36), np.float32(0))
@@ -40,8 +41,8 @@ def limit_to_written(dataset: "xr.Dataset", path: Path | None = None) -> None:
             continue
         if dtype.kind == "f" and dtype.itemsize > 2:
             variable.attrs.setdefault("valid_max", _GREATEST)
-        elif "missing_value" in variable.encoding.keys() | variable.attrs.keys():
-            continue  # another integer, so that this one may be measured
+        elif {"missing_value", "_Unsigned"} & (variable.encoding.keys() | variable.attrs.keys()):
+            continue  # another integer, or another sign, so that this one may be measured
         elif dtype.str[1:] in _LEAST:
             variable.attrs.setdefault("valid_min", _LEAST[dtype.str[1:]])
         elif dtype.str[1:] in _STORED and path is not None:
@@ -131,3 +132,26 @@ def within(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.f
     """Values within limits, others NaN."""
     inside = (values >= np.float32(low)) & (values <= np.float32(high))
     return np.where(inside, values, np.float32(np.nan))
+
+
+def without(values: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values that are none of some codes, others NaN."""
+    return np.where(np.isin(values, codes), np.float32(np.nan), values)
+
+
+def valid_values(values: "Array", variable: "xr.Variable", limits: tuple[float, float]) -> "Array":
+    """Decoded values of a variable, NaN beyond its limits and where xarray does not find its missing value.
+
+    That one is stated in 64 bits then, and rounded in values of 32: 1e20, say.
+    """
+    if limits != (-np.inf, np.inf):
+        values = values.map_blocks(within, *limits, dtype=np.float32)  # type: ignore[arg-type]
+    dtype = np.dtype(variable.encoding.get("dtype", variable.dtype))
+    stated = np.ravel(variable.encoding.get("missing_value", ()))
+    scaled = {"scale_factor", "add_offset"} & variable.encoding.keys()
+    if dtype.kind != "f" or stated.dtype.kind != "f" or scaled:
+        return values
+    with np.errstate(over="ignore"):
+        codes = stated.astype(dtype)
+    codes = codes[(codes != stated) & np.isfinite(codes)].astype(np.float32)
+    return values.map_blocks(without, codes, dtype=np.float32) if codes.size else values  # type: ignore[arg-type]
