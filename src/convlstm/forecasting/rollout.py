@@ -211,7 +211,7 @@ def _of_array(
             f"frames must be the {specification.past} of the past or more, with the channels "
             f"{', '.join(specification.variables)}; received {array.shape}, (..., K, C, H, W): give these"
         )
-    values[np.isin(values, np.float32(specification.missing))] = np.nan
+    values[np.isin(values, np.array(specification.missing, np.float32))] = np.nan
     cases = values.reshape(-1, *array.shape[-4:])[:, -specification.past :]
     pasts = [Past(case, units, None, specification.step_s) for case in cases]
     given = None if static is None else static_fields(static)

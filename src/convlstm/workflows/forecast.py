@@ -278,7 +278,7 @@ def _without_codes(path: Path, forecast: "xr.DataArray", missing: Sequence[float
     if path.suffix.lower() in (".npy", ".npz") or forecast.dtype.kind == "f":
         return forecast
     values = forecast.values.astype(np.float32)
-    values[np.isin(values, np.float32(missing))] = np.nan
+    values[np.isin(values, np.array(missing, np.float32))] = np.nan
     return forecast.copy(data=values)
 
 

@@ -274,7 +274,8 @@ def axis_roles(dataset: "xr.Dataset") -> dict[str, Hashable]:
 def _time_name(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> Hashable | None:
     """Name of the variable with time's standard name, else of its dimension; None without times."""
     axis = roles.get("time")
-    named = [*dataset.cf.coordinates.get("time", ()), *dataset.cf.axes.get("T", ()), axis, *_USUAL["time"]]
+    by_attributes = (*dataset.cf.coordinates.get("time", ()), *dataset.cf.axes.get("T", ()))
+    named: list[Hashable] = [*by_attributes, axis, *_USUAL["time"]]
     found = [name for name in named if name in dataset.variables and dataset[name].dims in ((axis,), ())]
     if found:
         return found[0]
@@ -282,7 +283,7 @@ def _time_name(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> Hashable | 
     along = [name for name, variable in dataset.variables.items() if variable.dims == (axis,)]
     usual = [name for name in along if str(name).lower() in _USUAL["time"]]
     dates = [name for name in along if dataset[name].dtype.kind == "M"]
-    return usual[0] if usual else dates[0] if len(dates) == 1 else None
+    return next(iter(usual or (dates if len(dates) == 1 else ())), None)
 
 
 def _times(
