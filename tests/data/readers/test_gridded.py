@@ -399,6 +399,13 @@ def test_times_without_dates_count_from_the_first(tmp_path, units, step):
     np.testing.assert_array_equal(found, (np.array([0, 1, 2, 4, 6]) * step).astype("timedelta64[s]"))
 
 
+def test_one_time_is_not_that_of_many_frames():
+    """That of the start of a forecast, say, whose lead times have no labels."""
+    data = dataset(("t", "lat", "lon")).drop_vars("t").assign_coords(time=TIMES[0])
+    np.testing.assert_array_equal(labelled_dataset(data, "a").time, np.arange(5).astype("timedelta64[s]"))
+    assert labelled_dataset(data.isel(t=[3]), "a").time.values == TIMES[:1]
+
+
 def test_days_in_floats_are_whole_microseconds(tmp_path):
     times = ("time", 18000 + np.arange(1, 6) / 288, {"units": "days since 1970-01-01"})
     found = Gridded().read(write(tmp_path / "a.nc", dataset().assign_coords(time=times))).time

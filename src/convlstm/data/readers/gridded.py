@@ -276,7 +276,8 @@ def _time_name(dataset: "xr.Dataset", roles: dict[str, Hashable]) -> Hashable | 
     axis = roles.get("time")
     by_attributes = (*dataset.cf.coordinates.get("time", ()), *dataset.cf.axes.get("T", ()))
     named: list[Hashable] = [*by_attributes, axis, *_USUAL["time"]]
-    found = [name for name in named if name in dataset.variables and dataset[name].dims in ((axis,), ())]
+    fitting = [(axis,), ()] if axis is None or dataset.sizes[axis] == 1 else [(axis,)]
+    found = [name for name in named if name in dataset.variables and dataset[name].dims in fitting]
     if found:
         return found[0]
     # Names in capitals, such as those of WRF; else the only dates along the axis.
