@@ -531,3 +531,15 @@ def test_folders_are_taken_in_the_order_of_their_numbers(tmp_path):
         np.save(tmp_path / f"walk-{k}" / "frames.npy", np.full((2, 3, 3), k, np.float32))
     assert open_frames(tmp_path)[:, 0, 0, 0].values.tolist() == [1, 1, 2, 2, 10, 10]
     assert open_frames(str(tmp_path / "*" / "*.npy"))[:, 0, 0, 0].values.tolist() == [1, 1, 2, 2, 10, 10]
+
+
+def test_images_of_8_and_16_bits_are_no_one_archive(tmp_path):
+    """Frames that are black alone may be stored in one bit, though."""
+    Image.fromarray(CODES[0]).save(tmp_path / "a0.png")
+    Image.fromarray(np.zeros(CODES[0].shape, bool)).save(tmp_path / "a1.png")
+    assert np.isin(open_frames(tmp_path)[:, 0], [*CODES[0].ravel(), 0]).all()
+    Image.fromarray(CODES[1].astype(np.uint16)).save(tmp_path / "a2.png")
+    with pytest.raises(
+        DataError, match=r"one kind of values; .*a0.png has uint8 in \(0, 255\), .*a2.png has"
+    ):
+        open_frames(tmp_path)

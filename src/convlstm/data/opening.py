@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.discovery import as_dataset, discover
+from convlstm.data.files import IMAGES
 from convlstm.data.readers.arrays import array_dataset
 from convlstm.data.readers.gridded import labelled_dataset
 from convlstm.data.readers.lazy import FileArray
@@ -249,6 +250,13 @@ def _check_alike(first: _Part, part: _Part) -> None:
     mappings = [each.dataset.variables["crs"].attrs for each in (first, part) if "crs" in each.dataset.coords]
     if len(mappings) == 2 and mappings[0] != mappings[1]:
         differs("grid mapping", *(each.get("grid_mapping_name", "another") for each in mappings))
+    if first.path.suffix.lower() in IMAGES:
+        here, there = (each.dataset.variables[each.variables[0]].attrs for each in (first, part))
+        ends = here.get("valid_range"), there.get("valid_range")
+        if ends[0] != ends[1] and not (here.get("bilevel") or there.get("bilevel")):  # black alone, say
+            differs(
+                "kind of values", *(f"{each['dtype']} in {each.get('valid_range')}" for each in (here, there))
+            )
     if first.attributes["units"] != part.attributes["units"]:
         differs("unit", *(", ".join(map(str, each.attributes["units"])) for each in (first, part)))
     periods = [each.attributes["period_s"] for each in (first, part)]

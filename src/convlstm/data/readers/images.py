@@ -61,6 +61,7 @@ class Images(Reader):
         attributes: dict[str, Any] = {"dtype": str(found.dtype)}
         if found.dtype in (np.uint8, np.uint16):
             attributes["valid_range"] = (0, found.greatest or np.iinfo(found.dtype).max)
+        attributes |= {"bilevel": True} if found.bilevel else {}
         dims = ("time", "channel", "y", "x") if found.colour else ("time", "y", "x")
         coordinates: dict[str, Any] = {"time": found.times}
         coordinates |= {"channel": ["red", "green", "blue"]} if found.colour else {}
@@ -74,6 +75,7 @@ class _Header(NamedTuple):
     times: NDArray[Any]
     code: np.float32 | None  # of pixels that were not measured
     greatest: int | None = None  # code of what Pillow scales to the greatest of the dtype
+    bilevel: bool = False  # of one bit a pixel
 
 
 def _header(path: Path) -> _Header:
@@ -105,7 +107,7 @@ def _header(path: Path) -> _Header:
         np.uint16 if mode.startswith("I;16") or (mode, form) == ("I", "PPM") else _GREY.get(mode, np.uint8)
     )
     colour = mode not in _GREY and dtype != np.uint16
-    return _Header((height, width), colour, other or np.dtype(dtype), times, code, greatest)
+    return _Header((height, width), colour, other or np.dtype(dtype), times, code, greatest, mode == "1")
 
 
 def _code(image: "Image") -> np.float32 | None:
