@@ -251,11 +251,11 @@ def _check_alike(first: _Part, part: _Part) -> None:
     if len(mappings) == 2 and mappings[0] != mappings[1]:
         differs("grid mapping", *(each.get("grid_mapping_name", "another") for each in mappings))
     if first.path.suffix.lower() in IMAGES:
-        one, other = (each.dataset.variables[each.variables[0]].attrs for each in (first, part))
-        alike = one.get("valid_range") == other.get("valid_range")
-        if not (alike or one.get("bilevel") or other.get("bilevel")):  # of one bit: black alone, say
-            found = [f"{each.get('dtype')} in {each.get('valid_range')}" for each in (one, other)]
-            differs("kind of values", *found)
+        left, right = (each.dataset.variables[each.variables[0]].attrs for each in (first, part))
+        alike = left.get("valid_range") == right.get("valid_range")
+        if not (alike or left.get("bilevel") or right.get("bilevel")):  # of one bit: black alone, say
+            kinds_of = [f"{each.get('dtype')} in {each.get('valid_range')}" for each in (left, right)]
+            differs("kind of values", *kinds_of)
     if first.attributes["units"] != part.attributes["units"]:
         differs("unit", *(", ".join(map(str, each.attributes["units"])) for each in (first, part)))
     periods = [each.attributes["period_s"] for each in (first, part)]
