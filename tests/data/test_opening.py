@@ -543,3 +543,17 @@ def test_images_of_8_and_16_bits_are_no_one_archive(tmp_path):
         DataError, match=r"one kind of values; .*a0.png has uint8 in \(0, 255\), .*a2.png has"
     ):
         open_frames(tmp_path)
+
+
+def test_files_on_a_cone_with_two_standard_parallels(tmp_path):
+    """An array among the attributes of the grid mapping."""
+    cone = {"grid_mapping_name": "lambert_conformal_conic", "standard_parallel": np.array([30.0, 60.0])}
+    for k in range(3):
+        data = dataset(TIMES[k : k + 1]).assign_coords(crs=((), 0, cone))
+        data["sst"].attrs["grid_mapping"] = "crs"
+        write_nc(tmp_path / f"{k}.nc", data)
+        assert len(open_frames(tmp_path)) == k + 1
+    cone["standard_parallel"] = np.array([30.0, 50.0])
+    write_nc(tmp_path / "3.nc", data.assign_coords(time=TIMES[3:4], crs=((), 0, cone)))
+    with pytest.raises(DataError, match="must have one grid mapping"):
+        open_frames(tmp_path)

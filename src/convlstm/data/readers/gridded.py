@@ -390,5 +390,6 @@ def _grid_mapping(dataset: "xr.Dataset", frames: "dict[Hashable, xr.Variable]") 
     for name in names:
         name = name.partition(":")[0].strip()
         if name in dataset.variables and dataset[name].attrs:
-            return dict(dataset[name].attrs)
+            attributes = dataset[name].attrs  # arrays as lists, which compare
+            return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in attributes.items()}
     return None
