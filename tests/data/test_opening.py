@@ -557,3 +557,9 @@ def test_files_on_a_cone_with_two_standard_parallels(tmp_path):
     write_nc(tmp_path / "3.nc", data.assign_coords(time=TIMES[3:4], crs=((), 0, cone)))
     with pytest.raises(DataError, match="must have one grid mapping"):
         open_frames(tmp_path)
+
+
+def test_files_with_and_without_an_axis_of_one_channel(tmp_path):
+    write_nc(tmp_path / "0.nc", dataset(TIMES[:1]).expand_dims(channel=["sst"], axis=1))
+    write_nc(tmp_path / "1.nc", dataset(TIMES[1:2]))
+    np.testing.assert_array_equal(open_frames(tmp_path)[1], open_frames(tmp_path)[0])

@@ -275,7 +275,7 @@ def _values(parts: list[_Part], *, careful: bool) -> "Array":
     channels: list[Array] = []
     for k, name in enumerate(parts[0].variables):
         arrays = [part.arrays[k] for part in parts]
-        dims = parts[0].dataset.variables[name].dims
+        labelled = ["channel" in part.dataset.variables[name].dims for part in parts]
         arrays = [
             array
             if "time" in part.dataset.variables[name].dims
@@ -283,8 +283,10 @@ def _values(parts: list[_Part], *, careful: bool) -> "Array":
             for array, part in zip(arrays, parts, strict=True)
         ]
         arrays = [_nan_where_damaged(array) for array in arrays] if careful else arrays
+        if any(labelled) and not all(labelled):
+            arrays = [a if there else a[:, None] for a, there in zip(arrays, labelled, strict=True)]
         values = concatenate(arrays)  # type: ignore[no-untyped-call]
-        channels.append(values if "channel" in dims else values[:, None])
+        channels.append(values if any(labelled) else values[:, None])
     joined: Array = concatenate(channels, axis=1)  # type: ignore[no-untyped-call]
     return joined
 
