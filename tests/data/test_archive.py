@@ -551,6 +551,16 @@ def test_what_is_negative_in_units_of_small_numbers_is_no_rain(units, size):
     assert archive(frames.where(frames != 0, size / 100)).split("train")[0].past.min() == 0
 
 
+def test_a_flux_that_is_described_without_a_word_of_rain_is_none():
+    frames = rain(units="kg m-2 s-1", long_name="evaporation").rename("evspsbl")
+    source = archive((-frames).assign_attrs(frames.attrs))
+    assert source.specification.dry_value is None
+    assert source.split("train")[0].past.min() < -1
+    for name in ("large scale precipitation", ""):
+        again = archive(frames.assign_attrs(frames.attrs | {"long_name": name}))
+        assert again.specification.dry_value == 0
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 @pytest.mark.parametrize("transform", ["standard", "range"])
 def test_what_is_infinite_has_no_part_in_the_scale(value, transform):

@@ -274,12 +274,14 @@ def _transform(
 
 
 def is_rain(frames: "xr.DataArray", units: str) -> bool:
-    """True for rain rates and amounts."""
-    words = " ".join(str(frames.attrs.get(name, "")) for name in ("standard_name", "long_name")).lower()
-    words += " ".join(variables(frames)).lower()
-    rates = ("mm/h", "kg m-2 s-1")
-    converted = unit_named(frames.attrs.get("units", "")) in (*rates, "dBZ")
-    return units in rates or (units in AMOUNTS and (converted or any(name in words for name in _RAIN)))
+    """True for rain rates and amounts; a flux described without a word of rain is another, as evaporation."""
+    described = " ".join(str(frames.attrs.get(name, "")) for name in ("standard_name", "long_name")).lower()
+    words = f"{described} {' '.join(variables(frames)).lower()}"
+    named = any(word in words for word in _RAIN)
+    flux = named or not described.strip()
+    source = unit_named(frames.attrs.get("units", ""))
+    of_rates = source in ("mm/h", "dBZ") or (source == "kg m-2 s-1" and flux)
+    return units == "mm/h" or (units == "kg m-2 s-1" and flux) or (units in AMOUNTS and (of_rates or named))
 
 
 def _extent(windows: NDArray[np.int64], times: NDArray[Any]) -> list[Any]:
