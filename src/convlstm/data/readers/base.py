@@ -205,9 +205,8 @@ def utc_times(values: NDArray[Any], path: Path | str) -> NDArray[np.datetime64]:
     texts = values.astype(str) if values.dtype.kind in "SU" else None
     try:
         if texts is not None and not any(_OFFSET.search(text) for text in texts):
-            dates = np.char.replace(np.char.rstrip(texts, "Z"), "_", "T").astype(
-                "datetime64"
-            )  # as WRF has it
+            plain = np.char.replace(np.char.rstrip(texts, "Z"), "_", "T")  # as WRF has it
+            dates = plain.astype("datetime64")
         else:
             moments = values if texts is None else [datetime.fromisoformat(text) for text in texts]
             naive = [m if m.tzinfo is None else m.astimezone(UTC).replace(tzinfo=None) for m in moments]

@@ -101,9 +101,8 @@ def _open_grib(path: Path) -> "list[xr.Dataset]":
             if name in taken:  # the same quantity at another kind of level, or of another kind
                 other = f"{name}_{variable.attrs.get('GRIB_typeOfLevel', k)}"
                 parts[k] = part.rename({name: f"{name}_{k}" if other in taken else other})
-            if (
-                variable.attrs.get("GRIB_iScansNegatively") and part["longitude"].ndim == 1
-            ):  # cfgrib sorts them
+            # Which cfgrib sorts.
+            if variable.attrs.get("GRIB_iScansNegatively") and part["longitude"].ndim == 1:
                 parts[k] = parts[k].assign_coords(longitude=np.sort(part["longitude"])[::-1])
         taken |= set(parts[k].data_vars)
     return parts
