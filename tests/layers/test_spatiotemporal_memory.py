@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from convlstm import Cell, ConvGRUCell, ConvLSTM, ConvLSTMCell
+from convlstm.cells import GHUCell, STLSTMCell
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.conv import same_conv
 from convlstm.layers import ScanOptions, SequenceFlags, StackState, scan
@@ -476,3 +477,61 @@ def test_a_loop_that_passes_state_and_memory_as_one_is_told_to_unpack_them():
         cell(frame, result)
     state, memory = cell(frame, *result)
     assert (type(state), memory.shape) == (ZigZagState, (1, 3, 4, 4))
+
+
+class ReadsInPlace(ZigZagCell):
+    """Begins with an activation that changes the frame it is given."""
+
+    def project(self, x):
+        return super().project(x.relu_() if self.training else x.relu())
+
+
+@pytest.mark.parametrize("cell", [ZigZagCell, STLSTMCell, GHUCell])
+def test_what_reads_an_output_may_change_it_and_the_state_stays(cell):
+    torch.manual_seed(0)
+    below = [STLSTMCell, cell]
+    in_place = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=below, norm=lambda _: nn.ReLU(inplace=True))
+    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=below, norm=lambda _: nn.ReLU())
+    in_place.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 4, 2, 4, 4)
+    torch.testing.assert_close(in_place(x), layer(x))
+
+
+@pytest.mark.parametrize("below", [STLSTMCell, GHUCell, ConvLSTMCell])
+@pytest.mark.parametrize("above", [GHUCell, ReadsInPlace])
+def test_a_projection_in_place_leaves_the_state_of_the_layer_below(below, above):
+    torch.manual_seed(0)
+    layer = ConvLSTM(2, 3, 3, 3, batch_first=True, cell=[below, ReadsInPlace, above], engine="reference")
+    x = torch.randn(2, 4, 2, 4, 4)
+    with torch.no_grad():
+        changed, states = layer.train()(x)
+        expected, others = layer.eval()(x)
+    torch.testing.assert_close((changed, states), (expected, others))
+
+
+class Flattens(Cell):
+    """Takes a frame for one in the usual memory format, as `view` does."""
+
+    def initial_state(self, x):
+        return ZigZagState(x.new_zeros(x.shape[0], self.hidden_dim, *x.shape[2:]))
+
+    def project(self, x):
+        return x.view(len(x), -1)
+
+    def step(self, p, state):
+        return ZigZagState(torch.tanh(p.view(state.h.shape) + state.h))
+
+
+def test_a_frame_has_the_usual_memory_format():
+    flattens = lambda inputs, hidden, kernel, bias: Flattens(inputs, hidden, kernel)  # noqa: E731
+    layer = ConvLSTM(2, 3, 3, 2, batch_first=True, cell=[STLSTMCell, flattens], norm="layer")
+    assert layer(torch.randn(2, 4, 2, 4, 4))[0][0].is_contiguous()
+
+
+def test_a_projection_that_is_no_tensor_is_named():
+    class Twice(ZigZagCell):
+        def project(self, x):
+            return super().project(x), x
+
+    with pytest.raises(OptionError, match="project must return one tensor; the Twice's returned a tuple"):
+        ConvLSTM(2, 3, 3, batch_first=True, cell=Twice)(torch.randn(2, 4, 2, 4, 4))

@@ -283,6 +283,48 @@ def test_a_cell_of_ones_own_streams():
     assert_close(frame_by_frame(stack.stream(1, (3, 3)), x), x.cumsum(1))
 
 
+class KeepsTheFrame(Cell):
+    """Its state holds the frame before, the very tensor that it was given."""
+
+    def initial_state(self, x):
+        return LSTMState(torch.zeros_like(x), torch.zeros_like(x))
+
+    def project(self, x):
+        return x
+
+    def step(self, p, state):
+        return LSTMState(torch.tanh(p - state.c), p)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_next_frame_may_be_written_into_the_memory_of_the_one_before(layers):
+    make = lambda inputs, hidden, kernel, bias: KeepsTheFrame(inputs, hidden, kernel)  # noqa: E731
+    stack, x = ConvLSTM(2, 2, 3, layers, batch_first=True, cell=make), torch.randn(1, 4, 2, 3, 3)
+    session, memory, outputs = stack.stream(1, (3, 3)), torch.empty(1, 2, 3, 3), []
+    for frame in x.unbind(1):
+        outputs.append(session(memory.copy_(frame)).clone())
+    assert_close(torch.stack(outputs, dim=1), stack(x)[0][0])
+
+
+class ReadsInPlace(KeepsTheFrame):
+    def project(self, x):
+        return x.relu_()
+
+    def step(self, p, state):
+        return LSTMState(torch.tanh(p - 0.5 * state.h - 0.1), state.c)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_projection_in_place_gives_the_numbers_of_the_whole_sequence(mixed):
+    make = lambda inputs, hidden, kernel, bias: ReadsInPlace(inputs, hidden, kernel)  # noqa: E731
+    cells = [ConvLSTMCell if mixed else make, make]
+    stack = ConvLSTM(2, 2, 3, 2, batch_first=True, cell=cells, engine="reference")
+    x = torch.randn(1, 4, 2, 3, 3)
+    with torch.no_grad():
+        (whole,), _ = stack(x.clone())
+    assert_close(frame_by_frame(stack.stream(1, (3, 3)), x.clone()), whole)
+
+
 def test_thousands_of_frames_keep_no_tensor():
     stream = STACKS["lstm"]().stream(1, (8, 8))
     frames = torch.rand(16, 1, 2, 8, 8)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import convlstm.engines as engines
-from convlstm.cells.base import Cell, check_step, check_step_with_memory, map_state, run_step
+from convlstm.cells.base import (
+    Cell,
+    check_projection,
+    check_step,
+    check_step_with_memory,
+    map_state,
+    run_step,
+)
 from convlstm.cells.recordable import recorders_of
 from convlstm.engines.recurrences import recurrence_of
 from convlstm.errors import OptionError
@@ -197,22 +204,24 @@ class LayerRun:
     def _plain_step(self, layer: int, x: Tensor) -> Tensor:
         """Output of one frame, as `scan` gives it at a tenth of the overhead, which small frames feel."""
         cell: Any = self.layers.cells[layer]
-        frame, state = x.squeeze(1), self.states[layer]
+        frame, state = x.squeeze(1).contiguous(), self.states[layer]
         if state is None:
             state = initial_state(cell, frame)
+        projected = check_projection(cell, cell.project(frame))
         if cell.spatiotemporal_memory:
             memory = initial_memory(cell, frame) if self.memory is None else self.memory
-            result = cell.step(cell.project(frame), state, memory)
+            result = cell.step(projected, state, memory)
             if layer not in self.checked:
                 result = check_step_with_memory(cell, result, state)
             new, self.memory = result
         else:
-            new = run_step(cell, cell.project(frame), state)
+            new = run_step(cell, projected, state)
             if layer not in self.checked:
                 new = check_step(cell, new, state)
         self.checked.add(layer)
         self.states[layer] = new
-        return output_of(new).unsqueeze(1)
+        # A copy: what reads it, such as a norm with ``inplace=True``, may change it, and the state stays.
+        return output_of(new).clone().unsqueeze(1)
 
     def _normalised(self, layer: int, y: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs (B, T, C, *S) normalised frame by frame.

@@ -78,7 +78,8 @@ class Stream:
                 self._prepare(frame, customised)
                 self._made_for = conditions
             if self._stepper is None:
-                output, self._state = step(frame, self._state)
+                # A copy: a state may keep the frame, and the caller write the next one into the same memory.
+                output, self._state = step(frame.clone(), self._state)
                 return output
             if self._state is not self._stepper:
                 self._stepper.load(_filled(self._layers(), frame, self._state))
