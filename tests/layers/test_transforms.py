@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from random_stacks import cases
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import prune
 from torch.testing import assert_close
 
 from convlstm import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, ConvRNNCell
-from convlstm.cells import LSTMState
+from convlstm.cells import LSTMState, MinConvGRUCell
 from convlstm.errors import OptionError, ShapeError
 from convlstm.functional.gates import ACTIVATIONS
 from convlstm.layers import BothDirections, StackState
@@ -395,6 +396,16 @@ def test_exported_program_is_written_and_read(tmp_path):
     torch.export.save(torch.export.export(layer, (x,)), tmp_path / "layer.pt2")
     outputs, _ = torch.export.load(tmp_path / "layer.pt2").module()(x)
     assert_close(outputs, layer(x)[0])
+
+
+@pytest.mark.parametrize("cell", [ConvLSTMCell, ConvGRUCell, MinConvGRUCell])
+def test_traced_by_make_fx(cell):
+    layer = ConvLSTM(2, 16, 3, batch_first=True, cell=cell)
+    x, other = torch.randn(2, 2, 6, 2, 16, 16)
+    graph = make_fx(lambda frames: layer(frames)[0][0])(x)
+    assert_close(graph(other), layer(other)[0][0])
+    with pytest.raises(OptionError, match="the call is being exported or traced"):
+        make_fx(lambda frames: layer.set_engine("fused")(frames)[0][0])(x)
 
 
 @settings(max_examples=6, deadline=None)

@@ -29,6 +29,7 @@ from convlstm.validation import check_instance, check_tensor
 #: compiler makes when they are first needed; ``auto``: the fastest that serves the call.
 ENGINES = ("auto", "compiled", "fused", "reference")
 
+_PROXY = torch._C._TorchDispatchModeKey.PROXY  # the mode of make_fx, which does not see what kernels write
 _FORWARD = Cell.forward  # as it is here: a user may replace it on the class itself
 
 
@@ -219,7 +220,8 @@ def _reasons_of_cell(engine: str, call: Call) -> list[str]:
 def _reasons_of_mode() -> list[str]:
     reasons = []
     # The flag itself: traced by torch.compile of torch 2.7, is_exporting() is always true.
-    if torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None:
+    traced = torch.compiler._is_exporting_flag or torch._C._get_tracing_state() is not None
+    if traced or (not torch.compiler.is_compiling() and torch._C._get_dispatch_mode(_PROXY) is not None):
         reasons.append("the call is being exported or traced")
     if torch._C._are_functorch_transforms_active():
         reasons.append("the call is inside a transform of torch.func")
