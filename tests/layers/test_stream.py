@@ -300,9 +300,8 @@ class KeepsTheFrame(Cell):
 def test_the_next_frame_may_be_written_into_the_memory_of_the_one_before(layers):
     make = lambda inputs, hidden, kernel, bias: KeepsTheFrame(inputs, hidden, kernel)  # noqa: E731
     stack, x = ConvLSTM(2, 2, 3, layers, batch_first=True, cell=make), torch.randn(1, 4, 2, 3, 3)
-    session, memory, outputs = stack.stream(1, (3, 3)), torch.empty(1, 2, 3, 3), []
-    for frame in x.unbind(1):
-        outputs.append(session(memory.copy_(frame)).clone())
+    session, memory = stack.stream(1, (3, 3)), torch.empty(1, 2, 3, 3)
+    outputs = [session(memory.copy_(frame)).clone() for frame in x.unbind(1)]
     assert_close(torch.stack(outputs, dim=1), stack(x)[0][0])
 
 
