@@ -11,11 +11,12 @@ import processes
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from convlstm import ConvLSTMCell, EncoderForecaster, MovingObjects, StackForecaster
 from convlstm.data import Window, WindowDataset
 from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
-from convlstm.models import Forecaster, Persistence
+from convlstm.models import AutoregressiveForecaster, Forecaster, Persistence
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit, read_checkpoint
 from convlstm.training.module import ForecastModule
@@ -299,6 +300,47 @@ def test_a_model_with_nothing_to_train_is_refused(tmp_path):
         OptionError, match="needs a model with parameters; received Persistence, which has none"
     ):
         train(tmp_path / "run", model=Persistence())
+
+
+class Constant(AutoregressiveForecaster):
+    """Forecasts the newest frame; its weight is in the penalty alone.
+
+    Args:
+        added: the penalty: ``none``, ``number`` or ``vector``.
+    """
+
+    def __init__(self, added="none"):
+        super().__init__()
+        self.added, self.weight = added, nn.Parameter(torch.ones(2))
+
+    def start(self, past):
+        return None
+
+    def step(self, frame, carry):
+        return frame, self.weight
+
+    def penalty(self, carry):
+        return {"none": None, "number": 0.5, "vector": carry}[self.added]
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        ("none", "a forecast that depends on a parameter that requires gradients; received a Constant whose"),
+        ("number", r"penalty of a model must be a tensor of one number, or None; that of a Constant is 0\.5"),
+        ("vector", r"that of a Constant is a tensor \(2,\): return a mean or a sum"),
+    ],
+)
+def test_a_loss_that_has_no_gradient_or_is_no_number_is_named(added, message, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        train(tmp_path / "run", model=Constant(added))
+
+
+def test_a_run_of_one_step_learns(tmp_path):
+    torch.manual_seed(0)
+    before = EncoderForecaster(hidden_dim=[3, 4]).head.weight
+    model = train(tmp_path / "run", epochs=1, batch_size=16)
+    assert (model.head.weight - before).abs().max() > 0.3 * CONFIG["learning_rate"]  # Adam's first step
 
 
 def test_a_model_that_could_not_be_saved_is_refused_before_it_is_trained(tmp_path):

@@ -195,6 +195,38 @@ def test_labels_of_another_shape_are_refused(name, label):
         verify(EncoderForecaster(1, [3]), [batch])
 
 
+class OneSplit(Labelled):
+    """The windows of a split have one label more."""
+
+    def __init__(self, of, **label):
+        super().__init__(())
+        self.of, self.label = of, label
+
+    def split(self, name):
+        return Relabelled(self.label if name == self.of else {})
+
+
+class Relabelled(Labels):
+    def __init__(self, label):
+        super().__init__(())
+        self.label = label
+
+    def __getitem__(self, index):
+        return super().__getitem__(index)._replace(**self.label)
+
+
+@pytest.mark.parametrize(
+    "label", [{"future_valid": torch.zeros(2, 1, 12, 12, dtype=torch.bool)}, {"weight": torch.tensor(0.0)}]
+)
+def test_training_without_a_measured_pixel_is_refused(label, tmp_path):
+    """It ended without a word, and the first weights were kept as what was learned."""
+    config = TrainingConfig(epochs=1, batch_size=3, accelerator="cpu")
+    data, model = OneSplit("train", **label), EncoderForecaster(1, [3])
+    with pytest.raises(DataError, match="training windows must have measured pixels, with weights above 0"):
+        convlstm.train(data=data, model=model, config=config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_validation_without_a_measured_pixel_is_refused(tmp_path, monkeypatch):
     """The model of the first epoch was taken for the best, without a word."""
     whole = Labels.__getitem__

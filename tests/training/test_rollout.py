@@ -263,6 +263,14 @@ def test_a_forward_of_ones_own_is_called_or_refused():
     torch.testing.assert_close(forecast, model(past, 2))
     with pytest.raises(OptionError, match="must have a with_penalty of its own as well; received Own"):
         Own(hidden_dim=[3]).with_penalty(past, 2)
+    with pytest.raises(OptionError, match="a stream calls start, observe and step"):
+        model.stream()
+    plain = StackForecaster(hidden_dim=[3])
+    plain.penalty = lambda carry: carry[-1].h.mean()
+    assert plain.with_penalty(past, 2)[1] is not None
+    plain.forward = lambda past, steps, **options: past
+    with pytest.raises(OptionError, match="must have a with_penalty of its own"):
+        plain.with_penalty(past, 2)
 
 
 def trained(path, model=None, **options):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from convlstm.cells.overrides import are_replaced, methods_of
 from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.frames import pad_to_multiple
 from convlstm.models.base import Forecaster, check_past
@@ -122,13 +123,12 @@ class AutoregressiveForecaster(Forecaster):
         Raises:
             OptionError: a subclass that overrides both `forward` and `penalty`, and not this method.
         """
-        kind = type(self)
-        if kind.penalty is AutoregressiveForecaster.penalty:
+        if not are_replaced(self, _PENALTY):
             return super().with_penalty(past, steps, **options)
-        if kind.forward is not AutoregressiveForecaster.forward:
+        if are_replaced(self, _FORWARD):
             raise OptionError(
                 "a forecaster with a penalty and a forward of its own must have a with_penalty of its own as "
-                f"well; received {kind.__name__}: override it, or write start and step alone"
+                f"well; received {type(self).__name__}: override it, or write start and step alone"
             )
         forecast, carry = self._forecast(past, steps, **options)
         return forecast, self.penalty(carry)
@@ -190,6 +190,9 @@ class AutoregressiveForecaster(Forecaster):
     def stream(self) -> "ForecastStream":
         """A session that is given observed frames one at a time and forecasts at any moment, no gradients.
 
+        Raises:
+            OptionError: a subclass or a model with a `forward` of its own, which a session does not call.
+
         Example:
             >>> import torch
             >>> from convlstm import EncoderForecaster
@@ -199,7 +202,17 @@ class AutoregressiveForecaster(Forecaster):
             >>> session.forecast(3).shape
             torch.Size([1, 3, 1, 32, 32])
         """
+        if are_replaced(self, _FORWARD):
+            raise OptionError(
+                "a stream calls start, observe and step, and would leave out what a forward of one's own "
+                f"adds; received {type(self).__name__}, which has one: write start and step alone, or override "
+                "stream as well"
+            )
         return ForecastStream(self)
+
+
+_FORWARD = methods_of(AutoregressiveForecaster, "forward")
+_PENALTY = methods_of(AutoregressiveForecaster, "penalty")
 
 
 class ForecastStream:

@@ -141,12 +141,13 @@ class ForecastModule(LightningModule):
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_penalty = MeanMetric(nan_strategy="disable")
         self.validated = 0  # measured values of the validation windows so far, of this process
+        self.weighed = False  # a value of a training window so far, of this process, counted in the loss
         self.curriculum = Curriculum(config.curriculum, config.curriculum_steps)
         self.optimizer_factory, self.scheduler_factory = optimizer, scheduler
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise OptionError(
-                f"training needs a model with parameters; received {type(model).__name__}, which has none: "
-                "evaluate it as it is"
+                f"training needs a model with parameters; received {type(model).__name__}, which has none "
+                "that require gradients: evaluate it as it is, or call requires_grad_() on some"
             )
         takes = inspect.signature(model.forward).parameters
         if not {"future", "forced"} <= takes.keys():
@@ -208,15 +209,23 @@ class ForecastModule(LightningModule):
         """The loss of one batch, with the penalty of the model."""
         ranks = self.trainer.world_size
         mean = self.trainer.strategy.reduce if ranks > 1 else None
-        loss, penalty = self.losses(LabelledWindow(*batch), ranks, mean)
+        batch = LabelledWindow(*batch)
+        loss, penalty = self.losses(batch, ranks, mean)
         _check_finite(loss, batch, batch_idx, "training")
+        weights = [label for label in (batch.future_valid, batch.weight) if label is not None]
+        self.weighed = self.weighed or all(bool((label > 0).any()) for label in weights)
         self.train_loss.update(loss.detach())
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
-        if penalty is None:
-            return loss
-        self.train_penalty.update(penalty.detach())
-        self.log("train_penalty", self.train_penalty, on_step=False, on_epoch=True)
-        return loss + penalty
+        total = loss if penalty is None else loss + penalty
+        if not total.requires_grad:
+            raise OptionError(
+                "training needs a forecast that depends on a parameter that requires gradients; received a "
+                f"{type(self.model).__name__} whose forecast does not: leave out torch.no_grad and detach"
+            )
+        if penalty is not None:
+            self.train_penalty.update(penalty.detach())
+            self.log("train_penalty", self.train_penalty, on_step=False, on_epoch=True)
+        return total
 
     def losses(
         self, batch: LabelledWindow, ranks: int = 1, mean: Callable[[Tensor], Tensor] | None = None
@@ -248,21 +257,32 @@ class ForecastModule(LightningModule):
             truth = {"future": first.future, "forced": forced}
         labels = labels_taken(self.model, first.inputs, first.past_valid, first.times)
         forecast, penalty = self.model.with_penalty(first.past, observed + steps, **labels, **truth)
+        if penalty is not None and not (isinstance(penalty, Tensor) and penalty.numel() == 1):
+            found = f"a tensor {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else received(penalty)
+            raise OptionError(
+                "the penalty of a model must be a tensor of one number, or None; that of a "
+                f"{type(self.model).__name__} is {found}: return a mean or a sum"
+            )
         if self.config.loss_frames == "forecast":
             first, forecast = batch, forecast[:, observed:]
         return self.loss(forecast, first.future, loss_weight(first, mean)), penalty
 
     def on_train_epoch_end(self) -> None:
-        """Check that loss and penalty are finite, and that there is a validation loss.
+        """Check that loss and penalty are finite, and that there are a training and a validation loss.
 
         Raises:
             RunError: one is not finite.
-            DataError: nothing was measured in the validation windows.
+            DataError: nothing was measured in the training or the validation windows.
         """
         if not self.validated and math.isnan(float(self.trainer.callback_metrics.get("val_mse", 0.0))):
             raise DataError(
                 "validation windows must have measured pixels, by which the best model is chosen; received "
                 "none: choose another split"
+            )
+        if not self.weighed and float(self.trainer.callback_metrics.get("train_loss", 1.0)) == 0:
+            raise DataError(
+                "training windows must have measured pixels, with weights above 0; received none: choose "
+                "another split"
             )
         for name in ("loss", "penalty"):
             value = float(self.trainer.callback_metrics.get(f"train_{name}", 0.0))
@@ -305,6 +325,7 @@ class ForecastModule(LightningModule):
             return optimizer
         else:
             rate, steps = float(self.config.learning_rate), int(self.trainer.estimated_stepping_batches)
+            steps = max(2, steps)  # the last one has almost no learning rate
             cycles = not optimizer.defaults.keys().isdisjoint(("momentum", "betas"))  # Adagrad has neither
             schedule = OneCycleLR(
                 optimizer, max_lr=rate, total_steps=steps, pct_start=0.15, cycle_momentum=cycles
