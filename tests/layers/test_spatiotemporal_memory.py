@@ -209,6 +209,12 @@ def test_an_engine_named_that_cannot_run_a_cell_with_memory_is_refused(stack):
     layer, x = stack
     layer.set_engine("fused")
     layer(x)  # such a cell keeps its step
+    called = []
+    hook = layer.cell_list[1].register_forward_hook(lambda *_: called.append(True))
+    layer(x)  # and its hooks
+    layer(x, mask=torch.ones(2, 5, dtype=torch.bool))
+    hook.remove()
+    assert len(called) == 10
     with pytest.raises(OptionError, match="it has no zoneout"):
         ConvLSTM(2, 3, 3, 2, batch_first=True, cell=ZigZagCell, zoneout=0.2, engine="fused").double()(x)
 

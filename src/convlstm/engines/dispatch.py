@@ -210,6 +210,8 @@ def _reasons_of_cell(engine: str, call: Call) -> list[str]:
         reasons.append(f"it has no {', '.join(call.reference_only)}")
     if not isinstance(call.cell, Cell):
         return [*reasons, f"{name} is no convlstm.cells.Cell"]
+    if call.cell.spatiotemporal_memory:  # called step by step in any case, with its hooks and its forward
+        return reasons
     if has_own_forward(call.cell):
         reasons.append(f"{name} has a forward of its own")
     if has_hooks(call.cell):
