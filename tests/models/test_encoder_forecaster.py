@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convlstm import ConvLSTMCell, EncoderForecaster
+from convlstm import ConvLSTMCell, EncoderForecaster, StackForecaster
 from convlstm.errors import ConvLSTMError, OptionError, ShapeError
 from convlstm.functional.motion import advect, motion_field
 from convlstm.models.baselines import Advection
@@ -197,6 +197,40 @@ def test_a_stream_does_not_share_memory_with_the_frames_it_is_given(model):
         session.update(buffer.copy_(frame))
     buffer.zero_()
     torch.testing.assert_close(session.forecast(2), model(past, 2))
+
+
+class InPlace(StackForecaster):
+    """Subtracts a mean from the very frames that it is given."""
+
+    def start(self, past):
+        return super().start(past.sub_(0.5))
+
+    def step(self, frame, carry):
+        forecast, carry = super().step(frame.sub_(0.5), carry)
+        return forecast + frame + 0.5, carry
+
+
+class OutOfPlace(InPlace):
+    def start(self, past):
+        return super().start(past.clone())
+
+    def step(self, frame, carry):
+        return super().step(frame.clone(), carry)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_may_change_the_frames_it_is_given(training):
+    """Forecasts were changed by the step after them, and the frame of a stream by each forecast."""
+    own, other = (kind(hidden_dim=[3], patch_size=1).double() for kind in (InPlace, OutOfPlace))
+    other.load_state_dict(own.state_dict())
+    past, session = frames(2, 3, 1, 6, 6), own.stream()
+    expected = other(past, 3)
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(own(past.clone(), 3), expected)
+    for frame in past.unbind(1):
+        session.update(frame)
+    torch.testing.assert_close(session.forecast(3), session.forecast(3))
+    torch.testing.assert_close(session.forecast(3), expected)
 
 
 def test_bad_input_is_named(model):

@@ -156,7 +156,8 @@ class AutoregressiveForecaster(Forecaster):
             forced = self.pad(forced.to(past)).bool()
         if inputs is not None:
             past, inputs = torch.cat([past, inputs[:, :length]], dim=2), inputs[:, length:]
-        return self._rollout(past[:, -1], self.start(past), steps, size, future, forced, inputs)
+        newest = past[:, -1].clone()  # `start` and `step` may change what they are given
+        return self._rollout(newest, self.start(past), steps, size, future, forced, inputs)
 
     def _rollout(
         self,
@@ -175,7 +176,7 @@ class AutoregressiveForecaster(Forecaster):
         forecasts: list[Tensor] = []
         dtype = frame.dtype  # under autocast a step may return 16 bits
         for k in range(steps):
-            frame, carry = _checked(self, self.step(frame, carry), frame)
+            frame, carry = _checked(self, self.step(frame.clone(), carry), frame)
             forecasts.append(frame)
             if future is not None and forced is not None and k + 1 < steps:
                 use_truth = forced[:, k]
@@ -257,7 +258,7 @@ class ForecastStream:
             sequence = torch.cat([sequence, inputs.unsqueeze(1)], dim=2)
         padded = model.pad(sequence)
         if self._frame is None:
-            self._size, self._carry = tuple(frame.shape[2:]), model.start(padded)
+            self._size, self._carry = tuple(frame.shape[2:]), model.start(padded.clone())
         else:
             self._carry = model.observe(self._frame, self._carry)
         self._frame = padded[:, 0]
