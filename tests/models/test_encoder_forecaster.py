@@ -209,6 +209,9 @@ class InPlace(StackForecaster):
         forecast, carry = super().step(frame.sub_(0.5), carry)
         return forecast + frame + 0.5, carry
 
+    def observe(self, frame, carry):
+        return self.step(frame, carry)[1]
+
 
 class OutOfPlace(InPlace):
     def start(self, past):
