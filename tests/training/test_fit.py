@@ -15,7 +15,7 @@ from torch import nn
 
 from convlstm import ConvLSTMCell, EncoderForecaster, MovingObjects, StackForecaster
 from convlstm.data import Window, WindowDataset
-from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError
+from convlstm.errors import ConvLSTMError, DataError, OptionError, RunError, ShapeError
 from convlstm.models import AutoregressiveForecaster, Forecaster, Persistence
 from convlstm.training.config import TrainingConfig
 from convlstm.training.fit import fit, read_checkpoint
@@ -184,6 +184,30 @@ def test_any_forecaster_trains_but_teaching_needs_one_that_listens(tmp_path):
         OptionError, match="curriculum=linear needs a forecaster .* received NeverSeesTheTruth"
     ):
         train(tmp_path / "other", model=NeverSeesTheTruth(), curriculum="linear")
+
+
+class OtherShape(NeverSeesTheTruth):
+    """Gives one frame, the frames of one window, or no tensor."""
+
+    def __init__(self, found="one frame"):
+        super().__init__()
+        self.found = found
+
+    def forward(self, past, steps):
+        forecast = super().forward(past, steps)
+        return {"one frame": forecast[:, :1], "one window": forecast[0], "a tuple": (forecast,)}[self.found]
+
+
+@pytest.mark.parametrize(
+    ("found", "shape"),
+    [("one frame", r"a tensor \(4, 1,"), ("one window", r"a tensor \(3, 1,"), ("a tuple", "a tuple")],
+)
+def test_a_forecast_of_another_shape_is_refused(found, shape, tmp_path):
+    """It was broadcast against the truth: one frame was trained to be all of them."""
+    with pytest.raises(
+        ShapeError, match=rf"must be \(B, L, C, H, W\) = \(4, 3, 1, 16, 16\); received {shape}"
+    ):
+        train(tmp_path / "run", model=OtherShape(found))
 
 
 class Explodes(NeverSeesTheTruth):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from convlstm.errors import ShapeError
 from convlstm.hub import Pretrained
-from convlstm.validation import check_positive, check_tensor
+from convlstm.validation import check_positive, check_tensor, received
 
 
 class Forecaster(Pretrained, ABC):
@@ -86,6 +86,22 @@ def run_forecaster(
     """
     forecast: Tensor = model(past, steps, **forcing, **labels_taken(model, inputs, valid, times))
     return forecast
+
+
+def check_forecast(model: nn.Module, forecast: Any, past: Tensor, steps: int) -> Tensor:
+    """Check the forecast of a model; one of another shape would broadcast against the truth unseen.
+
+    Raises:
+        ShapeError: anything but a tensor (B, L, C, *S).
+    """
+    expected = (past.shape[0], steps, *past.shape[2:])
+    if isinstance(forecast, Tensor) and tuple(forecast.shape) == expected:
+        return forecast
+    found = f"a tensor {tuple(forecast.shape)}" if isinstance(forecast, Tensor) else received(forecast)
+    raise ShapeError(
+        f"the forecast of a {type(model).__name__} must be (B, L, C, H, W) = {expected}; received {found}: "
+        "return the frames of all steps in one tensor"
+    )
 
 
 def labels_taken(

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric
 from convlstm.data.base import LabelledWindow, Window
 from convlstm.data.specification import Specification
 from convlstm.errors import DataError, OptionError, RunError
-from convlstm.models.base import Forecaster, labels_taken, run_forecaster
+from convlstm.models.base import Forecaster, check_forecast, labels_taken, run_forecaster
 from convlstm.training.config import TrainingConfig
 from convlstm.training.losses import loss_named, mse
 from convlstm.training.scheduled_sampling import Curriculum
@@ -257,6 +257,7 @@ class ForecastModule(LightningModule):
             truth = {"future": first.future, "forced": forced}
         labels = labels_taken(self.model, first.inputs, first.past_valid, first.times)
         forecast, penalty = self.model.with_penalty(first.past, observed + steps, **labels, **truth)
+        check_forecast(self.model, forecast, first.past, observed + steps)
         if penalty is not None and not (isinstance(penalty, Tensor) and penalty.numel() == 1):
             found = f"a tensor {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else received(penalty)
             raise OptionError(
@@ -302,6 +303,7 @@ class ForecastModule(LightningModule):
         past, future, weight = batch.past, batch.future, loss_weight(batch)
         labels = {"inputs": batch.inputs, "valid": batch.past_valid, "times": batch.times}
         forecast = run_forecaster(self.model, past, future.shape[1], **labels)
+        check_forecast(self.model, forecast, past, future.shape[1])
         # Each batch counts by its measured pixels.
         size = future.numel() if batch.future_valid is None else int(batch.future_valid.sum())
         self.validated += size
