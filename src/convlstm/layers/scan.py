@@ -126,8 +126,8 @@ def scan(
         last_only: return only the output after the last step, as T = 1.
         options: truncation, recomputation, zoneout.
         engine: one of `convlstm.engines.ENGINES`.
-        any_layout: outputs are read by other modules only: they may have another memory format, and under
-            autocast 16 bits from a fast engine.
+        any_layout: outputs are read by other modules only: they may have another memory format, under
+            autocast 16 bits from a fast engine, and share memory with the state.
 
     Returns:
         The outputs (B, T, hidden_dim, *S), each at the index of its frame, and the state at the end.
@@ -230,7 +230,7 @@ def _loop(call: Call, initial: Any, options: ScanOptions) -> tuple[Tensor, Run]:
                 recorder.keep(state)
         outputs = [output_of(state)] if call.last_only else frames
         if call.any_layout and len(outputs) == 1:
-            return outputs[0].clone().unsqueeze(1), state
+            return outputs[0].unsqueeze(1), state
         return torch.stack(outputs, dim=1), state
 
     return x, run

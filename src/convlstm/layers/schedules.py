@@ -133,8 +133,8 @@ class LayerRun:
     def _layer(self, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs of one layer: its cells, normalised, with the connection around them."""
         y = self._recurrence(layer, x, flags)
-        if self.layers.norms is not None:
-            y = self._normalised(layer, y, flags)
+        if self.layers.norms is not None:  # which may change their input in place, and that may be the state
+            y = self._normalised(layer, y.clone() if self.by_frame else y, flags)
         if self.options.residual in ("add", "project"):
             if flags.mask is not None:  # at a missing frame, the one before is added again
                 x = self._filled("residual", layer, x, flags)
@@ -146,6 +146,8 @@ class LayerRun:
     def _recurrence(self, layer: int, x: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs of one layer's cells, both directions merged."""
         layers, options, cell, state = self.layers, self.options, self.layers.cells[layer], self.states[layer]
+        if layer and x.shape[1] == 1 and type(cell).__module__.partition(".")[0] != "convlstm":
+            x = x.clone()  # a cell of one's own may change it, and it may be the state of the layer below
         if self.by_frame and self._is_plain(layer, flags):
             return self._plain_step(layer, x)
         if has_memory(cell):
@@ -220,8 +222,7 @@ class LayerRun:
                 new = check_step(cell, new, state)
         self.checked.add(layer)
         self.states[layer] = new
-        # A copy: what reads it, such as a norm with ``inplace=True``, may change it, and the state stays.
-        return output_of(new).clone().unsqueeze(1)
+        return output_of(new).unsqueeze(1)
 
     def _normalised(self, layer: int, y: Tensor, flags: SequenceFlags) -> Tensor:
         """Outputs (B, T, C, *S) normalised frame by frame.
