@@ -52,6 +52,18 @@ def write_nc(path, data):
     return path
 
 
+def test_a_path_in_two_spellings_counts_once(tmp_path, monkeypatch):
+    """Undated frames were there twice, in training and in test; a file that was named stays one."""
+    np.save(tmp_path / "a.npy", CODES)
+    (tmp_path / "notes.txt").write_text("no frames")
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    spellings = ["a.npy", str(tmp_path / "a.npy"), f"../{tmp_path.name}/a.npy", "link/a.npy", "*.npy", "."]
+    for given in (spellings, spellings[::-1]):
+        frames = open_frames(given)
+        assert (len(frames), frames.attrs["files"]) == (6, 1)
+
+
 def test_a_folder_of_radar_files(tmp_path):
     write_radar(tmp_path)
     frames = open_frames(tmp_path)

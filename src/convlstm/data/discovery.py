@@ -1,6 +1,7 @@
 """Files of an archive: which they are, and which reader reads them."""
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from inspect import isroutine
@@ -52,11 +53,15 @@ def discover(
         OptionError: there is no such reader, or no such function.
     """
     files: dict[Path, bool] = {}  # True for those that were named, not found in a folder
+    spelled: dict[tuple[str, str], Path] = {}
     for each in path if isinstance(path, list | tuple) else [path]:
         place = check_path(each, "path of frames")
         matches = [place] if place.exists() else map(Path, sorted(glob.glob(str(each), recursive=True)))
         for match in matches:
-            files |= {file: file == match for file in _walk(match)}
+            for each_file in _walk(match):  # one file under the first spelling of its folder
+                place_of = os.path.realpath(each_file.parent), each_file.name
+                file = spelled.setdefault(place_of, each_file)
+                files[file] = each_file == match or files.get(file, False)
     if not files:
         raise DataError(f"frames must come from existing files; none match {received(path)}: check the path")
     if isinstance(reader, str) and "." in reader and is_dotted(reader):
