@@ -68,10 +68,10 @@ def open_frames(
         ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and
         ``event`` (time,), dates of the events that undated frames belong to. Attributes, as
         far as known: ``units``, ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels
-        differ), ``dry_value``, ``valid_range`` and ``period_s``, the seconds that an amount covers, or
-        ``periods_s``, the least and the most where frames cover different times (where channels do not
-        differ), ``long_name``, ``standard_name``, ``grid_mapping``, and always ``reader``, ``files`` and
-        ``skipped`` (counts).
+        differ), ``dry_value`` and ``valid_range`` (where channels do not differ), ``period_s``, the seconds
+        that an amount covers, or ``periods_s``, the least and the most where frames or channels cover
+        different times, ``long_name``, ``standard_name``, ``grid_mapping``, and always ``reader``, ``files``
+        and ``skipped`` (counts).
 
     Raises:
         DataError: no files, none that a reader recognises, a variable that is not there, mixed grids, units
@@ -334,6 +334,10 @@ def _periods(parts: list[_Part]) -> dict[str, tuple[Any, ...]]:
         differ = len(set(ends)) > 1 or any(several for _, several in stated)
         found["period_s"] += (None if differ or not ends else ends[0],)
         found["periods_s"] += ((min(ends), max(ends)) if differ else None,)
+    stated = {*zip(*found.values(), strict=True)} - {(None, None)}
+    if len(stated) > 1:  # of the channels
+        ends = [end for one, several in stated for end in (several or (one,))]
+        found = {"period_s": (None,), "periods_s": ((min(ends), max(ends)),)}
     return found
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pyproj import CRS, Transformer
 
+from convlstm.data import Archive, open_frames
 from convlstm.data.readers.odim import ODIM
 from convlstm.errors import DataError
 from convlstm.testing import check_reader
@@ -101,6 +102,31 @@ def test_codes_of_values_are_not_those_of_their_quality(tmp_path, write_odim):
     dataset = ODIM().read(write_odim(tmp_path / "a.h5", fields))
     assert np.isnan(dataset["reflectivity"].values).sum() == 1
     np.testing.assert_array_equal(dataset["quality"][0], (codes / 255).astype(np.float32))
+
+
+def test_quality_of_every_group_accompanies_the_values(tmp_path, write_odim):
+    """A data set and its data may each have some, and none of them is a choice of frames."""
+    quality = (DBZ, {"gain": 1 / 255, "offset": 0.0})
+    fields = {"dataset1/data1": (DBZ, DBZ_WHAT), "dataset1/data1/quality1": quality}
+    path = write_odim(
+        tmp_path / "a.h5", fields | {"dataset1/quality1": quality, "dataset1/quality2": quality}
+    )
+    assert len(ODIM().read(path)) == 4
+    assert open_frames(path).name == "reflectivity"
+
+
+def test_amounts_of_different_times_in_one_file_become_no_rates(tmp_path, write_odim):
+    """Each channel covers another time, not the one between frames."""
+    fields = {}
+    for k, start in enumerate(("170000", "120000"), 1):
+        period = {"startdate": "20180824", "starttime": start, "enddate": "20180824", "endtime": "180000"}
+        fields[f"dataset{k}/data1"] = DBZ, {**DBZ_WHAT, "quantity": "ACRR", **period}
+    path = write_odim(tmp_path / "a.h5", fields)
+    names = ["precipitation", "precipitation_dataset2_data1"]
+    frames = open_frames(path, variable=names)
+    assert frames.attrs["periods_s"] == (3600, 21600)
+    with pytest.raises(DataError, match="must cover one time to become mm/h; these cover 3600 to 21600 s"):
+        Archive(path, names, units="mm/h")
 
 
 def test_places_in_kilometres(tmp_path, write_odim):

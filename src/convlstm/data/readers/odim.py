@@ -59,18 +59,22 @@ class ODIM(Reader):
                 )
             day, clock = (str(attribute(file["what"], name)) for name in ("date", "time"))
             time = _time(day, clock)
-            variables: dict[str, xr.Dataset] = {}
-            for place, quantity in _fields(file).items():
+            fields, names = _fields(file), dict[str, str]()
+            for place, quantity in fields.items():
                 name = _NAMES.get(quantity, quantity.lower())
-                name = f"{name}_{place.replace('/', '_')}" if name in variables else name
+                names[place] = f"{name}_{place.replace('/', '_')}" if name in names.values() else name
+            judges = " ".join(names[place] for place in fields if fields[place] == "QIND")
+            variables: dict[str, xr.Dataset] = {}
+            for place, quantity in fields.items():
+                name = names[place]
                 attributes = _ATTRIBUTES.get(
                     _KINDS.get(quantity, ""), {"long_name": f"ODIM quantity {quantity}"}
                 )
                 load = partial(_values, path, place, _codes(file, place), attributes.get("dry_value", np.nan))
                 if quantity == "ACRR":
                     attributes = attributes | _period(file, place)
-                if name != "quality":
-                    attributes = attributes | {"ancillary_variables": "quality"}
+                if quantity != "QIND" and judges:
+                    attributes = attributes | {"ancillary_variables": judges}
                 shape = file[place]["data"].shape
                 variables[name] = frames_dataset(
                     name, load, np.array([time]), shape, attributes=attributes, **_grid(file, place, shape)
