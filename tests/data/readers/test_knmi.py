@@ -36,6 +36,16 @@ def test_code_0_of_reflectivity_is_dry_and_255_not_measured(tmp_path, write_knmi
     assert "cell_methods" not in frames.attrs
 
 
+def test_code_0_is_dry_in_files_whose_formula_begins_half_a_dbz_above(tmp_path, write_knmi):
+    """Pixels without an echo were -31.5 dBZ there, above the dry value, and so wet."""
+    path = write_knmi(tmp_path / "dbz.h5", REFLECTIVITY)
+    with h5py.File(path, "a") as file:
+        formula = np.bytes_("GEO=0.500000*PV+-31.500000")
+        file["image1/calibration"].attrs["calibration_formulas"] = formula
+    frames = KNMI().read(path)["reflectivity"]
+    np.testing.assert_array_equal(frames, np.float32([[[-32, -31, 0.5], [95.5, np.nan, 7.5]]]))
+
+
 def test_both_kinds_are_on_one_grid(tmp_path, write_knmi):
     """Files of 2021 round the ellipsoid; a model trained on both needs equal coordinates."""
     kinds = [write_knmi(tmp_path / f"{k}.h5", codes) for k, codes in enumerate((RAIN, REFLECTIVITY))]

@@ -59,17 +59,21 @@ class KNMI(Reader):
                     attributes |= _period(file["overview"], time)
                 shape = file[image]["image_data"].shape
                 grid = _grid(file["geographic"], shape)
-            load = partial(_values, path, f"{image}/image_data", gain, offset, codes - {0})
+            dry = RADAR[name]["dry_value"]
+            load = partial(_values, path, f"{image}/image_data", gain, offset, codes - {0}, dry)
             return frames_dataset(name, load, np.array([time]), shape, attributes=attributes, **grid)
 
 
 def _values(
-    path: Path, place: str, gain: float, offset: float, missing: set[int], frames: slice
+    path: Path, place: str, gain: float, offset: float, missing: set[int], dry: float, frames: slice
 ) -> NDArray[np.float32]:
     import h5py
 
     with reading(path), h5py.File(path) as file:
-        return decoded(file[place][()][None][frames], gain, offset, missing)
+        stored = file[place][()][None][frames]
+        values = decoded(stored, gain, offset, missing)
+        values[stored == 0] = dry  # formulas of reflectivity begin at -32 or at -31.5 dBZ
+    return values
 
 
 def _image(path: Path, file: "h5py.File") -> tuple[str, str]:
