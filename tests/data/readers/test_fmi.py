@@ -1,10 +1,14 @@
 """Composites of FMI: values, places and times of a file written here and of the real ones."""
 
+import gzip
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from pyproj import Proj
 
 from convlstm.data.readers.fmi import FMI
+from convlstm.errors import DataError
 from convlstm.testing import check_reader
 
 CODES = np.array([[0, 1, 64], [65, 254, 255]], np.uint8)
@@ -22,6 +26,18 @@ def test_values_and_labels(path):
     np.testing.assert_array_equal(frames.values[0, 1], np.float32([0.5, 95.0, np.nan]))
     assert dataset.time.values == [np.datetime64("2016-09-28T14:45")]
     assert (frames.attrs["units"], frames.attrs["dry_value"]) == ("dBZ", -32.0)
+
+
+def test_images_of_another_quantity_are_refused(tmp_path, write_fmi):
+    """Their codes were read as reflectivity."""
+    path = write_fmi(tmp_path / "a.pgm.gz", CODES)
+    content = gzip.decompress(path.read_bytes())
+    for quantity, taken in (("CorrectedReflectivity", True), ("RainRate", False)):
+        stated = content.replace(b"# productname", f"# param {quantity}\n# productname".encode())
+        path.write_bytes(gzip.compress(stated))
+        expected = nullcontext() if taken else pytest.raises(DataError, match="of RainRate, whose codes")
+        with expected:
+            FMI().read(path)
 
 
 def test_contract(path):

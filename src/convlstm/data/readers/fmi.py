@@ -18,7 +18,7 @@ from convlstm.data.readers.base import (
     projected,
     time_in_name,
 )
-from convlstm.errors import reading
+from convlstm.errors import DataError, reading
 from convlstm.extras import load_pyproj
 
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ class FMI(Reader):
                 raise ValueError("the header has no size")
             width, height, start = int(size[1]), int(size[2]), size.end()
             time = time_in_name(fields[b"obstime"].decode())
+            quantity = fields.get(b"param", b"Reflectivity").decode()
+            if not quantity.lower().endswith(("reflectivity", "dbz", "dbzh")):
+                raise DataError(
+                    f"an image of FMI must be of reflectivity; {path} is of {quantity}, whose codes mean "
+                    "something else: give --data.reader the dotted path of a function that reads it"
+                )
             if time is None:
                 raise ValueError(f"the header has no time but {fields[b'obstime'].decode()}")
             latitude, central = float(fields[b"truelatitude"]), float(fields[b"centrallongitude"])
