@@ -89,6 +89,18 @@ def test_one_specification_for_all(two):
     assert 40 < float(values.min()) < float(values.max()) < 41.001
 
 
+def test_spans_of_splits_without_dates_are_ordered_as_numbers(tmp_path):
+    """The text "89 s" comes after "1199 s"."""
+    for name, frames in (("a", 90), ("b", 1200)):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((frames, 6, 6), np.float32))
+    paths = [{"path": str(tmp_path / f"{name}.npy")} for name in "ab"]
+    found = Mixture(paths, {"past": 3, "steps": 2, "crop": 4, "transform": "none"}).specification
+    assert [found.splits[name][2:] for name in ("validation", "test")] == [
+        ["60 s", "1017 s"],
+        ["76 s", "1199 s"],
+    ]
+
+
 def test_what_does_not_mix_is_refused(two, tmp_path):
     with pytest.raises(OptionError, match="the size of their crops; received 2 archive.s. and crop=None"):
         Mixture(two, {"past": 3, "steps": 2})

@@ -80,7 +80,7 @@ class Mixture(Source):
         for name in dict.fromkeys(name for one in every for name in one.splits):
             of_all = [one.splits[name] for one in every if name in one.splits]
             frames, windows, starts, ends = zip(*of_all, strict=True)
-            splits[name] = [sum(frames), sum(windows), min(starts), max(ends)]
+            splits[name] = [sum(frames), sum(windows), min(starts, key=_moment), max(ends, key=_moment)]
         widest = max(one.data_range for one in every)
         decided = replace(first, grid=self._grid(), missing=missing, zr=zr, splits=splits)
         gaps = "mask" if "mask" in {one.gaps for one in every} else "refuse"
@@ -161,3 +161,8 @@ class _Joined(WindowDataset):
         check_index(index, len(self))
         part = int(np.searchsorted(self._ends, index, side="right"))
         return self.parts[part][index - ([0, *self._ends][part])]
+
+
+def _moment(text: str) -> tuple[float, str]:
+    """What the times of a specification are sorted by: seconds as numbers, dates as text."""
+    return (float(text.removesuffix(" s")), "") if text.endswith(" s") else (0.0, text)
