@@ -542,6 +542,25 @@ def test_stored_splits_are_those_of_the_training(times):
         assert np.array_equal(again.window_frames(name), source.window_frames(name))
 
 
+def test_splits_of_several_frames_a_second_stay_apart():
+    """Times to the second put frames of validation into training when a run was evaluated."""
+    times = START + np.timedelta64(730, "ms") + np.arange(200) * np.timedelta64(100, "ms")
+    frames = rain(200).assign_coords(time=times)
+    source = archive(frames)
+    again = archive(frames).with_specification(source.specification, own=True)
+    for name in ("train", "validation", "test"):
+        assert np.array_equal(again.window_frames(name), source.window_frames(name))
+    assert source.specification.splits["train"][2] == "2021-02-01T00:00:00.730000"
+
+
+def test_a_channel_without_values_is_named():
+    """Its mean was NaN, and the error spoke of an offset."""
+    values = np.stack([rain().values, np.full(rain().shape, np.nan, np.float32)], 1)
+    frames = xr.DataArray(values, {"time": rain().time}, ("time", "channel", "y", "x"), "u", {"units": "K"})
+    with pytest.raises(DataError, match=r"every channel must hold measured values .*; 1 holds none: choose"):
+        _ = archive(frames).specification
+
+
 @pytest.mark.parametrize(("units", "size"), [("kg m-2 s-1", -2e-5), ("m", -1e-4)])
 def test_what_is_negative_in_units_of_small_numbers_is_no_rain(units, size):
     """Evaporation, say, which became dry; differences of packed sums are a little below 0."""

@@ -266,6 +266,12 @@ def _transform(
         scale, top = convert(np.array([_SCALE_MMH, _TOP_MMH], np.float32)).tolist()
         return Logarithm(scale, top) if name == "log" else SquareRoot(top)
     axes = (0, 2, 3)
+    if not (there := np.isfinite(values).any(axes)).all():
+        raise DataError(
+            "every channel must hold measured values in training, of which its scale is made; "
+            f"{variables(frames)[int(there.argmin())]} holds none: choose the others by --data.variable, or "
+            "use --data.transform none"
+        )
     # By a power of two, which rounds nothing: 32 bits do not hold the squares of 1e20 and 1e-25.
     _, power = np.frexp(np.nan_to_num(np.nanmax(np.abs(values), axes)))
     values = np.ldexp(values, -power[:, None, None])
@@ -290,7 +296,9 @@ def _extent(windows: NDArray[np.int64], times: NDArray[Any]) -> list[Any]:
     ends = times[used].min(), times[used].max()
     if times.dtype.kind == "m":
         return [len(used), len(windows), *(f"{end / np.timedelta64(1, 's'):.12g} s" for end in ends)]
-    return [len(used), len(windows), *(str(end.astype("datetime64[s]")) for end in ends)]
+    whole = (times == times.astype("datetime64[s]")).all()
+    unit = "datetime64[s]" if whole else "datetime64[us]"  # several frames a second
+    return [len(used), len(windows), *(str(end.astype(unit)) for end in ends)]
 
 
 def _plain(value: Any) -> Any:

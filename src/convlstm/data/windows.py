@@ -159,10 +159,10 @@ def stored_splits(times: Times, splits: Mapping[str, Sequence[object]]) -> dict[
     for name in (name for name in SPLITS if name in splits):
         texts = [str(text) for text in splits[name][2:]]
         first, last = (
-            float(text[:-2]) if text.endswith(" s") else float(np.datetime64(text, "s").astype(np.int64))
+            float(text[:-2]) if text.endswith(" s") else np.datetime64(text, "us").astype(np.int64) / 1e6
             for text in texts
         )
-        whole = 1e-3 if texts[1].endswith(" s") else 1  # dates are stored to the second
+        whole = 1e-3 if texts[1].endswith(" s") or "." in texts[1] else 1  # else stored to the second
         found[name] = (times > first - 1e-3) & (times < last + whole)
     return found
 
