@@ -459,6 +459,15 @@ def test_amounts_become_rates_by_the_time_that_they_cover_not_by_the_time_betwee
     torch.testing.assert_close(window.past, archive(rates).split("test")[0].past, rtol=1e-4, atol=1e-5)
 
 
+def test_amounts_of_months_whose_files_state_no_time_become_no_rates():
+    """All were divided by the 31 days of the usual month: a tenth too little in February."""
+    months = np.arange("2001-01", "2006-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    amounts = rain(60, units="mm").assign_coords(time=months)
+    with pytest.raises(DataError, match="these cover 31 days, and months differ: keep their unit"):
+        archive(amounts, units="mm/h")
+    assert archive(amounts).units == "mm"
+
+
 def test_amounts_of_another_time_than_those_of_the_training():
     """Hourly amounts every quarter of an hour: rates become such amounts, those of five minutes do not."""
     rates = rain(minutes=15)

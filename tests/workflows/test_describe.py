@@ -62,6 +62,17 @@ def test_a_rate_is_advised_where_amounts_cover_one_time(tmp_path, periods, note)
     assert ("mm/h" in found.train) == ("rate" in note)
 
 
+def test_no_rate_is_advised_for_amounts_of_months_whose_files_state_no_time(tmp_path):
+    months = np.arange("2001-01", "2006-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    path = write(tmp_path / "a.nc", months, "mm", rain=RANDOM.gamma(1, 1, (60, 12, 16)))
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        data["rain"].attrs["cell_methods"] = "time: sum"
+        data.load().to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
+    found = convlstm.describe(tmp_path / "b.nc")
+    assert "rain are amounts of months or years, which differ" in found.notes
+    assert "mm/h" not in found.train
+
+
 def test_labels(tmp_path):
     fields = {"kelvin": RANDOM.normal(285, 5, (10, 12, 16)), "height": RANDOM.normal(0, 9, (12, 16))}
     found = convlstm.describe(write(tmp_path / "a.nc", every_five_minutes(10), "kelvin", **fields))

@@ -225,7 +225,7 @@ class Archive(Source):
 
     def _conversion(self, units: str, covered_s: float | None, relation: ZR) -> Callable[..., Any]:
         """The conversion of the values of the files to a unit."""
-        check_covered(self.frames.attrs, units)
+        check_covered(self.frames.attrs, units, covered_s)
         return conversion(self.frames.attrs.get("units", ""), units, step_s=covered_s, zr=relation)
 
     def _splits_of(self, specification: Specification) -> dict[Split, NDArray[np.bool_]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convlstm.data.readers.accumulations import MONTH_S
 from convlstm.errors import DataError, OptionError
 from convlstm.validation import check_number
 
@@ -120,17 +121,20 @@ def times_text(ends: Sequence[float]) -> str:
     return last if first == last else f"{number if last.endswith(f' {unit}') else first} to {last}"
 
 
-def check_covered(attributes: Mapping[str, Any], target: str) -> None:
+def check_covered(attributes: Mapping[str, Any], target: str, step_s: float | None) -> None:
     """Refuse amounts of different times where rates are wanted, and the other way round.
 
     Args:
         attributes: of the frames, with their ``units`` and, where they differ, ``periods_s``.
         target: unit wanted.
+        step_s: seconds between frames, which amounts cover whose files state no time; None if unknown.
 
     Raises:
         DataError: such amounts.
     """
     periods, source = attributes.get("periods_s"), unit_named(str(attributes.get("units", "")))
+    if not {"period_s", "periods_s"} & attributes.keys() and step_s is not None and step_s >= MONTH_S:
+        periods = step_s, step_s
     if periods and source in AMOUNTS and unit_named(target) not in AMOUNTS:
         raise DataError(
             f"amounts must cover one time to become {unit_named(target)}; these cover {times_text(periods)}"

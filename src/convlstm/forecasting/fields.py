@@ -62,7 +62,7 @@ def last_frames(
     Raises:
         DataError: too few frames, missing ones, or others than the model was trained on.
     """
-    check_covered(frames.attrs, specification.units)
+    check_covered(frames.attrs, specification.units, specification.known_step_s)
     past = specification.past
     between = np.diff(seconds(frames["time"]))
     frames = frames[-past:]

@@ -22,6 +22,7 @@ from convlstm.data.specification import THRESHOLDS
 from convlstm.data.specify import grid_of, is_rain
 from convlstm.data.statistics import Statistics, sample, statistics
 from convlstm.data.units import ZR, conversion, times_text, unit_named
+from convlstm.data.windows import time_step
 from convlstm.errors import ConvLSTMError, DataError, OptionError
 from convlstm.extras import load_pyproj
 from convlstm.training.config import TrainingConfig
@@ -235,14 +236,16 @@ def _variables(
     pairs: NDArray[np.int64],
 ) -> tuple[Variable, ...]:
     found: list[Variable] = []
-    start = 0
+    start, step_s = 0, time_step(seconds(frames["time"]))
     for name in names:
         attributes = whole[name].attrs
         channels = whole[name].sizes.get("channel", 1)
         own = slice(start, start + channels)
         start += channels
         stated = attributes if len(names) > 1 else frames.attrs  # those of all files
-        covers = stated.get("periods_s", [stated["period_s"]] * 2 if "period_s" in stated else ())
+        sums = "sum" in str(attributes.get("cell_methods", ""))
+        covers = [step_s] * 2 if sums and step_s >= MONTH_S else ()  # months, whose files state no time
+        covers = stated.get("periods_s", [stated["period_s"]] * 2 if "period_s" in stated else covers)
         units = attributes.get("units", "") if len(names) > 1 else frames.attrs.get("units", "")
         rain = is_rain(frames[:, own].assign_attrs(attributes), unit_named(units))
         dry, shown = attributes.get("dry_value", 0.0 if rain else None), values[:, own]
