@@ -109,6 +109,9 @@ def test_given_periods():
     for open_end in ("2001-01-07/", "/2001-01-07", "/", "", "2001-01-08/2001-01-07"):
         with pytest.raises(OptionError, match=f"a period must be start/end, .*received '{open_end}'"):
             split_frames(times, periods | {"test": open_end}, 2, guard=0)
+    zulu = {name: f" {period} ".replace("/", "Z / ") for name, period in periods.items() if name != "train"}
+    again = split_frames(times, periods | zulu, 2, guard=9)  # without a warning of NumPy's
+    assert all(np.array_equal(again[name], found[name]) for name in found)
     late = split_frames(times + 86399.5, periods, 2, guard=0)  # in the last second of each day
     assert all((late[name] == frames).all() for name, frames in found.items())
     with pytest.raises(DataError, match="every split needs frames; test has none of the 10"):

@@ -132,6 +132,8 @@ def test_a_truth_is_found_by_its_time(labelled, caplog):
     np.testing.assert_array_equal(convlstm.inspect(model, past, truth=counted).inside.truth, counted[:L])
     with pytest.raises(DataError, match="truth must be in the unit of the past, m/s, K; received mm, K"):
         convlstm.inspect(model, past, truth=given[K:].assign_attrs(units="mm, K"))
+    spelled = given[K:].assign_attrs(units="m/s, kelvin")
+    np.testing.assert_array_equal(convlstm.inspect(model, past, truth=spelled).inside.truth, given[K : K + L])
 
 
 def test_the_truth_of_months_is_found_though_they_differ(labelled):

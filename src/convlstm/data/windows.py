@@ -243,7 +243,7 @@ def _given(times: Times, split: Mapping[str, object]) -> dict[Split, NDArray[np.
 
 def _period(text: object) -> tuple[int, int]:
     """First second of ``start/end``, and the first after it."""
-    start, slash, end = str(text).partition("/")
+    start, slash, end = (part.strip().removesuffix("Z") for part in str(text).partition("/"))  # all are UTC
     try:
         last = np.datetime64(end if slash else start)
         first, after = np.datetime64(start, "s"), (last + 1).astype("datetime64[s]")

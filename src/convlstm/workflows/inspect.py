@@ -15,6 +15,7 @@ from torch import Tensor
 from convlstm.atomic_write import check_writable, write_atomically
 from convlstm.data.frame_store import seconds
 from convlstm.data.specification import GAPS, known_step
+from convlstm.data.units import unit_named
 from convlstm.errors import DataError, OptionError, RunError, check_name
 from convlstm.forecasting.fields import clock_texts, labelled_forecast, steps_between
 from convlstm.forecasting.rollout import evaluating, forecast_labelled, masks_gaps, past_of, specification_of
@@ -248,7 +249,8 @@ def _of_labelled(
     if follow is not None:
         _check_truth(follow.shape[1:], frames.shape[1:])
         other, own = follow.attrs.get("units"), frames.attrs.get("units")
-        if other and own and other != own:
+        named = [[*map(unit_named, str(each).split(", "))] for each in (other, own)]  # of each channel
+        if other and own and named[0] != named[1]:
             raise DataError(f"the truth must be in the unit of the past, {own}; received {other}: convert it")
     source = whole if follow is None else follow
     observed = _truth(source, frames["time"][-1], steps, past.step_s, by_order=follow is not None)
