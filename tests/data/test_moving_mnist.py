@@ -240,6 +240,20 @@ def test_unfit_test_file(tmp_path, array, message):
         small(test_file=tmp_path / "fixed.npy")
 
 
+def test_a_test_file_of_sequences_by_frames_is_refused(tmp_path):
+    """With as many sequences as frames it was taken, and frames of other sequences followed each other."""
+    windows = small(past=10, steps=10, test_size=30).split("test")
+    frames = np.stack([torch.cat(windows[k])[:, 0].numpy() for k in range(30)])  # (N, T, H, W)
+    frames = np.rint(frames * 255).astype(np.uint8)
+    np.save(tmp_path / "a.npy", np.swapaxes(frames, 0, 1))
+    assert len(small(test_file=tmp_path / "a.npy", past=10, steps=10).split("test")) == 30
+    np.save(tmp_path / "b.npy", frames)
+    with pytest.raises(
+        DataError, match="neighbours along the second are more alike: swap its first two axes"
+    ):
+        small(test_file=tmp_path / "b.npy", past=10, steps=10)
+
+
 def test_missing_and_truncated_test_file(test_file, tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         small(test_file=tmp_path / "none.npy")

@@ -213,6 +213,11 @@ class _FixedWindows(WindowDataset):
                 f"test_file must have values up to 255; the first sequence of {path} has none above "
                 f"{array[:, 0].max()}: multiply it by 255"
             )
+        if array.shape[1] >= past + steps and _are_swapped(array[:8, :8]):
+            raise DataError(
+                "test_file must be (T, N, H, W), with the frames of a sequence along the first axis; in "
+                f"{path}, {array.shape}, neighbours along the second are more alike: swap its first two axes"
+            )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Pickle the path: workers open the file themselves, as a pickled memory map would copy all of it."""
@@ -224,6 +229,12 @@ class _FixedWindows(WindowDataset):
     def __getitem__(self, index: int) -> Window:
         check_index(index, len(self))
         return _window(np.asarray(self._frames_TNHW[: self.past + self.steps, index]), self.past)
+
+
+def _are_swapped(frames: Images) -> bool:
+    """True if frames clearly change more along the first axis, which is time, than along the second."""
+    in_time, across = (np.abs(np.diff(frames.astype(np.int16), axis=axis)).mean() for axis in (0, 1))
+    return bool(in_time > 1.1 * across)
 
 
 def _window(frames_THW: Images, past: int) -> Window:
