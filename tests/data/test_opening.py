@@ -64,6 +64,19 @@ def test_a_path_in_two_spellings_counts_once(tmp_path, monkeypatch):
         assert (len(frames), frames.attrs["files"]) == (6, 1)
 
 
+def test_files_without_dates_have_one_time_step(tmp_path):
+    """As films of 10 and 25 frames a second: each frame of the slower one was alone, and lost."""
+    paths = []
+    for k, (frames, step_ms) in enumerate([(9, 40), (8, 100), (3, 80)]):
+        times = (np.arange(frames) * np.timedelta64(step_ms, "ms")).astype("timedelta64[ns]")
+        paths.append(write_nc(tmp_path / f"{k}.nc", dataset(times)))
+    with pytest.raises(
+        DataError, match=r"one time step; .*0.nc has 0.04 s, .*1.nc has 0.1 s: open them apart"
+    ):
+        open_frames(paths)
+    assert len(open_frames([paths[0], paths[2]])) == 12  # of three frames one may be missing
+
+
 def test_a_folder_of_radar_files(tmp_path):
     write_radar(tmp_path)
     frames = open_frames(tmp_path)

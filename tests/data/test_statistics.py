@@ -104,6 +104,12 @@ def test_measured_values_are_no_codes(values):
     assert suspicious_codes(np.sort(values)) == ()
 
 
+def test_two_groups_far_from_each_other_are_no_codes():
+    """Each was taken for codes beside the other, and nothing was left."""
+    values = np.repeat(np.float32([-26.5, -25.5, -24.5, 0, 2, 4]), 20)
+    assert suspicious_codes(values) == ()
+
+
 def test_codes_are_left_out_of_everything_else():
     coded = np.where(np.isnan(RAIN), np.float32(-1), RAIN)
     plain, found = (statistics(each, np.array([0, 3]), dry_value=0.0) for each in (RAIN, coded))

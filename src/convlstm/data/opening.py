@@ -19,6 +19,7 @@ from convlstm.data.readers.gridded import labelled_dataset
 from convlstm.data.readers.lazy import FileArray
 from convlstm.data.readers.packing import without
 from convlstm.data.units import check_unit, time_text
+from convlstm.data.windows import check_one_step
 from convlstm.errors import DataError, OptionError
 from convlstm.extras import check_installed
 from convlstm.validation import is_number, received
@@ -65,13 +66,12 @@ def open_frames(
     Returns:
         (time, channel, y, x), float32, backed by dask, NaN where not measured, sorted by time. Coordinates
         are ``time`` (datetime64[ns], or timedelta64[ns] where the files have no dates), ``channel`` (names),
-        ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and
-        ``event`` (time,), dates of the events that undated frames belong to. Attributes, as
-        far as known: ``units``, ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels
-        differ), ``dry_value`` and ``valid_range`` (where channels do not differ), ``period_s``, the seconds
-        that an amount covers, or ``periods_s``, the least and the most where frames or channels cover
-        different times, ``long_name``, ``standard_name``, ``grid_mapping``, and always ``reader``, ``files``
-        and ``skipped`` (counts).
+        ``y``, ``x``, where known ``crs``, ``lat`` and ``lon`` (y, x) of curvilinear grids, and ``event``
+        (time,), dates of the events that undated frames belong to. Attributes, as far as known: ``units``,
+        ``cell_methods`` and ``dtype`` in the file (joined by ", " where channels differ), ``dry_value`` and
+        ``valid_range`` (where channels do not differ), ``period_s``, the seconds that an amount covers, or
+        ``periods_s``, the least and the most where frames or channels cover different times, ``long_name``,
+        ``standard_name``, ``grid_mapping``, and always ``reader``, ``files`` and ``skipped`` (counts).
 
     Raises:
         DataError: no files, none that a reader recognises, a variable that is not there, mixed grids, units
@@ -174,9 +174,8 @@ def _part(dataset: "xr.Dataset", names: tuple[str, ...] | None, path: Path, inde
         channels += labels
         for key in _PER_CHANNEL:
             value = variable.attrs.get(key)
-            attributes[key] += (tuple(value) if isinstance(value, np.ndarray | list) else value,) * len(
-                labels
-            )
+            value = tuple(value) if isinstance(value, np.ndarray | list) else value
+            attributes[key] += (value,) * len(labels)
     arrays = [dataset.variables[name].data for name in chosen]
     times = dataset.variables["time"].values
     if not times.size or any(0 in array.shape for array in arrays):
@@ -343,6 +342,7 @@ def _periods(parts: list[_Part]) -> dict[str, tuple[Any, ...]]:
 
 def _after_each_other(parts: list[_Part]) -> list[_Part]:
     """Undated files in their order: single frames of a folder a second apart, others a day."""
+    check_one_step({str(part.path): part.times for part in parts})
     placed = parts[:1]
     for before, part in pairwise(parts):
         single = len(before.times) == len(part.times) == 1 and before.path.parent == part.path.parent

@@ -203,6 +203,8 @@ def suspicious_codes(values: Floats) -> tuple[Code, ...]:
                     Code(each, n / len(values), edge[k]) for each, n in zip(edge[:k], counts, strict=False)
                 ]
                 break
+    if np.isin(values, [code.value for code in found]).all():  # two groups far from each other
+        return ()
     return tuple(sorted(found, key=lambda code: code.value))
 
 

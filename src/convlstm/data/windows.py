@@ -16,6 +16,7 @@ Times = NDArray[np.float64]
 #: Frame of a window that is missing.
 MISSING = -1
 _GAP = -2
+_FEW = 5  # frames
 
 
 class Gap(NamedTuple):
@@ -53,6 +54,31 @@ def time_step(times: Times) -> float:
             f"{_text(times, first + 1)} are {time_text(steps[first])} apart: open frames of each step apart"
         )
     return step
+
+
+def check_one_step(files: Mapping[str, NDArray[np.timedelta64]]) -> None:
+    """Refuse files without dates whose time steps differ: the frames of some would count as single ones.
+
+    Files of few frames are not looked at, as one of these may be missing.
+
+    Args:
+        files: times of each, by its name.
+
+    Raises:
+        DataError: such files.
+    """
+    steps = {
+        name: float(np.median(np.diff(np.sort(times))) / np.timedelta64(1, "s"))
+        for name, times in files.items()
+        if len(times) >= _FEW
+    }
+    first = next(iter(steps), "")
+    for name, step in steps.items():
+        if abs(step - steps[first]) > 0.1 * steps[first]:
+            raise DataError(
+                f"files of one archive must have one time step; {first} has {time_text(steps[first])}, "
+                f"{name} has {time_text(step)}: open them apart"
+            )
 
 
 def gaps(times: Times, step: float | None = None) -> list[Gap]:
