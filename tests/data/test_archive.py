@@ -341,6 +341,21 @@ def test_extra_inputs():
     assert float(window.inputs[0, 3, 0, 0]) == pytest.approx(np.sin(2 * np.pi * day / 365.2425), abs=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"inputs": ["hour"]}, {"inputs": ["season"]}, {"transform": "anomaly"}])
+def test_frames_without_dates_have_no_hour_and_no_season(options):
+    """Seconds since the first frame were taken for dates, and forecasts of such frames refused."""
+    dated = rain(120).assign_coords(time=START + np.arange(120) * np.timedelta64(5, "D"))
+    counted = dated.assign_coords(time=dated.time.values - dated.time.values[0])
+    sentence = (
+        rf"the ({'|'.join(('hour', 'season', 'climatology'))}) needs frames with dates; those of frames"
+    )
+    with pytest.raises(DataError, match=sentence):
+        archive(counted, **options)
+    if "inputs" in options:
+        with pytest.raises(DataError, match=sentence):
+            archive(counted).with_specification(archive(dated, **options).specification)
+
+
 def test_static_fields(tmp_path):
     height = np.arange(20 * 24, dtype=np.float32).reshape(20, 24)
     height[0, 0] = np.nan

@@ -136,6 +136,7 @@ class Archive(Source):
             raise DataError(
                 f"periods need frames with dates; those of {self.name} have none: give --data.split event"
             )
+        self._check_dates(self.inputs, transform)
         self._members = split_frames(self.times, split, past + steps, steps, seconds(dates))
 
     @cached_property
@@ -200,6 +201,7 @@ class Archive(Source):
             alike.sort(key=lambda one: not stored_splits(self.times, one.splits)["train"].any())
         specification = alike[0]
         check_fits(self.frames, self.step_s, specification)
+        self._check_dates(specification.inputs, specification.transform["kind"])
         other = copy(self)
         other.masked = (self.gaps or specification.gaps) == "mask"
         other.frames = without_codes(self.frames, specification.missing)
@@ -222,6 +224,16 @@ class Archive(Source):
             gaps="mask" if other.masked else "refuse",
         )
         return other
+
+    def _check_dates(self, inputs: Sequence[str], transform: str) -> None:
+        """Refuse what depends on the hour or the season where frames have no dates."""
+        found = [name for name in inputs if name in ("hour", "season")]
+        found += ["climatology"] if transform == "anomaly" else []
+        if found and self.frames["time"].dtype.kind == "m":
+            raise DataError(
+                f"the {found[0]} needs frames with dates; those of {self.name} have none: give them "
+                "dates, or leave it out"
+            )
 
     def _conversion(self, units: str, covered_s: float | None, relation: ZR) -> Callable[..., Any]:
         """The conversion of the values of the files to a unit."""
