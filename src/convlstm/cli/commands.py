@@ -93,8 +93,8 @@ def forecast(**options: Any) -> None:
     paths = options["past"]
     files = paths[0] if len(paths) == 1 else f"{len(paths)} files"
     first = "the last" if options.get("every") is None else f"every {options['every']}"
-    count = "1 frame" if options["steps"] == 1 else f"{options['steps']} frames"
-    print(f"{count} after {first} of {files} are in {options['out']}")
+    count, are = ("1 frame", "is") if options["steps"] == 1 else (f"{options['steps']} frames", "are")
+    print(f"{count} after {first} of {files} {are} in {options['out']}")
 
 
 def inspect(**options: Any) -> None:
