@@ -333,9 +333,9 @@ def _periods(parts: list[_Part]) -> dict[str, tuple[Any, ...]]:
         differ = len(set(ends)) > 1 or any(several for _, several in stated)
         found["period_s"] += (None if differ or not ends else ends[0],)
         found["periods_s"] += ((min(ends), max(ends)) if differ else None,)
-    stated = {*zip(*found.values(), strict=True)} - {(None, None)}
-    if len(stated) > 1:  # of the channels
-        ends = [end for one, several in stated for end in (several or (one,))]
+    pairs = {*zip(*found.values(), strict=True)} - {(None, None)}
+    if len(pairs) > 1:  # of the channels
+        ends = [end for one, several in pairs for end in (several or (one,))]
         found = {"period_s": (None,), "periods_s": ((min(ends), max(ends)),)}
     return found
 
