@@ -57,7 +57,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "E3DLSTM": {"hidden_dim": [16, 16], "kernel_size": 3, "history": 5},
     "SAConvLSTMForecaster": {"hidden_dim": [28, 28]},
     "PhyDNet": {"latent_dim": 16, "hidden_dim": [24, 24, 16]},
-    "SwinLSTM": {"hidden_dim": 16, "depths": [2, 2], "depths_up": [2, 2], "heads": [2, 2], "patch_size": 4},
+    # As published but for depth and width: two levels of 32 x 32 pixels would leave 2 x 2 patches between.
+    "SwinLSTM": {"hidden_dim": 32, "depths": [2], "depths_up": [2], "heads": [4], "patch_size": 2},
 }
 
 
