@@ -748,12 +748,13 @@ def test_five_hundred_calls_leave_nothing_behind(engine, one_call, monkeypatch):
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
 
     tracemalloc.start()
-    tensors = calls(300)  # Python's free lists fill up first
-    before = tracemalloc.get_traced_memory()[0]
-    assert calls(500) <= tensors
-    grown = tracemalloc.get_traced_memory()[0] - before
+    tensors, grown = calls(300), []  # Python's free lists fill up first
+    for _ in range(2):  # in one of them something else may keep memory, such as another thread
+        before = tracemalloc.get_traced_memory()[0]
+        assert calls(250) <= tensors
+        grown.append(tracemalloc.get_traced_memory()[0] - before)
     tracemalloc.stop()
-    assert grown < 500 * 100  # less than one object of a tensor's kind per call
+    assert min(grown) < 250 * 100  # less than one object of a tensor's kind per call
 
 
 def test_two_threads_never_take_the_same_buffer():
