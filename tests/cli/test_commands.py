@@ -125,7 +125,7 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path):
 
 
 def test_resume_takes_no_other_option(run):
-    with pytest.raises(OptionError, match="--resume takes every option but --epochs and --patience from the run"):
+    with pytest.raises(OptionError, match="takes every option but --epochs and --patience from the run"):
         train(config=TrainingConfig(), resume=run)
     with pytest.raises(RunError, match="must hold a config.yaml"):
         train(resume=run / "model")
