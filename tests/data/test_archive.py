@@ -590,7 +590,7 @@ def test_what_is_negative_in_units_of_small_numbers_is_no_rain(units, size):
     """Evaporation, say, which became dry; differences of packed sums are a little below 0."""
     frames = rain(units=units)
     with pytest.raises(DataError, match="rain must not be negative; received -"):
-        archive(frames * 0 + size).split("train")
+        archive((frames * 0 + size).assign_attrs(frames.attrs)).split("train")
     assert archive(frames.where(frames != 0, size / 100)).split("train")[0].past.min() == 0
 
 

@@ -153,9 +153,9 @@ def test_bands_that_are_no_colours_are_refused(tmp_path):
         assert tag + b"\2" in content
         (tmp_path / "a.tif").write_bytes(content.replace(tag + b"\2", tag + b"\0"))
         for opened in (read, lambda path: read_frames([path])):
-            with pytest.raises(
-                DataError, match=f"one band, or red, green and blue; .*a.tif has {bands} bands"
-            ):
+            # Older versions of Pillow do not open such a file at all.
+            says = f"red, green and blue; .*a.tif has {bands} bands|hold one band or colours|whole, readable"
+            with pytest.raises(DataError, match=says):
                 opened(tmp_path / "a.tif")
 
 
