@@ -60,14 +60,14 @@ def on_device(window: Window | LabelledWindow, device: torch.device) -> Labelled
 
 
 def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWindow:
-    """A batch of windows, with a leading axis B; what no window says is None in the batch.
+    """A batch of windows, with a leading axis B; a label that no window has is None in the batch.
 
     Raises:
-        DataError: something that some windows say and others do not.
+        DataError: a label that some windows have and others lack.
         ShapeError: windows of several sizes.
     """
     kind = type(windows[0])
-    if not issubclass(kind, Window | LabelledWindow):  # a tuple of one's own
+    if not issubclass(kind, Window | LabelledWindow):  # a user's tuple
         made: Window = default_collate(list(windows))
         return made
     if any(type(window) is not kind for window in windows):
@@ -80,20 +80,20 @@ def batch_of(windows: Sequence[Window | LabelledWindow]) -> Window | LabelledWin
 
 def _stacked(name: str, values: Sequence[Tensor | None]) -> Tensor | None:
     """One field of the windows of a batch, (B, ...)."""
-    said = [value for value in values if value is not None]
-    if not said:
+    given = [value for value in values if value is not None]
+    if not given:
         return None
-    if len(said) < len(values):
+    if len(given) < len(values):
         raise DataError(
             f"all windows of a batch must have the same labels; received {name} for some and None for "
             "others: give it for all, or for none"
         )
-    if len(shapes := {tuple(value.shape) for value in said}) > 1:
+    if len(shapes := {tuple(value.shape) for value in given}) > 1:
         raise ShapeError(
             f"all windows of a batch must have one size; {name} has {' and '.join(map(str, sorted(shapes)))}:"
             " cut them to one, or use batch_size=1"
         )
-    made: Tensor = default_collate(said)
+    made: Tensor = default_collate(given)
     return made
 
 

@@ -164,5 +164,5 @@ class _Joined(WindowDataset):
 
 
 def _moment(text: str) -> tuple[float, str]:
-    """What the times of a specification are sorted by: seconds as numbers, dates as text."""
+    """Sort key of a time as a specification stores it: seconds as numbers, dates as text."""
     return (float(text.removesuffix(" s")), "") if text.endswith(" s") else (0.0, text)

@@ -147,7 +147,7 @@ class LayerRun:
         """Outputs of one layer's cells, both directions merged."""
         layers, options, cell, state = self.layers, self.options, self.layers.cells[layer], self.states[layer]
         if layer and x.shape[1] == 1 and type(cell).__module__.partition(".")[0] != "convlstm":
-            x = x.clone()  # a cell of one's own may change it, and it may be the state of the layer below
+            x = x.clone()  # a user's cell may change it, and it may be the state of the layer below
         if self.by_frame and self._is_plain(layer, flags):
             return self._plain_step(layer, x)
         if has_memory(cell):
@@ -204,7 +204,7 @@ class LayerRun:
         return self.plain[layer]
 
     def _plain_step(self, layer: int, x: Tensor) -> Tensor:
-        """Output of one frame, as `scan` gives it at a tenth of the overhead, which small frames feel."""
+        """Output of one frame, as `scan` gives it, without its choices, which cost small frames much."""
         cell: Any = self.layers.cells[layer]
         frame, state = x.squeeze(1).contiguous(), self.states[layer]
         if state is None:

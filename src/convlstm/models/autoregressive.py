@@ -205,7 +205,7 @@ class AutoregressiveForecaster(Forecaster):
         """
         if are_replaced(self, _FORWARD):
             raise OptionError(
-                "a stream calls start, observe and step, and would leave out what a forward of one's own "
+                "a stream calls start, observe and step, and would leave out what an overridden forward "
                 f"adds; received {type(self).__name__}, which has one: write start and step alone, or "
                 "override stream as well"
             )

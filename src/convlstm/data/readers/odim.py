@@ -63,7 +63,7 @@ class ODIM(Reader):
             for place, quantity in fields.items():
                 name = _NAMES.get(quantity, quantity.lower())
                 names[place] = f"{name}_{place.replace('/', '_')}" if name in names.values() else name
-            judges = " ".join(names[place] for place in fields if fields[place] == "QIND")
+            quality = " ".join(names[place] for place in fields if fields[place] == "QIND")
             variables: dict[str, xr.Dataset] = {}
             for place, quantity in fields.items():
                 name = names[place]
@@ -73,8 +73,8 @@ class ODIM(Reader):
                 load = partial(_values, path, place, _codes(file, place), attributes.get("dry_value", np.nan))
                 if quantity == "ACRR":
                     attributes = attributes | _period(file, place)
-                if quantity != "QIND" and judges:
-                    attributes = attributes | {"ancillary_variables": judges}
+                if quantity != "QIND" and quality:
+                    attributes = attributes | {"ancillary_variables": quality}
                 shape = file[place]["data"].shape
                 variables[name] = frames_dataset(
                     name, load, np.array([time]), shape, attributes=attributes, **_grid(file, place, shape)
@@ -127,7 +127,7 @@ def _period(file: "h5py.File", place: str) -> dict[str, float]:
 
 def _codes(file: "h5py.File", place: str) -> dict[str, float]:
     defaults = {"gain": 1.0, "offset": 0.0, "nodata": np.nan, "undetect": np.nan}
-    if "/quality" in place:  # the codes of the values that it judges are not its own
+    if "/quality" in place:  # the codes of the values that it describes are not its own
         own = file[place]["what"].attrs if "what" in file[place] else {}
         return {name: float(np.ravel(own.get(name, value))[0]) for name, value in defaults.items()}
     return {name: float(_nearest(file, place, "what", name, default)) for name, default in defaults.items()}
