@@ -52,8 +52,9 @@ def main(wanted: dict[str, Any], arguments: dict[str, Any], folder: Path) -> Non
         model: Forecaster = make(**arguments)
         return model
 
-    settings: dict[str, Any] = {"batch_size": 8, "learning_rate": 2e-3, "accelerator": "cpu", "seed": seed}
-    settings |= {"epochs": 1, "loss": chosen.training.get("loss", "mse"), "checkpoint_minutes": 0}
+    settings: dict[str, Any] = {"batch_size": 8, "learning_rate": wanted["learning_rate"], "seed": seed}
+    settings |= {"accelerator": "cpu", "epochs": 1, "checkpoint_minutes": 0}
+    settings |= {"loss": chosen.training.get("loss", "mse")}
     config = TrainingConfig(**settings)
     source = chosen.source(**chosen.data)
     step_s = wanted["step_s"] or seconds_a_step(built(), source, config)
