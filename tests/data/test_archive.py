@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
@@ -646,3 +647,6 @@ def test_static_fields_are_read_as_frames_are(tmp_path):
     stored[0, 0] = np.nan
     np.testing.assert_array_equal(found[0], stored)
     np.testing.assert_array_equal(found[1], np.where(stored < 0, np.nan, stored))
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("height", data=height, fill_value=0).attrs["_ARRAY_DIMENSIONS"] = ["lat", "lon"]
+    np.testing.assert_array_equal(static_fields(tmp_path / "a.zarr"), height[None])

@@ -28,6 +28,7 @@ def unit(bytes_TCHW):
         (GREY[:, None].repeat(2, axis=1), unit(GREY[:, None].repeat(2, axis=1))),
         (COLOUR, unit(COLOUR.transpose(0, 3, 1, 2))),
         (COLOUR.transpose(0, 3, 1, 2), unit(COLOUR.transpose(0, 3, 1, 2))),
+        (COLOUR[..., :2], unit(COLOUR[..., :2].transpose(0, 3, 1, 2))),
         (COLOUR[:, :3], unit(COLOUR[:, :3])),  # three channels of a grid three columns wide
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convlstm.errors import ShapeError
+from convlstm.errors import DataError, ShapeError
 from convlstm.scores import ETS, HSS, MSE, Correlation, field_scores, standard_scores
 
 ALL = (*standard_scores(1.0), *field_scores("mm/h", (0.3, 0.6), (40, 40)))
@@ -113,6 +113,16 @@ def test_skill_over_chance_is_undefined_where_all_is_an_event(kind):
         assert math.isnan(score.overall(found))
     counts = torch.tensor([[94906267.0, 123456789.0], [0, 0], [0, 0], [0, 0]], dtype=torch.float64)
     assert score.value(counts).isnan().all()  # more pixels than a square of which float64 holds
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_weights_below_0_and_no_numbers_are_refused(bad):
+    """Those below 0 were taken off the error."""
+    values, weight = torch.zeros(3, 2, 1, 40, 40), torch.ones(40, 40)
+    weight[3, 4] = bad
+    score = MSE()
+    with pytest.raises(DataError, match="weights must be finite and at least 0; received"):
+        score.update(score.init(2), values, values, weight)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (6, 3, 2, 1, 40, 40), (3, 2, 40, 40)])

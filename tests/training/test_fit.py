@@ -224,6 +224,20 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         train(tmp_path / "run", model=Explodes())
 
 
+class ExplodesInValidation(NeverSeesTheTruth):
+    """Forecasts infinite values when it is not trained."""
+
+    def forward(self, past, steps):
+        return super().forward(past, steps) / float(self.training)
+
+
+def test_a_validation_loss_that_is_never_finite_gives_no_model(tmp_path):
+    """It ended as if all were well, with the weights of the first epoch."""
+    with pytest.raises(RunError, match="validation loss must be finite after one epoch at least"):
+        train(tmp_path / "run", model=ExplodesInValidation(), epochs=2)
+    assert not RunFolder(tmp_path / "run").model.exists()
+
+
 def test_damaged_foreign_and_unfitting_checkpoints_are_named(tmp_path):
     train(tmp_path / "run", epochs=1)
     last = RunFolder(tmp_path / "run").last

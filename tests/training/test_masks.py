@@ -227,6 +227,17 @@ def test_training_without_a_measured_pixel_is_refused(label, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_weights_below_0_and_no_numbers_are_refused(split, weight, tmp_path):
+    """Errors of windows of a weight below 0 were made greater; NaN was put down to the learning rate."""
+    config = TrainingConfig(epochs=1, batch_size=3, accelerator="cpu")
+    data, model = OneSplit(split, weight=torch.tensor(weight)), EncoderForecaster(1, [3])
+    with pytest.raises(DataError, match=rf"weights of .*; a batch of {split}\w* windows has {weight:g}"):
+        convlstm.train(data=data, model=model, config=config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_validation_without_a_measured_pixel_is_refused(tmp_path, monkeypatch):
     """The model of the first epoch was taken for the best, without a word."""
     whole = Labels.__getitem__

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convlstm.data.readers.gridded import axis_roles, grid_coordinates
-from convlstm.data.readers.packing import limit_to_written, valid_limits, within
+from convlstm.data.readers.packing import limit_to_written, open_zarr, valid_limits, within
 from convlstm.data.units import same_axis_unit
 from convlstm.errors import DataError, reading
 
@@ -65,7 +65,8 @@ def static_fields(path: Path, frames: "xr.DataArray | None" = None) -> Floats:
     import xarray as xr
 
     rule, remedy = "be a readable file of static fields", "give NetCDF or Zarr"
-    with reading(path, rule, remedy), xr.open_dataset(path, decode_times=False) as opened:
+    opening = open_zarr if path.is_dir() else xr.open_dataset
+    with reading(path, rule, remedy), opening(path, decode_times=False) as opened:
         roles = axis_roles(opened)
         if not path.is_dir():
             limit_to_written(opened)

@@ -44,11 +44,11 @@ class ScaledFrames(NamedTuple):
 def read_frames(path: str | Path | Sequence[str | Path]) -> ScaledFrames:
     """Read a sequence of frames.
 
-    Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or, with
-    more than four rows, (T, H, W, 1) or (T, H, W, 3) and hold floats or integers of 8 or 16 bits. A ``.gif``
-    holds pictures of 8 bits: one channel if all its colours are grey, otherwise red, green and blue. The
-    images of a folder are sorted by the numbers in their names (2.png before 10.png, t-2 before t-1 before t
-    before t+1) and rotated to their EXIF orientation; transparency is dropped.
+    Arrays (``.npy``; ``.npz`` with one array or one called ``frames``) are (T, H, W), (T, C, H, W) or, by
+    `frame_axes`, (T, H, W, C), and hold floats or integers of 8 or 16 bits. A ``.gif`` holds pictures of 8
+    bits: one channel if all its colours are grey, otherwise red, green and blue. The images of a folder are
+    sorted by the numbers in their names (2.png before 10.png, t-2 before t-1 before t before t+1) and rotated
+    to their EXIF orientation; transparency is dropped.
 
     Args:
         path: a file or a folder of images, or several images.
@@ -187,18 +187,33 @@ def _whole(path: Path) -> AbstractContextManager[None]:
     return reading(path, f"be a whole, readable {path.suffix or 'file'}", "copy or save it again")
 
 
-def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """(T, H, W), (T, C, H, W), (T, H, W, 1) or (T, H, W, 3) as (T, C, H, W)."""
-    if array.ndim not in (3, 4) or 0 in array.shape:
-        hint = "leave out the batch axis" if array.ndim == 5 else "bring it to one of these"
+def frame_axes(shape: Sequence[int], where: str) -> tuple[str, ...]:
+    """Names of the axes of an array of frames, by its shape.
+
+    Args:
+        shape: (T, H, W), (T, C, H, W), or (T, H, W, C) of at most four channels and more rows and columns:
+            frames of five channels and more that are four columns wide do not occur.
+        where: the array, for messages.
+
+    Raises:
+        DataError: another number of axes, or an empty one.
+    """
+    if len(shape) not in (3, 4) or 0 in shape:
+        hint = "leave out the batch axis" if len(shape) == 5 else "bring it to one of these"
         raise DataError(
-            "frames must be (T, H, W), (T, C, H, W), (T, H, W, 1) or (T, H, W, 3) with no empty axis; "
-            f"{path} has shape {array.shape}: {hint}"
+            "frames must be (T, H, W), (T, C, H, W) or (T, H, W, C) with no empty axis; "
+            f"{where} has shape {tuple(shape)}: {hint}"
         )
-    if array.ndim == 3:
-        return array[:, None]
-    # More than four channels in frames one or three columns wide do not occur: the last axis is the channels.
-    return np.moveaxis(array, -1, 1) if array.shape[-1] in (1, 3) and array.shape[1] > 4 else array
+    if len(shape) == 3:
+        return ("time", "y", "x")
+    last = shape[-1] <= 4 < min(shape[1:3])
+    return ("time", "y", "x", "channel") if last else ("time", "channel", "y", "x")
+
+
+def _channels_first(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """(T, H, W), (T, C, H, W) or (T, H, W, C) as (T, C, H, W)."""
+    axes = frame_axes(array.shape, str(path))
+    return np.moveaxis(array, axes.index("channel"), 1) if "channel" in axes else array[:, None]
 
 
 def by_number(stems: Sequence[str]) -> list[list[str | int]]:

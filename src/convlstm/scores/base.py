@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from convlstm.errors import DataError, ShapeError
-from convlstm.scores.frames import Frames, finite, paired, total_weight
+from convlstm.scores.frames import Frames, check_weight, finite, paired, total_weight
 from convlstm.validation import check_instance, check_positive, check_tensor
 
 
@@ -103,12 +103,13 @@ class Score(ABC):
 
         Raises:
             ShapeError: shapes differ from each other or from L, or weights do not expand to them.
-            DataError: a value is not finite, or too large for the score to be.
+            DataError: a value is not finite, or too large for the score to be; or a weight is below 0.
         """
         check_instance(state, ScoreState, "state", "start with init(steps)")
         steps = state.sums.shape[1]
         check_pair(forecast, truth, steps)
-        weight = None if weight is None else check_tensor(weight, "weight")
+        if weight is not None:
+            check_weight(check_tensor(weight, "weight"))
         terms_NBL = self.checked_terms(*paired(forecast, truth, weight), first=int(state.cases))
         return ScoreState(state.cases + terms_NBL.shape[1], state.sums + terms_NBL.sum(1))
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from convlstm.errors import ShapeError
+from convlstm.errors import DataError, ShapeError
 
 T = TypeVar("T")
 _ROUNDING = 2e-6  # of a value, by single precision in and out of a scale
@@ -68,6 +68,20 @@ def weights_of(truth: Tensor, weight: Tensor | None) -> Tensor:
         )
     dtype = torch.promote_types(torch.promote_types(truth.dtype, weight.dtype), torch.float32)
     return weight.to(dtype).expand(truth.shape)
+
+
+def check_weight(weight: Tensor) -> None:
+    """Check that weights are finite and at least 0.
+
+    Raises:
+        DataError: one is not.
+    """
+    if not bool(((weight >= 0) & weight.isfinite()).all()):
+        low, high = (float(end) for end in weight.aminmax())
+        raise DataError(
+            f"weights must be finite and at least 0; received {low:g} to {high:g}: give 0 where nothing was "
+            "measured"
+        )
 
 
 def total_weight(frames: Frames) -> Tensor:

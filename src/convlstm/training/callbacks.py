@@ -23,6 +23,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from convlstm.atomic_write import write_atomically
 from convlstm.data.base import LabelledWindow
+from convlstm.errors import RunError
 from convlstm.pictures.frames import film_strip
 from convlstm.training.run_folder import RunFolder
 
@@ -93,6 +94,20 @@ class RunCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a best model of no finite loss.
+
+        Raises:
+            RunError: the loss was finite after no epoch.
+        """
+        super().on_train_end(trainer, pl_module)
+        best = self.best_model_score
+        if best is not None and not bool(best.isfinite()):
+            raise RunError(
+                "the validation loss must be finite after one epoch at least, as it chooses the model; it "
+                "was not after any: lower learning_rate or gradient_clip, or use precision 32"
+            )
 
     @property
     def state_key(self) -> str:

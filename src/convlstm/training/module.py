@@ -31,13 +31,20 @@ _CALLS = {"optimizer": "optimizer(parameters, lr=learning_rate)", "scheduler": "
 _MEANS = ("train_loss", "train_penalty")  # over the steps of an epoch
 
 
-def _check_finite(loss: Tensor, batch: LabelledWindow, batch_idx: int, split: str) -> None:
-    """Check the frames of a batch whose loss is not finite; on a GPU the first batch of an epoch alone.
+def _check_values(loss: Tensor, batch: LabelledWindow, batch_idx: int, split: str) -> None:
+    """Check the weights of a batch, and its frames if the loss is not finite; on a GPU those of the first.
 
     Raises:
-        DataError: the frames hold NaN or infinite values.
+        DataError: weights or frames that are NaN or infinite, or weights below 0.
     """
-    if (batch_idx and loss.device.type != "cpu") or bool(torch.isfinite(loss)):
+    if batch_idx and loss.device.type != "cpu":
+        return
+    if batch.weight is not None and not bool(((batch.weight >= 0) & batch.weight.isfinite()).all()):
+        raise DataError(
+            f"weights of windows must be finite and at least 0; a batch of {split} windows has "
+            f"{', '.join(f'{weight:g}' for weight in batch.weight.tolist())}: give 0 to those to leave out"
+        )
+    if bool(torch.isfinite(loss)):
         return
     bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch[:2])
     if bad:
@@ -211,7 +218,7 @@ class ForecastModule(LightningModule):
         mean = self.trainer.strategy.reduce if ranks > 1 else None
         batch = LabelledWindow(*batch)
         loss, penalty = self.losses(batch, ranks, mean)
-        _check_finite(loss, batch, batch_idx, "training")
+        _check_values(loss, batch, batch_idx, "training")
         weights = [label for label in (batch.future_valid, batch.weight) if label is not None]
         self.weighed = self.weighed or all(bool((label > 0).any()) for label in weights)
         self.train_loss.update(loss.detach())
@@ -309,7 +316,7 @@ class ForecastModule(LightningModule):
         self.validated += size
         options: dict[str, Any] = {"on_epoch": True, "batch_size": size, "sync_dist": True}
         loss = self.loss(forecast, future, weight)
-        _check_finite(loss, batch, batch_idx, "validation")
+        _check_values(loss, batch, batch_idx, "validation")
         self.log("val_loss", loss, **options)
         self.log("val_mse", mse(forecast, future, weight), **options)
 

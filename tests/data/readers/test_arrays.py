@@ -35,6 +35,7 @@ FILES = ["a.npy", "a.npz", "packed.npz"]
         (GREY, GREY, ("time", "y", "x")),
         (GREY[:, None].repeat(2, 1), GREY[:, None].repeat(2, 1), ("time", "channel", "y", "x")),
         (GREY[..., None].repeat(3, 3), GREY[:, None].repeat(3, 1), ("time", "channel", "y", "x")),
+        (GREY[..., None].repeat(4, 3), GREY[:, None].repeat(4, 1), ("time", "channel", "y", "x")),
         (np.asfortranarray(GREY), GREY, ("time", "y", "x")),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import zarr
 from pyproj import CRS
 
 from convlstm.data.opening import open_frames
@@ -91,6 +92,28 @@ def test_usual_names(tmp_path, name, names):
     if names[1].lower() in ("lat", "latitude"):
         assert frames.y.attrs == {"standard_name": "latitude", "units": "degrees_north"}
         assert frames.x.attrs == {"standard_name": "longitude", "units": "degrees_east"}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
+@pytest.mark.parametrize(("fill", "missing"), [(0, None), (0, 5), (3, 3)])
+def test_zeros_of_zarr_2_are_measured_where_they_fill(tmp_path, dtype, fill, missing):
+    """Zarr's default fill value of 0 made all dry pixels missing."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    stored = group.create_array("rain", shape=(2, 3, 4), chunks=(1, 3, 4), dtype=dtype, fill_value=fill)
+    stored.attrs.update(_ARRAY_DIMENSIONS=["time", "y", "x"], units="mm/h")
+    stored.attrs.update({} if missing is None else {"missing_value": missing})
+    stored[:] = values = np.arange(24).reshape(2, 3, 4)
+    rain = Gridded().read(tmp_path / "a.zarr").rain
+    np.testing.assert_array_equal(rain, np.where(values == missing, np.nan, values))
+    assert (rain.attrs["units"], rain.dtype) == ("mm/h", np.float32)
+
+
+def test_zeros_of_packed_zarr_2_are_not_measured_where_they_fill(tmp_path):
+    values = np.array([[[np.nan, 0.5], [1.0, 1.5]]], np.float32)
+    packing = {"dtype": "u1", "scale_factor": 0.5, "_FillValue": 0}
+    data = xr.Dataset({"rain": (("time", "y", "x"), values)})
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=False, encoding={"rain": packing})
+    np.testing.assert_array_equal(Gridded().read(tmp_path / "a.zarr").rain, values)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from convlstm.data.files import frame_axes
 from convlstm.data.readers.base import (
     Reader,
     frames_name,
@@ -31,7 +32,7 @@ _one_at_a_time = Lock()
 
 
 class Arrays(Reader):
-    """Arrays (T, H, W), (T, C, H, W), (T, H, W, 1) or (T, H, W, 3) of integers or floats, not scaled.
+    """Arrays (T, H, W), (T, C, H, W) or, by `frame_axes`, (T, H, W, C) of integers or floats, not scaled.
 
     In a ``.npz`` each array of frames is a variable; one called ``time``, ``times`` or ``dates`` holds their
     times as datetime64, timedelta64 or ISO 8601 text. A file of one frame may have its time in its name.
@@ -87,7 +88,7 @@ def array_dataset(
 
     variables: dict[str, xr.Variable] = {}
     for name, (array, dtype) in arrays.items():
-        dims = _axes(array.shape, name, path)
+        dims = frame_axes(array.shape, f"{name} of {path}")
         if dtype.kind not in "biuf":
             raise DataError(not_numbers(name, path, dtype))
         chunks = (frames_at_once(array.shape), *array.shape[1:])
@@ -103,21 +104,6 @@ def array_dataset(
         )
     ((count, _, _),) = sizes
     return xr.Dataset(variables, {"time": ("time", _dates(times, count, path))})
-
-
-def _axes(shape: tuple[int, ...], name: str, path: Path | str) -> tuple[str, ...]:
-    """Names of the axes of an array, by its shape."""
-    if len(shape) not in (3, 4) or 0 in shape:
-        hint = "leave out the batch axis" if len(shape) == 5 else "bring it to one of these"
-        raise DataError(
-            "frames must be (T, H, W), (T, C, H, W), (T, H, W, 1) or (T, H, W, 3) with no empty axis; "
-            f"{name} of {path} has shape {shape}: {hint}"
-        )
-    if len(shape) == 3:
-        return _FRAMES
-    # More than four channels in frames one or three columns wide do not occur: the last axis is the channels.
-    last = shape[-1] in (1, 3) and shape[1] > 4
-    return ("time", "y", "x", "channel") if last else ("time", "channel", "y", "x")
 
 
 def _dates(times: NDArray[Any] | None, count: int, path: Path | str) -> NDArray[Any]:

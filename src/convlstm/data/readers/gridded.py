@@ -10,7 +10,14 @@ import numpy as np
 from convlstm.data.readers.accumulations import covered_by_bounds, covered_by_steps
 from convlstm.data.readers.base import Reader, frames_name, not_numbers, time_in_name
 from convlstm.data.readers.lazy import FileArray, frames_at_once, late, numbered
-from convlstm.data.readers.packing import limit_to_written, stated, unpacked, valid_limits, valid_values
+from convlstm.data.readers.packing import (
+    limit_to_written,
+    open_zarr,
+    stated,
+    unpacked,
+    valid_limits,
+    valid_values,
+)
 from convlstm.data.readers.times import decoding, nanoseconds
 from convlstm.errors import DataError, reading
 
@@ -64,14 +71,12 @@ class Gridded(Reader):
                 import h5netcdf  # noqa: F401
 
                 options["phony_dims"] = "sort"
-            elif engine == "zarr":
-                import zarr  # noqa: F401
-
-                options["consolidated"] = False  # the metadata of each array are the newer ones
             with decoding(path):
-                dataset = xr.open_dataset(path, engine=engine, **options)
-            if engine in ("h5netcdf", "scipy"):
-                limit_to_written(dataset, path if engine == "h5netcdf" else None)
+                if engine == "zarr":
+                    dataset = open_zarr(path, **options)
+                else:
+                    dataset = xr.open_dataset(path, engine=engine, **options)
+                    limit_to_written(dataset, path if engine == "h5netcdf" else None)
             with dataset:  # opened again when it is read
                 return labelled_dataset(dataset, path)
 

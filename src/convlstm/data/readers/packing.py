@@ -28,6 +28,27 @@ _NUMBERS = {"dry_value": 1, "period_s": 1, "periods_s": 2}
 _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 
 
+def open_zarr(path: Path, **decoding: Any) -> "xr.Dataset":
+    """Open a Zarr group, whose zeros are measured unless values are packed or version 3 states otherwise.
+
+    Zarr itself fills with 0 what was not written. xarray takes the fill value of version 2 for the one that
+    stands for not measured, as nothing tells the two apart, and dry pixels would be missing.
+
+    Args:
+        path: of the group.
+        decoding: options of ``xarray.decode_cf``.
+    """
+    import xarray as xr
+    import zarr  # noqa: F401
+
+    # Not the consolidated metadata: those of each array are the newer ones.
+    stored = xr.open_dataset(path, engine="zarr", consolidated=False, decode_cf=False)
+    for variable in stored.data_vars.values() if not (path / "zarr.json").is_file() else ():
+        if variable.attrs.get("_FillValue") == 0 and not {"scale_factor", "add_offset"} & {*variable.attrs}:
+            del variable.attrs["_FillValue"]
+    return xr.decode_cf(stored, **decoding)
+
+
 def limit_to_written(dataset: "xr.Dataset", path: Path | None = None) -> None:
     """Limits of valid values of variables without a fill value: what was not written has that of NetCDF.
 
