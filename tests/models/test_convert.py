@@ -2,7 +2,8 @@
 
 Made with weights and frames of the formulas below, float64, by thuml/predrnn-pytorch 49d3b0f
 (core.models.predrnn.RNN, predrnn_v2.RNN; OpenSTL's own versions give the same) and by OpenSTL c74deb5
-(ConvLSTM_Model, PredRNNpp_Model), and 0a0f36c for the published bugs.
+(ConvLSTM_Model, PredRNNpp_Model, MIM_Model, E3DLSTM_Model, MAU_Model, PhyDNet_Model), and 0a0f36c for the
+published bugs of the first two. The authors' own MAU (9e5461c) and PhyDNet (23a992d) have the same names.
 """
 
 from functools import partial
@@ -12,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from convlstm import PredRNN, PredRNNPlusPlus, PredRNNv2, StackForecaster
+from convlstm import E3DLSTM, MAU, PhyDNet, PredRNN, PredRNNPlusPlus, PredRNNv2, StackForecaster
 from convlstm.errors import OptionError, RunError, ShapeError
 from convlstm.models import from_published
 
 CHANNELS, PATCH, HEIGHT, WIDTH, PAST, STEPS, HIDDEN, LAYERS = 2, 2, 6, 8, 3, 2, 3, 3
+MAPS = (HEIGHT // PATCH, WIDTH // PATCH)
 GATES = {
     "convlstm": {"conv_x": 4, "conv_h": 4},
     "predrnn": {"conv_x": 7, "conv_h": 4, "conv_m": 3},
@@ -49,13 +51,28 @@ NUMBERS = {
         [-0.00145284651314, 0.0180542031547, 0.0130909956111, 0.0263132793695],
         0.105757543188,
     ),
+    ("mim", None): (
+        [-0.000648067640858, 0.000896738364652, 0.0034221237631, 0.00559065368311],
+        0.0194347902439,
+    ),
+    ("e3d-lstm", "memory_and_recall"): (
+        [-0.0698934986959, 0.0648137847771, -0.0505752570579, 0.0447636348907],
+        0.540944026256,
+    ),
+    ("mau", None): (
+        [0.252609940998, 0.152632504401, 0.252826470997, 0.150732964393],
+        17.130326768,
+    ),
+    ("phydnet", None): (
+        [0.461148650408, 0.585516293025, 0.44819861978, 0.591225592319],
+        113.353227515,
+    ),
 }
 #: PredRNN-V2's loss without that of the frames, and without its weight.
 DECOUPLING = 0.231642049415
 
 
-def public_weights(kind):
-    """Weights by their public names, each from a formula of its place among the sorted names."""
+def stack_shapes(kind):
     shapes = {"conv_last.weight": (CHANNELS * PATCH**2, HIDDEN, 1, 1)}
     for n in range(LAYERS):
         for name, gates in GATES[kind].items():
@@ -68,6 +85,79 @@ def public_weights(kind):
     if kind == "predrnn++":
         for name in ("x_concat", "z_concat"):
             shapes[f"gradient_highway.{name}.0.weight"] = (2 * HIDDEN, HIDDEN, 3, 3)
+    return shapes
+
+
+def mim_shapes():
+    stack = stack_shapes("predrnn")
+    shapes = {f"stlstm_layer.{n[10:]}": shape for n, shape in stack.items() if n.startswith("cell_list.0.")}
+    shapes["conv_last.weight"] = stack["conv_last.weight"]
+    lstm = {"conv_h_concat": 4, "conv_x_concat": 4}
+    block = lstm | {"conv_t_cc": 3, "conv_s_cc": 4, "conv_x_cc": 4}
+    modules = {f"stlstm_layer.{n}": block for n in range(1, LAYERS)}
+    for module, gates in (modules | {f"stlstm_layer_diff.{n}": lstm for n in range(LAYERS - 1)}).items():
+        shapes |= {f"{module}.{name}.0.weight": (g * HIDDEN, HIDDEN, 3, 3) for name, g in gates.items()}
+        shapes |= {f"{module}.ct_weight": (2 * HIDDEN, *MAPS), f"{module}.oc_weight": (HIDDEN, *MAPS)}
+        shapes[f"{module}.conv_last.weight"] = (HIDDEN, 2 * HIDDEN, 1, 1)
+    return shapes
+
+
+def e3d_shapes():
+    shapes = {"conv_last.weight": (CHANNELS * PATCH**2, HIDDEN, 2, 1, 1)}
+    for n in range(LAYERS):
+        for name, gates in {"x": 7, "h": 4, "gm": 4, "new_cell": 1, "new_gm": 1}.items():
+            inputs = CHANNELS * PATCH**2 if name == "x" and not n else HIDDEN
+            shapes[f"cell_list.{n}.conv_{name}.0.conv3d.weight"] = (gates * HIDDEN, inputs, 2, 5, 5)
+        shapes[f"cell_list.{n}.conv_last.conv3d.weight"] = (HIDDEN, 2 * HIDDEN, 1, 1, 1)
+        shapes |= {f"cell_list.{n}._norm_c_t.{part}": (HIDDEN, 2, *MAPS) for part in ("weight", "bias")}
+    return shapes
+
+
+def with_biases(shapes):
+    return shapes | {name[:-6] + "bias": (shape[0],) for name, shape in shapes.items()}
+
+
+def mau_shapes():
+    shapes = {
+        "encoders.0.encoder_t_conv-1.weight": (HIDDEN, CHANNELS, 1, 1),
+        "encoders.1.encoder_t0.weight": (HIDDEN, HIDDEN, 3, 3),
+        "decoders.0.c_decoder0.weight": (HIDDEN, HIDDEN, 3, 3),
+        "srcnn.0.weight": (CHANNELS, HIDDEN, 1, 1),
+        "merge.weight": (HIDDEN, 2 * HIDDEN, 1, 1),
+        "conv_last_sr.weight": (CHANNELS, 2 * CHANNELS, 1, 1),
+    }
+    norms = {}
+    for n in range(LAYERS):
+        for name, gates in {"conv_t": 3, "conv_t_next": 1, "conv_s": 3, "conv_s_next": 1}.items():
+            shapes[f"cell_list.{n}.{name}.0.weight"] = (gates * HIDDEN, HIDDEN, 3, 3)
+            norms |= {
+                f"cell_list.{n}.{name}.1.{part}": (gates * HIDDEN, *MAPS) for part in ("weight", "bias")
+            }
+    return with_biases(shapes) | norms
+
+
+def phydnet_shapes():
+    pairs = {"encoder_E.c1": (CHANNELS, 32), "encoder_E.c2": (32, 32), "encoder_E.c3": (32, 64)}
+    pairs |= {f"encoder_E{branch}.c{n}": (64, 64) for branch in "pr" for n in (1, 2)}
+    shapes = {f"{name}.main.0.weight": (outputs, inputs, 3, 3) for name, (inputs, outputs) in pairs.items()}
+    pairs = {"decoder_D.upc1": (64, 32), "decoder_D.upc2": (32, 32)}
+    pairs |= {f"decoder_D{branch}.upc{n}": (64, 64) for branch in "pr" for n in (1, 2)}
+    transposed = {f"{name}.main.0.weight": (*pair, 3, 3) for name, pair in pairs.items()}
+    biases = {name[:-6] + "bias": shape[1:2] for name, shape in transposed.items()}
+    transposed["decoder_D.upc3.weight"], biases["decoder_D.upc3.bias"] = (32, CHANNELS, 3, 3), (CHANNELS,)
+    norms = {f"{name[:-8]}1.weight": shape[:1] for name, shape in shapes.items()}
+    norms |= {f"{name[:-6]}1.weight": shape for name, shape in biases.items() if ".main." in name}
+    cell = "phycell.cell_list.0"
+    shapes |= {f"{cell}.F.conv1.weight": (49, 64, 7, 7), f"{cell}.F.conv2.weight": (64, 49, 1, 1)}
+    shapes[f"{cell}.convgate.weight"] = (64, 128, 3, 3)
+    for n, (inputs, hidden) in enumerate([(64, 128), (128, 128), (128, 64)]):
+        shapes[f"convcell.cell_list.{n}.conv.weight"] = (4 * hidden, inputs + hidden, 3, 3)
+    return with_biases(shapes | norms | {f"{cell}.F.bn1.weight": (49,)}) | transposed | biases
+
+
+def public_weights(kind):
+    """Weights by their public names, each from a formula of its place among the sorted names."""
+    shapes = stack_shapes(kind) if kind in GATES else SHAPES[kind]()
 
     def values(place, shape):
         steps = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
@@ -82,17 +172,23 @@ def past():
     return frames.view(2, PAST + STEPS, CHANNELS, HEIGHT, WIDTH)[:, :PAST]
 
 
+SHAPES = {"mim": mim_shapes, "e3d-lstm": e3d_shapes, "mau": mau_shapes, "phydnet": phydnet_shapes}
+PATCHES = {"mau": 1}
 KINDS = {
     "convlstm": StackForecaster,
     "predrnn": PredRNN,
     "predrnn v2": PredRNNv2,
     "predrnn++": PredRNNPlusPlus,
+    "mim": StackForecaster,
+    "e3d-lstm": E3DLSTM,
+    "mau": MAU,
+    "phydnet": PhyDNet,
 }
 
 
 @pytest.mark.parametrize(("kind", "bug"), NUMBERS, ids=str)
 def test_public_weights_give_the_numbers_of_the_public_code(kind, bug, tmp_path):
-    model = from_published(public_weights(kind), PATCH, published_bug=bug)
+    model = from_published(public_weights(kind), PATCHES.get(kind, PATCH), published_bug=bug)
     assert type(model) is KINDS[kind]
     values, square = NUMBERS[kind, bug]
     forecast = model.eval()(past(), STEPS)
@@ -121,8 +217,9 @@ WRAPPERS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_prefixes_and_wrappers_of_checkpoints_are_taken_off(kind, prefix, wrap):
     weights = public_weights(kind)
-    model = from_published(wrap({prefix + name: w for name, w in weights.items()}), PATCH)
-    expected = from_published(weights, PATCH).state_dict()
+    patch = PATCHES.get(kind, PATCH)
+    model = from_published(wrap({prefix + name: w for name, w in weights.items()}), patch)
+    expected = from_published(weights, patch).state_dict()
     torch.testing.assert_close(dict(model.state_dict()), dict(expected), rtol=0, atol=0)
 
 
@@ -197,9 +294,9 @@ def with_weight(kind, name, shape=(1,)):
             "kernels must be",
         ),
         (
-            lambda: {"stlstm_layer.0.conv_x.0.weight": torch.ones(1)},
+            lambda: {"rnn.0.conv_x.0.weight": torch.ones(1)},
             OptionError,
-            r"weights must be of PredRNN\+\+, PredRNN, ConvLSTM, .*; received stlstm_layer",
+            r"weights must be of MIM, E3D-LSTM, .*, PredRNN\+\+, PredRNN, ConvLSTM, .*; received rnn\.0",
         ),
         (
             lambda: public_weights("predrnn") | {"ema." + n: w for n, w in public_weights("predrnn").items()},
@@ -265,14 +362,32 @@ def test_weights_that_are_missing_are_named():
 def test_a_bug_that_a_model_does_not_have_is_refused(kind):
     with pytest.raises(
         OptionError,
-        match=r"published_bug must be one that (ConvLSTM|PredRNN|PredRNN\+\+) has; .*leave it out",
+        match=r"published_bug must be one that [A-Z]\S+ has; .*leave it out",
     ):
-        from_published(public_weights(kind), PATCH, published_bug="global_memory")
+        from_published(public_weights(kind), PATCHES.get(kind, PATCH), published_bug="global_memory")
 
 
-def test_a_patch_size_that_does_not_fit_is_refused():
-    with pytest.raises(ShapeError, match="patch_size must divide the 8 channels .* received 3: give that"):
-        from_published(public_weights("predrnn"), 3)
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("predrnn", "patch_size must divide the 8 channels .* received 3: give that"),
+        ("e3d-lstm", "patch_size must divide the 8 channels .* received 3: give that"),
+        ("mau", "patch_size of MAU must be 1; received 3"),
+        ("phydnet", "patch_size of PhyDNet must be 4, .*, or 2; received 3: give that"),
+    ],
+)
+def test_a_patch_size_that_does_not_fit_is_refused(kind, message):
+    with pytest.raises(ShapeError, match=message):
+        from_published(public_weights(kind), 3)
+
+
+@pytest.mark.parametrize("kind", ["mim", "e3d-lstm", "mau"])
+def test_weights_of_one_size_of_frames_refuse_others(kind):
+    model = from_published(public_weights(kind), PATCHES.get(kind, PATCH), published_bug=None)
+    with pytest.raises(
+        ShapeError, match=r"published weights of a \w+ are for maps of .*3, 4\); received .*4, 4"
+    ):
+        model(torch.zeros(1, 2, CHANNELS, HEIGHT + PATCH, WIDTH, dtype=torch.float64), 1)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +397,9 @@ def test_a_patch_size_that_does_not_fit_is_refused():
         "cell_list.0.conv_x.0.weight",
         "gradient_highway.x_concat.0.weight",
         "Downsample.patch_embed.proj.weight",
+        "stlstm_layer.0.conv_x.0.weight",
+        "cell_list.0._norm_c_t.weight",
+        "encoder_Ep.c1.main.0.weight",
     ],
 )
 def test_a_part_of_the_weights_is_refused(name):

@@ -50,11 +50,11 @@ class E3DLSTMCell(Cell):
 
     The equations are those of the authors' code (the paper forgets m itself, and has no tanh in o). In it and
     in OpenSTL's the memory never changes, as a step returns the one that it was given; OpenSTL's recall also
-    mixes channels with positions. Both are right here, so weights trained with that code mean something else.
-    The authors' code recalls all steps, and memory and time grow with their number; here the last
-    ``history`` ones. A recall takes time as history times the square of the number of positions, and of it
-    the cell states alone are kept for the backward pass. LN has a weight per channel, as in the authors'
-    code, for frames of any size.
+    mixes channels with positions. Both are right here, so weights trained with that code mean something else
+    (`convlstm.models.from_published` repeats it). The authors' code recalls all steps, and memory and time
+    grow with their number; here the last ``history`` ones. A recall takes time as history times the square of
+    the number of positions, and of it the cell states alone are kept for the backward pass. LN has a weight
+    per channel, as in the authors' code, for frames of any size.
 
     Args:
         input_dim: channels of the input.
@@ -99,7 +99,7 @@ class E3DLSTMCell(Cell):
         self.conv_m = convolution(n, 4 * n, self.kernel_size, bias)
         self.conv_o = convolution(2 * n, n, self.kernel_size)
         self.conv_last = convolution(2 * n, n, (1,) * axes)
-        self.norm = GroupNorm(1, n)
+        self.norm: nn.Module = GroupNorm(1, n)
 
     def initial_state(self, x: Tensor) -> E3DLSTMState:
         """Zeros, and a history of one cell state, which is zero."""

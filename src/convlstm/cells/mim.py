@@ -223,9 +223,14 @@ class MIMCell(Cell):
 
     def step(self, p: Tensor, state: Any, memory: Tensor) -> tuple[MIMState, Tensor]:  # type: ignore[override]
         """The new state and spatiotemporal memory, (B, hidden_dim, *S)."""
+        _, _, d, n, _, before, begun = state
+        return self.update(p, state, memory, self.non_stationary.step(p, MIMNState(d, n, before, begun)))
+
+    def update(self, p: Tensor, state: Any, memory: Tensor, change: MIMNState) -> tuple[MIMState, Tensor]:
+        """A step after that of the non-stationary module, whose new state is ``change``."""
         check_memory_width(self, memory)
-        h, c, d, n, s, before, begun = state
-        d, n, before, begun = self.non_stationary.step(p, MIMNState(d, n, before, begun))
+        h, c, _, _, s, _, _ = state
+        d, n, before, begun = change
         t, s = self.stationary.step(self.stationary.project(d), LSTMState(c, s))
         i, g, f, o = self.conv_x(p).chunk(4, dim=1)
         i_h, g_h, o_h = self.conv_h(h).chunk(3, dim=1)

@@ -1,6 +1,6 @@
 """E3D-LSTM: eidetic LSTMs over short clips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlstm.cells import E3DLSTMCell
+from convlstm.cells import Cell, E3DLSTMCell
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
@@ -35,6 +35,7 @@ class E3DLSTM(AutoregressiveForecaster):
             other sizes are padded by repeating the border, and forecasts cropped.
         window: frames that a step reads.
         history: cell states that each layer recalls.
+        cell: of the layers, called with ``history`` too.
         bias: True to give gates and the last convolution a bias.
         extra_channels: E, extra input channels that are known for the past and the future.
         engine: of the layers, as for `convlstm.ConvLSTM`.
@@ -55,6 +56,7 @@ class E3DLSTM(AutoregressiveForecaster):
         window: int = 2,
         history: int = 20,
         *,
+        cell: Callable[..., Cell] = E3DLSTMCell,
         bias: bool = False,
         extra_channels: int = 0,
         engine: str = "auto",
@@ -71,7 +73,7 @@ class E3DLSTM(AutoregressiveForecaster):
             (self.window, kernel_size, kernel_size),
             batch_first=True,
             bias=bias,
-            cell=partial(E3DLSTMCell, history=history),
+            cell=partial(cell, history=history),
             engine=engine,
         )
         depth = (self.window, 1, 1)

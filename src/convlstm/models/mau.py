@@ -1,13 +1,13 @@
 """MAU: motion-aware units between strided convolutions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convlstm.cells import MAUCell
+from convlstm.cells import Cell, MAUCell
 from convlstm.errors import OptionError
 from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
@@ -34,6 +34,7 @@ class MAU(AutoregressiveForecaster):
         tau: steps that the attention of the cells looks back.
         recall: True to add the encoder's maps to the decoder's of the same size (the paper's information
             recalling scheme); first and last layer then have the same channels.
+        cell: of the layers, called with ``tau`` too.
         extra_channels: E, extra input channels that are known for the past and the future.
         engine: of the layers, as for `convlstm.ConvLSTM`.
 
@@ -55,6 +56,7 @@ class MAU(AutoregressiveForecaster):
         tau: int = 5,
         *,
         recall: bool = False,
+        cell: Callable[..., Cell] = MAUCell,
         extra_channels: int = 0,
         engine: str = "auto",
     ) -> None:
@@ -64,8 +66,8 @@ class MAU(AutoregressiveForecaster):
         self.levels = check_integer(levels, "levels", least=0, most=16)
         self.size_multiple = 2**self.levels
         self.recall = check_bool(recall, "recall")
-        hidden, cell = check_widths(hidden_dim), partial(MAUCell, tau=tau)
-        self.layers = ConvLSTM(hidden[0], hidden, kernel_size, batch_first=True, cell=cell, engine=engine)
+        hidden, unit = check_widths(hidden_dim), partial(cell, tau=tau)
+        self.layers = ConvLSTM(hidden[0], hidden, kernel_size, batch_first=True, cell=unit, engine=engine)
         first, last = self.layers.hidden_dim[0], self.layers.hidden_dim[-1]
         if self.recall and first != last:
             raise OptionError(

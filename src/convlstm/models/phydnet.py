@@ -13,7 +13,7 @@ from convlstm.layers import ConvLSTM, scan
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.options import OUTPUTS, check_list
-from convlstm.validation import check_non_negative, check_number, check_positive
+from convlstm.validation import check_integer, check_non_negative, check_number, check_positive
 
 _PUBLISHED_FRAMES = 19
 
@@ -28,7 +28,7 @@ class Carry(NamedTuple):
 class PhyDNet(AutoregressiveForecaster):
     """A `PhyCell` and layers of ConvLSTMs side by side, in the latent space of one encoder and decoder.
 
-    PhyDNet (Le Guen and Thome 2020, arXiv:2003.01460). The encoder halves the resolution twice; each branch
+    PhyDNet (Le Guen and Thome 2020, arXiv:2003.01460). The encoder halves the resolution; each branch
     has an encoder and a decoder of its own, whose outputs are summed and decoded. By default as the authors
     train it on Moving MNIST: on the squared error of all 19 next frames of a clip, summed over frames, and
     the moment loss of the PhyCell, with Adam at 1e-3 and teacher forcing that falls from 1 by 0.003 an epoch.
@@ -39,6 +39,7 @@ class PhyDNet(AutoregressiveForecaster):
         latent_dim: channels of the latent space and of the PhyCell, even.
         hidden_dim: channels of the ConvLSTM's layers; the last one has latent_dim.
         kernel_size: of the PhyCell's filters, odd.
+        levels: 2 to halve the resolution twice, or 1, as OpenSTL does for small frames and some others.
         output: activation of the forecast: ``linear``, ``sigmoid`` or ``relu``.
         moment_weight: of the moment loss; 1/19 is published, for a loss that is a mean over frames.
         extra_channels: E, extra input channels that are known for the past and the future.
@@ -51,8 +52,6 @@ class PhyDNet(AutoregressiveForecaster):
         torch.Size([2, 3, 1, 18, 21])
     """
 
-    size_multiple = 4  # the encoder halves the resolution twice
-
     def __init__(
         self,
         channels: int = 1,
@@ -62,6 +61,7 @@ class PhyDNet(AutoregressiveForecaster):
         output: str = "sigmoid",
         moment_weight: float = 1 / _PUBLISHED_FRAMES,
         *,
+        levels: int = 2,
         extra_channels: int = 0,
         engine: str = "auto",
     ) -> None:
@@ -70,15 +70,17 @@ class PhyDNet(AutoregressiveForecaster):
         self.extra_channels = check_non_negative(extra_channels, "extra_channels")
         self.output = check_name(output, OUTPUTS, "output")
         self.moment_weight = check_number(moment_weight, "moment_weight", least=0)
+        self.levels = check_integer(levels, "levels", least=1, most=2)
+        self.size_multiple = 2**self.levels
         n = check_positive(latent_dim, "latent_dim")
         if n % 2 or not check_list(hidden_dim, "hidden_dim") or hidden_dim[-1] != n:
             raise OptionError(
                 "latent_dim must be even and that of the last layer of hidden_dim; received "
                 f"latent_dim={latent_dim}, hidden_dim={list(hidden_dim)}: end hidden_dim with latent_dim"
             )
-        half = n // 2
+        half, last = n // 2, self.levels  # stride of the last convolution: 2 halves, 1 does not
         self.encoder = nn.Sequential(
-            _conv(channels + extra_channels, half, 2), _conv(half, half), _conv(half, n, 2)
+            _conv(channels + extra_channels, half, 2), _conv(half, half), _conv(half, n, last)
         )
         self.encoder_p = nn.Sequential(_conv(n, n), _conv(n, n))
         self.encoder_r = nn.Sequential(_conv(n, n), _conv(n, n))
@@ -86,7 +88,9 @@ class PhyDNet(AutoregressiveForecaster):
         self.layers = ConvLSTM(n, list(hidden_dim), 3, batch_first=True, engine=engine)
         self.decoder_p = nn.Sequential(_deconv(n, n), _deconv(n, n))
         self.decoder_r = nn.Sequential(_deconv(n, n), _deconv(n, n))
-        self.decoder = nn.Sequential(_deconv(n, half, 2), _deconv(half, half), _transposed(half, channels, 2))
+        self.decoder = nn.Sequential(
+            _deconv(n, half, 2), _deconv(half, half), _transposed(half, channels, last)
+        )
 
     def start(self, past: Tensor) -> Carry:
         """The carry after all frames of the past (B, K, C, H, W) but the last."""
