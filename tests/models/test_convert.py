@@ -4,6 +4,8 @@ Made with weights and frames of the formulas below, float64, by thuml/predrnn-py
 (core.models.predrnn.RNN, predrnn_v2.RNN; OpenSTL's own versions give the same) and by OpenSTL c74deb5
 (ConvLSTM_Model, PredRNNpp_Model, MIM_Model, E3DLSTM_Model, MAU_Model, PhyDNet_Model), and 0a0f36c for the
 published bugs of the first two. The authors' own MAU (9e5461c) and PhyDNet (23a992d) have the same names.
+tsugumi-sys/SA-ConvLSTM-Pytorch f207344 gave those of SAMSeq2Seq, the second frame from a
+clip that ends with the first.
 """
 
 from functools import partial
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from convlstm import E3DLSTM, MAU, PhyDNet, PredRNN, PredRNNPlusPlus, PredRNNv2, StackForecaster
 from convlstm.errors import OptionError, RunError, ShapeError
 from convlstm.models import from_published
+from convlstm.models.sa_convlstm import PublishedSAConvLSTM
 
 CHANNELS, PATCH, HEIGHT, WIDTH, PAST, STEPS, HIDDEN, LAYERS = 2, 2, 6, 8, 3, 2, 3, 3
 MAPS = (HEIGHT // PATCH, WIDTH // PATCH)
@@ -66,6 +69,10 @@ NUMBERS = {
     ("phydnet", None): (
         [0.461148650408, 0.585516293025, 0.44819861978, 0.591225592319],
         113.353227515,
+    ),
+    ("sa-convlstm", None): (
+        [0.601037084064, 0.650663723572, 0.600963602821, 0.650430246508],
+        110.936437126,
     ),
 }
 #: PredRNN-V2's loss without that of the frames, and without its weight.
@@ -155,6 +162,23 @@ def phydnet_shapes():
     return with_biases(shapes | norms | {f"{cell}.F.bn1.weight": (49,)}) | transposed | biases
 
 
+def sa_shapes():
+    shapes = {"sequential.conv3d.weight": (CHANNELS, HIDDEN, 3, 3, 3)}
+    norms = {}
+    for n in range(1, LAYERS + 1):
+        cell, width = f"sequential.sam-convlstm{n}.sam_convlstm_cell", 2
+        inputs = HIDDEN if n > 1 else CHANNELS
+        shapes[f"{cell}.convlstm_cell.conv.weight"] = (4 * HIDDEN, inputs + HIDDEN, 3, 3)
+        maps = {"query_h": (width, HIDDEN), "key_h": (width, HIDDEN), "key_m": (width, HIDDEN)}
+        maps |= dict.fromkeys(("value_h", "value_m", "z_h", "z_m"), (HIDDEN, HIDDEN))
+        maps |= {"w_z": (2 * HIDDEN, 2 * HIDDEN), "w": (3 * HIDDEN, 3 * HIDDEN)}
+        shapes |= {f"{cell}.attention_memory.{name}.weight": (*pair, 1, 1) for name, pair in maps.items()}
+        norms |= {f"{cell}.convlstm_cell.W_c{gate}": (HIDDEN, HEIGHT, WIDTH) for gate in "ifo"}
+        clip = (HIDDEN, PAST, HEIGHT, WIDTH)
+        norms |= {f"sequential.layernorm{n}.{part}": clip for part in ("weight", "bias")}
+    return with_biases(shapes) | norms
+
+
 def public_weights(kind):
     """Weights by their public names, each from a formula of its place among the sorted names."""
     shapes = stack_shapes(kind) if kind in GATES else SHAPES[kind]()
@@ -173,7 +197,8 @@ def past():
 
 
 SHAPES = {"mim": mim_shapes, "e3d-lstm": e3d_shapes, "mau": mau_shapes, "phydnet": phydnet_shapes}
-PATCHES = {"mau": 1}
+SHAPES["sa-convlstm"] = sa_shapes
+PATCHES = {"mau": 1, "sa-convlstm": 1}
 KINDS = {
     "convlstm": StackForecaster,
     "predrnn": PredRNN,
@@ -183,6 +208,7 @@ KINDS = {
     "e3d-lstm": E3DLSTM,
     "mau": MAU,
     "phydnet": PhyDNet,
+    "sa-convlstm": PublishedSAConvLSTM,
 }
 
 
@@ -373,6 +399,7 @@ def test_a_bug_that_a_model_does_not_have_is_refused(kind):
         ("predrnn", "patch_size must divide the 8 channels .* received 3: give that"),
         ("e3d-lstm", "patch_size must divide the 8 channels .* received 3: give that"),
         ("mau", "patch_size of MAU must be 1; received 3"),
+        ("sa-convlstm", "patch_size of SA-ConvLSTM must be 1, .*; received 3: give 1"),
         ("phydnet", "patch_size of PhyDNet must be 4, .*, or 2; received 3: give that"),
     ],
 )
@@ -390,6 +417,17 @@ def test_weights_of_one_size_of_frames_refuse_others(kind):
         model(torch.zeros(1, 2, CHANNELS, HEIGHT + PATCH, WIDTH, dtype=torch.float64), 1)
 
 
+def test_weights_of_one_clip_take_its_last_frames_and_refuse_others():
+    model, frames = from_published(public_weights("sa-convlstm"), 1).eval(), past()
+    longer = torch.cat([frames[:, :1], frames], dim=1)
+    torch.testing.assert_close(model(longer, STEPS), model(frames, STEPS), rtol=0, atol=0)
+    for other in (frames[:, :2], frames[..., 1:]):
+        with pytest.raises(
+            ShapeError, match=r"past must be \(B, 3 or more, 2, 6, 8\), as the weights are tied"
+        ):
+            model(other, 1)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -400,8 +438,10 @@ def test_weights_of_one_size_of_frames_refuse_others(kind):
         "stlstm_layer.0.conv_x.0.weight",
         "cell_list.0._norm_c_t.weight",
         "encoder_Ep.c1.main.0.weight",
+        "sequential.sam-convlstm1.sam_convlstm_cell.convlstm_cell.conv.weight",
     ],
 )
 def test_a_part_of_the_weights_is_refused(name):
-    with pytest.raises(OptionError, match="must be whole; received 1, without .*: give the state dict"):
-        from_published({name: torch.zeros(8, 1, 2, 2)}, 2)
+    whole = "must be (whole; received 1, without .*: give the state dict|those of a whole cell .*: pass all)"
+    with pytest.raises(OptionError, match=whole):
+        from_published({name: torch.zeros(8, 1, 2, 2)}, 1 if "sam-" in name else 2)

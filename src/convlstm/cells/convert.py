@@ -241,9 +241,9 @@ def sa_convlstm_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     channels, which is one affine map here: build the cell with ``mix_dim=2 * hidden_dim``, with
     ``peephole="pixel"`` and the frames' ``image_size``, with ``attention_dim`` and the LSTM's activations as
     there (``candidate_activation`` and ``output_activation``; relu in its example). Gates are stacked i, f,
-    g, o in its LSTM and i, g, o in its memory. Its forecaster normalises over all frames of a sequence at
-    once, so that no forecaster here has its numbers. On a GPU it neither trains nor saves the peepholes; they
-    are then zeros, and the cell is built without.
+    g, o in its LSTM and i, g, o in its memory. Weights of its whole forecaster, which normalises over all
+    frames of a sequence at once, are for `convlstm.models.from_published`. On a GPU it neither trains nor
+    saves the peepholes; they are then zeros, and the cell is built without.
 
     Args:
         weights: by name, with or without a prefix, such as

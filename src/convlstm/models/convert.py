@@ -44,21 +44,26 @@ def from_published(
     | OpenSTL, authors' MAU     | MAU             | conv_t: g t s; conv_s: g t s                          |
     | OpenSTL, authors' PhyDNet | PhyDNet         | convgate: x h; convcell: i f o g                      |
     | SwinLSTM-B, SwinLSTM-D    | SwinLSTM        | one gate                                              |
+    | SA-ConvLSTM-Pytorch       | a model of its  | convlstm_cell: i f g o; attention_memory: i g o       |
+    |                           | clips alone     |                                                       |
 
-    thuml is thuml/predrnn-pytorch, SwinLSTM is SongTang-x/SwinLSTM, MAU's authors are ZhengChang467/MAU and
-    PhyDNet's vincent-leguen/PhyDNet. Names may have a prefix, such as ``model.`` or ``module.``. Weights that
-    never have an effect there (``conv_o`` of ConvLSTM and PredRNN++, ``conv_last`` of MIM's differences,
-    ``merge`` of MAU, ``red`` of odd blocks of SwinLSTM) are left out. MIM, MAU and E3D-LSTM have weights for
-    every pixel there (`convlstm.cells.published`): their models take frames of one size. What weights do not
-    tell is as OpenSTL trains: MAU looks back five steps, without recall; E3D-LSTM has no strides and recalls
-    20 states. Variants of others with layer normalisation, and with actions, are refused. One cell of
-    SA-ConvLSTM-Pytorch is converted by `convlstm.cells.sa_convlstm_weights`.
+    thuml is thuml/predrnn-pytorch, SwinLSTM SongTang-x/SwinLSTM, SA-ConvLSTM-Pytorch tsugumi-sys's; the
+    authors' are ZhengChang467/MAU and vincent-leguen/PhyDNet. Names may have a prefix, such as ``model.`` or
+    ``module.``. Weights that never have an effect there (``conv_o`` of ConvLSTM and PredRNN++, ``conv_last``
+    of MIM's differences, ``merge`` of MAU, ``red`` of odd blocks of SwinLSTM) are left out.
+
+    MIM, MAU, E3D-LSTM and SA-ConvLSTM have weights for every pixel there, so their models take frames of one
+    size (`convlstm.cells.published`). What weights do not tell is as in the public configurations: MAU looks
+    back five steps and has no recall, E3D-LSTM has no strides and recalls 20 states, the activation of
+    SA-ConvLSTM is ReLU (`convlstm.cells.sa_convlstm_weights` converts one of its cells). Variants of the
+    others with layer normalisation, and variants with actions, are refused.
 
     Args:
         weights: a state dict, a checkpoint's content with one in it, or a file of either (safetensors, or
             what ``torch.save`` wrote, of which nothing is executed).
         patch_size: pixels along the side of a patch that the model was trained with; OpenSTL has 4 for
-            Moving MNIST and 2 for most other data; 1 for MAU. PhyDNet of 4 halves frames twice, of 2 once.
+            Moving MNIST and 2 for most other data (PhyDNet halves frames twice, or once); MAU and SA-ConvLSTM
+            have 1.
         published_bug: ``no_memory`` for OpenSTL's ConvLSTM up to version 0.3.0, all its published ones, in
             which the output was o tanh(g) and the cell state had no effect; ``memory`` for its PredRNN++ of
             these versions (see `CausalLSTMCell`); ``memory_and_recall`` for E3D-LSTM, all its published ones,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convlstm.cells import ConvLSTMCell, STLSTMCell, lstm_weights
+from convlstm.cells import ConvLSTMCell, STLSTMCell, lstm_weights, sa_convlstm_weights
 from convlstm.cells.published import (
     NoMemoryLSTMCell,
     PublishedE3DLSTMCell,
@@ -24,6 +24,7 @@ from convlstm.models.phydnet import PhyDNet
 from convlstm.models.predrnn import PredRNN
 from convlstm.models.predrnn_plus_plus import PredRNNPlusPlus
 from convlstm.models.predrnn_v2 import PredRNNv2
+from convlstm.models.sa_convlstm import PublishedSAConvLSTM
 from convlstm.models.stacked import StackForecaster
 from convlstm.models.swin_lstm import SwinLSTM
 
@@ -120,13 +121,18 @@ def _mau(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster
             f"patch_size of MAU must be 1; received {patch_size}: weights with patches have no converter"
         )
     state = {_renamed(name, _MAU_NAMES): w for name, w in weights.items() if not re.match(_MAU_UNUSED, name)}
-    cells = [name for name in state if re.fullmatch(r"layers\.cell_list\.\d+\.conv_t_next\.0\.weight", name)]
-    hidden = [state[f"layers.cell_list.{n}.conv_t_next.0.weight"].shape[0] for n in range(len(cells))]
-    levels = sum(re.fullmatch(r"decoder\.\d+\.weight", name) is not None for name in state)
+    kernels, levels = (
+        _each(state, "layers.cell_list.{}.conv_t_next.0.weight"),
+        _each(state, "decoder.{}.weight"),
+    )
+    sizes = (
+        len(state["head.weight"]),
+        [len(kernel) for kernel in kernels],
+        kernels[0].shape[-1],
+        len(levels),
+    )
     size = tuple(state["layers.cell_list.0.conv_t.1.weight"].shape[1:])
-    kernel = state["layers.cell_list.0.conv_t.0.weight"].shape[-1]
-    cell = partial(PublishedMAUCell, image_size=size)
-    return MAU(state["head.weight"].shape[0], hidden, kernel, levels, cell=cell), state
+    return MAU(*sizes, cell=partial(PublishedMAUCell, image_size=size)), state
 
 
 def _phydnet(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
@@ -139,10 +145,29 @@ def _phydnet(weights: Weights, patch_size: int, bug: str | None) -> tuple[Foreca
     state = {_renamed(name, _PHYDNET_NAMES): w for name, w in weights.items()}
     gain = state.pop("phycell.convgate.weight")
     state["phycell.gain_x.weight"], state["phycell.gain_h.weight"] = gain.chunk(2, dim=1)
-    convolutions = [name for name in state if re.fullmatch(r"layers\.cell_list\.\d+\.conv\.weight", name)]
-    hidden = [state[f"layers.cell_list.{n}.conv.weight"].shape[0] // 4 for n in range(len(convolutions))]
+    hidden = [len(kernel) // 4 for kernel in _each(state, "layers.cell_list.{}.conv.weight")]
     channels, kernel = state["encoder.0.0.weight"].shape[1], state["phycell.derivatives.weight"].shape[-1]
     return PhyDNet(channels, hidden[-1], hidden, kernel, levels=levels), state
+
+
+def _sa_convlstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+    if patch_size != 1:
+        raise ShapeError(
+            f"patch_size of SA-ConvLSTM must be 1, as it has none; received {patch_size}: give 1"
+        )
+    state: Weights = {}
+    hidden: list[int] = []
+    while of_cell := [name for name in weights if name.startswith(f"sam-convlstm{len(hidden) + 1}.")]:
+        n = len(hidden)
+        cell = sa_convlstm_weights({name: weights[name] for name in of_cell})
+        state |= {f"layers.{n}.cell_list.0.{name}": w for name, w in cell.items()}
+        state |= {f"norms.{n}.{part}": weights[f"layernorm{n + 1}.{part}"] for part in ("weight", "bias")}
+        hidden.append(cell["value.weight"].shape[0])
+    state |= {f"head.{part}": weights[f"conv3d.{part}"] for part in ("weight", "bias")}
+    _, past, *size = state["norms.0.weight"].shape
+    kernel, width = cell["lstm.conv.weight"].shape[-1], len(cell["key.weight"])
+    sizes = (len(state["head.bias"]), hidden, kernel, width, past, size)
+    return PublishedSAConvLSTM(*sizes, peephole="lstm.peephole_weight" in cell), state
 
 
 def _swin_lstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
@@ -219,6 +244,7 @@ FAMILIES = (
     Family("ConvLSTM", "cell_list.0.conv_x.0.weight", "no_memory", _convlstm),
     Family("SwinLSTM-D", "Downsample.patch_embed.proj.weight", None, _swin_lstm),
     Family("SwinLSTM-B", "ST.patch_embed.proj.weight", None, _swin_lstm),
+    Family("SA-ConvLSTM", "sam-convlstm1.sam_convlstm_cell.convlstm_cell.conv.weight", None, _sa_convlstm),
 )
 
 
@@ -233,19 +259,23 @@ def _inside_layers(name: str) -> str:
     return f"layers.{name}" if name.startswith("cell_list.") else name
 
 
+def _each(weights: Weights, name: str) -> list[Tensor]:
+    """The weights of all layers, lowest first, whose name is one with the number of the layer in it."""
+    pattern = re.escape(name).replace(r"\{\}", r"\d+")
+    count = sum(re.fullmatch(pattern, key) is not None for key in weights)
+    return [weights[name.format(n)] for n in range(count)]
+
+
 def _sizes(weights: Weights, patch_size: int) -> tuple[int, list[int], int]:
     """Channels of frames, hidden channels of each layer and the kernel size, of a stack in ``cell_list``."""
-    kernels = {
-        name: w for name, w in weights.items() if re.fullmatch(r"cell_list\.\d+\.conv_h\.0\.weight", name)
-    }
-    hidden = [kernels[f"cell_list.{n}.conv_h.0.weight"].shape[1] for n in range(len(kernels))]
+    kernels = _each(weights, "cell_list.{}.conv_h.0.weight")
     pixels = weights["conv_last.weight"].shape[0]
     if pixels % patch_size**2:
         raise ShapeError(
             f"patch_size must divide the {pixels} channels of the weights' patches, channels times "
             f"patch_size squared; received {patch_size}: give that of the training"
         )
-    return pixels // patch_size**2, hidden, next(iter(kernels.values())).shape[-1]
+    return pixels // patch_size**2, [kernel.shape[1] for kernel in kernels], kernels[0].shape[-1]
 
 
 def _in_our_patches(weights: Weights, patch_size: int) -> Weights:
