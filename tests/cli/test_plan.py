@@ -2,12 +2,13 @@
 
 import json
 import re
+from functools import partial
 
 import pytest
 from torch import nn
 
 import convlstm
-from convlstm import EncoderForecaster
+from convlstm import ConvLSTMCell, EncoderForecaster, StackForecaster
 from convlstm.cli.main import main
 from convlstm.errors import OptionError
 from convlstm.models.memory import gibibytes
@@ -70,6 +71,14 @@ def test_a_model_folder_is_planned_as_its_class(planned, tmp_path, capsys):
     EncoderForecaster(hidden_dim=[8, 8]).save_pretrained(tmp_path / "model")
     assert main(["plan", str(tmp_path / "model"), *WORDS[3:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["multiply_adds"] == planned.multiply_adds
+
+
+def test_a_model_of_one_size_of_maps_is_planned_without_other_patches():
+    cell = partial(ConvLSTMCell, peephole="pixel", image_size=(8, 6))
+    model = StackForecaster(hidden_dim=[8], patch_size=2, cell=cell)
+    remedies = convlstm.plan(model, size=(16, 12), past=2, steps=2, batch_size=2).remedies
+    assert "--batch_size 1" in {remedy.option for remedy in remedies}
+    assert not any("patch_size" in remedy.option for remedy in remedies)
 
 
 def test_layers_are_planned_in_python():

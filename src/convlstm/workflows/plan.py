@@ -6,13 +6,14 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 import convlstm.engines as engines
-from convlstm.errors import OptionError
+from convlstm.errors import OptionError, ShapeError
 from convlstm.layers.stack import Stack
 from convlstm.layers.state import has_memory
 from convlstm.models.base import Forecaster
@@ -288,7 +289,8 @@ def _remedies(model: Any, frames: CallSizes, most: int) -> tuple[Remedy, ...]:
     for option, arguments in changed:
         with torch.device("meta"):
             other = type(model)(**model._convlstm_arguments | arguments)
-        found.append((option, training_bytes(other, frames)))
+        with suppress(ShapeError):  # weights for maps of one size
+            found.append((option, training_bytes(other, frames)))
     if frames.batch_size > 1:
         half = frames._replace(batch_size=frames.batch_size // 2)
         option = "half the batch" if layers else f"--batch_size {half.batch_size}"
