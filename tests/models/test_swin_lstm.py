@@ -101,6 +101,24 @@ def test_forecasts_are_those_of_the_authors_code(weights, arguments, size, value
     assert_close(forecast.square().sum().item(), squares, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("weights", [deep_weights("model."), base_weights()], ids=["deep", "base"])
+def test_openstl_has_other_names_of_the_same_weights(weights):
+    """Its code (c74deb5, with timm 0.6.11) gave the numbers of the converted model for ten random models."""
+    names = {
+        "Swin.layers": "STBs",
+        "ST.layers.0": "ST.layer",
+        "ST.PatchInflated.ConvT": "ST.patch_inflated.Conv",
+    }
+    renamed = {}
+    for name, weight in weights.items():
+        for theirs, openstl in names.items():
+            name = name.replace(theirs, openstl)
+        renamed[name] = weight
+    assert renamed.keys() != weights.keys()
+    expected = from_published(weights, 2).state_dict()
+    assert_close(dict(from_published(renamed, 2).state_dict()), dict(expected), rtol=0, atol=0)
+
+
 def test_the_published_size():
     """20.19 million in the authors' code, of which 1.35 million have no effect."""
     assert sum(p.numel() for p in SwinLSTM().parameters()) == 20_191_969 - 1_346_560

@@ -43,7 +43,7 @@ def from_published(
     |                           |                 | conv_gm: i f g m; conv_new_cell, conv_new_gm: o       |
     | OpenSTL, authors' MAU     | MAU             | conv_t: g t s; conv_s: g t s                          |
     | OpenSTL, authors' PhyDNet | PhyDNet         | convgate: x h; convcell: i f o g                      |
-    | SwinLSTM-B, SwinLSTM-D    | SwinLSTM        | one gate                                              |
+    | SwinLSTM, also OpenSTL's  | SwinLSTM        | one gate (SwinLSTM-B and SwinLSTM-D)                  |
     | SA-ConvLSTM-Pytorch       | a model of its  | convlstm_cell: i f g o; attention_memory: i g o       |
     |                           | clips alone     |                                                       |
 
