@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+import convlstm
 from convlstm import E3DLSTM, ConvLSTM, E3DLSTMCell
 from convlstm.errors import OptionError, ShapeError
 
@@ -169,6 +170,25 @@ def test_it_gives_the_numbers_of_openstl(channels, size):
         state, _ = cell(clip, state, memory)
     found = state.h.flatten()[:: 5 if channels == 1 else 1]
     assert_close(found, f64(OPENSTL[channels]), rtol=0, atol=1e-14)
+
+
+@torch.no_grad()
+def test_a_history_that_is_not_full_is_read_alike_where_python_cannot_tell_how_full_it_is():
+    """Recorded and inside torch.func all of it is read, and what is empty has no weight."""
+    torch.manual_seed(0)
+    layer = ConvLSTM(1, 2, (2, 3, 3), batch_first=True, cell=partial(E3DLSTMCell, history=4)).double()
+    x = torch.rand(3, 6, 1, 2, 4, 3, dtype=torch.float64)
+    lengths = torch.tensor([6, 2, 4])
+    for options in ({}, {"lengths": lengths}):
+        plain = layer(x, **options)[0][0]
+        with convlstm.record(layer) as tape:
+            assert_close(layer(x, **options)[0][0], plain)
+        (name,) = tape.layers
+        assert tape[name, "attention"].shape[:3] == (3, 6, 24 * 4)
+        call = partial(torch.func.functional_call, layer, args=(x,), kwargs=options)
+        weights = {name: w[None] for name, w in layer.named_parameters()}
+        assert_close(torch.func.vmap(lambda w, call=call: call(w)[0][0])(weights)[0], plain)
+        assert_close(layer(x[1:2, :2])[0][0], plain[1:2, :2])
 
 
 def test_the_memory_lives():

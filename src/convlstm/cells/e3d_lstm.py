@@ -140,15 +140,35 @@ class E3DLSTMCell(Cell):
         def record(weights: Tensor) -> None:  # maps of each query and step of the history
             self.record_values(attention=(weights, lambda w: w.reshape(len(w), -1, *size)))
 
-        memories_BCN = history.transpose(1, 2).flatten(2)
-        age = torch.arange(self.history - 1, -1, -1, device=steps.device)
-        empty_BJ1 = (age > steps[:, None])[:, :, None]
-        empty_B1N = empty_BJ1.expand(-1, -1, query_BCP.shape[2]).flatten(1).unsqueeze(1)
+        fewest, most = self._filled(steps)
+        memories_BCN = history[:, self.history - most :].transpose(1, 2).flatten(2)
+        empty_B1N = None
+        if fewest < most:
+            age = torch.arange(most - 1, -1, -1, device=steps.device)
+            empty_BJ1 = (age > steps[:, None])[:, :, None]
+            empty_B1N = empty_BJ1.expand(-1, -1, query_BCP.shape[2]).flatten(1).unsqueeze(1)
         recalled_BCP = attend(
             query_BCP, memories_BCN, memories_BCN, record if self._recorders else None, empty=empty_B1N
         )
         return recalled_BCP.view_as(query)
 
+    def _filled(self, steps: Tensor) -> tuple[int, int]:
+        """The fewest and the most cell states in the history of a sample.
+
+        None and all where Python cannot tell, and where weights are recorded, of equal shape at each step.
+        """
+        if self._recorders or not _can_be_read(steps):
+            return 0, self.history
+        fewest, most = (min(self.history, int(end) + 1) for end in steps.aminmax())
+        return fewest, most
+
     def extra_repr(self) -> str:
         """The options."""
         return f"history={self.history}, forget_bias={self.forget_bias}"
+
+
+def _can_be_read(x: Tensor) -> bool:
+    """True if Python may decide by a tensor's values: on a CPU, while nothing is traced or transformed."""
+    made = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    modes = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
+    return type(x) is Tensor and x.device.type == "cpu" and not made and not modes
