@@ -32,6 +32,7 @@ def drawn(dtype=torch.float64):
 def test_attention_is_that_of_each_query(monkeypatch, block):
     """In blocks of one query, of two with one left over, and all at once; gradients of both orders too."""
     monkeypatch.setattr(attention, "_BLOCK", block)
+    monkeypatch.setattr(attention, "_LEAST_ROWS", 1)
     *inputs, empty = drawn()
     for left_out in (empty, None):
         expected = query_by_query(*inputs, torch.zeros_like(empty) if left_out is None else left_out)
@@ -64,6 +65,7 @@ def test_attention_in_mixed_precision(monkeypatch):
     expected = attend(*inputs, empty=empty)
     gradients = torch.autograd.grad(expected.sum(), inputs)
     monkeypatch.setattr(attention, "_BLOCK", 1)
+    monkeypatch.setattr(attention, "_LEAST_ROWS", 1)
     with torch.autocast("cpu", torch.bfloat16):
         found = attend(*inputs, empty=empty)
     assert found.dtype == torch.bfloat16
@@ -74,6 +76,7 @@ def test_attention_in_mixed_precision(monkeypatch):
 def test_gradients_are_summed_over_blocks_in_32_bits(monkeypatch):
     """Ones for each of 600 queries: in bfloat16 they would add up to 256."""
     monkeypatch.setattr(attention, "_BLOCK", 1)
+    monkeypatch.setattr(attention, "_LEAST_ROWS", 1)
     value = torch.ones(1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
     attend(value.new_zeros(1, 1, 600), value.new_zeros(1, 1, 1), value).sum().backward()
     assert value.grad == 600

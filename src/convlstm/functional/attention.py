@@ -56,8 +56,18 @@ def attend(
         if record:
             record(weights_BNM)
         return value @ weights_BNM.transpose(1, 2)
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
+        return _attended(query, key, value, empty)
     attended: Tensor = _Attention.apply(query, key, value, empty)  # type: ignore[no-untyped-call]
     return attended
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor, empty: Tensor | None) -> Tensor:
+    """What `attend` returns, in blocks of queries."""
+    rows = _rows(key)
+    blocks = (query,) if query.shape[2] <= rows else torch.split(query, rows, dim=2)
+    found = [value @ _attention_weights(q, key, empty).transpose(1, 2) for q in blocks]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
 
 class _Attention(torch.autograd.Function):
@@ -66,8 +76,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, empty: Tensor | None) -> Tensor:
         ctx.save_for_backward(query, key, value, empty)
-        blocks = torch.split(query, _rows(key), dim=2)
-        return torch.cat([value @ _attention_weights(q, key, empty).transpose(1, 2) for q in blocks], dim=2)
+        return _attended(query, key, value, empty)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
@@ -85,14 +94,16 @@ class _Attention(torch.autograd.Function):
         return torch.cat(d_queries, dim=2), d_key.to(key.dtype), d_value.to(value.dtype), None
 
 
-#: Elements of the softmax that are in memory at once. Of blocks twice as large glibc returned so few that
-#: a training step took 70 % more.
-_BLOCK = 2**21
+#: Elements of the softmax that are in memory at once: as many as the caches of a CPU hold (four times as many
+#: took 5 to 40 % longer there), and more elsewhere.
+_BLOCK, _BLOCK_ELSEWHERE = 2**19, 2**21
+_LEAST_ROWS = 16  # below, products of matrices are slow
 
 
 def _rows(key: Tensor) -> int:
-    """Queries whose softmax over keys (B, D, M) has at most `_BLOCK` elements, or one."""
-    return max(1, _BLOCK // max(1, key.shape[0] * key.shape[2]))
+    """Queries whose softmax over keys (B, D, M) is computed at once."""
+    block = _BLOCK if key.device.type == "cpu" else _BLOCK_ELSEWHERE
+    return max(_LEAST_ROWS, block // max(1, key.shape[0] * key.shape[2]))
 
 
 def _attention_weights(query: Tensor, key: Tensor, empty: Tensor | None) -> Tensor:
