@@ -108,12 +108,12 @@ class MAUCell(Cell):
         weights_B1J = torch.softmax(scores_BJ1, dim=1).transpose(1, 2)
         trend = (weights_B1J @ state.t.flatten(2)).view_as(before)
         u = torch.sigmoid(self.conv_t_next(before))
-        g_t, t_t, t_s = self.conv_t(u * before + (1 - u) * trend).chunk(3, dim=1)
+        g_t, t_t, t_s = self.conv_t(trend + u * (before - trend)).chunk(3, dim=1)
         g_t, g_s = torch.sigmoid(g_t), torch.sigmoid(g_s)
         attention = (weights_B1J, lambda w: w.reshape(*w.shape[::2], *(1,) * (before.ndim - 2)))
         self.record_values(attention=attention, u=u, g_t=g_t, g_s=g_s)
-        t = g_t * t_t + (1 - g_t) * s_t
-        h = g_s * s_s + (1 - g_s) * t_s
+        t = s_t + g_t * (t_t - s_t)
+        h = t_s + g_s * (s_s - t_s)
         return MAUState(h, _history(t_before, t), _history(s_before, x))
 
     def extra_repr(self) -> str:
