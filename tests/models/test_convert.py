@@ -408,6 +408,29 @@ def test_a_patch_size_that_does_not_fit_is_refused(kind, message):
         from_published(public_weights(kind), 3)
 
 
+def test_what_weights_do_not_tell_is_an_option():
+    mau = from_published(public_weights("mau"), 1, tau=2, recall=True)
+    assert (mau.recall, mau.layers.cell_list[0].tau) == (True, 2)
+    e3d = from_published(public_weights("e3d-lstm"), PATCH, published_bug="memory_and_recall", history=1)
+    assert e3d.layers.cell_list[0].history == 1
+    sa = from_published(public_weights("sa-convlstm"), 1, activation="tanh")
+    for model, kind, bug in (
+        (mau, "mau", None),
+        (e3d, "e3d-lstm", "memory_and_recall"),
+        (sa, "sa-convlstm", None),
+    ):
+        default = from_published(public_weights(kind), PATCHES.get(kind, PATCH), published_bug=bug)
+        assert not torch.allclose(model(past(), STEPS), default(past(), STEPS))
+    with pytest.raises(
+        OptionError, match="that weights of MAU do not tell, tau, recall; received history: leave"
+    ):
+        from_published(public_weights("mau"), 1, history=3)
+    with pytest.raises(
+        OptionError, match="that weights of PredRNN do not tell, none; received tau: leave it out"
+    ):
+        from_published(public_weights("predrnn"), PATCH, tau=3)
+
+
 @pytest.mark.parametrize("kind", ["mim", "e3d-lstm", "mau"])
 def test_weights_of_one_size_of_frames_refuse_others(kind):
     model = from_published(public_weights(kind), PATCHES.get(kind, PATCH), published_bug=None)

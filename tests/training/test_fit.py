@@ -224,6 +224,37 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         train(tmp_path / "run", model=Explodes())
 
 
+class Standardised(WindowDataset):
+    """Windows as a standard score: half of the values and more lie below 0."""
+
+    def __init__(self, windows):
+        self.windows = windows
+
+    def __len__(self):
+        return len(self.windows)
+
+    def __getitem__(self, index):
+        return Window(*((frames - 0.1) / 0.3 for frames in self.windows[index]))
+
+
+class StandardScores(MovingObjects):
+    def split(self, name):
+        return Standardised(super().split(name))
+
+
+@pytest.mark.parametrize(("output", "reach"), [("sigmoid", "0 to 1"), ("relu", "0 and more")])
+def test_an_output_that_cannot_reach_the_data_is_refused(output, reach, tmp_path):
+    """Models with a sigmoid were trained on standard scores without a word."""
+    model, run = StackForecaster(hidden_dim=[3], output=output), RunFolder(tmp_path / "run")
+    run.start()
+    with pytest.raises(
+        OptionError, match=rf"output={output} gives {reach}, and \d\d% of .*--model.output linear"
+    ):
+        fit(model, StandardScores(**DATA, **SIZES), TrainingConfig(**CONFIG), run)
+    assert not run.checkpoints.exists()
+    train(tmp_path / "other", model=model, epochs=1)
+
+
 class ExplodesInValidation(NeverSeesTheTruth):
     """Forecasts infinite values when it is not trained."""
 

@@ -34,7 +34,8 @@ class PublishedMIMCell(MIMCell):
     changes; that of each other layer reads the output of the one below, which comes with the spatiotemporal
     memory, (B, 2 hidden_dim, *S). OpenSTL also keeps the state of the stationary module from one batch to the
     next, so that a forecast depends on what ran before; here each sequence begins with zeros, as the first
-    batch does there.
+    batch does there. It leaves out the non-stationary modules at the first step, where without a bias they
+    give zeros.
 
     Args:
         input_dim, hidden_dim, kernel_size, bias, forget_bias: as for `MIMCell`.

@@ -23,6 +23,7 @@ def from_published(
     patch_size: int,
     *,
     published_bug: str | None = None,
+    **options: Any,
 ) -> Forecaster:
     """The forecaster of published weights, which gives the numbers of the code that they were trained with.
 
@@ -53,10 +54,10 @@ def from_published(
     of MIM's differences, ``merge`` of MAU, ``red`` of odd blocks of SwinLSTM) are left out.
 
     MIM, MAU, E3D-LSTM and SA-ConvLSTM have weights for every pixel there, so their models take frames of one
-    size (`convlstm.cells.published`). What weights do not tell is as in the public configurations: MAU looks
-    back five steps and has no recall, E3D-LSTM has no strides and recalls 20 states, the activation of
-    SA-ConvLSTM is ReLU (`convlstm.cells.sa_convlstm_weights` converts one of its cells). Variants of the
-    others with layer normalisation, and variants with actions, are refused.
+    size (`convlstm.cells.published`). Of SA-ConvLSTM-Pytorch they are those of SAMSeq2Seq, which gives one
+    frame (`convlstm.cells.sa_convlstm_weights` converts one of its cells). Other variants are refused where
+    weights show them: with layer normalisation, unless above, and with actions. Two that weights do not show
+    give other numbers: ``cell_mode="residual"`` of MAU, and strides of E3D-LSTM, which OpenSTL has for KTH.
 
     Args:
         weights: a state dict, a checkpoint's content with one in it, or a file of either (safetensors, or
@@ -69,12 +70,15 @@ def from_published(
             these versions (see `CausalLSTMCell`); ``memory_and_recall`` for E3D-LSTM, all its published ones,
             in which the memory never changes and the recall mixes channels with positions; None for the
             equations.
+        options: of the model, that weights do not tell. MAU: ``tau``, 5 by default, and ``recall``, false;
+            E3D-LSTM: ``history``, 20, while the public code recalls all steps, of which a forecast has one
+            less than frames in all; SA-ConvLSTM: ``activation``, ``relu``.
 
     Returns:
         The model, with the dtype of the weights, the widest of several.
 
     Raises:
-        OptionError: weights of another model or variant; a bug that the model does not have.
+        OptionError: weights of another model or variant; a bug or an option that the model does not have.
         ShapeError: a patch size that does not fit the weights.
         RunError: a file that cannot be read.
 
@@ -100,9 +104,15 @@ def from_published(
                 raise OptionError(
                     f"published_bug must be one that {family.name} has; received {published_bug!r}: {remedy}"
                 )
+            for option in options.keys() - {*family.options}:
+                known = ", ".join(family.options) or "none"
+                raise OptionError(
+                    f"options must be those that weights of {family.name} do not tell, {known}; received "
+                    f"{option}: leave it out"
+                )
             _refuse_variants(family, own)
             try:
-                return _loaded(family, *family.build(own, patch_size, published_bug))
+                return _loaded(family, *family.build(own, patch_size, published_bug, **options))
             except (KeyError, IndexError) as error:
                 raise OptionError(
                     f"weights of {family.name} must be whole; received {len(own)}, without {error}: give the "

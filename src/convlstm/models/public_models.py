@@ -38,15 +38,18 @@ class Family(NamedTuple):
         name: of the model.
         mark: name of a weight that no family before it in `FAMILIES` has.
         bug: its ``published_bug``; None if there is none.
-        build: makes the model, and its state dict, of the weights, the patch size and the bug asked for.
+        build: makes the model, and its state dict, of the weights, the patch size, the bug asked for and
+            options.
         normalised: True if it always has layer normalisation.
+        options: of the model, that its weights do not tell.
     """
 
     name: str
     mark: str
     bug: str | None
-    build: Callable[[Weights, int, str | None], tuple[Forecaster, Weights]]
+    build: Callable[..., tuple[Forecaster, Weights]]
     normalised: bool = False
+    options: tuple[str, ...] = ()
 
 
 def _convlstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
@@ -103,7 +106,9 @@ def _mim(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster
     return model, {_inside_layers(name): w for name, w in state.items()}
 
 
-def _e3d_lstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+def _e3d_lstm(
+    weights: Weights, patch_size: int, bug: str | None, **options: Any
+) -> tuple[Forecaster, Weights]:
     named = {_renamed(name, _E3D_NAMES): w for name, w in weights.items()}
     sizes, state = _sizes(named, patch_size), _in_our_patches(named, patch_size)
     for n in range(len(sizes[1])):
@@ -111,11 +116,11 @@ def _e3d_lstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forec
         state[f"cell_list.{n}.conv_o.weight"] = torch.cat(halves, dim=1)
     size = tuple(state["cell_list.0.norm.weight"].shape[1:])
     cell = partial(PublishedE3DLSTMCell, image_size=size, published_bug=bug)
-    model = E3DLSTM(*sizes, patch_size, window=size[0], cell=cell)
+    model = E3DLSTM(*sizes, patch_size, window=size[0], cell=cell, **options)
     return model, {_inside_layers(name): w for name, w in state.items()}
 
 
-def _mau(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+def _mau(weights: Weights, patch_size: int, bug: str | None, **options: Any) -> tuple[Forecaster, Weights]:
     if patch_size != 1:
         raise ShapeError(
             f"patch_size of MAU must be 1; received {patch_size}: weights with patches have no converter"
@@ -132,7 +137,7 @@ def _mau(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster
         len(levels),
     )
     size = tuple(state["layers.cell_list.0.conv_t.1.weight"].shape[1:])
-    return MAU(*sizes, cell=partial(PublishedMAUCell, image_size=size)), state
+    return MAU(*sizes, cell=partial(PublishedMAUCell, image_size=size), **options), state
 
 
 def _phydnet(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
@@ -150,7 +155,9 @@ def _phydnet(weights: Weights, patch_size: int, bug: str | None) -> tuple[Foreca
     return PhyDNet(channels, hidden[-1], hidden, kernel, levels=levels), state
 
 
-def _sa_convlstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
+def _sa_convlstm(
+    weights: Weights, patch_size: int, bug: str | None, **options: Any
+) -> tuple[Forecaster, Weights]:
     if patch_size != 1:
         raise ShapeError(
             f"patch_size of SA-ConvLSTM must be 1, as it has none; received {patch_size}: give 1"
@@ -167,7 +174,7 @@ def _sa_convlstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Fo
     _, past, *size = state["norms.0.weight"].shape
     kernel, width = cell["lstm.conv.weight"].shape[-1], len(cell["key.weight"])
     sizes = (len(state["head.bias"]), hidden, kernel, width, past, size)
-    return PublishedSAConvLSTM(*sizes, peephole="lstm.peephole_weight" in cell), state
+    return PublishedSAConvLSTM(*sizes, peephole="lstm.peephole_weight" in cell, **options), state
 
 
 def _swin_lstm(weights: Weights, patch_size: int, bug: str | None) -> tuple[Forecaster, Weights]:
@@ -237,15 +244,22 @@ _SWIN_NAMES = (
 #: In the order in which they are tried.
 FAMILIES = (
     Family("MIM", "stlstm_layer.0.conv_x.0.weight", None, _mim),
-    Family("E3D-LSTM", "cell_list.0._norm_c_t.weight", "memory_and_recall", _e3d_lstm),
-    Family("MAU", "cell_list.0.conv_t_next.0.weight", None, _mau, normalised=True),
-    Family("PhyDNet", "encoder_Ep.c1.main.0.weight", None, _phydnet, normalised=True),
+    Family("E3D-LSTM", "cell_list.0._norm_c_t.weight", "memory_and_recall", _e3d_lstm, options=("history",)),
+    Family("MAU", "cell_list.0.conv_t_next.0.weight", None, _mau, True, ("tau", "recall")),
+    Family("PhyDNet", "encoder_Ep.c1.main.0.weight", None, _phydnet, True),
     Family("PredRNN++", "gradient_highway.x_concat.0.weight", "memory", _predrnn_plus_plus),
     Family("PredRNN", "cell_list.0.conv_m.0.weight", None, _predrnn),
     Family("ConvLSTM", "cell_list.0.conv_x.0.weight", "no_memory", _convlstm),
     Family("SwinLSTM-D", "Downsample.patch_embed.proj.weight", None, _swin_lstm),
     Family("SwinLSTM-B", "ST.patch_embed.proj.weight", None, _swin_lstm),
-    Family("SA-ConvLSTM", "sam-convlstm1.sam_convlstm_cell.convlstm_cell.conv.weight", None, _sa_convlstm),
+    Family(
+        "SA-ConvLSTM",
+        "sam-convlstm1.sam_convlstm_cell.convlstm_cell.conv.weight",
+        None,
+        _sa_convlstm,
+        False,
+        ("activation",),
+    ),
 )
 
 

@@ -1,6 +1,7 @@
 """Train a forecaster on a source of frames, into a run folder."""
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -38,6 +39,8 @@ from convlstm.training.run_folder import RunFolder
 from convlstm.training.signals import ignoring_ended_workers, interruptible
 from convlstm.validation import check_instance, received
 
+#: Values that the activations of outputs give, and the share of those of the data that may lie beyond.
+_REACH, _ANY, _MOST_BEYOND = {"sigmoid": (0, 1), "relu": (0, math.inf)}, (-math.inf, math.inf), 0.1
 _AGAIN = "copy it again, or move it out of the run to go on from the other one there"
 
 
@@ -96,7 +99,9 @@ def fit(
         module = ForecastModule(
             model, config, optimizer=optimizer, scheduler=scheduler, specification=data.specification
         )
-        check_rollout(model, config, data.split("train")[0])
+        window = data.split("train")[0]
+        _check_reach(model, window)
+        check_rollout(model, config, window)
         built_in = [*_callbacks(config, run, data), values, terminable := Terminable()]
         _check_callbacks(callbacks, built_in)
         trainer = _trainer(config, run, [*built_in, *callbacks])
@@ -112,7 +117,7 @@ def fit(
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
         try:
-            too_large = partial(too_large_message, model, data.split("train")[0], config)
+            too_large = partial(too_large_message, model, window, config)
             of_run = run, trainer.world_size, too_large
             with terminable.as_interrupt(), in_one_sentence_again(*of_run), in_one_sentence(*of_run):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
@@ -123,6 +128,29 @@ def fit(
             raise
     save_best()
     return model.cpu().eval()
+
+
+def _check_reach(model: Forecaster, window: Window | LabelledWindow) -> None:
+    """Check that the activation of a model's output reaches the values that it shall forecast.
+
+    Args:
+        model: one whose ``output`` is the name of an activation; others pass.
+        window: of the data, in the scale of the network.
+
+    Raises:
+        OptionError: more than a tenth of the measured values lie beyond.
+    """
+    output: Any = getattr(model, "output", None)
+    low, high = _REACH.get(output, _ANY) if isinstance(output, str) else _ANY
+    future, valid = window.future, LabelledWindow(*window).future_valid
+    values = future if valid is None else future[valid]
+    beyond = ((values < low) | (values > high)).mean(dtype=torch.float32).item() if values.numel() else 0.0
+    if beyond > _MOST_BEYOND:
+        raise OptionError(
+            f"the output of a model must reach the values of its data; output={output} gives "
+            f"{'0 to 1' if high == 1 else '0 and more'}, and {beyond:.0%} of the first training window lie "
+            "beyond in the scale of the network: give output=linear (--model.output linear)"
+        )
 
 
 def _notes(model: Forecaster, data: Source) -> dict[str, Any]:
