@@ -1,12 +1,17 @@
-"""Weights of tsugumi-sys/SA-ConvLSTM-Pytorch in our cell: numbers that its code gave on the same weights.
+"""SA-ConvLSTM against its equations in plain loops, golden numbers, and numbers of public code.
 
-Made with SAMConvLSTMCell at f207344, float64, on weights and frames of the formulas below.
+Those of tsugumi-sys/SA-ConvLSTM-Pytorch were made with SAMConvLSTMCell at f207344, float64, on weights and
+frames of the formulas below.
 """
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import correlate
 from torch.testing import assert_close
 
 from convlstm import SAConvLSTMCell
@@ -52,6 +57,96 @@ def public_weights(prefix=""):
     shapes |= {f"{name}.bias": shape[:1] for name, shape in SHAPES.items()}
     shapes |= {f"convlstm_cell.W_c{gate}": (3, 4, 5) for gate in "ifo"}
     return {prefix + name: formula(name, shape) for name, shape in shapes.items()}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def lstm(x, h, c, w):
+    """ConvLSTM of Lin et al., equation 1, with peepholes: x (C, H, W), h and c (hidden, H, W)."""
+    kernel, entering = w["lstm.conv.weight"], np.concatenate([x, h])
+    rows, columns = kernel.shape[2] // 2, kernel.shape[3] // 2
+    padded = np.pad(entering, [(0, 0), (rows, rows), (columns, columns)])
+    gates = np.stack([correlate(padded, k, "valid", "direct")[0] for k in kernel])
+    gates += w.get("lstm.conv.bias", np.zeros(len(kernel)))[:, None, None]
+    i, f, o, g = np.split(gates, 4)
+    w_i, w_f, w_o = w.get("lstm.peephole_weight", np.zeros((3, len(h), 1, 1)))
+    c = sigmoid(f + w_f * c) * c + sigmoid(i + w_i * c) * np.tanh(g)
+    return sigmoid(o + w_o * c) * np.tanh(c), c
+
+
+def attended(query, key, value):
+    """For each pixel, the values (C, pixels) of all pixels weighed by the softmax of q k."""
+    found = np.zeros((len(value), query.shape[1]))
+    for a in range(query.shape[1]):
+        scores = np.array([query[:, a] @ key[:, b] for b in range(key.shape[1])])
+        weights = np.exp(scores - scores.max())
+        for b in range(key.shape[1]):
+            found[:, a] += weights[b] / weights.sum() * value[:, b]
+    return found
+
+
+def memory_module(h, m, w):
+    """Equations 2 to 6, of h and m (hidden, H, W); every map is 1x1."""
+
+    def mapped(name, x):
+        return w[f"{name}.weight"][:, :, 0] @ x + w[f"{name}.bias"][:, None]
+
+    size, h, m = h.shape, h.reshape(len(h), -1), m.reshape(len(m), -1)
+    query = mapped("query", h)
+    of_h = attended(query, mapped("key", h), mapped("value", h))
+    of_m = attended(query, mapped("key_m", m), mapped("value_m", m))
+    z = mapped("mix", np.concatenate([of_h, of_m]))
+    i, g, o = np.split(mapped("gates", np.concatenate([z, h])), 3)
+    m = (1 - sigmoid(i)) * m + sigmoid(i) * np.tanh(g)
+    return (sigmoid(o) * m).reshape(size), m.reshape(size)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    inputs=st.integers(1, 3),
+    hidden=st.integers(1, 4),
+    kernel=st.sampled_from([(1, 1), (3, 3), (3, 5)]),
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    bias=st.booleans(),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "attention_dim": st.integers(1, 3),
+            "mix_dim": st.integers(1, 5),
+            "peephole": st.just("channel"),
+        },
+    ),
+)
+def test_two_steps_are_those_of_the_equations(inputs, hidden, kernel, size, bias, options):
+    torch.manual_seed(0)
+    cell = SAConvLSTMCell(inputs, hidden, kernel, bias, **options).double()
+    for parameter in cell.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    w = {name: tensor.detach().numpy() for name, tensor in cell.named_parameters()}
+    x = torch.randn(2, 2, inputs, *size, dtype=torch.float64)
+    state = cell(x[:, 1], cell(x[:, 0]))
+    for b in range(2):
+        h, c, m = np.zeros((3, hidden, *size))
+        for t in range(2):
+            h, c = lstm(x[b, t].numpy(), h, c, w)
+            h, m = memory_module(h, m, w)
+        for tensor, expected in zip(state, (h, c, m), strict=True):
+            np.testing.assert_allclose(tensor[b].detach(), expected, rtol=0, atol=1e-12)
+
+
+def test_golden_numbers():
+    """All weights 0.5, no biases, one channel of one pixel, x = 1: both attentions give the value itself."""
+    cell = SAConvLSTMCell(1, 1, 1).double()
+    with torch.no_grad():
+        for name, parameter in cell.named_parameters():
+            parameter.fill_(0.5 * name.endswith("weight"))
+    h, c, m = (tensor.item() for tensor in cell(torch.ones(1, 1, 1, 1, dtype=torch.float64)))
+    assert c == pytest.approx(0.2876491366, abs=1e-10)  # sigmoid(0.5) tanh(0.5)
+    # h = sigmoid(0.5) tanh(c) = 0.1742697187, z = 0.5 * 0.5 h, gates = 0.5 (z + h) = 0.625 h
+    assert m == pytest.approx(0.0571961736, abs=1e-10)  # sigmoid(0.625 h) tanh(0.625 h)
+    assert h == pytest.approx(0.0301539803, abs=1e-10)  # sigmoid(0.625 h) m
 
 
 @pytest.mark.parametrize("activation", NUMBERS)
