@@ -230,6 +230,26 @@ def test_the_decoupling_loss_is_that_of_the_public_code():
     torch.testing.assert_close(penalty.item(), 0.1 * DECOUPLING, rtol=1e-10, atol=0)
 
 
+def test_a_checkpoint_of_openstl_holds_the_branches_of_phydnet_twice():
+    weights = public_weights("phydnet")
+    whole = {f"encoder.{name}": w for name, w in weights.items()}
+    whole |= {name: w for name, w in weights.items() if name.startswith(("phycell.", "convcell."))}
+    whole |= {f"k2m._M{n}": torch.eye(7, dtype=torch.float64) for n in range(2)}
+    expected = from_published(weights, PATCH).state_dict()
+    found = from_published({f"model.{name}": w for name, w in whole.items()}, PATCH).state_dict()
+    torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=0)
+
+
+def test_peepholes_that_a_gpu_did_not_save_are_left_out():
+    """As zeros, which is what that code then computes with after loading."""
+    weights = public_weights("sa-convlstm")
+    zeros = {name: torch.zeros_like(w) if "W_c" in name else w for name, w in weights.items()}
+    without = {name: w for name, w in weights.items() if "W_c" not in name}
+    forecasts = [from_published(given, 1).eval()(past(), STEPS) for given in (zeros, without, weights)]
+    torch.testing.assert_close(*forecasts[:2], rtol=0, atol=1e-15)
+    assert not torch.allclose(*forecasts[1:])
+
+
 WRAPPERS = {
     "none": dict,
     "state_dict": lambda w: {"state_dict": w, "epoch": 3},

@@ -52,9 +52,11 @@ class E3DLSTMCell(Cell):
     in OpenSTL's the memory never changes, as a step returns the one that it was given; OpenSTL's recall also
     mixes channels with positions. Both are right here, so weights trained with that code mean something else
     (`convlstm.models.from_published` repeats it). The authors' code recalls all steps, and memory and time
-    grow with their number; here the last ``history`` ones. A recall takes time as history times the square of
-    the number of positions, and of it the cell states alone are kept for the backward pass. LN has a weight
-    per channel, as in the authors' code, for frames of any size.
+    grow with their number; here the last ``history`` ones. Convolutions keep the size of all axes by zeros
+    around them; OpenSTL's have no border along the window, and repeat the one map that they give for a window
+    of two. A recall takes time as history times the square of the number of positions, and of it the cell
+    states alone are kept for the backward pass. LN has a weight per channel, as in the authors' code, for
+    frames of any size.
 
     Args:
         input_dim: channels of the input.

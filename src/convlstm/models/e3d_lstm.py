@@ -23,8 +23,9 @@ class E3DLSTM(AutoregressiveForecaster):
     convolution over the depth of the last layer's output gives the next frame.
 
     By default as OpenSTL trains it on Moving MNIST: four layers of 128, kernels of 2 x 5 x 5 over windows of
-    two frames, patches of 4, no biases, a history that holds all steps of 10 frames after 10. It trains with
-    scheduled sampling over all next frames, squared and absolute error, Adam at 1e-4. The memory that this
+    two frames, patches of 4, no biases, a history that holds all steps of 10 frames after 10; but for the
+    convolutions' border along the window, which OpenSTL leaves out (`E3DLSTMCell`). It trains with scheduled
+    sampling over all next frames, squared and absolute error, Adam at 1e-4. The memory that this
     takes grows with the history: make it smaller for large frames.
 
     Args:

@@ -21,8 +21,9 @@ class SAConvLSTMForecaster(StackForecaster):
 
     SA-ConvLSTM (Lin et al. 2020, doi:10.1609/aaai.v34i07.6819). Every pixel attends to every other,
     so time and memory of a step grow with the square of the number of patches: take larger patches for larger
-    frames. By default two layers of 64 and kernels of 3, as in the public code
-    tsugumi-sys/SA-ConvLSTM-Pytorch, on patches of 4.
+    frames. Sizes of the paper are not published. By default two layers of 64 and kernels of 3, as in the
+    example of tsugumi-sys/SA-ConvLSTM-Pytorch; that one has queries of 2 channels, ReLU, a normalisation of
+    the whole clip and no patches (`PublishedSAConvLSTM`).
 
     Args:
         channels: C of the frames.

@@ -117,8 +117,7 @@ def fit(
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
         try:
-            too_large = partial(too_large_message, model, window, config)
-            of_run = run, trainer.world_size, too_large
+            of_run = run, trainer.world_size, partial(too_large_message, model, window, config)
             with terminable.as_interrupt(), in_one_sentence_again(*of_run), in_one_sentence(*of_run):
                 trainer.fit(module, training, validation, ckpt_path=checkpoint, weights_only=True)
         except (KeyboardInterrupt, SystemExit):
