@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch.utils.data import DataLoader
 
 from convlstm.data.base import LabelledWindow, Source, Window, WindowDataset, batch_of, check_labels
 from convlstm.errors import DataError, OptionError, RunError, reading
@@ -105,14 +104,12 @@ def fit(
         built_in = [*_callbacks(config, run, data), values, terminable := Terminable()]
         _check_callbacks(callbacks, built_in)
         trainer = _trainer(config, run, [*built_in, *callbacks])
-        shares = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
-        batch = int(config.batch_size)
+        loading = {"rank": trainer.global_rank, "ranks": trainer.world_size, "workers": config.workers}
+        loading["batch_size"] = int(config.batch_size)
         checkpoint = run.checkpoint() if resume else None
         done = check_checkpoint(checkpoint, module, built_in, run) if checkpoint else 0
-        training = training_loader(data.split("train"), batch, seed=config.seed, steps_done=done, **shares)
-        validation: DataLoader[Window | LabelledWindow] = evaluation_loader(
-            data.split("validation"), batch, **shares
-        )
+        training = training_loader(data.split("train"), seed=config.seed, steps_done=done, **loading)
+        validation = evaluation_loader(data.split("validation"), **loading)
         if trainer.is_global_zero:
             run.changes.folder(run.checkpoints)
             run.changes.folder(run.logs)
