@@ -131,6 +131,24 @@ def test_forecasters_are_transformed_by_torch_func(make):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+class TwoSteps(nn.Module):
+    """A forecaster with its number of steps, which a program of torch.export fixes."""
+
+    def __init__(self, forecaster):
+        super().__init__()
+        self.forecaster = forecaster
+
+    def forward(self, past):
+        return self.forecaster(past, 2)
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_an_exported_forecaster_gives_the_same_forecasts(make):
+    model, frames = TwoSteps(make(1).double().eval()), torch.rand(2, 1, 3, 1, 12, 8, dtype=torch.float64)
+    program = torch.export.export(model, (frames[0],)).module()
+    torch.testing.assert_close(program(frames[1]), model(frames[1]), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_forecasters_made_without_memory_take_weights_of_others(make):
     model, past = make(2).eval(), torch.rand(1, 3, 2, 16, 12)
