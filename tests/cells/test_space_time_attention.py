@@ -1,8 +1,12 @@
 """The Transformer block as a recurrence, against the whole sequence at once."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from convlstm import ConvLSTM
 from convlstm.cells import SpaceTimeAttentionCell
@@ -67,20 +71,41 @@ def whole_sequence(cell, x):
     return torch.stack(outputs, 1)
 
 
-@pytest.mark.parametrize(
-    ("heads", "window", "history", "size"), [(1, 4, 8, (5, 6)), (2, 2, 1, (3, 3)), (4, 3, 2, (7, 2))]
+@settings(max_examples=12, deadline=None)
+@given(
+    heads=st.sampled_from([1, 2, 4]),
+    window=st.integers(1, 4),
+    history=st.integers(1, 6),
+    size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
 )
 @torch.no_grad()
 def test_frame_by_frame_is_the_whole_sequence(heads, window, history, size):
     torch.manual_seed(0)
     options = {"heads": heads, "window": window, "history": history}
     cell = SpaceTimeAttentionCell(2, 4, 3, **options).double()
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.normal_(0, 0.5)
+    for parameter in cell.parameters():
+        parameter.normal_(0, 0.5)
     x = torch.randn(2, 5, 2, *size, dtype=torch.float64)
     layer = ConvLSTM(2, 4, 3, batch_first=True, cell=lambda *sizes: cell).double()
     torch.testing.assert_close(layer(x)[0][0], whole_sequence(cell, x))
+
+
+@torch.no_grad()
+def test_golden_values():
+    """Three quarters of the attention are the frame's own, a quarter the zeros before it."""
+    cell = SpaceTimeAttentionCell(2, 2, 1, window=1, history=1).double()
+    for parameter in cell.parameters():
+        parameter.zero_()
+    for norm in cell.norms:
+        norm.weight.fill_(1)
+    cell.conv.weight[:, :, 0, 0] = torch.eye(2)
+    cell.age_bias[0] = torch.tensor([0, math.log(3)])  # of the frame before, of the present one
+    cell.time.weight[4:] = cell.time_out.weight[:] = cell.up.weight[:2] = cell.down.weight[:, :2] = torch.eye(
+        2
+    )
+    h = cell(torch.tensor([1.0, -1], dtype=torch.float64).view(1, 2, 1, 1)).h.flatten()
+    # LN gives 1 and -1 again, so y is 1.75 and -1.75; gelu(1) = 0.841345, gelu(-1) = -0.158655
+    torch.testing.assert_close(h, torch.tensor([2.591345, -1.908655], dtype=torch.float64), rtol=0, atol=1e-5)
 
 
 def test_it_looks_back_no_further_than_its_history():
