@@ -28,7 +28,8 @@ Result = Mapping[str, Any]
 
 def parts() -> dict[str, str]:
     """The tables."""
-    layers, memory, linear, small = (tables.results(name) for name in ("layers", "memory", "linear", "small"))
+    names = ("layers", "memory", "linear", "small", "kernels")
+    layers, memory, linear, small, kernels = map(tables.results, names)
     made = {}
     for place, name in (("gpu", GPU), ("cpu", CPU), ("avx512", AVX512), ("avx2", AVX2)):
         made[place] = _headed(layers[name], "layers", _engines(layers[name], [MAIN]))
@@ -40,6 +41,7 @@ def parts() -> dict[str, str]:
         "streams": streams,
         "linear": "\n".join(map(_linear, linear.values())),
         "small": "\n".join(map(_small, small.values())),
+        "kernels": "\n".join(map(_kernels, kernels.values())),
     }
 
 
@@ -138,6 +140,19 @@ def _small(result: Result) -> str:
         ]
         made.append(tables.markdown(heading, rows))
     return _headed(result, "small", "\n".join(made))
+
+
+def _kernels(result: Result) -> str:
+    """Milliseconds of layers with large kernels, and what share they are of those of others."""
+    made = []
+    for table in result["tables"]:
+        heading = [table["title"].removeprefix("large kernels, "), "ms", "of direct", "of the loop"]
+        rows = [
+            [_named(case).removeprefix("ms: "), *map(tables.middle, row)]
+            for case, row in table["rows"].items()
+        ]
+        made.append(tables.markdown(heading, rows))
+    return _headed(result, "kernels", "\n".join(made))
 
 
 def page() -> str:

@@ -13,7 +13,7 @@ import convlstm.engines.cpu.winograd as winograd
 from convlstm import ConvGRU, ConvLSTM, ConvLSTMCell
 from convlstm.engines import available, fourier
 from convlstm.engines.call import Call
-from convlstm.engines.convolution import _algorithm
+from convlstm.engines.convolution import SameConv, _algorithm
 from convlstm.engines.dispatch import loop_is_faster
 from convlstm.engines.fourier import Spectrum, is_faster
 
@@ -184,6 +184,25 @@ def test_other_convolutions_are_direct(kernel, options, dtype, transforms):
 )
 def test_where_transforms_are_faster(channels, kernel, size, batch, faster):
     assert is_faster((4 * channels, channels, *kernel), size, batch, 10) is faster
+
+
+@pytest.mark.parametrize(
+    ("inputs", "channels", "told"),
+    [
+        (1, 64, "Fourier convolution of the hidden state, direct of the input"),
+        (64, 8, "direct convolution of the hidden state, Fourier of the input"),
+        (64, 64, "Fourier convolution"),
+    ],
+)
+def test_the_algorithms_of_both_parts_of_a_weight_are_told(inputs, channels, told):
+    layer = ConvLSTM(inputs, channels, 9, batch_first=True)
+    engine, _, found = available(layer, torch.zeros(4, 10, 1, 64, 64))["cell_list.0"].partition(", ")
+    assert (engine in ("compiled", "fused"), found) == (True, told)
+    state = torch.empty(4, 64, 64, channels)
+    parts = SameConv((1, 1), ("zeros", "zeros"), 10).split_weight(
+        layer.cell_list[0].conv.weight.detach(), state
+    )
+    assert [isinstance(part, Spectrum) for part in parts] == [inputs == 64, channels == 64]
 
 
 def test_one_axis_is_measured_without_the_axes_that_a_kernel_does_not_reach_along():

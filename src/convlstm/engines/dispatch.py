@@ -90,14 +90,14 @@ def _described(cell: Cell, frames: Tensor, reference_only: tuple[str, ...]) -> s
     if linear.is_supported(call):
         return f"{engine}, scan over time"
     assert isinstance(cell, ConvCell)
-    shape, algorithm = cell.conv.weight.shape, "direct"
     in_float32 = x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     if engine == "compiled" and in_float32 and _is_one_call(call):
         return "compiled, one call, direct convolution"
-    if x.device.type == "cpu" and in_float32:
-        conv = SameConv(cell.dilation, cell.padding_mode, steps)
-        algorithm = conv.algorithm(shape, size, batch, compiled=engine == "compiled")
-    return f"{engine}, {algorithm} convolution"
+    if x.device.type != "cpu" or not in_float32:
+        return f"{engine}, direct convolution"
+    of_input, of_state = _algorithms(call, compiled=engine == "compiled")
+    both = "" if of_input == of_state else f" of the hidden state, {of_input} of the input"
+    return f"{engine}, {of_state} convolution{both}"
 
 
 def _reason_of_loop(call: Call) -> str:
@@ -303,9 +303,15 @@ def _is_one_call(call: Call) -> bool:
     return call.x.dtype == torch.float32 and is_one_call(call.x, cell.conv.weight, *options, flagged=flagged)
 
 
+def _algorithms(call: Call, *, compiled: bool) -> tuple[str, str]:
+    """Those that convolve the frames and the hidden state, as `SameConv.split_weight` chooses them."""
+    cell, (batch, steps), size = call.cell, call.x.shape[:2], call.x.shape[3:]
+    conv, (outputs, both, *kernel) = SameConv(cell.dilation, cell.padding_mode, steps), cell.conv.weight.shape
+    shapes = ((outputs, channels, *kernel) for channels in (cell.input_dim, both - cell.input_dim))
+    of_input, of_state = (conv.algorithm(shape, size, batch, compiled=compiled) for shape in shapes)
+    return of_input, of_state
+
+
 def _is_transformed(call: Call) -> bool:
     """True if the fast engines convolve the hidden state by another algorithm than the direct one."""
-    cell, (batch, steps), size = call.cell, call.x.shape[:2], call.x.shape[3:]
-    conv = SameConv(cell.dilation, cell.padding_mode, steps)
-    shape, compiled = cell.conv.weight[:, cell.input_dim :].shape, _compiler_missing("cpu") is None
-    return conv.algorithm(shape, size, batch, compiled=compiled) != "direct"
+    return _algorithms(call, compiled=_compiler_missing("cpu") is None)[1] != "direct"

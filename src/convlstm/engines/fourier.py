@@ -131,17 +131,7 @@ def is_faster(shape: tuple[int, ...], size: tuple[int, ...], batch: int, steps: 
     AMD EPYC with AVX-512, in nanoseconds: 1 / 57 for a multiplication of a direct convolution, 1 / 30 for one
     of the products of planes, 0.4 to read a value of the weight's transform, 1.3 to compute it, 4 for each
     value of a tile of input and result. The direct convolution must take 1.5 times as long, as other
-    processors differ. Speed of a layer relative to the faster of the loop and the engines without transforms,
-    medians of three interleaved, processor time; root mean square errors stay below 5e-7 of the result's:
-
-    | B T inputs-hidden kernel size | forward | training |
-    |---|---|---|
-    | B1 T4 64-64 5x5 64x64 | 1.65 | 1.55 (direct by this rule) |
-    | B2 T4 32-32 7x7 32x32 | 1.35 | 1.32 (direct by this rule) |
-    | B1 T4 64-64 7x7 64x64 | 2.49 | 2.47 |
-    | B8 T5 64-64 9x9 16x16 | 1.88 | 2.22 |
-    | B2 T4 32-32 9x9 48x48 | 2.10 | 2.14 |
-    | B1 T4 16-16 15x15 64x64 | 2.17 | 3.67 |
+    processors differ. ``python -m benchmarks kernels`` compares the two.
 
     Args:
         shape: of the weight, (C_out, C_in, *kernel), odd.
