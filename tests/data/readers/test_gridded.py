@@ -108,6 +108,22 @@ def test_zeros_of_zarr_2_are_measured_where_they_fill(tmp_path, dtype, fill, mis
     assert (rain.attrs["units"], rain.dtype) == ("mm/h", np.float32)
 
 
+@pytest.mark.parametrize("packing", [{}, {"scale_factor": 0.5}])
+def test_zeros_of_coordinates_of_zarr_2_are_not_missing_where_they_fill(tmp_path, packing):
+    """The first time, and places at 0, were not there, as Zarr's default fill value is 0."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    units = {"time": {"units": "hours since 2020-01-01"}, "y": packing, "x": packing}
+    for name, count in {"time": 2, "y": 3, "x": 4}.items():
+        stored = group.create_array(name, data=np.arange(count, dtype="i4"), fill_value=0)
+        stored.attrs.update(_ARRAY_DIMENSIONS=[name], **units[name])
+    stored = group.create_array("rain", data=np.zeros((2, 3, 4), np.float32))
+    stored.attrs["_ARRAY_DIMENSIONS"] = ["time", "y", "x"]
+    found, step = Gridded().read(tmp_path / "a.zarr"), packing.get("scale_factor", 1)
+    assert found.time.values[0] == np.datetime64("2020-01-01")
+    np.testing.assert_array_equal(found.y, step * np.arange(3))
+    np.testing.assert_array_equal(found.x, step * np.arange(4))
+
+
 def test_zeros_of_packed_zarr_2_are_not_measured_where_they_fill(tmp_path):
     values = np.array([[[np.nan, 0.5], [1.0, 1.5]]], np.float32)
     packing = {"dtype": "u1", "scale_factor": 0.5, "_FillValue": 0}

@@ -32,7 +32,8 @@ def open_zarr(path: Path, **decoding: Any) -> "xr.Dataset":
     """Open a Zarr group, whose zeros are measured unless values are packed or version 3 states otherwise.
 
     Zarr itself fills with 0 what was not written. xarray takes the fill value of version 2 for the one that
-    stands for not measured, as nothing tells the two apart, and dry pixels would be missing.
+    stands for not measured, as nothing tells the two apart, and dry pixels would be missing, and the zero of
+    a time or another coordinate, packed or not.
 
     Args:
         path: of the group.
@@ -43,8 +44,9 @@ def open_zarr(path: Path, **decoding: Any) -> "xr.Dataset":
 
     # Not the consolidated metadata: those of each array are the newer ones.
     stored = xr.open_dataset(path, engine="zarr", consolidated=False, decode_cf=False)
-    for variable in stored.data_vars.values() if not (path / "zarr.json").is_file() else ():
-        if variable.attrs.get("_FillValue") == 0 and not {"scale_factor", "add_offset"} & {*variable.attrs}:
+    for name, variable in stored.variables.items() if not (path / "zarr.json").is_file() else ():
+        packed = {"scale_factor", "add_offset"} & {*variable.attrs} and name not in stored.dims
+        if variable.attrs.get("_FillValue") == 0 and not packed:
             del variable.attrs["_FillValue"]
     return xr.decode_cf(stored, **decoding)
 
