@@ -263,10 +263,11 @@ class ExplodesInValidation(NeverSeesTheTruth):
 
 
 def test_a_validation_loss_that_is_never_finite_gives_no_model(tmp_path):
-    """It ended as if all were well, with the weights of the first epoch."""
-    with pytest.raises(RunError, match="validation loss must be finite after one epoch at least"):
-        train(tmp_path / "run", model=ExplodesInValidation(), epochs=2)
-    assert not RunFolder(tmp_path / "run").model.exists()
+    """It ended as if all were well, with the weights of the first epoch; when it was resumed it still did."""
+    for resume in (False, True):
+        with pytest.raises(RunError, match="validation loss must be finite after one epoch at least"):
+            train(tmp_path / "run", model=ExplodesInValidation(), epochs=2, resume=resume)
+        assert not RunFolder(tmp_path / "run").model.exists()
 
 
 def test_damaged_foreign_and_unfitting_checkpoints_are_named(tmp_path):

@@ -95,13 +95,12 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse a best model of no finite loss.
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a best model of no finite loss, also of a resumed run that has no epoch left.
 
         Raises:
             RunError: the loss was finite after no epoch.
         """
-        super().on_train_end(trainer, pl_module)
         best = self.best_model_score
         if best is not None and not bool(best.isfinite()):
             raise RunError(
