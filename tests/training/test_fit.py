@@ -224,22 +224,31 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path):
         train(tmp_path / "run", model=Explodes())
 
 
-class Standardised(WindowDataset):
-    """Windows as a standard score: half of the values and more lie below 0."""
+class Scaled(WindowDataset):
+    """Windows whose frames a function changes."""
 
-    def __init__(self, windows):
-        self.windows = windows
+    def __init__(self, windows, change):
+        self.windows, self.change = windows, change
 
     def __len__(self):
         return len(self.windows)
 
     def __getitem__(self, index):
-        return Window(*((frames - 0.1) / 0.3 for frames in self.windows[index]))
+        return Window(*map(self.change, self.windows[index]))
 
 
 class StandardScores(MovingObjects):
+    """Half of the values and more lie below 0."""
+
     def split(self, name):
-        return Standardised(super().split(name))
+        return Scaled(super().split(name), lambda frames: (frames - 0.1) / 0.3)
+
+
+class Resized(MovingObjects):
+    """Black on white, resized, which makes white 1.0000002 in places."""
+
+    def split(self, name):
+        return Scaled(super().split(name), lambda frames: 1 - frames + 2e-7)
 
 
 @pytest.mark.parametrize(("output", "reach"), [("sigmoid", "0 to 1"), ("relu", "0 and more")])
@@ -253,6 +262,13 @@ def test_an_output_that_cannot_reach_the_data_is_refused(output, reach, tmp_path
         fit(model, StandardScores(**DATA, **SIZES), TrainingConfig(**CONFIG), run)
     assert not run.checkpoints.exists()
     train(tmp_path / "other", model=model, epochs=1)
+
+
+def test_white_that_is_rounded_to_above_1_is_reached(tmp_path):
+    model, run = StackForecaster(hidden_dim=[3], output="sigmoid"), RunFolder(tmp_path / "run")
+    run.start()
+    fit(model, Resized(**DATA, **SIZES), TrainingConfig(**CONFIG | {"epochs": 1}), run)
+    assert run.model.exists()
 
 
 class ExplodesInValidation(NeverSeesTheTruth):

@@ -40,6 +40,7 @@ from convlstm.validation import check_instance, received
 
 #: Values that the activations of outputs give, and the share of those of the data that may lie beyond.
 _REACH, _ANY, _MOST_BEYOND = {"sigmoid": (0, 1), "relu": (0, math.inf)}, (-math.inf, math.inf), 0.1
+_ROUNDED = 1e-4  # white of pictures that were resized lies this little above 1, and less
 _AGAIN = "copy it again, or move it out of the run to go on from the other one there"
 
 
@@ -140,7 +141,8 @@ def _check_reach(model: Forecaster, window: Window | LabelledWindow) -> None:
     low, high = _REACH.get(output, _ANY) if isinstance(output, str) else _ANY
     future, valid = window.future, LabelledWindow(*window).future_valid
     values = future if valid is None else future[valid]
-    beyond = ((values < low) | (values > high)).mean(dtype=torch.float32).item() if values.numel() else 0.0
+    outside = (values < low - _ROUNDED) | (values > high + _ROUNDED)
+    beyond = outside.mean(dtype=torch.float32).item() if values.numel() else 0.0
     if beyond > _MOST_BEYOND:
         raise OptionError(
             f"the output of a model must reach the values of its data; output={output} gives "
