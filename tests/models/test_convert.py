@@ -355,6 +355,11 @@ def with_weight(kind, name, shape=(1,)):
             "weights of PredRNN must have the shapes that its code gives them, .* gave '.*': give",
         ),
         (
+            partial(with_weight, "phydnet", "convcell.cell_list.0.conv.weight", ()),
+            OptionError,
+            "weights of PhyDNet must have the shapes that its code gives them, .* gave 'len.*': give",
+        ),
+        (
             lambda: {name: w.to("meta") for name, w in public_weights("predrnn").items()},
             OptionError,
             "weights of PredRNN must have .* values; converting gave 'Error.*': give the state dict",
@@ -402,6 +407,12 @@ def test_weights_that_are_missing_are_named():
         OptionError, match=r"layers.cell_list.1.conv_o.weight \(3, 6, 3, 3\); received none: give the state"
     ):
         from_published(weights, PATCH)
+
+
+def test_norms_of_another_shape_are_refused_in_a_sentence():
+    weights = with_weight("sa-convlstm", "sequential.layernorm1.weight", (HIDDEN,))
+    with pytest.raises(OptionError, match="weights of SA-ConvLSTM must have the shapes .* gave 'not enough"):
+        from_published(weights, 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from convlstm.errors import OptionError, RunError, first_line, reading
+from convlstm.errors import ConvLSTMError, OptionError, RunError, first_line, reading
 from convlstm.models.base import Forecaster
 from convlstm.models.public_models import FAMILIES, Family, Weights
 from convlstm.validation import check_path, check_positive, received
@@ -118,7 +118,9 @@ def from_published(
                     f"weights of {family.name} must be whole; received {len(own)}, without {error}: give the "
                     "state dict of the whole model"
                 ) from error
-            except RuntimeError as error:
+            except ConvLSTMError:
+                raise
+            except (RuntimeError, TypeError, ValueError) as error:
                 raise OptionError(
                     f"weights of {family.name} must have the shapes that its code gives them, and values; "
                     f"converting gave '{first_line(error)}': give the state dict of the whole model"
