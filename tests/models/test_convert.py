@@ -482,6 +482,13 @@ def test_weights_of_one_clip_take_its_last_frames_and_refuse_others():
             model(other, 1)
 
 
+@pytest.mark.parametrize("kind", ["mau", "phydnet", "sa-convlstm"])
+def test_forecasts_have_the_dtype_of_the_past_under_autocast(kind):
+    model = from_published(public_weights(kind), PATCHES.get(kind, PATCH)).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(past().float(), STEPS).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from convlstm.errors import OptionError
-from convlstm.models import ConvLSTMTransformer, PhyDNet, PredRNN, SwinLSTM
+from convlstm.models import E3DLSTM, MAU, ConvLSTMTransformer, PhyDNet, PredRNN, SwinLSTM
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ def test_a_number_in_the_place_of_a_list_is_one_sentence(kind: Any, options: dic
     (name,) = options
     with pytest.raises(OptionError, match=f"{name} must hold an entry for each layer or level; received"):
         kind(**options)
+
+
+@pytest.mark.parametrize("kind", [E3DLSTM, MAU])
+def test_a_cell_that_cannot_be_called_is_one_sentence(kind: Any) -> None:
+    with pytest.raises(OptionError, match="cell must be callable; received 'MAUCell': pass"):
+        kind(cell="MAUCell")

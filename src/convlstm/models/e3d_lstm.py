@@ -13,7 +13,7 @@ from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.options import equal_widths
-from convlstm.validation import check_non_negative, check_positive
+from convlstm.validation import check_callable, check_non_negative, check_positive
 
 
 class E3DLSTM(AutoregressiveForecaster):
@@ -74,7 +74,7 @@ class E3DLSTM(AutoregressiveForecaster):
             (self.window, kernel_size, kernel_size),
             batch_first=True,
             bias=bias,
-            cell=partial(cell, history=history),
+            cell=partial(check_callable(cell, "cell"), history=history),
             engine=engine,
         )
         depth = (self.window, 1, 1)

@@ -13,7 +13,7 @@ from convlstm.layers import ConvLSTM
 from convlstm.layers.frames import map_frames
 from convlstm.models.autoregressive import AutoregressiveForecaster
 from convlstm.models.options import check_widths
-from convlstm.validation import check_bool, check_integer, check_non_negative, check_positive
+from convlstm.validation import check_bool, check_callable, check_integer, check_non_negative, check_positive
 
 
 class MAU(AutoregressiveForecaster):
@@ -66,7 +66,7 @@ class MAU(AutoregressiveForecaster):
         self.levels = check_integer(levels, "levels", least=0, most=16)
         self.size_multiple = 2**self.levels
         self.recall = check_bool(recall, "recall")
-        hidden, unit = check_widths(hidden_dim), partial(cell, tau=tau)
+        hidden, unit = check_widths(hidden_dim), partial(check_callable(cell, "cell"), tau=tau)
         self.layers = ConvLSTM(hidden[0], hidden, kernel_size, batch_first=True, cell=unit, engine=engine)
         first, last = self.layers.hidden_dim[0], self.layers.hidden_dim[-1]
         if self.recall and first != last:

@@ -129,4 +129,4 @@ class PublishedSAConvLSTM(Forecaster):
             for layer, norm in zip(self.layers, self.norms, strict=True):
                 clip = norm(layer(clip)[0][-1].transpose(1, 2)).transpose(1, 2)
             frames.append(torch.sigmoid(self.head(clip.transpose(1, 2))[:, :, -1]))
-        return torch.stack(frames[self.past :], dim=1)
+        return torch.stack(frames[self.past :], dim=1).to(past.dtype)  # under autocast they have 16 bits
