@@ -191,6 +191,13 @@ def test_a_history_that_is_not_full_is_read_alike_where_python_cannot_tell_how_f
         assert_close(layer(x[1:2, :2])[0][0], plain[1:2, :2])
 
 
+def test_it_is_compiled_as_one_graph():
+    """Asking whether Python may read how full the history is broke the graph."""
+    layer = ConvLSTM(1, 2, (2, 3, 3), batch_first=True, cell=E3DLSTMCell)
+    x = torch.rand(2, 3, 1, 2, 4, 3)
+    assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x)[0][0], layer(x)[0][0])
+
+
 def test_the_memory_lives():
     """A step returns another memory, and its kernel learns; in public code neither is so."""
     layers = ConvLSTM(1, [2, 2], (2, 3, 3), batch_first=True, cell=E3DLSTMCell)

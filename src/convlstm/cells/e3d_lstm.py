@@ -171,6 +171,8 @@ class E3DLSTMCell(Cell):
 
 def _can_be_read(x: Tensor) -> bool:
     """True if Python may decide by a tensor's values: on a CPU, while nothing is traced or transformed."""
-    made = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    modes = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
-    return type(x) is Tensor and x.device.type == "cpu" and not made and not modes
+    if torch.compiler.is_compiling():  # asked alone, as what follows breaks the graph of a compiler
+        return False
+    traced = torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack()
+    traced = traced or torch._C._are_functorch_transforms_active()
+    return type(x) is Tensor and x.device.type == "cpu" and not traced
