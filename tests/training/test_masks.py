@@ -233,7 +233,9 @@ def test_weights_below_0_and_no_numbers_are_refused(split, weight, tmp_path):
     """Errors of windows of a weight below 0 were made greater; NaN was put down to the learning rate."""
     config = TrainingConfig(epochs=1, batch_size=3, accelerator="cpu")
     data, model = OneSplit(split, weight=torch.tensor(weight)), EncoderForecaster(1, [3])
-    with pytest.raises(DataError, match=rf"weights of .*; a batch of {split}\w* windows has {weight:g}"):
+    with pytest.raises(
+        DataError, match=rf"weights of .*; a batch of {split}\w* windows has {weight:g}: give"
+    ):
         convlstm.train(data=data, model=model, config=config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -39,11 +39,13 @@ def _check_values(loss: Tensor, batch: LabelledWindow, batch_idx: int, split: st
     """
     if batch_idx and loss.device.type != "cpu":
         return
-    if batch.weight is not None and not bool(((batch.weight >= 0) & batch.weight.isfinite()).all()):
-        raise DataError(
-            f"weights of windows must be finite and at least 0; a batch of {split} windows has "
-            f"{', '.join(f'{weight:g}' for weight in batch.weight.tolist())}: give 0 to those to leave out"
-        )
+    if batch.weight is not None:
+        refused = batch.weight[~((batch.weight >= 0) & batch.weight.isfinite())]
+        if len(refused):
+            raise DataError(
+                f"weights of windows must be finite and at least 0; a batch of {split} windows has "
+                f"{refused[0].item():g}: give 0 to those to leave out"
+            )
     if bool(torch.isfinite(loss)):
         return
     bad = sum(int((~torch.isfinite(frames)).sum()) for frames in batch[:2])
