@@ -124,6 +124,15 @@ def test_zeros_of_coordinates_of_zarr_2_are_not_missing_where_they_fill(tmp_path
     np.testing.assert_array_equal(found.x, step * np.arange(4))
 
 
+def test_zeros_of_zarr_2_are_not_measured_where_an_attribute_says_so(tmp_path):
+    """As the NetCDF library writes it, beside the fill value of Zarr."""
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    stored = group.create_array("rain", data=np.arange(24.0).reshape(2, 3, 4), fill_value=0)
+    stored.attrs.update(_ARRAY_DIMENSIONS=["time", "y", "x"], _FillValue=0.0)
+    rain = Gridded().read(tmp_path / "a.zarr").rain
+    np.testing.assert_array_equal(rain, [[[np.nan, *range(1, 4)], [4, 5, 6, 7], [8, 9, 10, 11]], stored[1]])
+
+
 def test_zeros_of_packed_zarr_2_are_not_measured_where_they_fill(tmp_path):
     values = np.array([[[np.nan, 0.5], [1.0, 1.5]]], np.float32)
     packing = {"dtype": "u1", "scale_factor": 0.5, "_FillValue": 0}

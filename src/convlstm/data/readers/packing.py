@@ -29,24 +29,27 @@ _PACKING = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsig
 
 
 def open_zarr(path: Path, **decoding: Any) -> "xr.Dataset":
-    """Open a Zarr group, whose zeros are measured unless values are packed or version 3 states otherwise.
+    """Open a Zarr group, whose zeros are measured unless values are packed or an attribute states otherwise.
 
     Zarr itself fills with 0 what was not written. xarray takes the fill value of version 2 for the one that
-    stands for not measured, as nothing tells the two apart, and dry pixels would be missing, and the zero of
-    a time or another coordinate, packed or not.
+    stands for not measured, as nothing in it tells the two apart, and dry pixels would be missing, and the
+    zero of a time or another coordinate, packed or not.
 
     Args:
         path: of the group.
         decoding: options of ``xarray.decode_cf``.
     """
     import xarray as xr
-    import zarr  # noqa: F401
+    import zarr
 
     # Not the consolidated metadata: those of each array are the newer ones.
     stored = xr.open_dataset(path, engine="zarr", consolidated=False, decode_cf=False)
-    for name, variable in stored.variables.items() if not (path / "zarr.json").is_file() else ():
+    filled = [name for name, each in stored.variables.items() if each.attrs.get("_FillValue") == 0]
+    group: Any = zarr.open_group(path, mode="r")
+    for name in filled:
+        variable = stored.variables[name]
         packed = {"scale_factor", "add_offset"} & {*variable.attrs} and name not in stored.dims
-        if variable.attrs.get("_FillValue") == 0 and not packed:
+        if not packed and "_FillValue" not in group[name].attrs:
             del variable.attrs["_FillValue"]
     return xr.decode_cf(stored, **decoding)
 
