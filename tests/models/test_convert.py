@@ -381,6 +381,7 @@ def with_weight(kind, name, shape=(1,)):
             OptionError,
             "a state dict by load_state_dict",
         ),
+        (lambda: MAU(1, [4, 4]).state_dict(), OptionError, "a state dict by load_state_dict"),
         (
             lambda: Path(__file__).parent,
             OptionError,

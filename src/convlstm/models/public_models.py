@@ -245,7 +245,7 @@ _SWIN_NAMES = (
 FAMILIES = (
     Family("MIM", "stlstm_layer.0.conv_x.0.weight", None, _mim),
     Family("E3D-LSTM", "cell_list.0._norm_c_t.weight", "memory_and_recall", _e3d_lstm, options=("history",)),
-    Family("MAU", "cell_list.0.conv_t_next.0.weight", None, _mau, True, ("tau", "recall")),
+    Family("MAU", "srcnn.0.weight", None, _mau, True, ("tau", "recall")),
     Family("PhyDNet", "encoder_Ep.c1.main.0.weight", None, _phydnet, True),
     Family("PredRNN++", "gradient_highway.x_concat.0.weight", "memory", _predrnn_plus_plus),
     Family("PredRNN", "cell_list.0.conv_m.0.weight", None, _predrnn),
