@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import convlstm
-from convlstm import EncoderForecaster, Forecaster, MovingObjects, TrainingConfig
+from convlstm import EncoderForecaster, Forecaster, MovingObjects, StackForecaster, TrainingConfig
 from convlstm.data import Source
-from convlstm.errors import ConvLSTMError
+from convlstm.errors import ConvLSTMError, OptionError
 
 DATA = MovingObjects(
     canvas=16, object_size=8, count=1, past=3, steps=3, train_size=8, validation_size=4, test_size=5
@@ -160,3 +160,11 @@ def test_an_argument_of_another_kind_is_one_sentence_before_any_work(
         assert "\n" not in message, value
         assert len(message) < 600, value
         assert sorted(os.listdir()) == ["file", "file.npy", "frames.npy"], value
+
+
+def test_an_output_that_cannot_reach_the_data_is_refused_before_any_work(tmp_path):
+    frames = np.random.default_rng(0).normal(size=(400, 16, 16)).astype(np.float32)
+    options = {"config": TrainingConfig(learning_rate="auto", batch_size="auto"), "out": tmp_path / "run"}
+    with pytest.raises(OptionError, match=r"output=sigmoid gives 0 to 1, and \d\d% of the first"):
+        convlstm.train(data=frames, model=StackForecaster(output="sigmoid"), **options)
+    assert not (tmp_path / "run").exists()

@@ -100,7 +100,6 @@ def fit(
             model, config, optimizer=optimizer, scheduler=scheduler, specification=data.specification
         )
         window = data.split("train")[0]
-        _check_reach(model, window)
         check_rollout(model, config, window)
         built_in = [*_callbacks(config, run, data), values, terminable := Terminable()]
         _check_callbacks(callbacks, built_in)
@@ -127,7 +126,7 @@ def fit(
     return model.cpu().eval()
 
 
-def _check_reach(model: Forecaster, window: Window | LabelledWindow) -> None:
+def check_reach(model: Forecaster, window: Window | LabelledWindow) -> None:
     """Check that the activation of a model's output reaches the values that it shall forecast.
 
     Args:

@@ -165,7 +165,7 @@ def free_folder(path: Path) -> Path:
 
 def _new(folder: Path | None, given: Settings, worker: bool) -> tuple[RunFolder, Parts]:
     """Folder and parts of a new run, with defaults for what is not given."""
-    from convlstm.training.fit import check
+    from convlstm.training.fit import check, check_reach
 
     config, data = given.get("config", TrainingConfig()), given.get("data") or MovingObjects()
     check(config, data)
@@ -173,6 +173,7 @@ def _new(folder: Path | None, given: Settings, worker: bool) -> tuple[RunFolder,
     channels, extra_channels = data.channels, data.extra_channels
     model = given.get("model") or EncoderForecaster(channels, extra_channels=extra_channels)
     check_parts(data, model)
+    check_reach(model, data.split("train")[0])
     if worker and (named := os.environ.get(_RUN)):  # by the process of rank 0
         folder = Path(named)
     elif worker and folder is None:
