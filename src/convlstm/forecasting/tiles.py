@@ -178,7 +178,8 @@ def influence_radius(model: Forecaster, past: Tensor, steps: int, inputs: Tensor
             break
     raise OptionError(
         "tiles need a model that sees a part of the frame; the forecast of this one depends on pixels more "
-        f"than {_WIDTHS[0] // 2} apart in a single step: forecast whole frames, of fewer steps if memory is short"
+        f"than {_WIDTHS[0] // 2} apart in a single step: forecast whole frames, and fewer "
+        "steps if memory is short"
     )
 
 
@@ -219,7 +220,8 @@ def _radius_along(
     if not len(around):  # a ReLU that is shut for random frames need not be so for others
         raise OptionError(
             "tiles need a model whose forecast has gradients, by which the pixels that matter around a tile "
-            f"are found; that of a {type(reference).__name__} has none: forecast whole frames, of fewer steps if memory is short"
+            f"are found; that of a {type(reference).__name__} has none: forecast whole "
+            "frames, and fewer steps if memory is short"
         )
     first, final = int(around.min()), int(around.max())
     # Of a frame whose one side continues the other, as with circular padding, a tile sees one side alone.
