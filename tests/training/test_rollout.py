@@ -274,7 +274,7 @@ def test_a_forward_of_ones_own_is_called_or_refused():
 
 
 def trained(path, model=None, **options):
-    """The learning rate and the norm of the gradient that every optimiser step of a run used."""
+    """The learning rate and the norm of the gradient that every optimizer step of a run used."""
     run, steps = RunFolder(path), []
     run.start()
 

@@ -29,7 +29,7 @@ _DIRECTION = {True: "higher is better", False: "lower is better", None: ""}
 _TRAINING = (
     ("Loss", "lower is better", "mean over an epoch", "loss", ("val_loss", "train_loss")),
     ("Validation MSE", "lower is better", "free running, all lead times", "per pixel", ("val_mse",)),
-    ("Learning rate", "", "at the end of an epoch", "step size of the optimiser", ("learning_rate",)),
+    ("Learning rate", "", "at the end of an epoch", "step size of the optimizer", ("learning_rate",)),
     ("Penalty of the model", "", "added to the loss in training", "penalty", ("train_penalty",)),
     (
         "Teacher forcing",

@@ -33,15 +33,15 @@ class TrainingConfig:
             frame but the first, each from the true or forecast frames before it, as PredRNN and OpenSTL
             train); the validation loss is always that of the forecast.
         epochs: passes over the training windows (an epoch of generated data is data.train_size windows).
-        batch_size: windows per optimiser step and process; auto finds the largest that fits in memory.
-        learning_rate: highest rate of the optimiser, Adam; auto searches for one.
+        batch_size: windows per optimizer step and process; auto finds the largest that fits in memory.
+        learning_rate: highest rate of the optimizer, Adam; auto searches for one.
         schedule: onecycle (rise, then fall to almost nothing) or constant.
         gradient_clip: gradients with a larger norm are scaled down to it; 0 for none.
         curriculum: what the forecaster is fed while it learns: free (its own forecasts), teacher (the
             truth), or the truth ever more rarely: linear (scheduled sampling of PredRNN, which ends at step
             50000), exponential, sigmoid; or reverse (PredRNN-V2, which ends there too): like linear from one
             half on, and forecasts in place of half of the frames of the past, ever more rarely.
-        curriculum_steps: optimiser steps until the truth is gone.
+        curriculum_steps: optimizer steps until the truth is gone.
         reverse_input: true to show every second batch in reverse time, its last frames as the past.
         ema: decay of the exponential moving average of the weights, which is what is validated and kept;
             0 for none.

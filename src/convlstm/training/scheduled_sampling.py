@@ -13,7 +13,7 @@ from convlstm.validation import check_positive
 class Curriculum:
     """The probability of teacher forcing over training (Bengio et al. 2015, arXiv:1506.03099, section 2.4).
 
-    With i the optimiser step and n = ``length``::
+    With i the optimizer step and n = ``length``::
 
         free         0                 the forecaster always sees its own forecasts
         teacher      1                 it always sees the truth (Williams and Zipser 1989)
@@ -31,7 +31,7 @@ class Curriculum:
 
     Args:
         kind: one of the names above.
-        length: n, in optimiser steps.
+        length: n, in optimizer steps.
     """
 
     def __init__(self, kind: str = "free", length: int = 10_000) -> None:
@@ -41,7 +41,7 @@ class Curriculum:
         self._k = _solve_k_ln_k(length / 2)
 
     def probability(self, step: int) -> float:
-        """Probability that the input of a forecast step is the truth, at optimiser step ``step``."""
+        """Probability that the input of a forecast step is the truth, at optimizer step ``step``."""
         done = step / self.length
         if self.kind == "linear":
             return max(0.0, 1.0 - done)
@@ -75,7 +75,7 @@ class Curriculum:
         whole batch of all ``ranks`` processes, of which process ``rank`` takes its rows.
 
         Args:
-            step: of the optimiser.
+            step: of the optimizer.
             batch: B of this process.
             steps: L, frames to forecast.
             seed: of the training.
