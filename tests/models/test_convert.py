@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from convlstm import E3DLSTM, MAU, PhyDNet, PredRNN, PredRNNPlusPlus, PredRNNv2, StackForecaster
+from convlstm import E3DLSTM, MAU, PhyDNet, PredRNN, PredRNNPlusPlus, PredRNNv2, StackForecaster, SwinLSTM
 from convlstm.errors import OptionError, RunError, ShapeError
 from convlstm.models import from_published
 from convlstm.models.sa_convlstm import PublishedSAConvLSTM
@@ -382,6 +382,7 @@ def with_weight(kind, name, shape=(1,)):
             "a state dict by load_state_dict",
         ),
         (lambda: MAU(1, [4, 4]).state_dict(), OptionError, "a state dict by load_state_dict"),
+        (lambda: SwinLSTM(1, 4, [1], (), [2]).state_dict(), OptionError, "a state dict by load_state_dict"),
         (
             lambda: Path(__file__).parent,
             OptionError,

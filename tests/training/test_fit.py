@@ -235,6 +235,18 @@ def test_an_output_that_cannot_reach_the_data_is_refused(output, reach):
         check_reach(model, Window(frames, (frames - 0.4) / 0.3))
 
 
+class InKelvin(StackForecaster):
+    """A sigmoid between 200 and 300 K."""
+
+    def forward(self, past, steps):
+        return 200 + 100 * super().forward((past - 200) / 100, steps)
+
+
+def test_an_output_that_others_scale_is_not_refused():
+    frames = torch.full((3, 1, 8, 8), 280.0)
+    check_reach(InKelvin(hidden_dim=[3], output="sigmoid"), Window(frames, frames))
+
+
 def test_white_that_is_rounded_to_above_1_is_reached():
     """As resizing in float makes it."""
     frames = torch.full((3, 1, 8, 8), 1.0000002)

@@ -128,7 +128,7 @@ def from_published(
     known = ", ".join(family.name for family in FAMILIES)
     names = ", ".join(list(given)[:3]) + (", ..." if len(given) > 3 else "")
     ours = any(
-        re.search(r"(^|\.)(layers|encoder|forecaster)\.|cell_list\.\d+\.conv\.", name) for name in given
+        re.search(r"(^|\.)(layers|encoder|forecaster|down)\.|cell_list\.\d+\.conv\.", name) for name in given
     )
     raise OptionError(
         f"weights must be of {known}; received {names or 'no tensors'}: "
