@@ -304,7 +304,7 @@ def _is_one_call(call: Call) -> bool:
 
 
 def _algorithms(call: Call, *, compiled: bool) -> tuple[str, str]:
-    """Those that convolve the frames and the hidden state, as `SameConv.split_weight` chooses them."""
+    """Algorithms for the frames and for the hidden state, as `SameConv.split_weight` chooses them."""
     cell, (batch, steps), size = call.cell, call.x.shape[:2], call.x.shape[3:]
     conv, (outputs, both, *kernel) = SameConv(cell.dilation, cell.padding_mode, steps), cell.conv.weight.shape
     shapes = ((outputs, channels, *kernel) for channels in (cell.input_dim, both - cell.input_dim))

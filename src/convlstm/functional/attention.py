@@ -63,7 +63,7 @@ def attend(
 
 
 def _attended(query: Tensor, key: Tensor, value: Tensor, empty: Tensor | None) -> Tensor:
-    """What `attend` returns, in blocks of queries."""
+    """Attention of all queries, computed in blocks of them."""
     rows = _rows(key)
     blocks = (query,) if query.shape[2] <= rows else torch.split(query, rows, dim=2)
     found = [value @ _attention_weights(q, key, empty).transpose(1, 2) for q in blocks]
