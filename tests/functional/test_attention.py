@@ -28,10 +28,11 @@ def drawn(dtype=torch.float64):
     return *(torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes), empty
 
 
-@pytest.mark.parametrize("block", [1, 2 * 7 * 2, 2**22])
-def test_attention_is_that_of_each_query(monkeypatch, block):
-    """In blocks of one query, of two with one left over, and all at once; gradients of both orders too."""
+@pytest.mark.parametrize(("block", "saved"), [(1, 4), (2 * 7 * 2, 4), (2**22, 0), (2**22, 4)])
+def test_attention_is_that_of_each_query(monkeypatch, block, saved):
+    """In blocks of one query, of two with one left over, all, and all saved; gradients of both orders too."""
     monkeypatch.setattr(attention, "_BLOCK", block)
+    monkeypatch.setattr(attention, "_SAVED", saved)
     monkeypatch.setattr(attention, "_LEAST_ROWS", 1)
     *inputs, empty = drawn()
     for left_out in (empty, None):
@@ -80,6 +81,20 @@ def test_gradients_are_summed_over_blocks_in_32_bits(monkeypatch):
     value = torch.ones(1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
     attend(value.new_zeros(1, 1, 600), value.new_zeros(1, 1, 1), value).sum().backward()
     assert value.grad == 600
+
+
+def test_a_small_softmax_is_saved_and_a_large_one_computed_again():
+    """Of 8 and of 64 pixels: 64 numbers beside 72 of query, key and value, 4096 beside 576."""
+
+    def saved(pixels):
+        shapes = []
+        operands = torch.randn(3, 1, 3, pixels, requires_grad=True).unbind()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: shapes.append(x.shape) or x, lambda x: x):
+            attend(*operands)
+        return shapes
+
+    assert (1, 8, 8) in saved(8)
+    assert set(saved(64)) == {(1, 3, 64)}
 
 
 def test_memory_of_attention_among_all_pixels_is_not_their_square():

@@ -184,7 +184,10 @@ class _NoBorder(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Maps (N, C', *S) of (N, C, *S)."""
-        return F.interpolate(super().forward(input), size=input.shape[2:])
+        y = super().forward(input)
+        if y.shape[2] == 1:  # as `interpolate` would, without a copy
+            return y.expand(-1, -1, *input.shape[2:])
+        return F.interpolate(y, size=input.shape[2:])
 
 
 def _image_size(cell: Cell, image_size: Any) -> tuple[int, ...]:
