@@ -27,9 +27,15 @@ ONLY = [tuple(map(str.strip, one.split(","))) for one in os.environ.get("ONLY", 
 TRAININGS = Path(__file__).parent / "results" / "models.jsonl"
 #: Of each subject, the titles of the columns, what a line of `TRAININGS` calls them, and a factor.
 COLUMNS = {
-    "digits": (("MSE x 1000", "mse", 1000), ("SSIM", "ssim", 1), ("sharpness", "sharpness", 1)),
+    "digits": (
+        ("MSE x 1000", "mse", 1000),
+        ("SSIM", "ssim", 1),
+        ("CSI at 0.5", "csi_0.5", 1),
+        ("sharpness", "sharpness", 1),
+    ),
     "rain": (
         ("MSE (mm/h)²", "mse", 1),
+        ("SSIM", "ssim", 1),
         ("CSI at 1 mm/h", "csi_1", 1),
         ("share of fine structure", "power_below_16", 1),
     ),
@@ -77,7 +83,10 @@ def run() -> Iterator[Table]:
         rows: dict[str, list[list[float] | None]] = {}
         for name in MODELS:
             if repetitions := [one for key, one in own.items() if key[0] == name]:
-                rows[name] = [[one[key] * factor for one in repetitions] for _, key, factor in columns]
+                found = [
+                    [one[key] * factor for one in repetitions if key in one] for _, key, factor in columns
+                ]
+                rows[name] = [values or None for values in found]  # the first trainings had fewer scores
         first = sorted({one["processor"] for (_, seed), one in own.items() if not seed})
         title = f"{subject}, {budget:,} s of one core of {' or '.join(first)}"
         yield Table(title, tuple(title for title, _, _ in columns), rows)

@@ -16,7 +16,9 @@ from convlstm.workflows.models import Entry, models
 PAGE = tables.DOCS / "models.md"
 
 #: Columns of a comparing table that are scores.
-SCORES = 3
+SCORES = 4
+#: Which of them the badges show.
+SHOWN = {"digits": 0, "rain": 2}
 #: What to take a model for.
 TASKS = {
     "ConvLSTMTransformer": "motion and distant dependence, large frames",
@@ -60,10 +62,11 @@ def _compared(result: Mapping[str, Any]) -> str:
         subject, _, budget = table["title"].partition(", ")  # "digits, 180 s of one core of ..."
         command = f"BUDGET={budget.split()[0].replace(',', '')} python -m benchmarks models"
         columns, rows = table["columns"], table["rows"].items()
-        scores = [[name, *map(tables.spread, row[:SCORES])] for name, row in rows]
+        scored = [k for k in range(SCORES) if any(row[k] for _, row in rows)]
+        scores = [[name, *(tables.spread(row[k]) for k in scored)] for name, row in rows]
         costs = [[name, *map(tables.middle, row[SCORES:])] for name, row in rows]
         texts.append(f"{subject.capitalize()}, {budget}, by `{command}`:\n")
-        texts.append(tables.markdown([subject, *columns[:SCORES]], scores))
+        texts.append(tables.markdown([subject, *(columns[k] for k in scored)], scores))
         texts.append(tables.markdown(["what it takes", *columns[SCORES:]], costs))
     return "\n".join(texts)
 
@@ -80,7 +83,7 @@ def _measured(results: Mapping[str, Any]) -> dict[str, dict[str, str]]:
                 own = found.setdefault(kind, {})
                 if not variant and "second" not in own:  # on the first subject, digits
                     own |= {"second": values["s a step"], "memory": values["MiB"]}
-                score = table["columns"][0 if subject == "digits" else 1]
+                score = table["columns"][SHOWN[subject]]
                 own.setdefault(", ".join(filter(None, (score, subject, variant))), values[score])
     return found
 

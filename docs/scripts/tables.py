@@ -41,8 +41,10 @@ def middle(values: Sequence[float] | None) -> str:
     return "" if values is None else short(median(values))
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float] | None) -> str:
     """Median of the repetitions of a measurement, and the least and the most, in one line, if they differ."""
+    if values is None:
+        return ""
     least, most = short(min(values)), short(max(values))
     return middle(values) if least == most else f"{middle(values)} ({least}\u00a0to\u00a0{most})"
 

@@ -23,13 +23,13 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     """And not measured, where nothing was."""
     models = script("models")
     machine = {"gpu": None, "processor": "P", "threads": 1, "python": "3.11", "started": "2026-01-01T"}
-    columns = ["MSE x 1000", "SSIM", "share of fine structure", "weights", "steps", "s a step", "MiB"]
-    rows = {"MIM": [[2.0, 1.0, 3.0], [0.5], [1.0], [1234], [10], [0.125], [321]]}
-    rows["MIM turned"] = [[4.0], [0.5], [1.0], [1234], [10], [0.25], [654]]
+    columns = ["MSE x 1000", "SSIM", "CSI at 1", "sharpness", "weights", "steps", "s a step", "MiB"]
+    rows = {"MIM": [[2.0, 1.0, 3.0], [0.5], None, [1.0], [1234], [10], [0.125], [321]]}
+    rows["MIM turned"] = [[4.0], [0.5], [0.75], [1.0], [1234], [10], [0.25], [654]]
     tables = [{"title": "digits, 5 s of one core of P", "columns": columns, "rows": rows}]
-    dearer = {"MIM": [*rows["MIM"][:5], [9.0], [999]]}
+    dearer = {"MIM": [*rows["MIM turned"][:6], [9.0], [999]]}
     tables.append({"title": "rain, 5 s of one core of P", "columns": columns, "rows": dearer})
-    longer = {"MIM": [[7.0], *rows["MIM"][1:]]}
+    longer = {"MIM": [[7.0], [0.5], None, *rows["MIM"][3:]]}  # no model has CSI
     tables.append({"title": "digits, 1,200 s of one core of P", "columns": columns, "rows": longer})
     (tmp_path / "here").mkdir()
     content = {"machine": machine | {"packages": {"torch": "2"}}, "tables": tables}
@@ -38,7 +38,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     monkeypatch.setattr(models, "models", lambda: entries)
     monkeypatch.setattr(models.tables, "RESULTS", tmp_path)
     parts = models.parts()
-    assert "| MIM | 2 (1\u00a0to\u00a03) | 0.5 | 1 |" in parts["compared"]
+    assert "| MIM | 2 (1\u00a0to\u00a03) | 0.5 |  | 1 |" in parts["compared"]
     assert "| MIM | 1,230 | 10 | 0.125 | 321 |" in parts["compared"]
     assert "Digits, 5 s of one core of P, by `BUDGET=5 python -m benchmarks models`:" in parts["compared"]
     assert "| MIM | 7 | 0.5 | 1 |" in parts["compared"]
@@ -48,7 +48,7 @@ def test_badges_and_tables_show_what_was_measured(script, tmp_path, monkeypatch)
     assert "memory <b>321 MiB</b>" in mim
     assert "MSE x 1000, digits <b>2</b>" in mim
     assert "MSE x 1000, digits, turned <b>4</b>" in mim
-    assert "SSIM, rain <b>0.5</b>" in mim
+    assert "CSI at 1, rain <b>0.75</b>" in mim
     assert "seconds, memory, score <b>not measured</b>" in mau
 
 
