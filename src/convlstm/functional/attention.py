@@ -100,9 +100,9 @@ class _Attention(torch.autograd.Function):
 #: took 5 to 40 % longer there), and more elsewhere.
 _BLOCK, _BLOCK_ELSEWHERE = 2**19, 2**21
 _LEAST_ROWS = 16  # below, products of matrices are slow
-#: A softmax is saved if it has at most so many times the elements of query, key and value: training of
-#: SA-ConvLSTM on 8 x 8 pixels takes 5 % longer without, that on 16 x 16 the same.
-_SAVED = 4
+#: A softmax is saved if it has at most so many times the elements of query, key and value: without, training
+#: of SA-ConvLSTM on 8 x 8 pixels takes 5 % longer, on 16 x 16 no longer.
+_SAVED = 8
 
 
 def _rows(key: Tensor) -> int:
