@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from convlstm import ConvLSTM
 from convlstm.cells import E3DLSTMCell, MAUCell, MIMCell, STLSTMCell
@@ -80,6 +81,15 @@ def test_the_bug_of_the_eidetic_cell_keeps_its_memory():
         OptionError, match="published_bug must be one of memory_and_recall; received 'memory'"
     ):
         PublishedE3DLSTMCell(3, 3, (2, 3, 3), image_size=(2, 5, 4), published_bug="memory")
+
+
+@pytest.mark.parametrize("kernel", [(2, 4, 4), (2, 3, 4), (2, 3, 3), (1, 3, 3)])
+def test_maps_of_any_kernel_are_brought_to_the_size_of_the_input(kernel):
+    """As OpenSTL interpolates them, also those that an even kernel makes larger by one."""
+    cell = PublishedE3DLSTMCell(3, 3, kernel, image_size=(2, 5, 4)).double()
+    x, conv = frames((2, 5, 4))[:, 0], cell.conv_x
+    maps = F.conv3d(x, conv.weight, conv.bias, padding=conv.padding)
+    torch.testing.assert_close(cell.project(x), F.interpolate(maps, size=(2, 5, 4)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [5, (5,), (5, 0)])

@@ -185,7 +185,7 @@ class _NoBorder(nn.Conv3d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Maps (N, C', *S) of (N, C, *S)."""
         y = super().forward(input)
-        if y.shape[2] == 1:  # as `interpolate` would, without a copy
+        if y.shape[2] == 1 and y.shape[3:] == input.shape[3:]:  # as `interpolate` would, without a copy
             return y.expand(-1, -1, *input.shape[2:])
         return F.interpolate(y, size=input.shape[2:])
 
