@@ -382,6 +382,15 @@ def test_a_memory_of_another_size_is_refused(stack):
         layer(x, states)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (2, 3, 1, 1), (2, 3, 4, 5), (2, 3, 4)])
+def test_a_memory_that_a_cell_would_broadcast_is_refused(shape):
+    """A memory of one sequence, or of one pixel, was repeated for all without a word."""
+    with pytest.raises(ShapeError, match=r"fit batch and frames, \(2, 3, 4, 4\); received"):
+        STLSTMCell(1, 3, 3)(torch.zeros(2, 1, 4, 4), None, torch.zeros(shape))
+    with pytest.raises(ShapeError, match="the spatiotemporal memory .* received"):
+        STLSTMCell(1, 3, 3)(torch.zeros(2, 1, 4, 4), None, "zeros")
+
+
 def test_a_stack_with_memory_is_streamed_from_a_state(stack):
     layer, x = stack
     _, states = layer(x[:, :2])

@@ -118,7 +118,10 @@ class Cell(Recordable, ABC):
         if not self.spatiotemporal_memory:
             return check_step(self, run_step(self, projected, state), state)
         step_with_memory: Any = self.step
-        memory = self.initial_memory(input_tensor) if memory is None else memory
+        if memory is None:
+            memory = self.initial_memory(input_tensor)
+        else:
+            memory = check_memory(self, memory, input_tensor)
         return check_step_with_memory(self, step_with_memory(projected, state, memory), state)
 
 
@@ -241,6 +244,24 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
                 f"received {tensor.dtype} on {tensor.device}: convert it with to(...)"
             )
     return _as_kind(initial, parts)
+
+
+def check_memory(cell: Cell, memory: Any, frame: Tensor) -> Tensor:
+    """A spatiotemporal memory that is passed to a cell; its channels are the cell's own matter.
+
+    Raises:
+        ShapeError: no tensor, or of another batch or size than the frame, to which it would be broadcast.
+    """
+    tensor = check_tensor(memory, "the spatiotemporal memory (B, C, *S)")
+    shape = tensor.shape
+    if (shape[:1], shape[2:]) != (frame.shape[:1], frame.shape[2:]):
+        expected = tuple(cell.initial_memory(frame).shape)
+        if (*shape[:1], *shape[2:]) != (*expected[:1], *expected[2:]):
+            raise ShapeError(
+                f"the spatiotemporal memory must fit batch and frames, {expected}; received {tuple(shape)}: "
+                "pass the one that the step before returned, or None for the first frame"
+            )
+    return tensor
 
 
 def check_initial(cell: nn.Module, state: Any) -> Any:
