@@ -450,3 +450,20 @@ def test_a_state_does_not_hold_on_to_the_frames_before_it(engine, dtype):
         _, states = layer(torch.randn(2, 50, 2, 6, 5, dtype=dtype))
     for state in states:
         assert state.h.untyped_storage().nbytes() == state.h.nbytes
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("engine", ["reference", "fused", "compiled"])
+def test_a_reset_forgets_a_state_that_is_not_finite(engine, reverse, value):
+    """A sequence packed behind one with such a frame is its own, whatever the engine."""
+    torch.manual_seed(0)
+    cell = MinConvGRUCell(2, 3, 3)
+    x, reset = torch.randn(2, 9, 2, 4, 4), torch.zeros(2, 9, dtype=torch.bool)
+    reset[:, 4] = True
+    own = slice(0, 4) if reverse else slice(4, None)
+    x[:, 7 if reverse else 1] = value
+    y, _ = scan(cell, x, flags=SequenceFlags(reset=reset), reverse=reverse, engine=engine)
+    expected, _ = scan(cell, x[:, own], reverse=reverse)
+    assert_close(y[:, own], expected)
+    assert not y[:, 7 if reverse else 1].isfinite().all()

@@ -103,9 +103,9 @@ def linear_states(
     if reset is not None:
         a = torch.where(reset[(..., *(None,) * (a.ndim - 2))], 0, a)
     if reverse:
-        states = linear_scan(a.flip(1), b.flip(1), h)
+        states = linear_scan(a.flip(1), b.flip(1), h, forget=reset is not None)
         return states.flip(1), states[:, -1].clone()
-    states = linear_scan(a, b, h)
+    states = linear_scan(a, b, h, forget=reset is not None)
     return states, states[:, -1].clone()
 
 

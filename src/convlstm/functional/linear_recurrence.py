@@ -11,7 +11,7 @@ from convlstm.errors import ShapeError
 from convlstm.validation import check_tensor
 
 
-def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def linear_scan(a: Tensor, b: Tensor, h: Tensor, *, forget: bool = False) -> Tensor:
     """All states of h_t = a_t h_{t-1} + b_t by a parallel scan (Blelloch 1990, CMU-CS-90-190).
 
     Cost and memory are linear in T, the depth is that of log T. The gradient is the reversed recurrence, by
@@ -21,6 +21,7 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
         a: (B, T, ...).
         b: (B, T, ...), of the same shape and dtype.
         h: (B, ...), the state before the first step.
+        forget: where a is 0 a state is b, also after one that is infinite or NaN, which times 0 is NaN.
 
     Returns:
         The states after each step, (B, T, ...).
@@ -37,8 +38,8 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
             "same axes but that of time"
         )
     if torch.compiler.is_compiling():  # torch 2.7 warns of a Function that it traces
-        return _states(a, b, h)
-    states: Tensor = _LinearScan.apply(a, b, h)  # type: ignore[no-untyped-call]
+        return _states(a, b, h, forget)
+    states: Tensor = _LinearScan.apply(a, b, h, forget)  # type: ignore[no-untyped-call]
     return states
 
 
@@ -46,36 +47,45 @@ class _LinearScan(torch.autograd.Function):
     """See `linear_scan`."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-        states = _states(a, b, h)
+    def forward(ctx: Any, a: Tensor, b: Tensor, h: Tensor, forget: bool) -> Tensor:
+        states = _states(a, b, h, forget)
         ctx.save_for_backward(a, h, states)
+        ctx.forget = forget
         return states
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         a, h, states = ctx.saved_tensors
         next_a = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], dim=1)
         # The gradient of each state: g_t = d_t + a_{t+1} g_{t+1}.
-        g = linear_scan(next_a.flip(1), d.flip(1), torch.zeros_like(h)).flip(1)
-        return g * torch.cat([h[:, None], states[:, :-1]], dim=1), g, a[:, 0] * g[:, 0]
+        g = linear_scan(next_a.flip(1), d.flip(1), torch.zeros_like(h), forget=ctx.forget).flip(1)
+        return g * torch.cat([h[:, None], states[:, :-1]], dim=1), g, a[:, 0] * g[:, 0], None
 
 
-def _states(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+def _states(a: Tensor, b: Tensor, h: Tensor, forget: bool) -> Tensor:
     """The states after each step, from the one before."""
-    return _scan(a, torch.cat([torch.addcmul(b[:, :1], a[:, :1], h[:, None]), b[:, 1:]], dim=1))
+    return _scan(a, torch.cat([_after(a[:, :1], b[:, :1], h[:, None], forget), b[:, 1:]], dim=1), forget)
 
 
-def _scan(a: Tensor, b: Tensor) -> Tensor:
+def _after(a: Tensor, b: Tensor, h: Tensor, forget: bool) -> Tensor:
+    """The state a h + b; with ``forget`` b alone where a is 0."""
+    new = torch.addcmul(b, a, h)
+    return torch.where(a == 0, b, new) if forget else new
+
+
+def _scan(a: Tensor, b: Tensor, forget: bool) -> Tensor:
     """The states from zero: steps are joined in pairs, whose states are those of every second step."""
     steps = b.shape[1]
     if steps == 1:
         return b
     even, odd = slice(0, steps // 2 * 2, 2), slice(1, None, 2)
-    pairs = _scan(a[:, odd] * a[:, even], torch.addcmul(b[:, odd], a[:, odd], b[:, even]))
+    both = a[:, odd] * a[:, even]
+    both = torch.where(a[:, odd] == 0, 0, both) if forget else both
+    pairs = _scan(both, _after(a[:, odd], b[:, odd], b[:, even], forget), forget)
     states = torch.empty_like(b)
     states[:, 0], states[:, odd] = b[:, 0], pairs
     between = pairs.narrow(1, 0, (steps - 1) // 2)
-    states[:, 2::2] = torch.addcmul(b[:, 2::2], a[:, 2::2], between)
+    states[:, 2::2] = _after(a[:, 2::2], b[:, 2::2], between, forget)
     return states
 
 
