@@ -54,7 +54,7 @@ class MAUCell(Cell):
         hidden_dim: channels of the output and of T.
         kernel_size: one odd integer per space axis, of all convolutions.
         bias: True to give the convolutions a bias.
-        tau: steps that the attention looks back.
+        tau: steps that the attention looks back; with 1 there is no choice, and N_q and N_u have no effect.
 
     Example:
         >>> import torch
