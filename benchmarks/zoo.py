@@ -116,7 +116,7 @@ def run() -> Iterator[Table]:
         ours.load_state_dict({name: weights[name].view_as(x) for name, x in ours.state_dict().items()})
         if unknown := weights.keys() - ours.state_dict().keys():
             raise ValueError(f"weights must have our names; received {sorted(unknown)}")
-        torch.testing.assert_close(ours(x)[0][0], theirs(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours(x)[0][0], theirs(x), rtol=1e-3, atol=1e-4)
         works = {
             f"{who}, {precision}": rival(layer, x, mixed).train
             for mixed, precision in PRECISIONS.items()
