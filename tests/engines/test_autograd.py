@@ -160,7 +160,8 @@ def test_float32_errs_as_the_reference_does(engine):
 def test_bfloat16_errs_as_the_reference_does(engine):
     """To eight of the dtype's steps more, as a tensor of one number may be exact by chance.
 
-    Against the reference in float64; without activations whose slopes a rounding turns.
+    Against the reference in float64; without activations whose slopes a rounding turns, and draws in which
+    numbers grow until the reference itself errs by a tenth.
     """
 
     @settings(max_examples=60, deadline=None)
@@ -169,7 +170,9 @@ def test_bfloat16_errs_as_the_reference_does(engine):
         layer, x, *_ = case
         assume(layer.cell_list[0].gate_activation in (torch.sigmoid, torch.nn.functional.softsign))
         assume(x.ndim < 6 or x.shape[3] > 1)  # torch 2.13's conv3d in bfloat16 is wrong at depth one
-        for error, reference, scale in errors(case):
+        found = [*errors(case)]
+        assume(all(reference <= 0.1 * scale for _, reference, scale in found))
+        for error, reference, scale in found:
             assert error <= 3 * reference + 8 * 2**-8 * scale
 
     agree()
