@@ -1,6 +1,6 @@
-"""Cells of the model zoo as their public code computes them, in its order and without what we leave out.
+"""Equations of the model zoo's cells in torch, in the order in which public code computes them.
 
-Weights are named as ours, biases left out; normalisations have weights per channel, as ours do.
+Weights have the names of ours, convolutions no biases, and normalisations a weight per channel, as ours do.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ class PublicSTLSTM(PublicCell):
         super().__init__(**gates, conv_o=(2 * n, n, k), conv_last=(2 * n, n, 1))
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h, c and m after a step."""
+        """The new h, c and m."""
         i_x, f_x, g_x, i_xm, f_xm, g_xm, o_x = self.gates("conv_x", x, 7)
         i_h, f_h, g_h, o_h = self.gates("conv_h", h, 4)
         i_m, f_m, g_m = self.gates("conv_m", m, 3)
@@ -64,7 +64,7 @@ class PublicCausalLSTM(PublicCell):
         super().__init__(**gates, conv_last=(2 * n, n, 1))
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h, c and m after a step."""
+        """The new h, c and m."""
         i_x, f_x, g_x, i_xm, f_xm, g_xm, o_x = self.gates("conv_x", x, 7)
         i_h, f_h, g_h, o_h = self.gates("conv_h", h, 4)
         i_c, f_c, g_c = self.gates("conv_c", c, 3)
@@ -99,7 +99,7 @@ class PublicPeepholeLSTM(PublicCell):
         self.peephole = nn.Parameter(torch.randn(3, n, 1, 1))
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """H and c after a step."""
+        """The new h and c."""
         i_h, g_h, f_h, o_h = self.gates("conv_h", h, 4)
         i_x, g_x, f_x, o_x = self.gates("conv_x", x, 4)
         w_i, w_f, w_o = self.peephole.unbind()
@@ -122,7 +122,7 @@ class PublicMIM(PublicCell):
         return zeros, zeros, zeros, zeros, None
 
     def forward(self, x: Tensor, h: Tensor, c: Any, m: Tensor) -> tuple[Tensor, Any, Tensor]:
-        """h, c and m after a step."""
+        """The new h, c and m."""
         c, d, n, s, before = c
         d, n = self.non_stationary["lstm"](x - (x if before is None else before), d, n)
         t, s = self.stationary(d, c, s)
@@ -151,7 +151,7 @@ class PublicMAU(PublicCell):
         return [zeros] * TAU, [zeros.new_zeros(len(zeros), self.inputs, *zeros.shape[2:])] * TAU
 
     def forward(self, x: Tensor, h: Tensor, c: Any, m: Tensor) -> tuple[Tensor, Any, Tensor]:
-        """H and c after a step; m as it is."""
+        """The new h and c; m as it is."""
         before, inputs = c
         query, u = self.convolved("conv_s_next", x), torch.sigmoid(self.convolved("conv_t_next", before[-1]))
         scores = [(s * query).sum(dim=(1, 2, 3)) / query[0].numel() ** 0.5 for s in inputs]
@@ -177,7 +177,7 @@ class PublicE3DLSTM(PublicCell):
         return zeros.unsqueeze(1)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h, c and m after a step."""
+        """The new h, c and m."""
         i_h, g_h, r_h, o_h = self.gates("conv_h", h, 4)
         i_x, g_x, r_x, o_x, i_xm, g_xm, f_xm = self.gates("conv_x", x, 7)
         recalled = self.recall(torch.sigmoid(r_x + r_h), c)
@@ -211,7 +211,7 @@ class PublicSAConvLSTM(nn.Module):
         return zeros, zeros
 
     def forward(self, x: Tensor, h: Tensor, c: Any, m: Tensor) -> tuple[Tensor, Any, Tensor]:
-        """H and c after a step; m as it is."""
+        """The new h and c; m as it is."""
         c, memory = c
         i, f, o, g = self.lstm.gates("conv", torch.cat([x, h], dim=1), 4)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -240,7 +240,7 @@ class PublicPhyCell(PublicCell):
         self.norm = nn.GroupNorm(k, k * k)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """H after a step; c and m as they are."""
+        """The new h; c and m as they are."""
         both = (self.get_submodule(name).get_parameter("weight") for name in ("gain_x", "gain_h"))
         gain = torch.sigmoid(F.conv2d(torch.cat([x, h], dim=1), torch.cat([*both], dim=1), padding=1))
         predicted = h + self.convolved("combine", self.norm(self.convolved("derivatives", h)))

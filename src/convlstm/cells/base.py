@@ -121,7 +121,7 @@ class Cell(Recordable, ABC):
         if memory is None:
             memory = self.initial_memory(input_tensor)
         else:
-            memory = check_memory(self, memory, input_tensor)
+            memory = check_memory_fits(self, memory, input_tensor)
         return check_step_with_memory(self, step_with_memory(projected, state, memory), state)
 
 
@@ -246,21 +246,23 @@ def check_state(state: Any, initial: Any, what: str) -> Any:
     return _as_kind(initial, parts)
 
 
-def check_memory(cell: Cell, memory: Any, frame: Tensor) -> Tensor:
-    """A spatiotemporal memory that is passed to a cell; its channels are the cell's own matter.
+def check_memory_fits(cell: Cell, memory: Any, frame: Tensor) -> Tensor:
+    """A spatiotemporal memory that is passed to a cell, of the batch and size of its frame.
+
+    Cells check its channels themselves, as they may take what another layer has added to it.
 
     Raises:
-        ShapeError: no tensor, or of another batch or size than the frame, to which it would be broadcast.
+        ShapeError: no tensor, or of another batch or size, from which it would be broadcast.
     """
     tensor = check_tensor(memory, "the spatiotemporal memory (B, C, *S)")
-    shape = tensor.shape
-    if (shape[:1], shape[2:]) != (frame.shape[:1], frame.shape[2:]):
-        expected = tuple(cell.initial_memory(frame).shape)
-        if (*shape[:1], *shape[2:]) != (*expected[:1], *expected[2:]):
-            raise ShapeError(
-                f"the spatiotemporal memory must fit batch and frames, {expected}; received {tuple(shape)}: "
-                "pass the one that the step before returned, or None for the first frame"
-            )
+    if (tensor.shape[:1], tensor.shape[2:]) == (frame.shape[:1], frame.shape[2:]):
+        return tensor
+    expected = cell.initial_memory(frame).shape
+    if (tensor.shape[:1], tensor.shape[2:]) != (expected[:1], expected[2:]):
+        raise ShapeError(
+            f"the spatiotemporal memory must fit batch and frames, {tuple(expected)}; received "
+            f"{tuple(tensor.shape)}: pass the one that the step before returned, or None for the first frame"
+        )
     return tensor
 
 

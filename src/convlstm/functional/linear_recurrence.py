@@ -21,7 +21,8 @@ def linear_scan(a: Tensor, b: Tensor, h: Tensor, *, forget: bool = False) -> Ten
         a: (B, T, ...).
         b: (B, T, ...), of the same shape and dtype.
         h: (B, ...), the state before the first step.
-        forget: where a is 0 a state is b, also after one that is infinite or NaN, which times 0 is NaN.
+        forget: True to make a state b where a is 0, even after an infinite or NaN one, whose product with 0
+            is NaN.
 
     Returns:
         The states after each step, (B, T, ...).
