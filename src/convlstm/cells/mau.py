@@ -1,6 +1,7 @@
 """The motion-aware unit."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from convlstm.cells.base import Cell, register_state
 from convlstm.cells.convolutions import same_convolution
 from convlstm.cells.group_norm import GroupNorm
-from convlstm.validation import check_positive
+from convlstm.validation import autocast, check_positive
 
 
 class MAUState(NamedTuple):
@@ -103,10 +104,12 @@ class MAUCell(Cell):
         x, query, g_s, s_t, s_s = torch.split(p, [m, m, n, n, n], dim=1)
         s_before, t_before = state.s.unbind(1), state.t.unbind(1)
         before = t_before[-1]
-        query_BD1 = query.flatten(1).unsqueeze(2)
-        scores_BJ1 = state.s.flatten(2) @ query_BD1 * query_BD1.shape[1] ** -0.5
-        weights_B1J = torch.softmax(scores_BJ1, dim=1).transpose(1, 2)
-        trend = (weights_B1J @ state.t.flatten(2)).view_as(before)
+        # Autocast would copy both histories to 16 bits at every step, which takes longer than the products.
+        with torch.autocast(p.device.type, enabled=False) if autocast(p) else nullcontext():
+            query_BD1 = query.to(state.s.dtype).flatten(1).unsqueeze(2)
+            scores_BJ1 = state.s.flatten(2) @ query_BD1 * query_BD1.shape[1] ** -0.5
+            weights_B1J = torch.softmax(scores_BJ1, dim=1).transpose(1, 2)
+            trend = (weights_B1J @ state.t.flatten(2)).view_as(before)
         u = torch.sigmoid(self.conv_t_next(before))
         g_t, t_t, t_s = self.conv_t(trend + u * (before - trend)).chunk(3, dim=1)
         g_t, g_s = torch.sigmoid(g_t), torch.sigmoid(g_s)
