@@ -57,10 +57,9 @@ def attend(
         if record:
             record(weights_BNM)
         return _weighted(weights_BNM, value)
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))):
+    differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
+    if not differentiated or _is_small(query, key, value):
         return _attended(query, key, value, empty)
-    if _is_small(query, key, value):
-        return _weighted(_attention_weights(query, key, empty), value)
     attended: Tensor = _Attention.apply(query, key, value, empty)  # type: ignore[no-untyped-call]
     return attended
 
@@ -91,7 +90,7 @@ class _Attention(torch.autograd.Function):
         for q, d_q in zip(*blocks, strict=True):
             weights = _attention_weights(q, key, empty)
             d_scores = softmax_backward(d_q.transpose(1, 2) @ value, weights, 2, weights.dtype)
-            d_queries.append(key @ d_scores.transpose(1, 2))
+            d_queries.append(_weighted(d_scores, key))
             d_key += q @ d_scores
             d_value += d_q @ weights
         return torch.cat(d_queries, dim=2), d_key.to(key.dtype), d_value.to(value.dtype), None
@@ -101,10 +100,10 @@ class _Attention(torch.autograd.Function):
 #: took 5 to 40 % longer there), and more elsewhere.
 _BLOCK, _BLOCK_ELSEWHERE = 2**19, 2**21
 _LEAST_ROWS = 16  # below, products of matrices are slow
-#: A softmax of one block is saved if it has at most so many times the elements of query, key and value, a
-#: larger one if it has at most so many. Else training takes longer, of SA-ConvLSTM on 8 x 8 pixels 5 %, of
-#: E3D-LSTM on 16 x 16 pixels 4 % (bfloat16: 9 %); on 32 x 32 it would save 20 MB a step, layer and sequence.
-_SAVED, _SAVED_BLOCKS = 8, 2
+#: A softmax of one block is saved if it has at most so many times the elements of query, key and value:
+#: without, training of SA-ConvLSTM on 8 x 8 pixels takes 5 % longer, on 16 x 16 no longer. A larger one never
+#: is: with it training of E3D-LSTM takes 2 to 10 % less time, and three times the memory.
+_SAVED = 8
 
 
 def _rows(key: Tensor) -> int:
@@ -114,10 +113,10 @@ def _rows(key: Tensor) -> int:
 
 
 def _is_small(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """True if the whole softmax is not much larger than what it is made of."""
-    most = _SAVED if query.shape[2] <= _rows(key) else _SAVED_BLOCKS
+    """True if the whole softmax is one block, and not much larger than what it is made of."""
     elements = query.shape[0] * query.shape[2] * key.shape[2]
-    return elements <= most * (query.numel() + key.numel() + value.numel())
+    operands = query.numel() + key.numel() + value.numel()
+    return query.shape[2] <= _rows(key) and elements <= _SAVED * operands
 
 
 def _attention_weights(query: Tensor, key: Tensor, empty: Tensor | None) -> Tensor:
@@ -131,8 +130,8 @@ def _attention_weights(query: Tensor, key: Tensor, empty: Tensor | None) -> Tens
 def _weighted(weights_BNM: Tensor, value: Tensor) -> Tensor:
     """The weighted sums of a value (B, C, M), (B, C, N).
 
-    In this order, as the gradient of the weights is then a product in their own layout, which takes up to a
-    quarter of the time of one that is transposed.
+    In this order, as the gradient of the weights is then a product in their own layout, which takes
+    down to a quarter of the time of one that is transposed.
     """
     return (weights_BNM @ value.transpose(1, 2)).transpose(1, 2)
 
