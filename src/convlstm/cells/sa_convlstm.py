@@ -38,7 +38,7 @@ class SAConvLSTMCell(Cell):
         h' = sigmoid(o) m'
 
     Time of a step grows with the square of the number of pixels: use it on small maps. The softmax, of as
-    many values, is not kept for the backward pass.
+    many values, is kept for the backward pass only if it is small.
 
     Args:
         input_dim, hidden_dim, kernel_size, bias: of the LSTM, as for `ConvLSTMCell`.
