@@ -173,3 +173,16 @@ def test_recall_needs_maps_that_can_be_added():
 def test_frames_of_one_pixel_are_normalised():
     outputs, _ = ConvLSTM(1, 8, 3, 2, batch_first=True, cell=MAUCell)(torch.rand(1, 2, 1, 1, 1))
     assert outputs[0].isfinite().all()
+
+
+@torch.no_grad()
+def test_autocast_leaves_the_history_as_it_is():
+    """A history in which every step is the same is blended to itself, not to its nearest in 16 bits."""
+    cell, x = MAUCell(2, 3, 3), torch.rand(1, 2, 5, 5)
+    t, s, blended = torch.tensor(1 + 2**-10), torch.rand(1, 5, 2, 5, 5), []
+    state = cell.initial_state(x)
+    state = state._replace(t=t.expand_as(state.t).contiguous(), s=s)
+    cell.conv_t.register_forward_pre_hook(lambda _, inputs: blended.append(inputs[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        cell(x, state)
+    assert_close(blended[0], t.expand_as(blended[0]), rtol=1e-6, atol=0)

@@ -102,7 +102,7 @@ _BLOCK, _BLOCK_ELSEWHERE = 2**19, 2**21
 _LEAST_ROWS = 16  # below, products of matrices are slow
 #: A softmax of one block is saved if it has at most so many times the elements of query, key and value:
 #: without, training of SA-ConvLSTM on 8 x 8 pixels takes 5 % longer, on 16 x 16 no longer. A larger one never
-#: is: with it training of E3D-LSTM takes 2 to 10 % less time, and three times the memory.
+#: is: saved, training of E3D-LSTM takes 2 to 10 % less time, and three times the memory.
 _SAVED = 8
 
 
@@ -130,8 +130,8 @@ def _attention_weights(query: Tensor, key: Tensor, empty: Tensor | None) -> Tens
 def _weighted(weights_BNM: Tensor, value: Tensor) -> Tensor:
     """The weighted sums of a value (B, C, M), (B, C, N).
 
-    In this order, as the gradient of the weights is then a product in their own layout, which takes
-    down to a quarter of the time of one that is transposed.
+    In this order, as the gradient of the weights is then a product in their own layout; a transposed one
+    takes up to four times as long.
     """
     return (weights_BNM @ value.transpose(1, 2)).transpose(1, 2)
 
