@@ -112,8 +112,87 @@ def test_damaged_files(tmp_path):
     path.write_bytes(content)
     frames = Video().read(path).frames
     write(path, "libx264", frames=MOVING[:40])  # frames that are gone when they are asked for
-    with pytest.raises(DataError, match="a.mp4 must be a whole.*11 frames are missing"):
+    with pytest.raises(DataError, match="a.mp4 must be a whole.*11 frames are missing or damaged"):
         frames[64:].compute()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "flags", "options"),
+    [
+        ("a.mp4", "libx264", "faststart", {"bf": "3"}),
+        ("a.mov", "mpeg4", "faststart", {}),
+        ("a.avi", "mpeg4", None, {}),
+        ("a.mkv", "libx264", None, {"bf": "3"}),
+        ("a.webm", "libvpx-vp9", None, {"cpu-used": "8"}),
+    ],
+)
+def test_files_that_were_cut_between_two_packets(tmp_path, name, codec, flags, options):
+    """Where decoders find a whole file with fewer frames, as the container says that there are more."""
+    path = write(tmp_path / name, codec, flags=flags, frames=MOVING[:20], **options)
+    content = path.read_bytes()
+    with av.open(str(path)) as container:
+        ends = sorted(packet.pos + packet.size for packet in container.demux(video=0) if packet.size)
+    for end in ends[:-1]:
+        path.write_bytes(content[:end])
+        with pytest.raises(DataError, match=f"{name} must be a whole, readable file"):
+            Video().read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.ts", "libx264", {"g": "12", "bf": "2"}),
+        ("a.mpg", "mpeg2video", {"bf": "2"}),
+        ("a.flv", "flv", {}),
+        ("a.mp4", "libx264", {"g": "12"}),
+    ],
+)
+def test_streams_give_whole_frames_or_an_error(tmp_path, name, codec, options):
+    """Formats that do not say how long they are, cut anywhere: no frame is filled with what was before."""
+    path = write(tmp_path / name, codec, flags="frag_keyframe+empty_moov", **options)
+    content, whole = path.read_bytes(), Video().read(path).load()
+    read = failed = 0
+    for size in range(len(content) // 3, len(content), len(content) // 50):
+        path.write_bytes(content[:size])
+        try:
+            cut = Video().read(path).load()
+        except DataError:
+            failed += 1
+            continue
+        read += 1
+        np.testing.assert_array_equal(cut.frames, whole.frames.sel(time=cut.time))
+    assert read
+    assert failed
+
+
+def test_containers_that_do_not_know_their_size(tmp_path):
+    """Those of live recordings: sizes of zero, or with all bits set, mean up to the end of the file."""
+    for name, codec, unknown in (
+        ("a.mp4", "libx264", b"\0\0\0\0mdat"),
+        ("a.avi", "mpeg4", b"RIFF\xff\xff\xff\xff"),
+        ("a.mkv", "ffv1", b"\x18\x53\x80\x67\x01" + 7 * b"\xff"),
+    ):
+        path = write(tmp_path / name, codec, flags="faststart", frames=MOVING[:5])
+        content, expected = path.read_bytes(), decoded(path)
+        place = content.index(unknown.strip(b"\0\xff\x01"))
+        start = place - (4 if name == "a.mp4" else 0)
+        path.write_bytes(content[:start] + unknown + content[start + len(unknown) :])
+        assert path.read_bytes() != content
+        np.testing.assert_array_equal(Video().read(path).frames, expected)
+
+
+def test_large_boxes(tmp_path):
+    """Of a size in 64 bits, as those of more than 4 GiB have."""
+    path = write(tmp_path / "a.mp4", "libx264", flags="faststart", frames=MOVING[:5])
+    content, expected = path.read_bytes(), decoded(path)
+    place = content.index(b"mdat") - 12  # an empty box before it has the room
+    assert content[place : place + 8] == b"\0\0\0\x08free"
+    large = b"\0\0\0\1mdat" + (len(content) - place).to_bytes(8, "big")
+    path.write_bytes(content[:place] + large + content[place + 16 :])
+    np.testing.assert_array_equal(Video().read(path).frames, expected)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match="bytes missing at its end: 1"):
+        Video().read(path)
 
 
 def test_the_contract(tmp_path):

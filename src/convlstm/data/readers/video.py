@@ -1,11 +1,12 @@
 """Video files by PyAV, decoded a few frames at a time."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,11 +47,15 @@ class Video(Reader):
         import xarray as xr
 
         with reading(path), _opened(path) as container:
+            if (missing := _stated_size(path) - path.stat().st_size) > 0:
+                raise ValueError(f"bytes missing at its end: {missing:,}")
             stream = container.streams.video[0]
             pixels = str(stream.codec_context.pix_fmt)
             size = stream.codec_context.height, stream.codec_context.width
             rate, base = stream.average_rate or stream.guessed_rate, float(stream.time_base or 0)
             packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+            if damaged := sum(packet.is_corrupt for packet in packets):
+                raise ValueError(f"{damaged} of {len(packets)} packets are damaged")
             positions = sorted(packet.pts for packet in packets if packet.pts is not None)
             if not positions or not rate:
                 raise ValueError("there are no frames")
@@ -68,6 +73,51 @@ class Video(Reader):
             return xr.Dataset({"frames": (("time", "y", "x"), values, attributes)}, {"time": times})
         coordinates = {"time": times, "channel": ["red", "green", "blue"]}
         return xr.Dataset({"frames": (("time", "channel", "y", "x"), values, attributes)}, coordinates)
+
+
+def _stated_size(path: Path) -> int:
+    """Bytes that the container says it has, at least; 0 if it says nothing.
+
+    For decoders, a file that was cut between two packets is a whole one of fewer frames.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+        if head[4:] == b"ftyp":
+            return _stated_by_boxes(file)
+        if head[:4] == b"RIFF":
+            size = int.from_bytes(head[4:], "little")
+            return 8 + size if size < 2**32 - 1 else 0
+        if head[:4] == b"\x1aE\xdf\xa3":  # Matroska and WebM: a header, and a segment with all else
+            file.seek(4)
+            file.seek(_ebml_size(file) + 4, os.SEEK_CUR)
+            return _ebml_size(file) + file.tell()
+    return 0
+
+
+def _stated_by_boxes(file: BinaryIO) -> int:
+    """Where the last box of frames ends (ISO/IEC 14496-12, 4.2), 0 if that is the end of the file."""
+    place = end = 0
+    whole = file.seek(0, os.SEEK_END)
+    while place < whole:
+        file.seek(place)
+        head = file.read(8)
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:  # a large box
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:  # up to the end of the file
+            break
+        place += size
+        if head[4:] == b"mdat":
+            end = place
+    return end
+
+
+def _ebml_size(file: BinaryIO) -> int:
+    """The size of an element that is coded here (RFC 8794, section 4), 0 if it is unknown."""
+    first = file.read(1)
+    length = 9 - first[0].bit_length()
+    size = int.from_bytes(first + file.read(length - 1), "big") - 2 ** (7 * length)
+    return size if size < 2 ** (7 * length) - 1 else 0
 
 
 def _times(stamps: NDArray[np.float64], step_s: float) -> NDArray[np.timedelta64]:
@@ -95,15 +145,17 @@ def _decode(path: Path, positions: tuple[int, ...], form: str) -> NDArray[np.flo
     """Consecutive frames ([T, [C,]] H, W), given their presentation time stamps in the file."""
     with reading(path):
         # Some containers cannot be searched exactly: then all frames before are decoded, too.
-        found = _frames(path, positions, form, seek=True) or _frames(path, positions, form, seek=False)
+        found = _frames(path, positions, form, seek=True)
         if len(found) < len(positions):
-            raise ValueError(f"{len(positions) - len(found)} frames are missing")
+            found = _frames(path, positions, form, seek=False)
+        if len(found) < len(positions):
+            raise ValueError(f"{len(positions) - len(found)} frames are missing or damaged")
     values = np.stack(found).astype(np.float32)
     return np.moveaxis(values, -1, 1) if values.ndim == 4 else values
 
 
 def _frames(path: Path, positions: tuple[int, ...], form: str, *, seek: bool) -> list[NDArray[Any]]:
-    """The frames at these time stamps; none if decoding starts after the first of them."""
+    """The frames at these time stamps, up to a damaged one; none if the first of them was not decoded."""
     wanted = set(positions)
     frames: list[NDArray[Any]] = []
     with _opened(path) as container:
@@ -112,7 +164,8 @@ def _frames(path: Path, positions: tuple[int, ...], form: str, *, seek: bool) ->
             container.seek(positions[0], stream=stream)  # to the key frame before it
         for frame in container.decode(stream):
             if frame.pts in wanted:
-                if not frames and frame.pts != positions[0]:
+                late = not frames and frame.pts != positions[0]
+                if late or frame.is_corrupt:  # the decoder fills what is missing with what was there before
                     break
                 frames.append(frame.to_ndarray(format=form))
             if len(frames) == len(positions):
