@@ -32,17 +32,18 @@ def main(names: list[str]) -> int:
         machine["processor"] += " held to AVX2"
     heading = machine_name(machine)
     print(heading, flush=True)
-    folder = RESULTS / re.sub(r"\W+", "-", machine["gpu"] or machine["processor"]).strip("-").lower()
-    folder.mkdir(parents=True, exist_ok=True)
+    own = RESULTS / re.sub(r"\W+", "-", machine["gpu"] or machine["processor"]).strip("-").lower()
     for name in names or known:
         benchmark = import_module(f"benchmarks.{name}")
+        folder = getattr(benchmark, "FOLDER", own)
+        folder.mkdir(parents=True, exist_ok=True)
         tables = []
         for table in benchmark.run():
             print(table.markdown(), flush=True)
             tables.append(table)
             setting = (AVX2 if HELD_TO_AVX2 else "") + getattr(benchmark, "SETTING", "")
             command = f"    {setting}python -m benchmarks {name}\n"
-            texts = [heading, command, *(each.markdown() for each in tables)]
+            texts = [*([heading] if folder == own else []), command, *(each.markdown() for each in tables)]
             (folder / f"{name}.md").write_text("\n".join(texts), encoding="utf-8")
             content = {"machine": machine, "tables": [each._asdict() for each in tables]}
             (folder / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@
 A training takes BUDGET seconds of processor time, 1,200 being ten minutes on two cores: the first of a model
 measures how many steps that allows, and those with other seeds take as many, on whatever machine. Every core
 trains one model at a time. ONLY names subjects and models; without it all are trained. Each ended training is
-a line of `results/models.jsonl`; a benchmark that was stopped goes on where it was. SEEDS is the number of
+a line of `models.jsonl`; a benchmark that was stopped goes on where it was. SEEDS is the number of
 repetitions, 3 by default; with 0 nothing is trained. The tables have what there is, of every budget.
 """
 
@@ -24,7 +24,9 @@ from benchmarks import Table
 
 BUDGET = int(os.environ.get("BUDGET", "1200"))
 ONLY = [tuple(map(str.strip, one.split(","))) for one in os.environ.get("ONLY", "").split(";") if one.strip()]
-TRAININGS = Path(__file__).parent / "results" / "models.jsonl"
+#: Not a folder of this machine: trainings of several are in one table, whose titles name them.
+FOLDER = Path(__file__).parent / "results" / "trainings"
+TRAININGS = FOLDER / "models.jsonl"
 #: Of each subject, the titles of the columns, what a line of `TRAININGS` calls them, and a factor.
 COLUMNS = {
     "digits": (
