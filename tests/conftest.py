@@ -21,6 +21,7 @@ def small_frames_run_the_fast_engines() -> Iterator[None]:
     """Frames of tests are small: ``auto`` would leave them to the reference, or to one call of C++."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("convlstm.engines.config.small_on_cpu", 0)
+        patch.setattr("convlstm.engines.config.few_pixels_on_cpu", 0)
         patch.setattr("convlstm.engines.config.small_on_gpu", 0)
         patch.setattr("convlstm.engines.config.one_call_on_cpu", 0)
         yield

@@ -393,6 +393,28 @@ def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
         assert ran_fused(layer, lambda: layer(x), patch) == 0
 
 
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+def test_few_pixels_of_few_frames_are_left_to_the_loop(engine, monkeypatch):
+    """Whatever the weights, as these are arranged in each call: the limit holds pixels times frames twice."""
+    layer, x = layer_and_frames(engine)
+    few = x.shape[1] * x[:, :, 0].numel()  # frames times pixels of all frames
+
+    def runs(call, most):
+        with monkeypatch.context() as patch:
+            patch.setattr(config, "few_pixels_on_cpu", most)
+            return ran_fused(layer, call, patch)
+
+    def in_16_bits():
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x)
+
+    without_gradients = torch.no_grad()(partial(layer, x))
+    assert [runs(partial(layer, x), most) for most in (few - 1, few)] == [2, 0]
+    assert [runs(in_16_bits, most) for most in (few // 2 - 1, few // 2)] == [2, 0]
+    assert runs(without_gradients, few) == 2  # then arranged weights are kept
+    assert runs(torch.no_grad()(in_16_bits), few // 2) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -448,6 +470,7 @@ def test_fused_leaves_fewer_numbers_to_the_reference(monkeypatch):
 
 def test_fused_leaves_no_call_to_the_reference_of_which_save_is_given(monkeypatch):
     monkeypatch.setattr(config, "small_on_cpu", 1 << 40)
+    monkeypatch.setattr(config, "few_pixels_on_cpu", 1 << 40)
     layer, x = layer_and_frames("fused", save="state")
     assert ran_fused(layer, partial(layer, x), monkeypatch) == 2
 

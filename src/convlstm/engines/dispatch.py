@@ -261,6 +261,8 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
     - Small calls (`config.small_on_cpu`) that are not one call of C++ (`plan.is_one_call`), as those with
       missing frames, or that have few channels for their pixels (`config.one_call_pixels_of_channel`). On a
       GPU: single frames with gradients, for which no CUDA graph is replayed.
+    - Few pixels in few frames (`config.few_pixels_on_cpu`) that are not one call of C++, such as the single
+      frames of a forecast in training: weights would be arranged for them anew.
     - Kernels above 3x3 in fp32 on a processor with AVX2 and no AVX-512
       (`direct.is_channels_first_faster`) that the fast engines convolve directly, unless ``save`` is
       given, which the loop does not support: there the fast engines reached 0.77 to 0.98 of its speed.
@@ -278,8 +280,11 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
         return auto and x.shape[1] == 1 and torch.is_grad_enabled() and numbers <= config.small_on_gpu
     conv = cell.conv if isinstance(cell, ConvCell) else None
     weight = conv.weight if isinstance(conv, _ConvNd) else None
-    if weight is None or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if weight is None or x.dtype == torch.float64 or (not auto and call.save != "auto"):
         return False
+    few, differentiated = pixels * x.shape[1], torch.is_grad_enabled()
+    if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return few <= 2 * config.few_pixels_on_cpu
     times = 0.5
     if auto:
         missing = _compiler_missing("cpu") is not None
@@ -289,10 +294,9 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
         few_channels = pixels > config.one_call_pixels_of_channel * x.shape[1] * cell.hidden_dim
         if not missing and not few_channels and _is_one_call(call):
             return False
-        single = x.shape[1] == 1 and torch.is_grad_enabled()
-        times = 6 if missing else 2.5 if single else 1
-    elif call.save != "auto":
-        return False
+        times = 6 if missing else 2.5 if x.shape[1] == 1 and differentiated else 1
+    if differentiated and few <= config.few_pixels_on_cpu:
+        return True
     return pixels * weight.numel() <= times * config.small_on_cpu
 
 
