@@ -395,7 +395,7 @@ def test_auto_leaves_few_numbers_to_the_reference(monkeypatch):
 
 @pytest.mark.parametrize("engine", ["auto", "fused"])
 def test_few_pixels_of_few_frames_are_left_to_the_loop(engine, monkeypatch):
-    """Whatever the weights, as these are arranged in each call: the limit holds pixels times frames twice."""
+    """Whatever the weights, as these are arranged in each call, but kept for frames without gradients."""
     layer, x = layer_and_frames(engine)
     few = x.shape[1] * x[:, :, 0].numel()  # frames times pixels of all frames
 
@@ -408,11 +408,13 @@ def test_few_pixels_of_few_frames_are_left_to_the_loop(engine, monkeypatch):
         with torch.autocast("cpu", torch.bfloat16):
             layer(x)
 
-    without_gradients = torch.no_grad()(partial(layer, x))
+    one = x[:, :1]
+    single = one[:, :, 0].numel()
+    without_gradients = torch.no_grad()(partial(layer, one))
     assert [runs(partial(layer, x), most) for most in (few - 1, few)] == [2, 0]
     assert [runs(in_16_bits, most) for most in (few // 2 - 1, few // 2)] == [2, 0]
-    assert runs(without_gradients, few) == 2  # then arranged weights are kept
-    assert runs(torch.no_grad()(in_16_bits), few // 2) == 0
+    assert [runs(torch.no_grad()(partial(layer, x)), most) for most in (few - 1, few)] == [2, 0]
+    assert [runs(without_gradients, most) for most in (8 * single - 1, 8 * single)] == [2, 0]
 
 
 @pytest.mark.parametrize(

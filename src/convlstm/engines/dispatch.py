@@ -282,9 +282,10 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
     weight = conv.weight if isinstance(conv, _ConvNd) else None
     if weight is None or x.dtype == torch.float64 or (not auto and call.save != "auto"):
         return False
-    few, differentiated = pixels * x.shape[1], torch.is_grad_enabled()
+    single, differentiated = x.shape[1] == 1, torch.is_grad_enabled()
+    count, few = pixels * x.shape[1], config.few_pixels_on_cpu
     if x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return few <= 2 * config.few_pixels_on_cpu
+        return count <= 2 * few
     times = 0.5
     if auto:
         missing = _compiler_missing("cpu") is not None
@@ -294,10 +295,10 @@ def loop_is_faster(call: Call, engine: str = "auto") -> bool:
         few_channels = pixels > config.one_call_pixels_of_channel * x.shape[1] * cell.hidden_dim
         if not missing and not few_channels and _is_one_call(call):
             return False
-        times = 6 if missing else 2.5 if x.shape[1] == 1 and differentiated else 1
-    if differentiated and few <= config.few_pixels_on_cpu:
-        return True
-    return pixels * weight.numel() <= times * config.small_on_cpu
+        times = 6 if missing else 2.5 if single and differentiated else 1
+    if single and not differentiated:
+        few //= 8
+    return count <= few or pixels * weight.numel() <= times * config.small_on_cpu
 
 
 def _is_one_call(call: Call) -> bool:
