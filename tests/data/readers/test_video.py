@@ -181,6 +181,19 @@ def test_containers_that_do_not_know_their_size(tmp_path):
         np.testing.assert_array_equal(Video().read(path).frames, expected)
 
 
+def test_sizes_that_count_their_header(tmp_path):
+    """As some writers of AVI have them; bytes after the last frame are no damage either."""
+    path = write(tmp_path / "a.avi", "mpeg4", frames=MOVING[:5])
+    content, expected = path.read_bytes(), decoded(path)
+    path.write_bytes(content[:4] + len(content).to_bytes(4, "little") + content[8:])
+    np.testing.assert_array_equal(Video().read(path).frames, expected)
+    for name, codec in (("a.mp4", "libx264"), ("a.mkv", "ffv1")):
+        path = write(tmp_path / name, codec, frames=MOVING[:5])
+        expected = decoded(path)
+        path.write_bytes(path.read_bytes() + b"left behind")
+        np.testing.assert_array_equal(Video().read(path).frames, expected)
+
+
 def test_large_boxes(tmp_path):
     """Of a size in 64 bits, as those of more than 4 GiB have."""
     path = write(tmp_path / "a.mp4", "libx264", flags="faststart", frames=MOVING[:5])

@@ -86,7 +86,7 @@ def _stated_size(path: Path) -> int:
             return _stated_by_boxes(file)
         if head[:4] == b"RIFF":
             size = int.from_bytes(head[4:], "little")
-            return 8 + size if size < 2**32 - 1 else 0
+            return size if size < 2**32 - 1 else 0  # without these 8 bytes, but some writers count them
         if head[:4] == b"\x1aE\xdf\xa3":  # Matroska and WebM: a header, and a segment with all else
             file.seek(4)
             file.seek(_ebml_size(file) + 4, os.SEEK_CUR)
