@@ -41,7 +41,7 @@ def seconds(layer: ConvLSTM, x: torch.Tensor, mixed: bool, differentiated: bool)
             outputs, state = layer(x, state)
             x = outputs[-1]
     if differentiated:
-        x.float().square().mean().backward()
+        x.float().square().mean().backward()  # type: ignore[no-untyped-call]
     return time.process_time() - start
 
 
