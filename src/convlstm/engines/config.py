@@ -15,12 +15,12 @@ one_call_pixels_of_channel = 1024
 #: Elsewhere on a CPU ``auto`` runs the loop up to this many; up to 2.5 times as many for single frames with
 #: gradients, and up to six times as many without compiled kernels. ``fused`` runs it up to half as many.
 small_on_cpu = 40_000_000
-#: On a CPU, pixels of all frames times the number of frames of a call, up to which the loop runs it, whatever
-#: its weights: the engines arrange these, and their gradients, anew in each call. In 16 bits twice as
-#: many; an eighth for single frames in float32 without gradients, whose arranged weights are kept.
-few_pixels_on_cpu = 1024
 #: On a GPU the same up to this many elements of a layer's state, for single frames with gradients.
 small_on_gpu = 1 << 22
+#: On a CPU, pixels of all frames times the number of frames of a call, up to which the loop runs it, whatever
+#: its weights: the engines arrange these, and their gradients, anew in each call. In 16 bits twice as
+#: many; for single frames in float32 without gradients, whose arranged weights are kept, an eighth.
+few_pixels_on_cpu = 1024
 
 #: Bytes of saved pre-activations of the steps that the backward pass computes together, which then fit in
 #: cache, by device.

@@ -76,9 +76,9 @@ class Video(Reader):
 
 
 def _stated_size(path: Path) -> int:
-    """Bytes that the container says it has, at least; 0 if it says nothing.
+    """Least size in bytes of a whole file, by what its container says; 0 if it says nothing.
 
-    For decoders, a file that was cut between two packets is a whole one of fewer frames.
+    PyAV reads a file that was cut between two packets as a whole one of fewer frames.
     """
     with path.open("rb") as file:
         head = file.read(8)
@@ -95,7 +95,7 @@ def _stated_size(path: Path) -> int:
 
 
 def _stated_by_boxes(file: BinaryIO) -> int:
-    """Where the last box of frames ends (ISO/IEC 14496-12, 4.2), 0 if that is the end of the file."""
+    """The end of the last box of frames (ISO/IEC 14496-12, 4.2); 0 if it is that of the file."""
     place = end = 0
     whole = file.seek(0, os.SEEK_END)
     while place < whole:
